@@ -1,0 +1,1 @@
+"""`python -m mvo_jax VERB`: one small file a verb."""

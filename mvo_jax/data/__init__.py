@@ -1,0 +1,1 @@
+"""What goes in: cohorts, coarse masks, augmentation and batches."""

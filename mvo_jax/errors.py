@@ -1,0 +1,25 @@
+"""Errors that a user can act on, and the exit codes the commands end with.
+
+This is the one module that every room may import.
+"""
+
+EXIT_USER_ERROR = 2  # bad config, data or arguments: the message names the cause and the remedy
+EXIT_NON_FINITE = 3  # the loss or a gradient became NaN or infinite
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one line of cause and one of remedy.
+
+    The commands print it without a traceback and end with ``exit_code``.
+
+    Args:
+        cause: what is wrong, naming the file, case or config key.
+        remedy: what to do about it.
+        exit_code: exit status of the command, ``EXIT_USER_ERROR`` unless told otherwise.
+    """
+
+    def __init__(self, cause: str, remedy: str, *, exit_code: int = EXIT_USER_ERROR):
+        super().__init__(f"{cause}\n{remedy}")
+        self.cause = cause
+        self.remedy = remedy
+        self.exit_code = exit_code

@@ -1,0 +1,1 @@
+"""What it is worth: predictions, metrics, statistics, figures and the report."""

@@ -1,0 +1,1 @@
+"""Other frameworks: the PyTorch reference, weights and parity."""

@@ -1,0 +1,1 @@
+"""What is learned: Flax modules. Imports nothing of the other rooms."""

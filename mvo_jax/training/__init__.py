@@ -1,0 +1,1 @@
+"""How it learns: losses, optimisers, the step and the loop around it."""
