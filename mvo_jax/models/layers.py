@@ -1,0 +1,335 @@
+"""Building blocks shared by the video models: factorised convolutions, BatchNorm, dropout.
+
+The same kernel can be applied by several *lowerings*: different XLA programs for one function, with
+identical parameters and results equal up to rounding. Which one is fast depends on the backend and
+the shape, so it is a choice of the layer and not of the model (docs/decisions.md has the numbers).
+"""
+
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+
+# name -> (form of the spatial (1, k, k) convolution, form of the temporal (k, 1, 1) convolution)
+LOWERINGS: dict[str, tuple[str, str]] = {
+    "conv3d": ("conv3d", "conv3d"),
+    "conv2d": ("conv2d", "conv2d"),
+    "conv2d_conv1d": ("conv2d", "conv1d"),
+    "im2col_conv1d": ("im2col", "conv1d"),
+    "im2col_matmul": ("im2col", "matmul"),
+}
+
+# The XLA:CPU flag that makes the backward pass of 2-D convolutions fast (docs/decisions.md).
+FAST_CPU_CONVOLUTION_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+
+
+def choose_lowering(backend: str, xla_flags: str = "") -> str:
+    """Name of the lowering that was measured fastest.
+
+    Args:
+        backend: ``jax.default_backend()``: 'cpu', 'gpu' or 'tpu'.
+        xla_flags: the XLA_FLAGS in force; on a CPU they decide which form is fast.
+
+    Returns:
+        A key of ``LOWERINGS``. TPU: true 3-D convolutions move 1.74 GB a clip against 2.73 GB
+        folded. CPU: the 2-D fold where XLA has the flag for it, im2col elsewhere. GPU: 2-D fold.
+    """
+    if backend == "tpu":
+        return "conv3d"
+    if backend == "cpu" and FAST_CPU_CONVOLUTION_FLAG not in xla_flags:
+        return "im2col_conv1d"
+    return "conv2d"
+
+
+def _im2col(x: Array, kernel: int, stride: int, padding: int) -> Array:
+    """Patches of ``x [N, H, W, C]`` as ``[N, H', W', kernel * kernel * C]``, row-major taps."""
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    height, width = ((n - kernel) // stride + 1 for n in x.shape[1:3])
+    taps = [
+        x[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+        for i in range(kernel)
+        for j in range(kernel)
+    ]
+    return jnp.concatenate(taps, axis=-1)
+
+
+def spatial_convolution(x: Array, kernel: Array, *, stride: int, padding: int, form: str) -> Array:
+    """Convolution of every frame with one 2-D kernel.
+
+    Args:
+        x: ``[B, T, H, W, C]``.
+        kernel: ``[1, k, k, C, F]``.
+        stride: in-plane stride.
+        padding: zeros on each side, explicit as in torch ('SAME' would shift strided windows).
+        form: 'conv3d', 'conv2d' (frames folded into the batch) or 'im2col' (patches times matrix).
+
+    Returns:
+        ``[B, T, H', W', F]``.
+    """
+    size = kernel.shape[1]
+    if size == 1 and padding == 0 and form != "conv3d":
+        return x[:, :, ::stride, ::stride] @ kernel[0, 0, 0]
+    if form == "conv3d":
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (1, stride, stride),
+            ((0, 0), (padding, padding), (padding, padding)),
+            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        )
+    batch, frames = x.shape[:2]
+    folded = x.reshape(batch * frames, *x.shape[2:])
+    if form == "conv2d":
+        out = lax.conv_general_dilated(
+            folded,
+            kernel[0],
+            (stride, stride),
+            ((padding, padding), (padding, padding)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+    elif form == "im2col":
+        patches = _im2col(folded, size, stride, padding)
+        out = patches @ kernel.reshape(-1, kernel.shape[-1])
+    else:
+        raise ValueError(f"unknown form {form!r} of a spatial convolution")
+    return out.reshape(batch, frames, *out.shape[1:])
+
+
+def temporal_convolution(x: Array, kernel: Array, *, stride: int, padding: int, form: str) -> Array:
+    """Convolution of every pixel's time course with one 1-D kernel.
+
+    Args:
+        x: ``[B, T, H, W, C]``.
+        kernel: ``[k, 1, 1, C, F]``.
+        stride: stride in time.
+        padding: zero frames on each side.
+        form: 'conv3d', 'conv2d' (kernel (k, 1) over [B, T, H*W, C]), 'conv1d' (pixels folded into
+            the batch) or 'matmul' (a sum over taps of shifted frames times a matrix).
+
+    Returns:
+        ``[B, T', H, W, F]``.
+    """
+    batch, frames, height, width, channels = x.shape
+    size = kernel.shape[0]
+    if form == "conv3d":
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, 1, 1),
+            ((padding, padding), (0, 0), (0, 0)),
+            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        )
+    if form == "conv2d":
+        out = lax.conv_general_dilated(
+            x.reshape(batch, frames, height * width, channels),
+            kernel[:, :, 0],
+            (stride, 1),
+            ((padding, padding), (0, 0)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return out.reshape(batch, -1, height, width, out.shape[-1])
+    if form == "conv1d":
+        pixels = x.transpose(0, 2, 3, 1, 4).reshape(-1, frames, channels)
+        out = lax.conv_general_dilated(
+            pixels,
+            kernel[:, 0, 0],
+            (stride,),
+            ((padding, padding),),
+            dimension_numbers=("NWC", "WIO", "NWC"),
+        )
+        out = out.reshape(batch, height, width, -1, out.shape[-1])
+        return out.transpose(0, 3, 1, 2, 4)
+    if form == "matmul":
+        x = jnp.pad(x, ((0, 0), (padding, padding), (0, 0), (0, 0), (0, 0)))
+        steps = (x.shape[1] - size) // stride + 1
+        taps = [
+            x[:, i : i + stride * (steps - 1) + 1 : stride] @ kernel[i, 0, 0] for i in range(size)
+        ]
+        return sum(taps[1:], start=taps[0])
+    raise ValueError(f"unknown form {form!r} of a temporal convolution")
+
+
+# He et al. 2015 with fan-out, as torchvision initialises its video ResNets.
+kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def torch_linear_kernel_init(key: Array, shape: Sequence[int], dtype=jnp.float32) -> Array:
+    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of torch.nn.Linear."""
+    bound = 1 / math.sqrt(shape[0])
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+class Linear(nn.Module):
+    """Affine map with torch.nn.Linear's default initialisation.
+
+    Args:
+        features: size of the last axis of the output.
+        dtype: compute dtype.
+        param_dtype: dtype of the parameters.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """``[..., C]`` to ``[..., features]``."""
+        fan_in = x.shape[-1]
+        kernel = self.param(
+            "kernel", torch_linear_kernel_init, (fan_in, self.features), self.param_dtype
+        )
+
+        def bias_init(key, shape, dtype):
+            bound = 1 / math.sqrt(fan_in)
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        bias = self.param("bias", bias_init, (self.features,), self.param_dtype)
+        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
+class FactorisedConv(nn.Module):
+    """A (1, k, k) or (k, 1, 1) convolution without bias; kernel stored as ``[kt, kh, kw, C, F]``.
+
+    Args:
+        features: output channels.
+        kernel_size: (kt, kh, kw) with kt == 1 or kh == kw == 1.
+        stride: (st, sh, sw) with sh == sw.
+        padding: zeros on each side of the axes the kernel covers.
+        lowering: key of ``LOWERINGS``.
+        dtype: compute dtype.
+        param_dtype: dtype of the kernel.
+    """
+
+    features: int
+    kernel_size: tuple[int, int, int]
+    stride: tuple[int, int, int] = (1, 1, 1)
+    padding: int = 0
+    lowering: str = "conv2d"
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``."""
+        kernel = self.param(
+            "kernel",
+            kaiming_normal_fan_out,
+            (*self.kernel_size, x.shape[-1], self.features),
+            self.param_dtype,
+        ).astype(self.dtype)
+        x = x.astype(self.dtype)
+        spatial_form, temporal_form = LOWERINGS[self.lowering]
+        time_stride, stride = self.stride[0], self.stride[1]
+        if self.kernel_size[0] > 1:
+            return temporal_convolution(
+                x, kernel, stride=time_stride, padding=self.padding, form=temporal_form
+            )
+        return spatial_convolution(
+            x[:, ::time_stride], kernel, stride=stride, padding=self.padding, form=spatial_form
+        )
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all devices, with torch's running variance.
+
+    Differs from ``flax.linen.BatchNorm`` in three points that matter here: the running variance is
+    the unbiased one, as in torch; the batch variance is computed about the mean in a second pass
+    (the one-pass E[x^2] - E[x]^2 loses digits in float32); statistics are kept in float32 at least.
+
+    Args:
+        axis_name: name of the device axis over which statistics are joined; None on one device.
+        momentum: share of the old running value that is kept (torch's 0.1 is 0.9 here).
+        epsilon: added to the variance.
+        dtype: dtype of the output.
+        param_dtype: dtype of scale and bias.
+    """
+
+    axis_name: str | None = None
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """Normalise ``[..., C]`` over all axes but the last."""
+        channels = x.shape[-1]
+        stat_dtype = jnp.promote_types(jnp.float32, x.dtype)
+        running_mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels, stat_dtype))
+        running_var = self.variable("batch_stats", "var", lambda: jnp.ones(channels, stat_dtype))
+        scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
+
+        if train:
+            x = x.astype(stat_dtype)
+            axes = tuple(range(x.ndim - 1))
+            mean = x.mean(axes)
+            var = jnp.square(x - mean).mean(axes)
+            count = x.size // channels
+            if self.axis_name is not None and not self.is_initializing():
+                # Equal shards: the joint variance is the mean variance plus that of the means.
+                local_mean, mean = mean, lax.pmean(mean, self.axis_name)
+                var = lax.pmean(var + jnp.square(local_mean - mean), self.axis_name)
+                count *= lax.axis_size(self.axis_name)
+            if not self.is_initializing():
+                keep, unbiased = self.momentum, count / max(count - 1, 1)
+                running_mean.value = keep * running_mean.value + (1 - keep) * mean
+                running_var.value = keep * running_var.value + (1 - keep) * unbiased * var
+        else:
+            mean, var = running_mean.value, running_var.value
+        factor = scale * lax.rsqrt(var + self.epsilon)
+        return ((x - mean) * factor + bias).astype(self.dtype)
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask for an example does not depend on how the batch is spread over devices.
+
+    Every example draws from the key folded with its position in the global batch, so 1, 2 or 8
+    devices see the same masks. The mask is sown as ``mask`` for parity tests.
+
+    Args:
+        rate: probability of dropping.
+        axis_name: device axis of the batch; None on one device.
+        shared_axes: axes of one example (without batch) that share a mask entry, e.g. (0, 1) drops
+            whole channels of an ``[H, W, C]`` map.
+    """
+
+    rate: float
+    axis_name: str | None = None
+    shared_axes: tuple[int, ...] = ()
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """``[B, ...]``, unchanged unless ``train``; needs the rng collection 'dropout'."""
+        if not train or self.rate == 0.0:
+            return x
+        batch = x.shape[0]
+        first = 0
+        if self.axis_name is not None and not self.is_initializing():
+            first = lax.axis_index(self.axis_name) * batch
+        key = self.make_rng("dropout")
+        shape = [1 if i in self.shared_axes else n for i, n in enumerate(x.shape[1:])]
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(batch))
+        keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - self.rate, shape))(keys)
+        self.sow("intermediates", "mask", keep, reduce_fn=_last, init_fn=_nothing)
+        return jnp.where(keep, x / (1 - self.rate), jnp.zeros((), x.dtype))
+
+
+def _last(_: object, value: Array) -> Array:
+    return value
+
+
+def _nothing() -> None:
+    return None
+
+
+def sow(module: nn.Module, name: str, value: Array) -> Array:
+    """Record a named intermediate, kept only when 'intermediates' is mutable; returns ``value``."""
+    module.sow("intermediates", name, value, reduce_fn=_last, init_fn=_nothing)
+    return value

@@ -1,0 +1,171 @@
+"""Coarse-grained mask decoder: temporal pooling and transposed convolutions, training only.
+
+Paper section 2.3. Two named block layouts: ``paper`` (1x1 convolution, BatchNorm, max pooling, 3x3
+transposed convolution) and ``released`` (the authors' code: 1x1, 3x3 transposed, 1x1, each with
+BatchNorm and ReLU). Both double the grid.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+
+from mvo_jax.models.layers import Array, BatchNorm, Dropout, kaiming_normal_fan_out, sow
+
+LAYOUTS = ("paper", "released")
+
+
+class TransposedConv(nn.Module):
+    """3x3 transposed convolution with stride 2 that doubles height and width, with bias.
+
+    The function of torch's ConvTranspose2d(3, stride=2, padding=1, output_padding=1), written as
+    interior padding followed by a plain convolution: ``nn.ConvTranspose`` computes the same but its
+    weight gradient is 7 to 32 times slower on a CPU. The kernel is stored as that plain convolution
+    sees it, ``[3, 3, C, F]``: torch's, flipped in both directions.
+
+    Args:
+        features: output channels.
+        dtype: compute dtype.
+        param_dtype: dtype of the parameters.
+    """
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """``[B, H, W, C]`` to ``[B, 2H, 2W, features]``."""
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", kaiming_normal_fan_out, shape, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+        x = x.astype(self.dtype)
+        x = lax.pad(x, jnp.zeros((), self.dtype), ((0, 0, 0), (1, 2, 1), (1, 2, 1), (0, 0, 0)))
+        x = lax.conv_general_dilated(
+            x,
+            kernel.astype(self.dtype),
+            (1, 1),
+            "VALID",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return x + bias.astype(self.dtype)
+
+
+class DecoderBlock(nn.Module):
+    """Bottleneck block that doubles the grid.
+
+    Args:
+        features: output channels; the bottleneck has a quarter of the input channels.
+        layout: 'paper' or 'released'. The paper gives no pooling size: 3x3 with stride 1 keeps the
+            grid, so that two blocks lead from 4x4 to 16x16 as the paper's figure shows.
+        axis_name: device axis for BatchNorm.
+        dtype: compute dtype.
+        param_dtype: dtype of the parameters.
+    """
+
+    features: int
+    layout: str = "paper"
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """``[B, H, W, C]`` to ``[B, 2H, 2W, features]``."""
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        init: dict[str, Any] = {"kernel_init": kaiming_normal_fan_out, **dtypes}
+
+        def norm(name: str, value: Array) -> Array:
+            return BatchNorm(self.axis_name, name=name, **dtypes)(value, train=train)
+
+        bottleneck = max(1, x.shape[-1] // 4)
+        x = norm("reduce_norm", nn.Dense(bottleneck, name="reduce", **init)(x))
+        if self.layout == "paper":
+            x = nn.max_pool(x, (3, 3), padding="SAME")
+            return TransposedConv(self.features, name="upsample", **dtypes)(x)
+        x = TransposedConv(bottleneck, name="upsample", **dtypes)(nn.relu(x))
+        x = nn.relu(norm("upsample_norm", x))
+        return nn.relu(norm("expand_norm", nn.Dense(self.features, name="expand", **init)(x)))
+
+
+def adaptive_average_pool(x: Array, size: int) -> Array:
+    """Average ``[B, H, W, C]`` to ``[B, size, size, C]``, as two small matrix products.
+
+    Cell i covers rows floor(i H / size) to ceil((i + 1) H / size): torch's adaptive_avg_pool2d.
+    """
+
+    def windows(length: int) -> Array:
+        cell = jnp.arange(size)[:, None]
+        start, stop = cell * length // size, -(-(cell + 1) * length // size)
+        inside = (jnp.arange(length) >= start) & (jnp.arange(length) < stop)
+        return (inside / (stop - start)).astype(x.dtype)
+
+    return jnp.einsum("ph,bhwc,qw->bpqc", windows(x.shape[1]), x, windows(x.shape[2]))
+
+
+class MaskDecoder(nn.Module):
+    """Predicts the coarse-grained mask from the trunk's features.
+
+    Args:
+        mask_size: m, side of the predicted mask. As many doubling blocks as reach it from the
+            feature grid (0 for 4x4, 2 for 16x16, 4 for the raw 64x64 mask on 64-pixel input); a
+            grid that does not meet m exactly is averaged down to it.
+        layout: 'paper' or 'released', see ``DecoderBlock``.
+        dropout_rate: rate at which whole channels are dropped before the last 1x1 convolution.
+        axis_name: device axis for BatchNorm and dropout.
+        dtype: compute dtype.
+        param_dtype: dtype of the parameters.
+    """
+
+    mask_size: int = 16
+    layout: str = "paper"
+    dropout_rate: float = 0.1
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, features: Array, *, train: bool) -> Array:
+        """Predict the share of MVO pixels in each block of the image.
+
+        Args:
+            features: ``[B, T, h, w, C]`` from the trunk.
+            train: use batch statistics and dropout.
+
+        Returns:
+            ``[B, m, m]``, linear (no sigmoid, as in the released code). Sows 'pooled', 'upsampled1'
+            and so on.
+
+        Raises:
+            ValueError: unknown ``layout`` or ``mask_size`` below 1.
+        """
+        if self.layout not in LAYOUTS:
+            raise ValueError(f"decoder layout {self.layout!r} is unknown; choose from {LAYOUTS}")
+        if self.mask_size < 1:
+            raise ValueError(f"mask_size must be at least 1, not {self.mask_size}")
+        x = sow(self, "pooled", features.max(axis=1))
+        block = 0
+        while min(x.shape[1:3]) < self.mask_size:
+            block += 1
+            x = DecoderBlock(
+                max(8, x.shape[-1] // 2),
+                self.layout,
+                self.axis_name,
+                self.dtype,
+                self.param_dtype,
+                name=f"block{block}",
+            )(x, train=train)
+            sow(self, f"upsampled{block}", x)
+        x = Dropout(self.dropout_rate, self.axis_name, (0, 1), name="dropout")(x, train=train)
+        x = nn.Dense(
+            1,
+            # mmsegmentation's start for a final 1x1 convolution: nearly zero, like the target.
+            kernel_init=nn.initializers.normal(0.01),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="predict",
+        )(x)
+        if x.shape[1:3] != (self.mask_size, self.mask_size):
+            x = adaptive_average_pool(x, self.mask_size)
+        return x[..., 0]

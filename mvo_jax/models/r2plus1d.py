@@ -1,0 +1,171 @@
+"""R(2+1)D-18 trunk: a (2+1)D stem and four stages of residual (2+1)D blocks.
+
+Paper section 2.1; Tran et al., CVPR 2018. The layout follows torchvision's ``r2plus1d_18`` without
+pooling and head, including its habit of computing the mid-plane count of *both* convolutions of a
+block from the block's own input and output width.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from mvo_jax.models.layers import BatchNorm, FactorisedConv, sow
+
+Array = jax.Array
+
+
+def mid_planes(channels_in: int, channels_out: int) -> int:
+    """Planes between the spatial and temporal part that match a 3x3x3 kernel's parameter count."""
+    return (channels_in * channels_out * 27) // (channels_in * 9 + 3 * channels_out)
+
+
+class Conv2Plus1D(nn.Module):
+    """Spatial (1, 3, 3) convolution, BatchNorm, ReLU, temporal (3, 1, 1) convolution.
+
+    Args:
+        features: output channels.
+        mid_features: channels between the two convolutions.
+        stride: stride in space and in time.
+        lowering: key of ``layers.LOWERINGS``.
+        axis_name: device axis for BatchNorm.
+        dtype: compute dtype.
+        param_dtype: dtype of the parameters.
+    """
+
+    features: int
+    mid_features: int
+    stride: int = 1
+    lowering: str = "conv2d"
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``."""
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        stride = self.stride
+        x = FactorisedConv(
+            self.mid_features,
+            (1, 3, 3),
+            (1, stride, stride),
+            padding=1,
+            lowering=self.lowering,
+            name="spatial",
+            **dtypes,
+        )(x)
+        x = nn.relu(BatchNorm(self.axis_name, name="norm", **dtypes)(x, train=train))
+        return FactorisedConv(
+            self.features,
+            (3, 1, 1),
+            (stride, 1, 1),
+            padding=1,
+            lowering=self.lowering,
+            name="temporal",
+            **dtypes,
+        )(x)
+
+
+class BasicBlock(nn.Module):
+    """Two (2+1)D convolutions with a residual connection.
+
+    Args:
+        features: output channels.
+        stride: stride in space and time of the first convolution and of the shortcut.
+        lowering: key of ``layers.LOWERINGS``.
+        axis_name: device axis for BatchNorm.
+        dtype: compute dtype.
+        param_dtype: dtype of the parameters.
+    """
+
+    features: int
+    stride: int = 1
+    lowering: str = "conv2d"
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``."""
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        common: dict[str, Any] = {"lowering": self.lowering, "axis_name": self.axis_name, **dtypes}
+        mid = mid_planes(x.shape[-1], self.features)
+        stride = self.stride
+
+        y = Conv2Plus1D(self.features, mid, stride, name="conv1", **common)(x, train=train)
+        y = nn.relu(BatchNorm(self.axis_name, name="norm1", **dtypes)(y, train=train))
+        y = Conv2Plus1D(self.features, mid, name="conv2", **common)(y, train=train)
+        y = BatchNorm(self.axis_name, name="norm2", **dtypes)(y, train=train)
+        if stride != 1 or x.shape[-1] != self.features:
+            x = FactorisedConv(
+                self.features,
+                (1, 1, 1),
+                (stride, stride, stride),
+                lowering=self.lowering,
+                name="downsample",
+                **dtypes,
+            )(x)
+            x = BatchNorm(self.axis_name, name="downsample_norm", **dtypes)(x, train=train)
+        return nn.relu(x + y)
+
+
+class R2Plus1D(nn.Module):
+    """The trunk. ``R2Plus1D()`` is R(2+1)D-18; smaller ``width`` and ``stage_sizes`` reduce it.
+
+    Args:
+        width: channels of the first stage (64 in R(2+1)D-18); stages have 1, 2, 4, 8 times that.
+        stage_sizes: residual blocks in each stage.
+        lowering: key of ``layers.LOWERINGS``.
+        axis_name: device axis for BatchNorm.
+        dtype: compute dtype.
+        param_dtype: dtype of the parameters.
+    """
+
+    width: int = 64
+    stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
+    lowering: str = "conv2d"
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, video: Array, *, train: bool) -> Array:
+        """Features of a clip.
+
+        Args:
+            video: ``[B, T, H, W, C]``, T >= 8, H and W >= 32.
+            train: use and update batch statistics.
+
+        Returns:
+            ``[B, ceil(T/8), ceil(H/16), ceil(W/16), 8 * width]`` with four stages. Sows 'stem' and
+            'layer1' ... 'layer4'.
+        """
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        conv: dict[str, Any] = {"lowering": self.lowering, **dtypes}
+        # torchvision's 45 mid-planes of the stem, scaled with the width.
+        x = FactorisedConv(
+            max(1, 45 * self.width // 64),
+            (1, 7, 7),
+            (1, 2, 2),
+            padding=3,
+            name="stem_spatial",
+            **conv,
+        )(video)
+        x = nn.relu(BatchNorm(self.axis_name, name="stem_spatial_norm", **dtypes)(x, train=train))
+        x = FactorisedConv(self.width, (3, 1, 1), padding=1, name="stem_temporal", **conv)(x)
+        x = nn.relu(BatchNorm(self.axis_name, name="stem_temporal_norm", **dtypes)(x, train=train))
+        sow(self, "stem", x)
+        for stage, blocks in enumerate(self.stage_sizes):
+            for block in range(blocks):
+                x = BasicBlock(
+                    self.width * 2**stage,
+                    stride=2 if stage > 0 and block == 0 else 1,
+                    axis_name=self.axis_name,
+                    name=f"layer{stage + 1}_block{block + 1}",
+                    **conv,
+                )(x, train=train)
+            sow(self, f"layer{stage + 1}", x)
+        return x
