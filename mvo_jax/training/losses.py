@@ -1,0 +1,71 @@
+"""The loss: classification plus lambda times the coarse-mask error (paper Eq. 2)."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+Array = jax.Array
+
+FORMS = ("cross_entropy", "released")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """Form and weights of the loss.
+
+    Attributes:
+        form: 'cross_entropy' (the paper) or 'released' (half the binary cross-entropy of a
+            sigmoid, with 1e-7 inside the logarithms, as the authors' code computes it).
+        mask_loss_weight: the paper's lambda, for the mean squared error of the coarse mask.
+        positive_weight: weight of MVO-positive cases in the classification loss; 1 is neutral.
+    """
+
+    form: str = "cross_entropy"
+    mask_loss_weight: float = 0.05
+    positive_weight: float = 1.0
+
+
+def mvo_probability(logits: Array) -> Array:
+    """Probability of MVO from ``[B, 1]`` (sigmoid) or ``[B, 2]`` (softmax) logits, ``[B]``."""
+    if logits.shape[-1] == 1:
+        return nn.sigmoid(logits[..., 0])
+    return nn.softmax(logits)[..., 1]
+
+
+def classification_loss(logits: Array, label: Array, settings: LossSettings) -> Array:
+    """Classification loss of each case.
+
+    Args:
+        logits: ``[B, 1]`` or ``[B, 2]``.
+        label: ``[B]``, 0 or 1.
+        settings: form and weights.
+
+    Returns:
+        ``[B]``. A weighted mean over the batch divides by B, not by the sum of the weights, so that
+        the loss of a case does not depend on its neighbours.
+
+    Raises:
+        ValueError: unknown form, or 'released' with two outputs.
+    """
+    target = label.astype(logits.dtype)
+    if settings.form == "released":
+        if logits.shape[-1] != 1:
+            raise ValueError("the released loss is defined for one output")
+        p = nn.sigmoid(logits[..., 0])
+        loss = -0.5 * (target * jnp.log(p + 1e-7) + (1 - target) * jnp.log(1 - p + 1e-7))
+    elif settings.form == "cross_entropy":
+        if logits.shape[-1] == 1:
+            loss = optax.sigmoid_binary_cross_entropy(logits[..., 0], target)
+        else:
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+    else:
+        raise ValueError(f"loss form {settings.form!r} is unknown; choose from {FORMS}")
+    return loss * jnp.where(label == 1, settings.positive_weight, 1.0).astype(loss.dtype)
+
+
+def coarse_mask_loss(predicted: Array, target: Array) -> Array:
+    """Mean squared error of each coarse mask: ``[B, m, m]`` twice to ``[B]``."""
+    return jnp.square(predicted - target).mean(axis=(1, 2))

@@ -1,0 +1,71 @@
+"""Everything a training run carries from one step to the next."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """State of a run; a pytree of arrays.
+
+    Attributes:
+        step: int32 scalar, updates done so far.
+        params: parameters of the model.
+        batch_stats: running statistics; empty for a model without BatchNorm.
+        opt_state: state of the optimiser.
+        ema_params: exponential moving average of ``params``; None when not kept.
+    """
+
+    step: jax.Array
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: PyTree
+    ema_params: PyTree = None
+
+    def eval_variables(self) -> dict[str, PyTree]:
+        """Variables to evaluate with: the averaged parameters where they are kept."""
+        params = self.params if self.ema_params is None else self.ema_params
+        return {"params": params, "batch_stats": self.batch_stats}
+
+
+def create_state(
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    key: jax.Array,
+    clip_shape: tuple[int, int, int, int],
+    *,
+    ema: bool = False,
+) -> TrainState:
+    """Initialise a model and its optimiser.
+
+    Args:
+        model: called as ``model(video, train=..., with_mask=...)``.
+        optimiser: from ``optim.make_optimiser``.
+        key: key of the initialisation.
+        clip_shape: (T, H, W, C) of one clip.
+        ema: keep a moving average of the parameters.
+
+    Returns:
+        The state at step 0. Under ``jax.eval_shape`` its shapes only.
+    """
+
+    def init(key: jax.Array) -> dict[str, PyTree]:
+        return model.init(key, jnp.zeros((1, *clip_shape)), train=False)
+
+    # Jitted, so that initialising does not run the convolutions one operation at a time.
+    variables = jax.jit(init)(key)
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimiser.init(params),
+        ema_params=jax.tree.map(jnp.array, params) if ema else None,
+    )

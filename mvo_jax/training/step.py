@@ -1,0 +1,197 @@
+"""One training step and one evaluation step: pure functions, the same on one device or many."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from mvo_jax.data.augment import Augmentation, augment, normalise
+from mvo_jax.data.coarse_mask import coarse_mask
+from mvo_jax.training.losses import (
+    LossSettings,
+    classification_loss,
+    coarse_mask_loss,
+    mvo_probability,
+)
+from mvo_jax.training.state import TrainState
+
+Array = jax.Array
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+
+
+def make_batch(
+    data: Batch,
+    indices: Array,
+    key: Array,
+    *,
+    augmentation: Augmentation,
+    mask_size: int,
+    axis_name: str | None = None,
+) -> Batch:
+    """Gather, augment and normalise this device's part of a batch.
+
+    The key of an example is folded with its position in the global batch, so augmentation does not
+    depend on the number of devices.
+
+    Args:
+        data: the split: 'video' uint8 ``[N, T, H, W, C]``, 'lge_mask' uint8 ``[N, H, W]``, 'label'
+            ``[N]``.
+        indices: ``[b]`` cases of this device.
+        key: key of the step, the same on all devices.
+        augmentation: strengths.
+        mask_size: m of the coarse mask.
+        axis_name: device axis; None on one device.
+
+    Returns:
+        'video' float32 ``[b, T, H, W, C]``, 'label' ``[b]``, 'coarse_mask' ``[b, m, m]``.
+    """
+    size = indices.shape[0]
+    first = 0 if axis_name is None else lax.axis_index(axis_name) * size
+
+    def one(index: Array, position: Array) -> tuple[Array, Array]:
+        example_key = jax.random.fold_in(key, position)
+        video, lge_mask = data["video"][index], data["lge_mask"][index]
+        video, lge_mask = augment(example_key, video, lge_mask, augmentation)
+        return normalise(video), coarse_mask(lge_mask, mask_size)
+
+    video, mask = jax.vmap(one)(indices, first + jnp.arange(size))
+    return {"video": video, "label": data["label"][indices], "coarse_mask": mask}
+
+
+def make_train_step(
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    loss_settings: LossSettings,
+    *,
+    ema_decay: float = 0.0,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
+    """Build ``train_step(state, batch, key) -> (state, metrics)``.
+
+    Args:
+        model: built with the same ``axis_name``.
+        optimiser: applied to the gradient of the mean loss over the global batch.
+        loss_settings: form and weights of the loss.
+        ema_decay: share of the old average kept at each step; 0 keeps no average.
+        axis_name: device axis under ``parallel.data_parallel``; None on one device.
+
+    Returns:
+        A pure function. ``batch`` is this device's part as ``make_batch`` returns it; ``key`` is the
+        step's key, the same on all devices, for dropout. Metrics are scalars of the global batch:
+        loss, ce, mask_mse (absent without mask branch), accuracy, grad_norm.
+    """
+
+    def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
+        def loss_fn(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
+            output, updated = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                batch["video"],
+                train=True,
+                with_mask=True,
+                rngs={"dropout": key},
+                mutable=["batch_stats"],
+            )
+            ce = classification_loss(output.logits, batch["label"], loss_settings).mean()
+            decision = mvo_probability(output.logits) >= 0.5
+            metrics = {"ce": ce, "accuracy": (decision == (batch["label"] == 1)).mean()}
+            loss = ce
+            if output.coarse_mask is not None:
+                mse = coarse_mask_loss(output.coarse_mask, batch["coarse_mask"]).mean()
+                loss = loss + loss_settings.mask_loss_weight * mse
+                metrics["mask_mse"] = mse
+            metrics["loss"] = loss
+            return loss, (updated.get("batch_stats", {}), metrics)
+
+        grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
+        if axis_name is not None:
+            # Devices hold equal shares of the batch, so a mean of means is the global mean.
+            grads, metrics = lax.pmean((grads, metrics), axis_name)
+        metrics["grad_norm"] = optax.global_norm(grads)
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema_params = state.ema_params
+        if ema_params is not None:
+            ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
+        state = TrainState(
+            step=state.step + 1,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            ema_params=ema_params,
+        )
+        return state, metrics
+
+    return train_step
+
+
+def make_resident_step(
+    train_step: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]],
+    *,
+    augmentation: Augmentation,
+    mask_size: int,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch, Array, Array], tuple[TrainState, Metrics]]:
+    """Build ``step(state, data, indices, key)``: batches made on the device, one or more updates.
+
+    Args:
+        train_step: from ``make_train_step``.
+        augmentation: strengths.
+        mask_size: m of the coarse mask.
+        axis_name: device axis; None on one device.
+
+    Returns:
+        A function of the state, the split in device memory, ``indices [K, b]`` and the run's key.
+        It runs K updates and returns metrics of shape ``[K]``. K > 1 becomes one ``lax.scan``; K = 1
+        stays outside of it, because a convolution's weight gradient inside a loop is 43 to 86
+        times slower on a CPU. The keys of an update are folded from (run key, step).
+    """
+
+    def one(state: TrainState, data: Batch, indices: Array, key: Array):
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        batch = make_batch(
+            data,
+            indices,
+            augment_key,
+            augmentation=augmentation,
+            mask_size=mask_size,
+            axis_name=axis_name,
+        )
+        return train_step(state, batch, dropout_key)
+
+    def step(state: TrainState, data: Batch, indices: Array, key: Array):
+        if indices.shape[0] == 1:
+            state, metrics = one(state, data, indices[0], key)
+            return state, jax.tree.map(lambda x: x[None], metrics)
+        return lax.scan(lambda carry, now: one(carry, data, now, key), state, indices)
+
+    return step
+
+
+def make_eval_step(
+    model: nn.Module, *, with_mask: bool
+) -> Callable[[Any, Batch, Array], dict[str, Array]]:
+    """Build ``step(variables, data, indices)`` for inference without augmentation.
+
+    Args:
+        model: as in training.
+        with_mask: also run the mask branch.
+
+    Returns:
+        A function to 'probability' ``[b]``, 'logits' ``[b, K]`` and, with mask branch,
+        'coarse_mask' ``[b, m, m]``.
+    """
+
+    def step(variables: Any, data: Batch, indices: Array) -> dict[str, Array]:
+        video = jax.vmap(lambda index: normalise(data["video"][index]))(indices)
+        output = model.apply(variables, video, train=False, with_mask=with_mask)
+        result = {"probability": mvo_probability(output.logits), "logits": output.logits}
+        if output.coarse_mask is not None:
+            result["coarse_mask"] = output.coarse_mask
+        return result
+
+    return step
