@@ -1,0 +1,168 @@
+"""One simulated case: a pure function of preset, seed, patient and slice."""
+
+import dataclasses
+
+import numpy as np
+
+from mvo_jax.data.phantom.draws import Draws
+from mvo_jax.data.phantom.heart import Heart, build_heart
+from mvo_jax.data.phantom.patient import (
+    PRESETS,
+    TERRITORIES,
+    Acquisition,
+    Anatomy,
+    Pathology,
+    draw_acquisition,
+    draw_anatomy,
+    draw_pathology,
+)
+from mvo_jax.data.phantom.render import MVO, render_mask, render_video
+
+FEATURES = (
+    "fractional_area_change",
+    "infarct_size",
+    "transmurality",
+    "strain",
+    "mvo_pixels",
+    "mvo_percent",
+    "territory",
+    "male",
+    "age_years",
+    "blood_snr",
+    "haemorrhage",
+)
+_FEATURE_DECIMALS = 6  # the last bits of exp, sin and sqrt may differ between processors
+_MVO_PREVALENCE = 265 / 680  # the paper's; used for the unseen pathology of the null preset
+
+
+@dataclasses.dataclass(frozen=True)
+class CaseKey:
+    """Names one case.
+
+    Attributes:
+        preset: a name in PRESETS.
+        seed: of the cohort.
+        patient: index of the patient; no two splits share one.
+        slice_index: 0-based.
+        slices: slices a patient.
+        mvo: the case's label.
+    """
+
+    preset: str
+    seed: int
+    patient: int
+    slice_index: int
+    slices: int
+    mvo: bool
+
+    @property
+    def patient_id(self) -> str:
+        """Name of the patient, unique over splits."""
+        return f"p{self.patient:06d}"
+
+    @property
+    def case_id(self) -> str:
+        """Name of the case, sorts by patient and slice."""
+        return f"{self.patient_id}_s{self.slice_index:02d}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A rendered case: key, cine, label mask and oracle features."""
+
+    key: CaseKey
+    video: np.ndarray  # uint8 [T, H, W, 1]
+    lge_mask: np.ndarray  # uint8 [H, W]
+    features: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that is drawn for a case before anything is rendered.
+
+    Under the null preset ``labelled`` and ``label_pathology`` are another heart than the one in
+    the image: same anatomy, pathology drawn anew.
+    """
+
+    key: CaseKey
+    anatomy: Anatomy
+    scan: Acquisition
+    pathology: Pathology
+    heart: Heart
+    label_pathology: Pathology
+    labelled: Heart
+
+
+def plan_case(key: CaseKey) -> Plan:
+    """Draw anatomy, pathology and scan of a case."""
+    preset = PRESETS[key.preset]
+    anatomy = draw_anatomy(key.seed, key.patient)
+
+    def heart(pathology: Pathology) -> Heart:
+        return build_heart(anatomy, pathology, slice_index=key.slice_index, slices=key.slices)
+
+    label_pathology = draw_pathology(
+        Draws(key.seed, key.patient, "pathology"), mvo=key.mvo, preset=preset
+    )
+    labelled = heart(label_pathology)
+    pathology, seen = label_pathology, labelled
+    if not preset.label_follows_image:
+        stream = Draws(key.seed, key.patient, "unlabelled pathology")
+        pathology = draw_pathology(stream, mvo=stream.chance(_MVO_PREVALENCE), preset=preset)
+        seen = heart(pathology)
+    scan = draw_acquisition(
+        key.seed,
+        key.patient,
+        key.slice_index,
+        haemorrhage=pathology.haemorrhage,
+        preset=preset,
+    )
+    return Plan(key, anatomy, scan, pathology, seen, label_pathology, labelled)
+
+
+def oracle_features(plan: Plan, lge_mask: np.ndarray) -> dict[str, float]:
+    """What a perfect reader could measure, in the order of FEATURES.
+
+    Area change, infarct size (share of the slice's muscle), transmurality and strain (mid-wall,
+    infarct zone) describe the heart in the image; MVO pixels and MVO percent of the ventricle's
+    mass describe the label. ``territory`` counts through TERRITORIES.
+    """
+    infarct = plan.heart.infarct
+    values = {
+        "fractional_area_change": plan.heart.fractional_area_change,
+        "infarct_size": float(plan.heart.weight[infarct].sum()),
+        "transmurality": float(infarct.any(axis=1).sum() / infarct.shape[0]),
+        "strain": float(plan.heart.strain[infarct.any(axis=0)].mean()),
+        "mvo_pixels": float(np.sum(lge_mask == MVO)),
+        "mvo_percent": plan.label_pathology.mvo_percent,
+        "territory": float(plan.pathology.territory),
+        "male": float(plan.anatomy.male),
+        "age_years": plan.anatomy.age_years,
+        "blood_snr": plan.scan.blood_snr,
+        "haemorrhage": float(plan.pathology.haemorrhage),
+    }
+    return {name: round(values[name], _FEATURE_DECIMALS) for name in FEATURES}
+
+
+def simulate_case(key: CaseKey, *, frames: int = 30, image_size: int = 64) -> Case:
+    """Render a case.
+
+    Args:
+        key: which case.
+        frames: frames over the beat.
+        image_size: pixels along each side; the field of view stays about 120 mm.
+    """
+    plan = plan_case(key)
+    mask = render_mask(plan.labelled, plan.anatomy, plan.scan, image_size=image_size)
+    video = render_video(
+        plan.heart,
+        plan.anatomy,
+        plan.scan,
+        draws=Draws(key.seed, key.patient, "texture", key.slice_index),
+        frames=frames,
+        image_size=image_size,
+    )
+    return Case(key, video, mask, oracle_features(plan, mask))
+
+
+__all__ = ["FEATURES", "TERRITORIES", "Case", "CaseKey", "Plan", "plan_case", "simulate_case"]

@@ -1,0 +1,341 @@
+"""Pictures of a heart: the cine and the label mask of its LGE image.
+
+Every sub-pixel of every frame is traced back to its material point in closed form, so tissue moves
+with the wall. Sub-pixels are averaged, which gives partial volume at every border.
+"""
+
+import math
+
+import numpy as np
+
+from mvo_jax.data.phantom.draws import Draws, smooth_field
+from mvo_jax.data.phantom.heart import ANGLES, N_ANGLE, N_DEPTH, Heart, angle_between
+from mvo_jax.data.phantom.kinematics import through_plane_stretch, time_curve
+from mvo_jax.data.phantom.patient import Acquisition, Anatomy
+
+BACKGROUND, INFARCT, MVO, MYOCARDIUM = 0, 1, 2, 3
+
+_VIDEO_SUBPIXELS, _MASK_SUBPIXELS = 2, 4
+# Signals relative to remote muscle (phantom of MRXCAT tissues at flip angle 50).
+_LUNG, _LIVER, _SKELETAL = 0.13, 1.4, 0.76
+_TEXTURE_SD = 0.05
+_RV_WALL_MM = 3.0
+
+
+def _grid(image_size: int, subpixels: int, field_of_view: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of the sub-pixel centres, mm: x to the right [1, n], y upwards [n, 1]."""
+    n = image_size * subpixels
+    line = ((np.arange(n) + 0.5) / n - 0.5) * field_of_view
+    return line[None, :], -line[:, None]
+
+
+def _average(values: np.ndarray, subpixels: int) -> np.ndarray:
+    """Mean over the sub-pixels of each pixel."""
+    n = values.shape[0] // subpixels
+    return values.reshape(n, subpixels, n, subpixels).mean(axis=(1, 3))
+
+
+def _index(angle: np.ndarray) -> np.ndarray:
+    """Table position of an angle in radians."""
+    return np.floor(angle * (N_ANGLE / (2.0 * math.pi))).astype(np.int64) % N_ANGLE
+
+
+class Deformed:
+    """A heart at one contraction, ready to trace points back to their material.
+
+    Args:
+        heart: the heart.
+        contraction: g, 0 at end-diastole, 1 at end-systole.
+    """
+
+    def __init__(self, heart: Heart, contraction: float):
+        self.endo = heart.radius(heart.endo, contraction)  # [N_ANGLE], mm, by material angle
+        self.epi = heart.radius(heart.epi, contraction)
+        self._twist = heart.twist * contraction
+        self._stretch = 1.0 + (through_plane_stretch(heart.strain) - 1.0) * contraction
+        self._endo_squared = self.endo**2
+        self._start = heart.endo
+        self._start_squared = heart.endo**2
+        self._per_wall = 1.0 / (heart.epi - heart.endo)
+
+    def _depth(self, radius_squared: np.ndarray, at: np.ndarray) -> np.ndarray:
+        squared = (
+            self._start_squared[at]
+            + (radius_squared - self._endo_squared[at]) * (self._stretch[at])
+        )
+        return (np.sqrt(np.maximum(squared, 0.0)) - self._start[at]) * self._per_wall[at]
+
+    def trace(self, radius: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Material point that lies at a place now.
+
+        Args:
+            radius: distance from the centre, mm.
+            angle: angle in the heart's frame, radians, of the same shape.
+
+        Returns:
+            Depth in the wall (below 0 in the cavity, above 1 outside) and table position of the
+            material angle.
+        """
+        squared = radius * radius
+        at = _index(angle - 0.8 * self._twist)
+        # The rotation depends on depth and depth, weakly, on the rotation: one correction is
+        # enough, what is left is under 0.1 degrees.
+        depth = np.clip(self._depth(squared, at), 0.0, 1.0)
+        at = _index(angle - self._twist * (1.3 - depth))
+        return self._depth(squared, at), at
+
+
+def _cover(distance: np.ndarray, width: float) -> np.ndarray:
+    """How much of a sub-pixel lies inside a border, from the distance inside it, mm."""
+    return np.clip(distance / width + 0.5, 0.0, 1.0)
+
+
+def _blend(image: np.ndarray, signal: np.ndarray | float, cover: np.ndarray) -> None:
+    """Paint a signal over part of each sub-pixel, in place."""
+    image += (signal - image) * cover
+
+
+class _Scene:
+    """What does not change over the beat: surroundings, textures and tables of one slice."""
+
+    def __init__(
+        self,
+        heart: Heart,
+        anatomy: Anatomy,
+        scan: Acquisition,
+        texture: Draws,
+        image_size: int,
+    ):
+        self.heart, self.anatomy, self.scan = heart, anatomy, scan
+        self.x, self.y = _grid(image_size, _VIDEO_SUBPIXELS, anatomy.field_of_view)
+        self.edge = anatomy.field_of_view / (image_size * _VIDEO_SUBPIXELS)
+        d = texture
+        muscle = np.ones((N_DEPTH, N_ANGLE))
+        muscle[heart.infarct] = scan.infarct
+        muscle[heart.core] = scan.core
+        fine = smooth_field(
+            d.normals(6, 60),
+            np.linspace(0.0, 5.0, N_DEPTH)[:, None],
+            np.arange(N_ANGLE)[None, :] * (60 / N_ANGLE),
+        )
+        self.muscle = (muscle * (1.0 + _TEXTURE_SD * 1.3 * fine)).reshape(-1)
+
+        # Right ventricle: a crescent between the insertions, zero outside them.
+        across = np.abs(angle_between(ANGLES, math.pi)) / anatomy.rv_half_angle
+        skew = 1.0 + 0.25 * np.sin(angle_between(ANGLES, math.pi)) * d.uniform(-1.0, 1.0)
+        self.rv_depth = anatomy.rv_width * skew * np.clip(1.0 - across**2.2, 0.0, None) ** 0.75
+        self.rv_wall = _RV_WALL_MM * np.clip((1.12 - across) / 0.12, 0.0, 1.0)
+        outer = heart.epi + self.rv_depth + self.rv_wall
+        # Fat and pericardium around the heart, thick in the grooves, thin beside the lung.
+        nodes = d.normals(1, 14)
+        fat = smooth_field(nodes, np.zeros(N_ANGLE), ANGLES / (2 * math.pi) * 14)
+        groove = np.exp(-0.5 * ((across - 1.1) / 0.22) ** 2)
+        self.fat_depth = np.clip(0.6 + 0.9 * fat + 3.2 * groove, 0.0, 6.0)
+        self.pericardium = outer + self.fat_depth
+        self.rv_trabeculae = [
+            (math.pi + d.uniform(-0.6, 0.6), d.uniform(0.35, 0.85), d.uniform(1.5, 2.8))
+            for _ in range(1 + d.integer(3))
+        ]
+        self.papillary_lobe = [d.uniform(-0.16, 0.16) for _ in range(2)]
+        self.papillary_gap = [d.uniform(0.5, 1.3) for _ in range(2)]
+        self.flow = [
+            smooth_field(d.normals(9, 9), self.y / 11.0 + 4.0, self.x / 11.0 + 4.0)
+            for _ in range(2)
+        ]
+        self.surroundings = self._paint_surroundings(d)
+        self.shading = self._coil_shading()
+
+    def _paint_surroundings(self, d: Draws) -> np.ndarray:
+        """Lung, diaphragm with liver and stomach, chest wall: ours, after anatomy, [n, n]."""
+        cos, sin = math.cos(self.anatomy.rotation), math.sin(self.anatomy.rotation)
+        x = (self.x - self.anatomy.centre[0]) + 0.0 * self.y
+        y = (self.y - self.anatomy.centre[1]) + 0.0 * self.x
+        x, y = cos * x + sin * y, -sin * x + cos * y
+
+        def field(cell_mm: float) -> np.ndarray:
+            return smooth_field(d.normals(24, 24), y / cell_mm + 12.0, x / cell_mm + 12.0)
+
+        def border(degrees: float, distance: float, roughness: float) -> np.ndarray:
+            angle = math.radians(degrees)
+            return math.cos(angle) * x + math.sin(angle) * y - distance + roughness * field(22.0)
+
+        coarse, fine, speckle = field(16.0), field(6.0), field(3.0)
+        image = _LUNG * (1.0 + 0.35 * fine)
+        # Lung vessels: small bright spots.
+        _blend(image, 0.9, 0.8 * np.clip((speckle - 1.45) * 2.0, 0.0, 1.0))
+        # Mediastinal and epicardial fat behind the right ventricle and in patches.
+        _blend(
+            image,
+            self.scan.fat * (0.75 + 0.12 * fine),
+            np.clip((coarse + 0.35 * fine - 1.0 + 0.02 * (x + 30.0)) * -2.0, 0.0, 1.0)
+            * _cover(border(165.0 + d.normal(0.0, 12.0), 40.0 + d.uniform(0.0, 8.0), 3.0), 4.0),
+        )
+        # Chest wall in front: fat under it, then muscle.
+        wall = border(118.0 + d.normal(0.0, 10.0), 49.0 + d.uniform(0.0, 9.0), 2.0)
+        layer = d.uniform(4.0, 10.0)
+        _blend(image, self.scan.fat * (0.9 + 0.08 * fine), _cover(wall, self.edge))
+        _blend(image, _SKELETAL * (1.0 + 0.2 * fine), _cover(wall - layer, self.edge))
+        # Diaphragm below: liver on the right-ventricular side, stomach or spleen on the other.
+        below = border(262.0 + d.normal(0.0, 9.0), 40.0 + d.uniform(0.0, 9.0), 2.0)
+        organ = _LIVER * (1.0 + 0.07 * fine)
+        vessels = np.clip((np.abs(coarse + 0.4 * fine) < 0.10) * 1.0, 0.0, 1.0)
+        _blend(organ, 1.9, 0.7 * vessels)
+        side = border(0.0 + d.normal(0.0, 20.0), d.uniform(-8.0, 25.0), 4.0)
+        _blend(organ, d.uniform(0.3, 1.9) * (1.0 + 0.2 * coarse), _cover(side, 2.0))
+        _blend(image, self.scan.fat * 0.8, _cover(below + 1.5 + 1.2 * coarse, self.edge))
+        _blend(image, organ, _cover(below, self.edge))
+        return image
+
+    def _coil_shading(self) -> np.ndarray:
+        """Sensitivity over the field of view, 1 at the heart, at most threefold overall."""
+        total = np.zeros((self.y.size, self.x.size))
+        for x, y, reach, weight in self.scan.coils:
+            total += weight * np.exp(-np.hypot(self.x - x, self.y - y) / reach)
+        ratio = total.max() / total.min()
+        if ratio > 3.0:
+            total = total ** (math.log(3.0) / math.log(ratio))
+        row = int(np.argmin(np.abs(self.y - self.anatomy.centre[1])))
+        column = int(np.argmin(np.abs(self.x - self.anatomy.centre[0])))
+        return total / total[row, column]
+
+    def frame(self, contraction: float, phase: float, drift: np.ndarray) -> np.ndarray:
+        """Noise-free image at one time on the sub-pixel grid, [n, n]."""
+        scan, anatomy = self.scan, self.anatomy
+        now = Deformed(self.heart, contraction)
+        dx = self.x - (anatomy.centre[0] + drift[0])
+        dy = self.y - (anatomy.centre[1] + drift[1])
+        radius = np.hypot(dx, dy)
+        angle = np.arctan2(dy, dx) - anatomy.rotation
+        image = self.surroundings.copy()
+
+        swirl = 2.0 * math.pi * phase
+        blood = scan.blood * (
+            1.0
+            - 0.05 * contraction
+            + 0.035 * (math.cos(swirl) * self.flow[0] + math.sin(swirl) * self.flow[1])
+        )
+
+        # Outside the left ventricle; the twist of the outer border is too small to matter here.
+        at = _index(angle)
+        rv_depth = self.rv_depth * (1.0 - anatomy.rv_shortening * contraction)
+        rv_outer = now.epi + rv_depth
+        outer = rv_outer + self.rv_wall
+        # The pericardium follows the heart half-way: fat and lung fill the gap.
+        pericardium = 0.5 * (self.pericardium + outer + self.fat_depth)
+        gap = np.maximum(pericardium - outer, 1e-6)
+        filling = np.clip(self.fat_depth / gap, 0.0, 1.0) * np.clip(self.fat_depth / 3.0, 0.25, 1.0)
+        inside_pericardium = pericardium[at] - radius
+        _blend(image, 0.25, _cover(inside_pericardium + 1.0, self.edge))
+        _blend(image, (scan.fat * 0.85 * filling)[at], _cover(inside_pericardium, self.edge))
+        _blend(image, 0.95, _cover(outer[at] - radius, self.edge))
+        rv_blood = _cover(rv_outer[at] - radius, 1.5 * self.edge) * (rv_depth[at] > 0.5)
+        for where, how_far, size in self.rv_trabeculae:
+            i = int(_index(np.array(where)))
+            r = now.epi[i] + rv_depth[i] * how_far
+            from_middle = np.hypot(
+                dx - r * math.cos(where + anatomy.rotation),
+                dy - r * math.sin(where + anatomy.rotation),
+            )
+            rv_blood *= 1.0 - 0.7 * _cover(size - from_middle, 2.0 * self.edge)
+        _blend(image, 0.97 * blood, rv_blood)
+
+        depth, at = now.trace(radius, angle)
+        cell = np.clip(np.floor(depth * N_DEPTH), 0, N_DEPTH - 1).astype(np.int64)
+        _blend(image, self.muscle[cell * N_ANGLE + at], _cover(now.epi[at] - radius, self.edge))
+
+        cavity = _cover(now.endo[at] - radius, scan.trabecula)
+        for i in range(2):
+            where = anatomy.papillary_angle[i]
+            size = anatomy.papillary_radius[i] * (1.0 + 0.08 * contraction)
+            endo = now.endo[int(_index(np.array(where)))]
+            for part, turn in ((1.0, 0.0), (0.75, self.papillary_lobe[i])):
+                r = max(endo - self.papillary_gap[i] * size, 0.45 * endo)
+                lobe = where + turn + self.heart.twist * contraction + anatomy.rotation
+                from_middle = np.hypot(dx - r * math.cos(lobe), dy - r * math.sin(lobe))
+                cavity *= 1.0 - 0.92 * _cover(part * size - from_middle, 1.5 * self.edge)
+        _blend(image, blood, cavity)
+        return image
+
+
+def render_video(
+    heart: Heart,
+    anatomy: Anatomy,
+    scan: Acquisition,
+    *,
+    draws: Draws,
+    frames: int,
+    image_size: int,
+) -> np.ndarray:
+    """The cine of one slice.
+
+    Args:
+        heart: the slice.
+        anatomy: the patient's anatomy.
+        scan: how it is acquired.
+        draws: stream for texture and noise.
+        frames: frames over one heart beat, the first near end-diastole.
+        image_size: pixels along each side.
+
+    Returns:
+        uint8 [frames, image_size, image_size, 1].
+    """
+    scene = _Scene(heart, anatomy, scan, draws, image_size)
+    phases = (np.arange(frames) + scan.start) / frames % 1.0
+    contractions = time_curve(
+        phases, end_systole=anatomy.end_systole, filling_delay=anatomy.filling_delay
+    )
+    elapsed = np.arange(frames) / frames
+    amplitude, offset, slope = scan.drift[:, 0], scan.drift[:, 1], scan.drift[:, 2]
+    signal = np.empty((frames, image_size, image_size))
+    for k in range(frames):
+        drift = amplitude * np.sin(2.0 * np.pi * (0.6 * elapsed[k] + offset))
+        drift += slope * (elapsed[k] - 0.5)
+        view = scene.frame(float(contractions[k]), float(phases[k]), drift)
+        signal[k] = _average(view * scene.shading, _VIDEO_SUBPIXELS)
+
+    if scan.blur:
+        signal = 0.5 * signal + 0.25 * (np.roll(signal, 1, axis=0) + np.roll(signal, -1, axis=0))
+    if scan.ghost:
+        shift = round(scan.ghost_shift * image_size)
+        signal = signal + scan.ghost * np.roll(signal, shift, axis=1 + scan.ghost_axis)
+    noise = draws.normals(2, *signal.shape) * (scan.blood / scan.blood_snr)
+    magnitude = np.sqrt((signal + noise[0]) ** 2 + noise[1] ** 2)
+    level = np.clip(magnitude * (scan.exposure / scan.blood), 0.0, 1.0) ** scan.gamma
+    return np.rint(level * 255.0).astype(np.uint8)[..., None]
+
+
+def render_mask(
+    heart: Heart, anatomy: Anatomy, scan: Acquisition, *, image_size: int
+) -> np.ndarray:
+    """The label mask of the slice's LGE image, laid over the cine.
+
+    The LGE image is read near end-diastole and registered to the cine; what registration leaves
+    (shift, rotation, scale, now and then a wrong phase, an uneven border) is in ``scan``. Every
+    pixel takes the class that covers most of it; a heart with a core keeps at least one such pixel.
+
+    Returns:
+        uint8 [image_size, image_size] of BACKGROUND, INFARCT, MVO, MYOCARDIUM.
+    """
+    x, y = _grid(image_size, _MASK_SUBPIXELS, anatomy.field_of_view)
+    dx = (x - anatomy.centre[0] - scan.mask_shift[0]) / scan.mask_scale
+    dy = (y - anatomy.centre[1] - scan.mask_shift[1]) / scan.mask_scale
+    angle = np.arctan2(dy, dx) - anatomy.rotation - scan.mask_rotation
+    nodes = scan.mask_border[None, :]
+    pixel_mm = anatomy.field_of_view / 64.0  # a fixed length: the paper's pixel, at any image size
+    uneven = 0.5 * pixel_mm * smooth_field(nodes, np.zeros_like(angle), angle / (2 * math.pi) * 16)
+    depth, at = Deformed(heart, scan.mask_contraction).trace(np.hypot(dx, dy) + uneven, angle)
+    cell = np.clip(np.floor(depth * N_DEPTH), 0, N_DEPTH - 1).astype(np.int64)
+    wall = (depth >= 0.0) & (depth < 1.0)
+    infarct, core = wall & heart.infarct[cell, at], wall & heart.core[cell, at]
+    cover = {
+        MVO: _average(core.astype(np.float64), _MASK_SUBPIXELS),
+        INFARCT: _average((infarct & ~core).astype(np.float64), _MASK_SUBPIXELS),
+        MYOCARDIUM: _average((wall & ~infarct).astype(np.float64), _MASK_SUBPIXELS),
+    }
+    background = 1.0 - cover[MVO] - cover[INFARCT] - cover[MYOCARDIUM]
+    classes = np.array([MVO, INFARCT, MYOCARDIUM, BACKGROUND], dtype=np.uint8)
+    covers = np.stack([cover[MVO], cover[INFARCT], cover[MYOCARDIUM], background])
+    mask = classes[np.argmax(covers, axis=0)]
+    if heart.core.any() and not np.any(mask == MVO):
+        mask.reshape(-1)[np.argmax(cover[MVO])] = MVO
+    return mask

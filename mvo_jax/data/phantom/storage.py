@@ -1,0 +1,239 @@
+"""The simulated cohort on disk: generated once, complete or not there at all, checked when used."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import absl.logging
+import tensorflow_datasets as tfds
+import tqdm
+
+from mvo_jax.data.phantom.builder import Phantom, PhantomConfig
+from mvo_jax.data.phantom.cohort import CohortSpec
+from mvo_jax.errors import UserError
+
+_CHECKSUMS = "checksums.json"
+_INFO = "dataset_info.json"
+
+
+def ensure_cohort(
+    data_dir: str | os.PathLike,
+    *,
+    preset: str,
+    seed: int,
+    size: str,
+    frames: int = 30,
+    image_size: int = 64,
+    slices_per_patient: int = 1,
+    progress: bool = True,
+    jobs: int | None = None,
+) -> Phantom:
+    """Builder of a simulated cohort, generated first where the data folder lacks it.
+
+    Generation writes to a temporary folder inside ``data_dir`` and renames it at the end: a killed
+    run leaves no half-written cohort (its temporary folder goes at the next call) and of two
+    processes that generate at once one result stays.
+
+    Args:
+        data_dir: folder that holds cohorts; may start with ``~``.
+        preset: ``easy``, ``paper`` or ``null``.
+        seed: of the cohort.
+        size: a name in ``cohort.SIZES``.
+        frames: frames a cine.
+        image_size: pixels along each side.
+        slices_per_patient: slices of each patient.
+        progress: show progress on stderr (a bar on a terminal, lines elsewhere).
+        jobs: processes; None for as many as there are cores.
+
+    Raises:
+        UserError: a value is out of range, the folder cannot be written, or the stored cohort is
+            damaged.
+    """
+    spec = CohortSpec(
+        preset=preset,
+        seed=seed,
+        size=size,
+        frames=frames,
+        image_size=image_size,
+        slices_per_patient=slices_per_patient,
+    )
+    root = Path(data_dir).expanduser().absolute()
+    folder = _folder(spec, root)
+    if not folder.exists():
+        _generate(spec, root, folder, progress=progress, jobs=jobs)
+    _check_complete(folder)
+    with _quiet_tfds():
+        return _builder(spec, root)
+
+
+def verify_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
+    """Check the content of a split's files against the checksums written with them.
+
+    Raises:
+        UserError: a file has changed.
+    """
+    folder = Path(builder.data_path)
+    sums = json.loads((folder / _CHECKSUMS).read_text())
+    for name in builder.info.splits[split].filenames:
+        if _sha256(folder / name) != sums[name]["sha256"]:
+            raise _damaged(folder, name, "has changed since it was written")
+
+
+def _config(spec: CohortSpec) -> PhantomConfig:
+    return PhantomConfig(name=spec.name, description=f"Simulated cohort {spec.name}.", spec=spec)
+
+
+def _folder(spec: CohortSpec, root: Path) -> Path:
+    return root / "phantom" / spec.name / str(Phantom.VERSION)
+
+
+def _builder(spec: CohortSpec, root: Path) -> Phantom:
+    return Phantom(config=_config(spec), data_dir=root)
+
+
+def _generate(
+    spec: CohortSpec, root: Path, folder: Path, *, progress: bool, jobs: int | None
+) -> None:
+    """Write a cohort to ``folder``, all or nothing."""
+    owner = f".incomplete-{socket.gethostname()}-"
+    temporary = root / f"{owner}{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(root, owner)
+        temporary.mkdir()
+    except OSError as error:
+        raise UserError(
+            f"The data folder {root} cannot be written ({error.strerror}).",
+            "Set data.dir to a folder you may write to.",
+        ) from error
+    try:
+        with _progress(spec.cases, enabled=progress) as advance, _quiet_tfds():
+            builder = _builder(spec, temporary)
+            builder.jobs, builder.on_case = jobs, advance
+            builder.download_and_prepare(
+                download_dir=temporary / "downloads", file_format="array_record"
+            )
+        finished = _folder(spec, temporary)
+        _write_checksums(finished)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            finished.rename(folder)
+        except OSError:
+            if not folder.exists():  # otherwise another process was faster: its cohort is the same
+                raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"No space is left in {root} for the simulated cohort {spec.name}.",
+            "Free some space or set data.dir to a folder on another disk.",
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _remove_abandoned(root: Path, owner: str) -> None:
+    """Remove temporary folders of killed runs on this machine."""
+    for folder in root.glob(f"{owner}*"):
+        process = folder.name.removeprefix(owner).split("-")[0]
+        if process.isdigit() and not _is_running(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_checksums(folder: Path) -> None:
+    """Write size and hash of every file beside them, so that damage is found before it is used."""
+    sums = {
+        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.iterdir())
+    }
+    (folder / _CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n")
+
+
+def _damaged(folder: Path, name: str, what: str) -> UserError:
+    return UserError(
+        f"The simulated cohort is damaged: {folder / name} {what}.",
+        f"Delete the folder {folder} and run again: the same cohort is generated anew.",
+    )
+
+
+def _check_complete(folder: Path) -> None:
+    """Check that every file of a cohort is there in its full size."""
+    for name in (_INFO, _CHECKSUMS):
+        if not (folder / name).is_file():
+            raise _damaged(folder, name, "is missing")
+    try:
+        json.loads((folder / _INFO).read_text())
+        sums = {
+            name: int(entry["bytes"])
+            for name, entry in json.loads((folder / _CHECKSUMS).read_text()).items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise _damaged(folder, _CHECKSUMS, "or dataset_info.json cannot be read") from None
+    for name, size in sums.items():
+        path = folder / name
+        if not path.is_file():
+            raise _damaged(folder, name, "is missing")
+        if path.stat().st_size != size:
+            raise _damaged(folder, name, f"has {path.stat().st_size} bytes instead of {size}")
+
+
+@contextlib.contextmanager
+def _quiet_tfds() -> Iterator[None]:
+    """Keep TFDS from printing, warning of custom configurations and drawing its own bars."""
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):
+            yield
+    finally:
+        tfds.enable_progress_bar()
+        absl.logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _progress(total: int, *, enabled: bool) -> Iterator[Callable[[], object]]:
+    """A function to call after every case; a bar on a terminal, every tenth as a line elsewhere."""
+    title = "Simulating cohort"
+    if not enabled:
+        yield lambda: None
+    elif sys.stderr.isatty():
+        with tqdm.tqdm(total=total, desc=title, unit="case") as bar:
+            yield lambda: bar.update() and None
+    else:
+        started, done = time.monotonic(), 0
+
+        def advance() -> None:
+            nonlocal done
+            done += 1
+            if done * 10 // total > (done - 1) * 10 // total:
+                seconds = time.monotonic() - started
+                print(
+                    f"{title}: {done}/{total} cases, {seconds:.0f} s", file=sys.stderr, flush=True
+                )
+
+        yield advance

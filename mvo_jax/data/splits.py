@@ -1,0 +1,186 @@
+"""One split of a cohort, in memory and checked, whatever the cohort it comes from."""
+
+import dataclasses
+import itertools
+import warnings
+from typing import Any
+
+import numpy as np
+
+from mvo_jax.data.phantom.cohort import CohortSpec
+from mvo_jax.errors import UserError
+
+_MVO = 2  # value in lge_mask
+_MASK_VALUES = 4
+_COHORTS = ("phantom",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Cases of one split, ordered by case.
+
+    Attributes:
+        name: train, validation, test or test_large.
+        video: uint8 [N, T, H, W, 1].
+        lge_mask: uint8 [N, H, W], 0 background, 1 infarct, 2 MVO, 3 myocardium.
+        label: int32 [N], 1 where the case has MVO.
+        case_id: N names, all different.
+        patient_id: N names; cases of one patient share one.
+        features: float32 [N] by name, known of simulated cases; empty for real data.
+    """
+
+    name: str
+    video: np.ndarray
+    lge_mask: np.ndarray
+    label: np.ndarray
+    case_id: tuple[str, ...]
+    patient_id: tuple[str, ...]
+    features: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.case_id)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that the arrays take."""
+        arrays = (self.video, self.lge_mask, self.label, *self.features.values())
+        return sum(array.nbytes for array in arrays)
+
+
+def split_bytes(data_config: Any, name: str) -> int:
+    """Memory that the images of a split will take, known before anything is generated or read.
+
+    Args:
+        data_config: see ``load_split``.
+        name: the split.
+
+    Raises:
+        UserError: the cohort or the split does not exist, or a value is out of range.
+    """
+    spec = _phantom_spec(data_config)
+    pixels = spec.image_size**2
+    return spec.split_size(name).patients * spec.slices_per_patient * (spec.frames + 1) * pixels
+
+
+def load_split(data_config: Any, name: str, *, progress: bool = True) -> Split:
+    """Load a split, generating a simulated cohort where it is missing.
+
+    Args:
+        data_config: has the fields ``name`` (the cohort: ``phantom``), ``dir`` (data folder, may
+            start with ``~``), ``preset``, ``seed``, ``size``, ``frames``, ``image_size`` and
+            ``slices_per_patient``.
+        name: train, validation, test or test_large.
+        progress: show the progress of generation on stderr.
+
+    Raises:
+        UserError: the cohort or split does not exist, a value is out of range, the data folder
+            cannot be written, or the stored data are damaged or inconsistent.
+    """
+    # Here, because TFDS takes a second to import and most of this package does without it.
+    from mvo_jax.data.phantom.storage import ensure_cohort, verify_split
+
+    spec = _phantom_spec(data_config)
+    spec.split_size(name)  # before minutes are spent on generation
+    builder = ensure_cohort(data_config.dir, progress=progress, **dataclasses.asdict(spec))
+    verify_split(builder, name)
+    split = _read(builder, name)
+    check_split(split)
+    return split
+
+
+def check_split(split: Split) -> None:
+    """Check shapes, types and the agreement of labels with masks.
+
+    A split in which all cases have the same label is only warned about.
+
+    Raises:
+        UserError: something does not fit; the message names the split and the case.
+    """
+    n = len(split)
+    remedy = "Rebuild the data of this split: what is stored is not a cohort of this project."
+
+    def require(condition: bool, what: str) -> None:
+        if not condition:
+            raise UserError(f"Split {split.name!r}: {what}.", remedy)
+
+    require(n > 0, "it has no case")
+    video, mask, label = split.video, split.lge_mask, split.label
+    require(video.ndim == 5 and len(video) == n, f"video has shape {video.shape} for {n} cases")
+    require(mask.shape == (n, *video.shape[2:4]), f"lge_mask has shape {mask.shape}")
+    require(label.shape == (n,), f"label has shape {label.shape}")
+    require(len(split.patient_id) == n, f"{len(split.patient_id)} patient ids for {n} cases")
+    for array, of, dtype in ((video, "video", "uint8"), (mask, "lge_mask", "uint8")):
+        require(array.dtype == dtype, f"{of} is {array.dtype}, not {dtype}")
+    require(label.dtype == np.int32, f"label is {label.dtype}, not int32")
+    require(len(set(split.case_id)) == n, "two cases have the same case_id")
+    for key, values in split.features.items():
+        require(values.shape == (n,), f"feature {key!r} has shape {values.shape}")
+    flat = mask.reshape(n, -1)
+    wrong = np.flatnonzero(flat.max(axis=1) >= _MASK_VALUES)
+    if wrong.size:
+        require(False, f"lge_mask of case {split.case_id[wrong[0]]} has values above 3")
+    wrong = np.flatnonzero((flat == _MVO).any(axis=1) != (label == 1))
+    if wrong.size:
+        case = wrong[0]
+        require(False, f"label {label[case]} of case {split.case_id[case]} denies its lge_mask")
+    if label.min() == label.max():
+        warnings.warn(
+            f"All {n} cases of split {split.name!r} have label {label[0]}: "
+            "AUC and specificity or recall are undefined there.",
+            stacklevel=2,
+        )
+
+
+def check_patients_disjoint(*splits: Split) -> None:
+    """Check that no patient is in two splits.
+
+    Raises:
+        UserError: naming the patient and the two splits.
+    """
+    for first, second in itertools.combinations(splits, 2):
+        shared = sorted(set(first.patient_id) & set(second.patient_id))
+        if shared:
+            raise UserError(
+                f"Patient {shared[0]} ({len(shared)} in all) is in split {first.name!r} and in "
+                f"split {second.name!r}.",
+                "Divide the cases by patient: a patient's cases belong to one split.",
+            )
+
+
+def _phantom_spec(data_config: Any) -> CohortSpec:
+    """The simulated cohort that a config asks for."""
+    if data_config.name not in _COHORTS:
+        raise UserError(
+            f"data.name is {data_config.name!r}, which is no cohort of this project.",
+            f"Set data.name to one of: {', '.join(_COHORTS)}.",
+        )
+    return CohortSpec(
+        preset=data_config.preset,
+        seed=data_config.seed,
+        size=data_config.size,
+        frames=data_config.frames,
+        image_size=data_config.image_size,
+        slices_per_patient=data_config.slices_per_patient,
+    )
+
+
+def _read(builder: Any, name: str) -> Split:
+    """Read a split of a TFDS builder with the schema of ``phantom.builder.case_features``."""
+    cases = [dict(case) for case in builder.as_data_source(split=name)]
+    cases.sort(key=lambda case: case["case_id"])
+
+    def stack(key: str, dtype: type) -> np.ndarray:
+        return np.stack([case[key] for case in cases]).astype(dtype, copy=False)
+
+    return Split(
+        name=name,
+        video=stack("video", np.uint8),
+        lge_mask=stack("lge_mask", np.uint8),
+        label=stack("label", np.int32),
+        case_id=tuple(case["case_id"].decode() for case in cases),
+        patient_id=tuple(case["patient_id"].decode() for case in cases),
+        features={
+            key: np.array([case["features"][key] for case in cases], dtype=np.float32)
+            for key in builder.info.features["features"]
+        },
+    )
