@@ -1,0 +1,244 @@
+"""Per-case predictions of one split, and their table on disk."""
+
+import csv
+import io
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mvo_jax.errors import UserError
+
+COLUMNS = ("case_id", "patient_id", "label", "probability", "decision", "threshold")
+_REMEDY = "restore the file or write it again with eval.py"
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What the model said about each case of one split. Arrays are copied and made read-only.
+
+    Args:
+        split: name of the split, used in messages.
+        case_id: N distinct, non-empty names.
+        patient_id: N names; cases of one patient share it.
+        label: int32 [N], 1 = MVO present.
+        probability: float64 [N], predicted probability of MVO in [0, 1].
+        coarse_mask: float32 [N, m, m], predicted share of MVO pixels per block (a linear output,
+            so it may leave [0, 1]); None without a mask branch.
+        coarse_target: float32 [N, m, m] in [0, 1], the same share from the LGE mask, Eq. (1).
+
+    Raises:
+        ValueError: empty split, lengths that differ, repeated case ids, labels other than 0 and
+            1, values that are not finite or out of range.
+    """
+
+    split: str
+    case_id: tuple[str, ...]
+    patient_id: tuple[str, ...]
+    label: np.ndarray
+    probability: np.ndarray
+    coarse_mask: np.ndarray | None = None
+    coarse_target: np.ndarray | None = None
+
+    def __post_init__(self):
+        cases = len(self.case_id)
+        if cases == 0:
+            raise ValueError(f"split '{self.split}' has no cases")
+        object.__setattr__(self, "case_id", tuple(str(name) for name in self.case_id))
+        object.__setattr__(self, "patient_id", tuple(str(name) for name in self.patient_id))
+        if "" in self.case_id or "" in self.patient_id:
+            raise ValueError(f"split '{self.split}' has an empty case or patient id")
+        if len(set(self.case_id)) != cases:
+            raise ValueError(f"split '{self.split}' has repeated case ids")
+        label = np.asarray(self.label)
+        probability = np.array(self.probability, dtype=np.float64)
+        if label.shape != (cases,) or probability.shape != (cases,):
+            raise ValueError(
+                f"split '{self.split}': {cases} case ids, label {label.shape}, "
+                f"probability {probability.shape}; expected ({cases},) for both"
+            )
+        if len(self.patient_id) != cases:
+            raise ValueError(f"{cases} case ids but {len(self.patient_id)} patient ids")
+        if not np.isin(label, (0, 1)).all():
+            raise ValueError(f"split '{self.split}': labels other than 0 and 1")
+        if not ((probability >= 0) & (probability <= 1)).all():  # False for NaN too
+            raise ValueError(f"split '{self.split}': probabilities outside [0, 1] or NaN")
+        self._freeze("label", label.astype(np.int32))
+        self._freeze("probability", probability)
+        shapes = set()
+        for name in ("coarse_mask", "coarse_target"):
+            if (given := getattr(self, name)) is None:
+                continue
+            value = np.array(given, dtype=np.float32)
+            square = value.ndim == 3 and value.shape[0] == cases and value.shape[1] > 0
+            if not square or value.shape[1] != value.shape[2]:
+                raise ValueError(f"{name} has shape {value.shape}, expected ({cases}, m, m)")
+            if not np.isfinite(value).all():
+                raise ValueError(f"{name} of split '{self.split}' is not finite")
+            shapes.add(value.shape)
+            self._freeze(name, value)
+        if len(shapes) > 1:
+            raise ValueError(f"coarse_mask and coarse_target differ in shape: {sorted(shapes)}")
+        target = self.coarse_target
+        if target is not None and (target.min() < 0 or target.max() > 1):
+            raise ValueError("coarse_target holds values outside [0, 1]")
+
+    def _freeze(self, name: str, value: np.ndarray) -> None:
+        value.setflags(write=False)
+        object.__setattr__(self, name, value)
+
+    def __len__(self) -> int:
+        return len(self.case_id)
+
+
+def replace_file(path: str | os.PathLike, text: str) -> None:
+    """Writes ``text`` as UTF-8 so that readers see the old file or the new one, never a part.
+
+    Args:
+        path: file to write; missing parent folders are made.
+        text: the whole content; line ends are kept as given.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}",
+            "choose a folder that can be written and has free space",
+        ) from error
+
+
+def write_predictions(path: str | os.PathLike, predictions: Predictions, threshold: float) -> None:
+    """Writes the table ``case_id,patient_id,label,probability,decision,threshold``.
+
+    A decision is 1 where ``probability >= threshold``. Numbers are written with all their digits,
+    so that reading gives the same float64 back. Coarse maps are not part of the table.
+
+    Args:
+        path: CSV file; replaced as a whole.
+        predictions: the cases, written in their order.
+        threshold: in [0, 1], the same for every case.
+
+    Raises:
+        ValueError: threshold is not in [0, 1].
+        UserError: the file cannot be written.
+    """
+    threshold = float(threshold)
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold {threshold} is not in [0, 1]")
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for index, case_id in enumerate(predictions.case_id):
+        probability = float(predictions.probability[index])
+        writer.writerow(
+            (
+                case_id,
+                predictions.patient_id[index],
+                int(predictions.label[index]),
+                repr(probability),
+                int(probability >= threshold),
+                repr(threshold),
+            )
+        )
+    replace_file(path, text.getvalue())
+
+
+def read_predictions(path: str | os.PathLike, *, split: str) -> tuple[Predictions, float]:
+    """Reads what ``write_predictions`` wrote. A byte order mark and CRLF are accepted.
+
+    Args:
+        path: CSV file.
+        split: name to give the split (the table does not carry it).
+
+    Returns:
+        The predictions, without coarse maps, and the threshold.
+
+    Raises:
+        UserError: missing or undecodable file, other columns, no rows, a repeated case id, a
+            value that is not a number, NaN or out of range, a decision that contradicts
+            ``probability >= threshold``, thresholds that differ. Names file and line.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, row) for row in reader if row]
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror or error}", "run eval.py first, or mend the path"
+        ) from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a UTF-8 CSV table: {error}", _REMEDY) from error
+    if not rows or tuple(rows[0][1]) != COLUMNS:
+        found = ",".join(rows[0][1])[:120] if rows else "an empty file"
+        raise UserError(f"{path}, line 1: expected {','.join(COLUMNS)}, found {found}", _REMEDY)
+    if len(rows) == 1:
+        raise UserError(f"{path}, line 1: the table has no cases", _REMEDY)
+
+    seen: dict[str, int] = {}
+    table = []
+    for line, row in rows[1:]:
+        where = f"{path}, line {line}"
+        if len(row) != len(COLUMNS):
+            raise UserError(f"{where}: {len(row)} columns, expected {len(COLUMNS)}", _REMEDY)
+        case_id, patient_id, label, probability, decision, threshold = row
+        if not case_id or not patient_id:
+            raise UserError(f"{where}: empty case_id or patient_id", _REMEDY)
+        if case_id in seen:
+            raise UserError(
+                f"{where}: case '{case_id}' is already on line {seen[case_id]}",
+                "keep one row for each case",
+            )
+        seen[case_id] = line
+        numbers = (
+            _zero_or_one(label, f"{where}: label"),
+            _unit_interval(probability, f"{where}: probability"),
+            _zero_or_one(decision, f"{where}: decision"),
+            _unit_interval(threshold, f"{where}: threshold"),
+        )
+        if table and numbers[3] != table[0][3]:
+            raise UserError(f"{where}: threshold {threshold} differs from the first row's", _REMEDY)
+        if numbers[2] != (numbers[1] >= numbers[3]):
+            raise UserError(
+                f"{where}: decision {decision} contradicts probability >= threshold", _REMEDY
+            )
+        table.append((*numbers, case_id, patient_id))
+    label, probability, _, threshold, case_id, patient_id = zip(*table, strict=True)
+    predictions = Predictions(
+        split=split,
+        case_id=case_id,
+        patient_id=patient_id,
+        label=np.array(label, np.int32),
+        probability=np.array(probability, np.float64),
+    )
+    return predictions, threshold[0]
+
+
+def _zero_or_one(text: str, where: str) -> int:
+    if text not in ("0", "1"):
+        raise UserError(f"{where} '{text}' is not 0 or 1", _REMEDY)
+    return int(text)
+
+
+def _unit_interval(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise UserError(f"{where} '{text}' is not a number in [0, 1]", _REMEDY)
+    return value
