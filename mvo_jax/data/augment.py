@@ -88,14 +88,15 @@ def _warp(
     below, beside = (top + 1).clip(0, height - 1), (left + 1).clip(0, width - 1)
     # Pixel-major: one gathered row holds all frames of a pixel, so the gather runs along memory.
     pixels = jnp.moveaxis(video, 0, 2).reshape(height * width, -1)
-    out = sum(
-        pixels[rows * width + cols] * weight[..., None]
-        for rows, cols, weight in (
-            (top, left, (1 - down) * (1 - right)),
-            (top, beside, (1 - down) * right),
-            (below, left, down * (1 - right)),
-            (below, beside, down * right),
-        )
+
+    def tap(rows: Array, cols: Array, weight: Array) -> Array:
+        return pixels[rows * width + cols] * weight[..., None]
+
+    out = (
+        tap(top, left, (1 - down) * (1 - right))
+        + tap(top, beside, (1 - down) * right)
+        + tap(below, left, down * (1 - right))
+        + tap(below, beside, down * right)
     )
     frames, channels = video.shape[0], video.shape[-1]
     return jnp.moveaxis(out.reshape(height, width, frames, channels), 2, 0), mask

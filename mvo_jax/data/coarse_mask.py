@@ -1,6 +1,6 @@
 """Coarse-grained mask: the share of MVO pixels in each block of an LGE mask (paper Eq. 1)."""
 
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -40,4 +40,4 @@ def coarse_mask(lge_mask: ArrayT, mask_size: int) -> ArrayT:
     count = blocks.sum(axis=(-3, -1), dtype=xnp.int32)
     # A table of quotients, because XLA replaces division by a constant with a product.
     share = np.arange(block * block + 1, dtype=np.float32) / np.float32(block * block)
-    return xnp.asarray(share)[count]
+    return cast(ArrayT, xnp.asarray(share)[count])

@@ -14,9 +14,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mvo_jax.errors import UserError
 
 AXIS = "batch"
+Device = Any  # jax.Device, which type checkers take for a value
 
 
-def devices(limit: int = 0) -> list[jax.Device]:
+def devices(limit: int = 0) -> list[Device]:
     """The devices of this process, at most ``limit`` of them (0 for all).
 
     Raises:
@@ -31,23 +32,31 @@ def devices(limit: int = 0) -> list[jax.Device]:
     return found[: limit or None]
 
 
+def check_divisible(batch_size: int, num_devices: int) -> None:
+    """Refuse a batch that devices cannot share equally.
+
+    Raises:
+        UserError: the batch is not divisible by the number of devices.
+    """
+    if batch_size % num_devices:
+        raise UserError(
+            f"a batch of {batch_size} cannot be shared by {num_devices} devices",
+            f"choose a batch size that is a multiple of {num_devices}, or set "
+            "config.train.num_devices to a divisor of the batch size",
+        )
+
+
 def shard(indices: np.ndarray, num_devices: int) -> np.ndarray:
     """Split the last axis over devices: ``[..., B]`` to ``[D, ..., B / D]``.
 
     Raises:
         UserError: the batch is not divisible by the number of devices.
     """
-    batch = indices.shape[-1]
-    if batch % num_devices:
-        raise UserError(
-            f"a batch of {batch} cannot be shared by {num_devices} devices",
-            f"choose a batch size that is a multiple of {num_devices}, or set "
-            "config.train.num_devices to a divisor of the batch size",
-        )
+    check_divisible(indices.shape[-1], num_devices)
     return np.moveaxis(indices.reshape(*indices.shape[:-1], num_devices, -1), -2, 0)
 
 
-def replicate(tree: Any, on: Sequence[jax.Device]) -> Any:
+def replicate(tree: Any, on: Sequence[Device]) -> Any:
     """Place a copy of every array on every device."""
     sharding = NamedSharding(Mesh(np.array(on), (AXIS,)), PartitionSpec())
     return jax.device_put(tree, sharding)
@@ -58,7 +67,7 @@ def data_parallel(
     *,
     in_axes: tuple[int | None, ...],
     out_axes: Any,
-    on: Sequence[jax.Device],
+    on: Sequence[Device],
     donate: tuple[int, ...] = (),
 ) -> Callable[..., Any]:
     """Run ``function`` on all devices at once; collectives inside use ``AXIS``.

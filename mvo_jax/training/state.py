@@ -56,7 +56,7 @@ def create_state(
         The state at step 0. Under ``jax.eval_shape`` its shapes only.
     """
 
-    def init(key: jax.Array) -> dict[str, PyTree]:
+    def init(key: jax.Array) -> PyTree:
         return model.init(key, jnp.zeros((1, *clip_shape)), train=False)
 
     # Jitted, so that initialising does not run the convolutions one operation at a time.

@@ -81,9 +81,9 @@ def make_train_step(
         axis_name: device axis under ``parallel.data_parallel``; None on one device.
 
     Returns:
-        A pure function. ``batch`` is this device's part as ``make_batch`` returns it; ``key`` is the
-        step's key, the same on all devices, for dropout. Metrics are scalars of the global batch:
-        loss, ce, mask_mse (absent without mask branch), accuracy, grad_norm.
+        A pure function. ``batch`` is this device's part as ``make_batch`` returns it; ``key`` is
+        the step's key for dropout, the same on all devices. Metrics are scalars of the global
+        batch: loss, ce, mask_mse (absent without mask branch), accuracy, grad_norm.
     """
 
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
@@ -146,9 +146,9 @@ def make_resident_step(
 
     Returns:
         A function of the state, the split in device memory, ``indices [K, b]`` and the run's key.
-        It runs K updates and returns metrics of shape ``[K]``. K > 1 becomes one ``lax.scan``; K = 1
-        stays outside of it, because a convolution's weight gradient inside a loop is 43 to 86
-        times slower on a CPU. The keys of an update are folded from (run key, step).
+        It runs K updates and returns metrics of shape ``[K]``. K > 1 becomes one ``lax.scan``;
+        K = 1 stays outside of it, because a convolution's weight gradient inside a loop is 43 to
+        86 times slower on a CPU. The keys of an update are folded from (run key, step).
     """
 
     def one(state: TrainState, data: Batch, indices: Array, key: Array):
@@ -188,7 +188,7 @@ def make_eval_step(
 
     def step(variables: Any, data: Batch, indices: Array) -> dict[str, Array]:
         video = jax.vmap(lambda index: normalise(data["video"][index]))(indices)
-        output = model.apply(variables, video, train=False, with_mask=with_mask)
+        output: Any = model.apply(variables, video, train=False, with_mask=with_mask)
         result = {"probability": mvo_probability(output.logits), "logits": output.logits}
         if output.coarse_mask is not None:
             result["coarse_mask"] = output.coarse_mask

@@ -1,0 +1,54 @@
+"""Entry point of every command: environment first, then the verb, then its errors.
+
+Only the standard library is imported here, so that XLA's flags are set before JAX reads them.
+"""
+
+import importlib
+import os
+import sys
+
+from mvo_jax.cli.xla_flags import configure_xla
+from mvo_jax.errors import UserError
+
+VERBS = {
+    "train": "train a model (train.py)",
+    "eval": "evaluate a run and write its report (eval.py)",
+    "summary": "parameters, FLOPs and memory of a config's model",
+    "phantom": "generate a simulated cohort",
+}
+
+
+def run(verb: str, arguments: list[str]) -> int:
+    """Run a verb and turn a user's mistake into two lines and an exit code.
+
+    Args:
+        verb: key of ``VERBS``.
+        arguments: command line after the verb. ``--debug`` shows the traceback of an error.
+
+    Returns:
+        Exit code.
+    """
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    configure_xla(os.environ)
+    module = importlib.import_module(f"mvo_jax.cli.{verb}")
+    try:
+        module.main(arguments)
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {error.cause}\n  what to do: {error.remedy}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def main() -> int:
+    """``python -m mvo_jax VERB ...``."""
+    if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
+        lines = "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items())
+        print(f"usage: python -m mvo_jax VERB [options]\n\n{lines}", file=sys.stderr)
+        return 2
+    return run(sys.argv[1], sys.argv[2:])

@@ -1,0 +1,70 @@
+"""``python train.py --config FILE.py --workdir FOLDER``: train, or go on with, one run."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from mvo_jax.cli.flags import parse
+from mvo_jax.data.splits import Split, check_patients_disjoint, load_split
+from mvo_jax.evaluation.metrics import brier_score, roc_auc
+from mvo_jax.evaluation.predict import Predictor
+from mvo_jax.evaluation.predictions import Predictions
+from mvo_jax.training.loop import train
+from mvo_jax.training.run_folder import RunFolder
+from mvo_jax.training.setup import set_up
+
+SOURCE = Path(__file__).resolve().parents[2]
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values, required=True)
+
+
+def describe(split: Split) -> str:
+    """One line on a split: cases, patients, positives and memory."""
+    return (
+        f"{split.name}: {len(split.label)} cases of {len(set(split.patient_id))} patients, "
+        f"{int(np.sum(split.label))} with MVO, {split.size_bytes / 1e6:.1f} MB"
+    )
+
+
+def validation_metrics(predictions: Predictions) -> Mapping[str, float]:
+    """What is logged of the validation split: AUC, Brier score, coarse-mask error."""
+    metrics = {
+        "auc": roc_auc(predictions.label, predictions.probability, split=predictions.split),
+        "brier": brier_score(predictions.label, predictions.probability),
+    }
+    if predictions.coarse_mask is not None and predictions.coarse_target is not None:
+        error = predictions.coarse_mask - predictions.coarse_target
+        metrics["mask_mse"] = float(np.mean(np.square(error)))
+    return metrics
+
+
+def main(arguments: list[str]) -> dict[str, Any]:
+    """Train the run that the command line describes and return its summary."""
+    values = parse(arguments, _define, with_config=True)
+    config, folder = values.config, RunFolder(values.workdir)
+    experiment = set_up(config)
+    folder.open_for_training(config.to_dict(), SOURCE)
+    training = load_split(config.data, "train")
+    validation = load_split(config.data, "validation")
+    check_patients_disjoint(training, validation)
+    for split in (training, validation):
+        print(describe(split), file=sys.stderr)
+    predict = Predictor(experiment, validation, batch_size=config.eval.batch_size, with_mask=True)
+    summary = train(
+        config,
+        experiment,
+        folder,
+        training,
+        validate=lambda variables: validation_metrics(predict(variables)),
+    )
+    print(
+        f"trained to step {summary['step']} in {summary['seconds']:.0f} s; best validation AUC "
+        f"{summary['best_auc']:.4f} at step {summary['best_step']}; run folder {folder.path}"
+    )
+    return summary

@@ -1,0 +1,220 @@
+"""The training loop: one readable function from a config to a trained run folder."""
+
+import collections
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from mvo_jax.data.batches import batch_indices
+from mvo_jax.data.splits import Split
+from mvo_jax.errors import EXIT_NON_FINITE, UserError
+from mvo_jax.training import parallel
+from mvo_jax.training.checkpoint import Checkpoints
+from mvo_jax.training.optim import learning_rate_schedule
+from mvo_jax.training.run_folder import MetricsWriter, RunFolder
+from mvo_jax.training.setup import Experiment
+from mvo_jax.training.step import make_resident_step, make_train_step
+
+MAX_DISPATCHES_IN_FLIGHT = 2
+
+
+class Progress:
+    """A progress bar with clips/s and time left on a terminal, plain lines elsewhere."""
+
+    def __init__(self, step: int, total: int):
+        self._bar = tqdm(
+            total=total, initial=step, unit="step", disable=not sys.stderr.isatty(), file=sys.stderr
+        )
+        self._total, self._step = total, step
+
+    def advance(self, step: int, clips_per_second: float, loss: float) -> None:
+        """Move on to ``step``."""
+        self._bar.set_postfix_str(f"{clips_per_second:.1f} clips/s, loss {loss:.4f}", refresh=False)
+        self._bar.update(step - self._step)
+        self._step = step
+
+    def line(self, text: str) -> None:
+        """Print a line beside the bar."""
+        self._bar.write(text, file=sys.stderr)
+
+    def log(self, clips_per_second: float, clips_per_step: int, loss: float) -> None:
+        """Without a terminal: one line with speed and time left."""
+        if self._bar.disable:
+            left = (self._total - self._step) * clips_per_step / clips_per_second
+            self.line(
+                f"step {self._step}/{self._total}  loss {loss:.4f}  "
+                f"{clips_per_second:.1f} clips/s  {left / 60:.1f} min left"
+            )
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+
+def train(
+    config: Any,
+    experiment: Experiment,
+    folder: RunFolder,
+    split: Split,
+    validate: Callable[[Any], Mapping[str, float]],
+) -> dict[str, Any]:
+    """Train until ``config.train.total_steps``, or go on where an earlier start stopped.
+
+    The run is a pure function of the config and the data: the batch, augmentation and dropout of
+    step k depend on (seed, k) alone, so a resumed run ends in the same bytes.
+
+    Args:
+        config: resolved config.
+        experiment: ``setup.set_up(config)``.
+        folder: opened for this config.
+        split: training cases.
+        validate: maps {'params', 'batch_stats'} to metrics of the validation split, 'auc' among
+            them, by which the best checkpoint is chosen. The test split is never seen here.
+
+    Returns:
+        {'step', 'loss', 'best_step', 'best_auc', 'seconds'}: the last logged training loss and the
+        best validation AUC.
+
+    Raises:
+        UserError: a loss or gradient is not finite (the step and its cases are named, and the last
+            checkpoint stays), or a checkpoint does not fit.
+    """
+    options = config.train
+    num_devices = len(experiment.devices)
+    on_cpu = jax.default_backend() == "cpu"
+    # On a CPU dispatch costs nothing and convolution gradients inside a scan are slow.
+    steps_per_dispatch = options.steps_per_dispatch or (1 if on_cpu else 20)
+
+    # 1. State: from the newest checkpoint, or from the seed.
+    checkpoints = Checkpoints(folder.path, create=True)
+    if checkpoints.latest_step() is None:
+        state = experiment.init_state(config.seed)
+    else:
+        restored = checkpoints.restore_latest(experiment.state_shapes())
+        state = parallel.replicate(restored, experiment.devices)
+    step = int(state.step)
+    folder.forget_after(step)
+    best = checkpoints.best_meta() or {"step": -1, "auc": -math.inf}
+    if best["step"] > step:  # the kill came between saving the best and the latest
+        best = {"step": -1, "auc": -math.inf}
+
+    # 2. The split in device memory, and the compiled step.
+    data = parallel.replicate(
+        {"video": split.video, "lge_mask": split.lge_mask, "label": split.label},
+        experiment.devices,
+    )
+    run_step = parallel.data_parallel(
+        make_resident_step(
+            make_train_step(
+                experiment.model,
+                experiment.optimiser,
+                experiment.loss,
+                ema_decay=experiment.ema_decay,
+                axis_name=parallel.AXIS,
+            ),
+            augmentation=experiment.augmentation,
+            mask_size=experiment.mask_size,
+            axis_name=parallel.AXIS,
+        ),
+        in_axes=(None, None, 0, None),
+        out_axes=None,
+        on=experiment.devices,
+        donate=(0,),
+    )
+    # Initialisation and the run draw from different keys.
+    run_key = parallel.replicate(
+        jax.random.fold_in(jax.random.key(config.seed), 1), experiment.devices
+    )
+    rate = learning_rate_schedule(experiment.optimiser_settings)
+
+    progress = Progress(step, options.total_steps)
+    writer = MetricsWriter(folder, step)
+    in_flight: collections.deque[tuple[int, np.ndarray, Any]] = collections.deque()
+    rows: list[dict[str, float]] = []
+    since = time.perf_counter()
+    started, loss = since, math.nan
+
+    def collect_oldest() -> None:
+        first, indices, metrics = in_flight.popleft()
+        metrics = {key: np.asarray(value, np.float64) for key, value in metrics.items()}
+        for offset in range(len(indices)):
+            row = {key: float(value[offset]) for key, value in metrics.items()}
+            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+                cases = ", ".join(split.case_id[i] for i in indices[offset])
+                raise UserError(
+                    f"step {first + offset + 1}: loss {row['loss']} and gradient norm "
+                    f"{row['grad_norm']} are not finite (cases {cases})",
+                    "lower config.optimizer.learning_rate or set config.optimizer.clip_norm; "
+                    "the last checkpoint is kept",
+                    exit_code=EXIT_NON_FINITE,
+                )
+            rows.append(row)
+
+    try:
+        while step < options.total_steps:
+            # A dispatch ends where something is due.
+            due = [options.log_every, options.eval_every, options.total_steps]
+            stop = min([n - step % n for n in due[:2]] + [due[2] - step, steps_per_dispatch])
+            indices = np.stack(
+                [
+                    batch_indices(
+                        config.seed,
+                        k,
+                        num_cases=len(split.label),
+                        batch_size=options.batch_size,
+                    )
+                    for k in range(step, step + stop)
+                ]
+            )
+            state, metrics = run_step(state, data, parallel.shard(indices, num_devices), run_key)
+            in_flight.append((step, indices, metrics))
+            step += stop
+
+            log_due = step % options.log_every == 0 or step == options.total_steps
+            eval_due = step % options.eval_every == 0 or step == options.total_steps
+            keep = 0 if log_due or eval_due or on_cpu else MAX_DISPATCHES_IN_FLIGHT
+            while len(in_flight) > keep:
+                collect_oldest()
+            if rows:
+                loss = float(np.mean([row["loss"] for row in rows]))
+                speed = len(rows) * options.batch_size / (time.perf_counter() - since)
+                progress.advance(step, speed, loss)
+            if log_due:
+                means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+                means["learning_rate"] = float(rate(step - 1))
+                means["clips_per_second"] = speed
+                writer.write(step, "train", means)
+                progress.log(speed, options.batch_size, loss)
+                rows.clear()
+                since = time.perf_counter()
+            if eval_due:
+                paused = time.perf_counter()
+                result = validate(state.eval_variables())
+                writer.write(step, "validation", result)
+                progress.line(
+                    f"step {step}: validation "
+                    + "  ".join(f"{key} {value:.4f}" for key, value in result.items())
+                )
+                auc = -1.0 if math.isnan(result["auc"]) else float(result["auc"])
+                if auc > best["auc"]:
+                    best = {"step": step, "auc": auc}
+                    checkpoints.save_best(state, best)
+                checkpoints.save_latest(state)
+                since += time.perf_counter() - paused
+        checkpoints.finish()
+    finally:
+        writer.close()
+        progress.close()
+    return {
+        "step": step,
+        "loss": loss,
+        "best_step": best["step"],
+        "best_auc": best["auc"],
+        "seconds": time.perf_counter() - started,
+    }

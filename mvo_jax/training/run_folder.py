@@ -1,0 +1,174 @@
+"""The folder of one run: its config, where it came from, and its metrics."""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mvo_jax.errors import UserError
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist", "is this the folder of a run?") from error
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: {error}", "restore it from a copy, or start a new run folder"
+        ) from error
+
+
+def provenance(source: Path) -> dict[str, Any]:
+    """Versions, devices and the git revision of the code in ``source``."""
+    revision = subprocess.run(
+        ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "command": " ".join(sys.argv),
+        "git_revision": revision.stdout.strip() or "not a git checkout",
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "backend": jax.default_backend(),
+        "devices": [str(d) for d in jax.devices()],
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        name = f"{prefix}.{key}"
+        flat.update(_flatten(value, name) if isinstance(value, Mapping) else {name: value})
+    return flat
+
+
+class RunFolder:
+    """A run's folder; opening it for training refuses the folder of another config.
+
+    Files: ``config.json``, ``provenance.json`` (one entry a start), ``metrics.jsonl``,
+    ``tensorboard/`` and ``checkpoints/``.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).expanduser().resolve()
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON object a line: step, split ('train' or 'validation') and values."""
+        return self.path / "metrics.jsonl"
+
+    def config(self) -> dict[str, Any]:
+        """The resolved config of the run.
+
+        Raises:
+            UserError: not the folder of a run.
+        """
+        return read_json(self.path / "config.json")
+
+    def open_for_training(self, config: Mapping[str, Any], source: Path) -> None:
+        """Create the folder, or check that it belongs to the same config.
+
+        Args:
+            config: the resolved config.
+            source: folder of the code, for the git revision.
+
+        Raises:
+            UserError: the folder belongs to another config (every difference is listed), or it
+                cannot be written.
+        """
+        wanted = json.loads(json.dumps(config))
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot create {self.path}: {error.strerror}", "choose another --workdir"
+            ) from error
+        if (self.path / "config.json").exists():
+            old, new = _flatten(self.config()), _flatten(wanted)
+            changed = [
+                f"{key} {old.get(key, 'absent')!r} -> {new.get(key, 'absent')!r}"
+                for key in sorted(old.keys() | new.keys())
+                if old.get(key, "absent") != new.get(key, "absent")
+            ]
+            if changed:
+                raise UserError(
+                    f"{self.path} holds a run of another config ({'; '.join(changed)})",
+                    "choose another --workdir, or repeat the command with the config of that run",
+                )
+        else:
+            write_json(self.path / "config.json", wanted)
+        starts_path = self.path / "provenance.json"
+        starts = read_json(starts_path) if starts_path.exists() else []
+        write_json(starts_path, [*starts, provenance(source)])
+
+    def history(self) -> list[dict[str, Any]]:
+        """Rows of ``metrics.jsonl``; an incomplete last line is left out."""
+        if not self.metrics_path.exists():
+            return []
+        rows = []
+        for line in self.metrics_path.read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break  # a kill in the middle of a write; nothing valid follows it
+        return rows
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics of steps that a resumed run will repeat."""
+        kept = [row for row in self.history() if row["step"] <= step]
+        temporary = self.metrics_path.with_name("metrics.jsonl.tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        os.replace(temporary, self.metrics_path)
+
+
+class MetricsWriter:
+    """Appends rows to ``metrics.jsonl`` and to TensorBoard's event files."""
+
+    def __init__(self, folder: RunFolder, first_step: int):
+        # Imported here: it takes a third of a second and only training needs it.
+        from tensorboardX import SummaryWriter
+
+        self._file = folder.metrics_path.open("a")
+        self._tensorboard = SummaryWriter(
+            str(folder.path / "tensorboard"), purge_step=first_step, flush_secs=30
+        )
+
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """Write one row; values that are not finite become null in the JSON."""
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
+        self._file.flush()
+        for key, value in values.items():
+            self._tensorboard.add_scalar(f"{split}/{key}", value, step)
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        self._tensorboard.close()

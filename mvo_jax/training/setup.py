@@ -1,0 +1,139 @@
+"""From a config to the objects of an experiment."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import optax
+
+from mvo_jax.data.augment import Augmentation
+from mvo_jax.errors import UserError
+from mvo_jax.models.build import build_model
+from mvo_jax.training import losses, optim, parallel
+from mvo_jax.training.state import TrainState, create_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """What a config describes, built.
+
+    Attributes:
+        model: joined over ``parallel.AXIS``: call it under ``parallel.data_parallel``; it can be
+            initialised anywhere.
+        optimiser: with its schedule.
+        optimiser_settings: what the optimiser was built from.
+        loss: form and weights of the loss.
+        augmentation: strengths.
+        clip_shape: (T, H, W, C) of one clip of the data.
+        mask_size: m of the coarse mask.
+        ema_decay: 0 where no average is kept.
+        devices: devices to run on.
+    """
+
+    model: nn.Module
+    optimiser: optax.GradientTransformation
+    optimiser_settings: optim.OptimiserSettings
+    loss: losses.LossSettings
+    augmentation: Augmentation
+    clip_shape: tuple[int, int, int, int]
+    mask_size: int
+    ema_decay: float
+    devices: Sequence[parallel.Device]
+
+    def init_state(self, seed: int) -> TrainState:
+        """The state at step 0, placed on all devices."""
+        return parallel.replicate(self._create_state(seed), self.devices)
+
+    def state_shapes(self) -> TrainState:
+        """The state's shapes and dtypes, without computing anything."""
+        return jax.eval_shape(lambda: self._create_state(0))
+
+    def _create_state(self, seed: int) -> TrainState:
+        return create_state(
+            self.model,
+            self.optimiser,
+            jax.random.key(seed),
+            self.clip_shape,
+            ema=self.ema_decay > 0,
+        )
+
+
+def set_up(config: Any, *, devices: Sequence[parallel.Device] | None = None) -> Experiment:
+    """Build everything but the data, and check that it fits together.
+
+    Args:
+        config: a whole experiment config.
+        devices: devices to run on; by default those that ``config.train.num_devices`` asks for.
+
+    Returns:
+        The experiment.
+
+    Raises:
+        UserError: a value that cannot work, named by its config key.
+    """
+    if devices is None:
+        devices = parallel.devices(config.train.num_devices)
+    for key in ("batch_size", "total_steps", "eval_every", "log_every"):
+        if config.train[key] < 1:
+            raise UserError(f"config.train.{key} is {config.train[key]}", "set it to 1 or more")
+    parallel.check_divisible(config.train.batch_size, len(devices))
+
+    optimiser_fields = dict(config.optimizer)
+    ema_decay = optimiser_fields.pop("ema_decay")
+    settings = _dataclass(
+        optim.OptimiserSettings,
+        "optimizer",
+        {**optimiser_fields, "total_steps": config.train.total_steps},
+    )
+    experiment = Experiment(
+        model=build_model(
+            config.model,
+            backend=jax.default_backend(),
+            xla_flags=os.environ.get("XLA_FLAGS", ""),
+            axis_name=parallel.AXIS,
+        ),
+        optimiser=_checked("optimizer", lambda: optim.make_optimiser(settings)),
+        optimiser_settings=settings,
+        loss=_dataclass(losses.LossSettings, "loss", config.loss),
+        augmentation=_dataclass(Augmentation, "augment", config.augment),
+        clip_shape=(config.data.frames, config.data.image_size, config.data.image_size, 1),
+        # Models without a decoder still get a target, for the report.
+        mask_size=config.model.get("mask_size", 16),
+        ema_decay=ema_decay,
+        devices=devices,
+    )
+    if experiment.loss.form not in losses.FORMS:
+        raise UserError(
+            f"config.loss.form is {experiment.loss.form!r}, which does not exist",
+            f"choose from {', '.join(losses.FORMS)}",
+        )
+    if not 1 <= experiment.mask_size <= config.data.image_size:
+        raise UserError(
+            f"config.model.mask_size is {experiment.mask_size}",
+            f"choose 1 to {config.data.image_size}, the size of the image",
+        )
+    # Abstract shapes only: finds a clip the network cannot take before any data is made.
+    _checked("model", experiment.state_shapes)
+    return experiment
+
+
+def _dataclass(kind: type, part: str, fields: Mapping[str, Any]) -> Any:
+    try:
+        return kind(**dict(fields))
+    except TypeError as error:
+        raise UserError(
+            f"config.{part}: {error}", "start from a config of this repository"
+        ) from error
+
+
+def _checked(part: str, build: Any) -> Any:
+    try:
+        return build()
+    except ValueError as error:
+        raise UserError(
+            f"config.{part} cannot be built: {error}",
+            f"change the value in config.{part} or config.data",
+        ) from error

@@ -1,0 +1,8 @@
+"""`python train.py ...`: see mvo_jax/cli/train.py."""
+
+import sys
+
+from mvo_jax.cli.main import run
+
+if __name__ == "__main__":
+    sys.exit(run("train", sys.argv[1:]))
