@@ -262,15 +262,20 @@ def bootstrap_weights(
     """
     patients, index = np.unique(np.asarray(patient_id), return_inverse=True)
     positive = np.bincount(index, weights=label, minlength=patients.size) > 0
+    # A stream for each stratum: the draws do not depend on how many rows are made at a time.
+    streams = np.random.SeedSequence(seed).spawn(2)
     strata = [
-        group for group in (np.flatnonzero(positive), np.flatnonzero(~positive)) if group.size
+        (group, np.random.Generator(np.random.Philox(stream)))
+        for group, stream in zip(
+            (np.flatnonzero(positive), np.flatnonzero(~positive)), streams, strict=True
+        )
+        if group.size
     ]
-    generator = np.random.Generator(np.random.Philox(seed))
     chunk = max(1, _CHUNK_VALUES // label.size)
     for start in range(0, replicates, chunk):
         rows = min(chunk, replicates - start)
         times = np.zeros((rows, patients.size))
-        for group in strata:
+        for group, generator in strata:
             drawn = generator.integers(group.size, size=(rows, group.size))
             flat = drawn + np.arange(rows)[:, None] * group.size
             counts = np.bincount(flat.ravel(), minlength=rows * group.size)

@@ -1,0 +1,426 @@
+"""Point estimates against hand counts, the paper's tables and scikit-learn."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from sklearn import calibration as oracle_calibration
+from sklearn import linear_model
+from sklearn import metrics as oracle
+
+from mvo_jax.evaluation import metrics
+
+POSITIVE, NEGATIVE = 44, 86  # the paper's test split
+
+# name, true positives, true negatives, then specificity, recall and F1 as Table 1 prints them
+TABLE_1 = [
+    ("ViViT", 20, 58, "67.44", "45.45", "43.48"),
+    ("TimeSformer", 23, 56, "65.12", "52.27", "47.42"),
+    ("C3D", 25, 51, "59.30", "56.82", "48.07"),
+    ("I3D", 24, 54, "62.79", "54.54", "48.00"),
+    ("SlowFast", 24, 61, "70.93", "54.54", "51.61"),
+    ("P3D", 22, 63, "73.26", "50.00", "49.44"),
+    ("Proposed", 25, 65, "75.58", "56.82", "55.56"),
+]
+
+
+def counts_of(true_positive, true_negative):
+    return metrics.Confusion(
+        true_positive=true_positive,
+        false_positive=NEGATIVE - true_negative,
+        true_negative=true_negative,
+        false_negative=POSITIVE - true_positive,
+    )
+
+
+def printed_forms(value):
+    """A percentage rounded and truncated to two decimals."""
+    percent = 100 * value
+    return {f"{percent:.2f}", f"{math.floor(percent * 100 + 1e-9) / 100:.2f}"}
+
+
+def random_scores(seed, cases=300, levels=None):
+    generator = np.random.default_rng(seed)
+    label = (generator.random(cases) < 0.35).astype(int)
+    logit = generator.normal(size=cases) + label - 0.5
+    probability = 1 / (1 + np.exp(-logit))
+    if levels:
+        probability = np.round(probability * levels) / levels  # many ties, 0 and 1 included
+    return label, probability
+
+
+@pytest.mark.parametrize(
+    ("name", "true_positive", "true_negative", "specificity", "recall", "f1"), TABLE_1
+)
+def test_table_1_of_the_paper_recomputes(
+    name, true_positive, true_negative, specificity, recall, f1
+):
+    """Through the whole path: scores, threshold, counts, ratios.
+
+    Three cells are truncated, not rounded: recall 54.54 of I3D and SlowFast (24/44 = 54.5454...
+    rounds to 54.55) and F1 48.07 of C3D (50/104 = 48.0769... rounds to 48.08).
+    """
+    label = np.repeat([1, 0], [POSITIVE, NEGATIVE])
+    score = np.repeat(
+        [0.9, 0.1, 0.1, 0.9],
+        [true_positive, POSITIVE - true_positive, true_negative, NEGATIVE - true_negative],
+    )
+    counts = metrics.confusion(label, score, 0.5)
+    assert counts == counts_of(true_positive, true_negative)
+    assert specificity in printed_forms(counts.specificity)
+    assert recall in printed_forms(counts.recall)
+    assert f1 in printed_forms(counts.f1)
+    rounded = (f"{100 * counts.recall:.2f}" == recall, f"{100 * counts.f1:.2f}" == f1)
+    assert rounded == (name not in ("I3D", "SlowFast"), name != "C3D")
+
+
+@pytest.mark.parametrize(
+    ("name", "true_positive", "true_negative", "specificity", "recall", "f1"), TABLE_1
+)
+def test_the_counts_behind_table_1_are_the_only_ones(
+    name, true_positive, true_negative, specificity, recall, f1
+):
+    found = [
+        (tp, tn)
+        for tp in range(POSITIVE + 1)
+        for tn in range(NEGATIVE + 1)
+        if specificity in printed_forms(tn / NEGATIVE) and recall in printed_forms(tp / POSITIVE)
+    ]
+    assert found == [(true_positive, true_negative)], name
+
+
+def test_table_2_bert_row_contradicts_itself():
+    """Specificity 70.93 and recall 56.82 mean TN 61 and TP 25, whose F1 is 53.19, not 53.91."""
+    counts = counts_of(25, 61)
+    assert "70.93" in printed_forms(counts.specificity)
+    assert "56.82" in printed_forms(counts.recall)
+    assert f"{100 * counts.f1:.2f}" == "53.19"
+    for true_positive in range(POSITIVE + 1):
+        for true_negative in range(NEGATIVE + 1):
+            other = counts_of(true_positive, true_negative)
+            agree = "70.93" in printed_forms(other.specificity)
+            agree = agree and "56.82" in printed_forms(other.recall)
+            assert not (agree and "53.91" in printed_forms(other.f1))
+
+
+def test_ratios_by_hand():
+    counts = metrics.Confusion(3, 1, 4, 2)
+    assert counts.recall == 3 / 5
+    assert counts.specificity == 4 / 5
+    assert counts.precision == 3 / 4
+    assert counts.negative_predictive_value == 4 / 6
+    assert counts.accuracy == 7 / 10
+    assert counts.balanced_accuracy == pytest.approx(0.7, abs=1e-15)
+    assert counts.f1 == 6 / 9
+
+
+def test_undefined_ratios_are_nan():
+    never = metrics.Confusion(0, 0, 5, 3)
+    assert math.isnan(never.precision)
+    assert never.recall == 0
+    assert never.f1 == 0
+    only_negative = metrics.Confusion(0, 0, 5, 0)
+    assert math.isnan(only_negative.recall)
+    assert math.isnan(only_negative.f1)
+    assert math.isnan(only_negative.balanced_accuracy)
+    assert only_negative.specificity == 1
+
+
+def test_auc_by_hand():
+    # Pairs (positive, negative): 0.8 beats 0.1 and 0.5; 0.5 beats 0.1 and ties 0.5: 3.5 of 4.
+    assert metrics.roc_auc([0, 0, 1, 1], [0.1, 0.5, 0.5, 0.8]) == 3.5 / 4
+    assert metrics.roc_auc([0, 1], [3.0, -2.0]) == 0
+    assert metrics.roc_auc([0, 1, 0, 1], [7, 7, 7, 7]) == 0.5
+
+
+# float64 sums of a few hundred terms in another order: agreement far below 1e-12
+@pytest.mark.parametrize("levels", [None, 40, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_ranking_and_brier_against_scikit_learn(seed, levels):
+    label, probability = random_scores(seed, levels=levels)
+    close = {"rel": 0, "abs": 1e-12}
+    assert metrics.roc_auc(label, probability) == pytest.approx(
+        oracle.roc_auc_score(label, probability), **close
+    )
+    assert metrics.average_precision(label, probability) == pytest.approx(
+        oracle.average_precision_score(label, probability), **close
+    )
+    assert metrics.brier_score(label, probability) == pytest.approx(
+        oracle.brier_score_loss(label, probability), **close
+    )
+
+
+@pytest.mark.parametrize("levels", [None, 10])
+def test_curves_against_scikit_learn(levels):
+    label, probability = random_scores(5, levels=levels)
+    curve = metrics.roc_curve(label, probability)
+    false_alarm, recall, threshold = oracle.roc_curve(label, probability, drop_intermediate=False)
+    np.testing.assert_allclose(curve.false_positive_rate, false_alarm, atol=1e-12)
+    np.testing.assert_allclose(curve.true_positive_rate, recall, atol=1e-12)
+    np.testing.assert_array_equal(curve.threshold, threshold)
+    precision, recall, threshold = oracle.precision_recall_curve(label, probability)
+    ours = metrics.precision_recall_curve(label, probability)
+    # scikit-learn adds the point (recall 0, precision 1) and sorts by falling recall
+    np.testing.assert_allclose(ours.precision, precision[-2::-1], atol=1e-12)
+    np.testing.assert_allclose(ours.recall, recall[-2::-1], atol=1e-12)
+    np.testing.assert_array_equal(ours.threshold, threshold[::-1])
+
+
+@pytest.mark.parametrize("levels", [None, 7])
+@pytest.mark.parametrize("bins", [1, 5, 15])
+def test_reliability_against_scikit_learn(bins, levels):
+    label, probability = random_scores(6, levels=levels)
+    curve = metrics.reliability_curve(label, probability, bins=bins)
+    observed, mean = oracle_calibration.calibration_curve(
+        label, probability, n_bins=bins, strategy="quantile"
+    )
+    np.testing.assert_allclose(curve.observed_frequency, observed, atol=1e-12)
+    np.testing.assert_allclose(curve.mean_probability, mean, atol=1e-12)
+    assert curve.count.sum() == label.size
+
+
+def test_equal_mass_bins_and_order():
+    label, probability = random_scores(7, cases=150)
+    assert set(metrics.reliability_curve(label, probability).count) == {10}
+    order = np.random.default_rng(1).permutation(150)
+    tied = np.round(probability, 1)
+    assert metrics.expected_calibration_error(label, tied) == pytest.approx(
+        metrics.expected_calibration_error(label[order], tied[order]), abs=1e-15
+    )
+
+
+def test_calibration_error_by_hand():
+    # Two bins: (0.2, 0.2) observed 1/2 and (0.9, 0.9) observed 1: (2 * 0.3 + 2 * 0.1) / 4.
+    error = metrics.expected_calibration_error([0, 1, 1, 1], [0.2, 0.2, 0.9, 0.9], bins=2)
+    assert error == pytest.approx(0.2, abs=1e-15)
+    assert metrics.expected_calibration_error([0, 1], [0.5, 0.5]) == 0
+
+
+@pytest.mark.parametrize("levels", [None, 20])
+@pytest.mark.parametrize("seed", range(3))
+def test_calibration_refit_against_scikit_learn(seed, levels):
+    label, probability = random_scores(seed, levels=levels)
+    slope, intercept = metrics.calibration_slope_intercept(label, probability)
+    inside = np.clip(probability, 1e-7, 1 - 1e-7)
+    logit = np.log(inside / (1 - inside))[:, None]
+    fit = linear_model.LogisticRegression(C=np.inf, tol=1e-10, max_iter=2000).fit(logit, label)
+    # its L-BFGS stops at a gradient of 1e-10 of the mean loss; 1e-5 leaves room for its curvature
+    assert slope == pytest.approx(fit.coef_[0, 0], abs=1e-5)
+    assert intercept == pytest.approx(fit.intercept_[0], abs=1e-5)
+
+
+def test_calibration_refit_recovers_a_known_distortion():
+    generator = np.random.default_rng(3)
+    logit = generator.normal(size=60_000)
+    label = (generator.random(60_000) < 1 / (1 + np.exp(-logit))).astype(int)
+    distorted = 1 / (1 + np.exp(-(2 * logit + 1)))  # truth = (distorted - 1) / 2
+    slope, intercept = metrics.calibration_slope_intercept(label, distorted)
+    # standard errors here are about 0.005 and 0.01; five of them
+    assert slope == pytest.approx(0.5, abs=0.03)
+    assert intercept == pytest.approx(-0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("label", "probability"),
+    [
+        ([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9]),
+        ([1, 1, 0, 0], [0.1, 0.2, 0.8, 0.9]),
+        ([0, 0, 1, 1], [0.1, 0.5, 0.5, 0.9]),
+        ([0, 1, 0, 1], [0.3, 0.3, 0.3, 0.3]),
+        ([0, 1], [0.0, 1.0]),
+    ],
+)
+def test_calibration_refit_without_a_maximum_is_nan(label, probability):
+    assert np.isnan(metrics.calibration_slope_intercept(label, probability)).all()
+
+
+def test_calibration_refit_with_extreme_probabilities_converges():
+    label = np.array([0] * 50 + [1] * 50 + [1, 0])
+    probability = np.array([0.0] * 50 + [1.0] * 50 + [0.0, 1.0])
+    slope, _ = metrics.calibration_slope_intercept(label, probability)
+    # two logits, +-16.12, with odds 50 : 1 either way: slope = ln(50) / 16.12
+    assert slope == pytest.approx(math.log(50) / math.log((1 - 1e-7) / 1e-7), abs=1e-9)
+
+
+def test_youden_by_hand():
+    label = [0, 0, 0, 1, 0, 1, 1, 1]
+    probability = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
+    # at 0.6: recall 3/4, specificity 1; at 0.4: recall 1, specificity 3/4: a tie, the higher wins
+    chosen = metrics.choose_threshold(label, probability)
+    assert chosen.value == pytest.approx(0.55)
+    assert "Youden" in chosen.origin
+    assert "validation" in chosen.origin
+
+
+def test_sensitivity_rule_by_hand():
+    label = [1, 1, 1, 1, 1, 0, 0]
+    probability = [0.9, 0.8, 0.7, 0.6, 0.2, 0.65, 0.1]
+    chosen = metrics.choose_threshold(label, probability, rule="sensitivity_0.8")
+    assert chosen.value == pytest.approx(0.4)  # between 0.6 (recall 4/5) and 0.2
+    assert metrics.confusion(label, probability, chosen.value).recall == 0.8
+
+
+@pytest.mark.parametrize("levels", [None, 15])
+@pytest.mark.parametrize("seed", range(5))
+def test_youden_is_the_best_of_all_thresholds(seed, levels):
+    label, probability = random_scores(seed, cases=80, levels=levels)
+    chosen = metrics.choose_threshold(label, probability).value
+
+    def youden(threshold):
+        counts = metrics.confusion(label, probability, threshold)
+        return counts.recall + counts.specificity
+
+    # equal rates may differ in the last bit
+    assert youden(chosen) >= max(youden(value) for value in probability) - 1e-12
+
+
+def test_threshold_edge_cases():
+    assert metrics.choose_threshold([], [], rule="fixed_0.5").value == 0.5
+    assert metrics.choose_threshold([], [], rule="released_0.44").value == 0.44
+    with pytest.raises(ValueError, match="known: youden"):
+        metrics.choose_threshold([0, 1], [0.1, 0.9], rule="best")
+    with pytest.warns(metrics.OneClassWarning, match="validation"):
+        chosen = metrics.choose_threshold([1, 1], [0.1, 0.9])
+    assert chosen.value == 0.5
+    assert "one class" in chosen.origin
+    assert metrics.choose_threshold([0, 1], [0.3, 0.3]).value == 0.3
+    neighbours = [0.5, np.nextafter(0.5, 1)]
+    chosen = metrics.choose_threshold([0, 1], neighbours)
+    assert metrics.confusion([0, 1], neighbours, chosen.value).accuracy == 1
+
+
+@pytest.mark.parametrize(
+    "function", [metrics.roc_auc, metrics.average_precision, metrics.calibration_slope_intercept]
+)
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_is_nan_with_a_warning_that_names_the_split(function, label):
+    with pytest.warns(metrics.OneClassWarning, match="'fold 3' has only") as caught:
+        value = function([label] * 4, [0.1, 0.2, 0.3, 0.4], split="fold 3")
+    assert np.isnan(value).all()
+    assert len(caught) == 1
+
+
+def test_one_class_curves_do_not_crash():
+    with pytest.warns(metrics.OneClassWarning):
+        curve = metrics.roc_curve([1, 1], [0.2, 0.4])
+    assert np.isnan(curve.false_positive_rate).all()
+    with pytest.warns(metrics.OneClassWarning):
+        curve = metrics.precision_recall_curve([0, 0], [0.2, 0.4])
+    assert np.isnan(curve.recall).all()
+    assert (curve.precision == 0).all()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        metrics.roc_auc,
+        metrics.average_precision,
+        metrics.roc_curve,
+        metrics.precision_recall_curve,
+        metrics.brier_score,
+        metrics.expected_calibration_error,
+        metrics.calibration_slope_intercept,
+        metrics.choose_threshold,
+        lambda label, score: metrics.confusion(label, score, 0.5),
+    ],
+)
+@pytest.mark.parametrize(
+    ("label", "score", "expected"),
+    [
+        ([], [], "empty"),
+        ([0, 1], [0.1], "one length"),
+        ([[0, 1]], [[0.1, 0.2]], "vectors"),
+        ([0, 1], [0.1, np.nan], "not finite"),
+        ([0, 1], [0.1, np.inf], "not finite"),
+        ([0, 2], [0.1, 0.2], "other than 0 and 1"),
+    ],
+)
+def test_bad_input_is_a_clear_error(function, label, score, expected):
+    with pytest.raises(ValueError, match=expected):
+        function(label, score)
+
+
+def test_probabilities_must_be_in_the_unit_interval_but_scores_need_not():
+    assert metrics.roc_auc([0, 1], [-5, 40]) == 1
+    for function in (metrics.brier_score, metrics.expected_calibration_error):
+        with pytest.raises(ValueError, match="outside"):
+            function([0, 1], [-0.1, 0.5])
+    with pytest.raises(ValueError, match="bins"):
+        metrics.reliability_curve([0, 1], [0.1, 0.5], bins=0)
+    with pytest.raises(ValueError, match="nan"):
+        metrics.confusion([0, 1], [0.1, 0.5], math.nan)
+
+
+def test_coarse_map_by_hand():
+    target = np.zeros((3, 2, 2))
+    target[0, 0, 0] = 0.5
+    target[1, 1, 1] = 0.25
+    predicted = np.zeros((3, 2, 2))
+    predicted[0, 0, 0] = 0.4  # points at its MVO
+    predicted[1, 0, 1] = 0.3  # points elsewhere
+    values = metrics.coarse_map_metrics(predicted, target, [1, 1, 0])
+    everything, positive = values["all"], values["positive"]
+    assert everything["cases"] == 3
+    assert positive["cases"] == 2
+    assert everything["mse"] == pytest.approx((0.1**2 + 0.3**2 + 0.25**2) / 12, abs=1e-15)
+    assert positive["mse"] == pytest.approx((0.1**2 + 0.3**2 + 0.25**2) / 8, abs=1e-15)
+    assert everything["zero_map_mse"] == pytest.approx((0.5**2 + 0.25**2) / 12, abs=1e-15)
+    assert everything["pointing_hit_rate"] == positive["pointing_hit_rate"] == 0.5
+    assert everything["block_prevalence"] == 2 / 12
+    # positive blocks score 0.4 and 0; of 10 empty ones, one scores 0.3 and nine tie at 0
+    assert everything["block_auc"] == pytest.approx((10 + 4.5) / 20, abs=1e-15)
+
+
+def test_coarse_map_against_scikit_learn():
+    generator = np.random.default_rng(2)
+    target = np.clip(generator.normal(size=(20, 4, 4)) - 1, 0, 1)
+    predicted = target + generator.normal(size=target.shape)
+    values = metrics.coarse_map_metrics(predicted, target, np.ones(20))["all"]
+    truth = (target > 0).ravel()
+    assert values["block_auc"] == pytest.approx(
+        oracle.roc_auc_score(truth, predicted.ravel()), abs=1e-12
+    )
+    assert values["block_average_precision"] == pytest.approx(
+        oracle.average_precision_score(truth, predicted.ravel()), abs=1e-12
+    )
+
+
+def test_a_constant_map_gets_the_credit_of_chance():
+    target = np.zeros((2, 4, 4))
+    target[:, 0, 0] = 1
+    values = metrics.coarse_map_metrics(np.zeros((2, 4, 4)), target, [1, 1])
+    assert values["all"]["pointing_hit_rate"] == 1 / 16
+    assert values["all"]["block_auc"] == 0.5
+
+
+def test_coarse_map_without_any_mvo():
+    with pytest.warns(metrics.OneClassWarning, match="blocks of the coarse map"):
+        values = metrics.coarse_map_metrics(np.zeros((2, 4, 4)), np.zeros((2, 4, 4)), [0, 0])
+    assert values["all"]["mse"] == 0
+    assert math.isnan(values["all"]["block_auc"])
+    assert values["positive"]["cases"] == 0
+    assert math.isnan(values["positive"]["mse"])
+
+
+@pytest.mark.parametrize(
+    ("predicted", "target", "expected"),
+    [
+        (np.zeros((2, 4, 4)), np.zeros((2, 8, 8)), "do not fit"),
+        (np.zeros((3, 4, 4)), np.zeros((3, 4, 4)), "do not fit"),
+        (np.full((2, 4, 4), np.nan), np.zeros((2, 4, 4)), "not finite"),
+        (np.zeros((2, 4, 4)), np.full((2, 4, 4), 1.5), "outside"),
+    ],
+)
+def test_bad_coarse_maps(predicted, target, expected):
+    with pytest.raises(ValueError, match=expected):
+        metrics.coarse_map_metrics(predicted, target, [0, 1])
+
+
+def test_no_warning_on_ordinary_data():
+    label, probability = random_scores(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        metrics.roc_auc(label, probability)
+        metrics.choose_threshold(label, probability)
+        metrics.calibration_slope_intercept(label, probability)

@@ -1,0 +1,152 @@
+"""The predictions table: exact round trip, and every way a file can be wrong."""
+
+import os
+
+import numpy as np
+import pytest
+
+from mvo_jax.errors import UserError
+from mvo_jax.evaluation.predictions import (
+    Predictions,
+    read_predictions,
+    replace_file,
+    write_predictions,
+)
+
+HEADER = "case_id,patient_id,label,probability,decision,threshold\n"
+
+
+def make(cases=5, **changes):
+    values = {
+        "split": "test",
+        "case_id": tuple(f"case_{i}" for i in range(cases)),
+        "patient_id": tuple(f"p{i // 2}" for i in range(cases)),
+        "label": np.arange(cases) % 2,
+        "probability": np.linspace(0.1, 0.9, cases),
+    }
+    return Predictions(**(values | changes))
+
+
+def test_round_trip_is_exact(tmp_path):
+    generator = np.random.default_rng(0)
+    probability = np.concatenate(([0.0, 1.0, 5e-324, np.nextafter(1, 0)], generator.random(200)))
+    names = ["plain", 'quo"te, comma', "two\nlines", "Zoë 心", *(f"c{i}" for i in range(200))]
+    written = make(
+        204,
+        case_id=tuple(names),
+        probability=probability,
+    )
+    write_predictions(tmp_path / "p.csv", written, 1 / 3)
+    read, threshold = read_predictions(tmp_path / "p.csv", split="test")
+    assert threshold == 1 / 3
+    assert read.case_id == written.case_id
+    assert read.patient_id == written.patient_id
+    assert read.label.dtype == np.int32
+    np.testing.assert_array_equal(read.label, written.label)
+    np.testing.assert_array_equal(read.probability, probability)  # bit for bit: repr digits
+
+
+def test_decision_is_at_or_above_the_threshold(tmp_path):
+    write_predictions(tmp_path / "p.csv", make(3, probability=[0.2, 0.5, 0.7]), 0.5)
+    rows = (tmp_path / "p.csv").read_text().splitlines()
+    assert rows[0] + "\n" == HEADER
+    assert [row.split(",")[4] for row in rows[1:]] == ["0", "1", "1"]
+
+
+def test_byte_order_mark_and_crlf_are_accepted(tmp_path):
+    body = HEADER + "a,p,1,0.5,1,0.5\nb,q,0,0.25,0,0.5\n"
+    (tmp_path / "p.csv").write_bytes(b"\xef\xbb\xbf" + body.replace("\n", "\r\n").encode())
+    read, threshold = read_predictions(tmp_path / "p.csv", split="validation")
+    assert read.case_id == ("a", "b")
+    assert read.split == "validation"
+    assert threshold == 0.5
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("", "line 1: expected case_id"),
+        ("id,p\n", "found id,p"),
+        (HEADER, "has no cases"),
+        (HEADER + "a,p,1,0.5,1\n", "line 2: 5 columns"),
+        (HEADER + "a,p,1,nan,1,0.5\n", "line 2: probability 'nan'"),
+        (HEADER + "a,p,1,1.5,1,0.5\n", "line 2: probability '1.5'"),
+        (HEADER + "a,p,1,,1,0.5\n", "line 2: probability ''"),
+        (HEADER + "a,p,2,0.5,1,0.5\n", "line 2: label '2'"),
+        (HEADER + "a,p,1,0.5,yes,0.5\n", "line 2: decision 'yes'"),
+        (HEADER + "a,p,1,0.5,1,inf\n", "line 2: threshold 'inf'"),
+        (HEADER + "a,p,1,0.5,0,0.5\n", "line 2: decision 0 contradicts"),
+        (HEADER + ",p,1,0.5,1,0.5\n", "line 2: empty case_id"),
+        (HEADER + "a,p,1,0.5,1,0.5\n\na,q,0,0.1,0,0.5\n", "line 4: case 'a' is already on line 2"),
+        (HEADER + "a,p,1,0.5,1,0.5\nb,q,0,0.1,0,0.4\n", "line 3: threshold 0.4 differs"),
+        (HEADER + '"a,p,1,0.5,1,0.5\n', "not a UTF-8 CSV table"),
+    ],
+)
+def test_bad_tables_name_file_and_line(tmp_path, body, expected):
+    path = tmp_path / "p.csv"
+    path.write_text(body)
+    with pytest.raises(UserError) as caught:
+        read_predictions(path, split="test")
+    assert expected in caught.value.cause
+    assert str(path) in caught.value.cause
+    assert "\n" not in caught.value.cause
+    assert caught.value.remedy
+
+
+def test_missing_and_binary_files(tmp_path):
+    with pytest.raises(UserError, match="cannot read"):
+        read_predictions(tmp_path / "absent.csv", split="test")
+    (tmp_path / "p.csv").write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(UserError, match="not a UTF-8 CSV"):
+        read_predictions(tmp_path / "p.csv", split="test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"case_id": (), "patient_id": (), "label": [], "probability": []}, "no cases"),
+        ({"case_id": ("a", "b", "c", "d", "a")}, "repeated"),
+        ({"case_id": ("a", "b", "c", "d", "")}, "empty case"),
+        ({"patient_id": ("p",)}, "1 patient ids"),
+        ({"label": [0, 1, 2, 0, 1]}, "labels other"),
+        ({"label": [0, 1]}, "expected \\(5,\\)"),
+        ({"probability": [0.1, 0.2, np.nan, 0.4, 0.5]}, "NaN"),
+        ({"probability": [0.1, 0.2, 1.1, 0.4, 0.5]}, "outside"),
+        ({"coarse_mask": np.zeros((5, 4, 3))}, "coarse_mask has shape"),
+        ({"coarse_mask": np.full((5, 4, 4), np.inf)}, "not finite"),
+        ({"coarse_mask": np.zeros((5, 4, 4)), "coarse_target": np.zeros((5, 8, 8))}, "differ"),
+        ({"coarse_target": np.full((5, 4, 4), 2.0)}, "outside"),
+    ],
+)
+def test_impossible_predictions_are_refused(changes, expected):
+    with pytest.raises(ValueError, match=expected):
+        make(**changes)
+
+
+def test_arrays_are_copied_and_read_only():
+    label, probability = np.array([0, 1]), np.array([0.1, 0.2])
+    kept = make(2, label=label, probability=probability)
+    probability[0] = 0.9
+    assert kept.probability[0] == 0.1
+    with pytest.raises(ValueError, match="read-only"):
+        kept.label[0] = 1
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
+def test_threshold_outside_the_unit_interval_is_refused(tmp_path, threshold):
+    with pytest.raises(ValueError, match="threshold"):
+        write_predictions(tmp_path / "p.csv", make(), threshold)
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "file.txt"
+    replace_file(path, "old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UserError, match="No space left"):
+        replace_file(path, "new")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]  # nothing left behind

@@ -1,0 +1,352 @@
+"""Intervals and tests against hand values, brute force and simulation."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mvo_jax.evaluation import metrics, statistics
+from mvo_jax.evaluation.predictions import Predictions
+
+# A small table worked by hand, scores times 10.
+#   positives (a, b): (8, 7) (6, 2) (4, 9); negatives (a, b): (5, 4) (3, 6)
+# Shares of negatives beaten, a: 1 1 1/2, b: 1 0 1; shares of positives that beat a negative,
+# a: 2/3 1, b: 2/3 2/3.
+HAND_LABEL = [1, 1, 1, 0, 0]
+HAND_A = [8, 6, 4, 5, 3]
+HAND_B = [7, 2, 9, 4, 6]
+
+
+def make(label, probability, patient_id=None, split="test"):
+    names = tuple(f"c{i}" for i in range(len(label)))
+    return Predictions(split, names, patient_id or names, np.array(label), np.array(probability))
+
+
+def random_case(seed, cases=120, levels=None):
+    generator = np.random.default_rng(seed)
+    label = (generator.random(cases) < 0.4).astype(int)
+    probability = stats.norm.cdf(generator.normal(size=cases) + label - 0.5)
+    if levels:
+        probability = np.round(probability * levels) / levels
+    return label, probability
+
+
+def brute_force_components(label, score):
+    positive = [s for s, y in zip(score, label, strict=True) if y == 1]
+    negative = [s for s, y in zip(score, label, strict=True) if y == 0]
+    wins = np.array([[(p > n) + 0.5 * (p == n) for n in negative] for p in positive])
+    return wins.mean(axis=1), wins.mean(axis=0)
+
+
+def brute_force_covariance(label, first, second):
+    """Textbook form: S10 / m + S01 / n, from all pairs."""
+    (a10, a01), (b10, b01) = (brute_force_components(label, s) for s in (first, second))
+    return np.cov(a10, b10)[0, 1] / len(a10) + np.cov(a01, b01)[0, 1] / len(a01)
+
+
+def test_delong_by_hand():
+    assert metrics.roc_auc(HAND_LABEL, HAND_A) == 5 / 6
+    # var(1, 1, 1/2) / 3 + var(2/3, 1) / 2 = 1/36 + 1/36
+    assert statistics.delong_variance(HAND_LABEL, HAND_A) == pytest.approx(1 / 18, abs=1e-15)
+    interval = statistics.delong_interval(HAND_LABEL, HAND_A)
+    assert interval.low == pytest.approx(5 / 6 - 1.959963985 * math.sqrt(1 / 18), abs=1e-9)
+    assert interval.high == 1  # clipped
+    assert "Wald" in interval.method
+
+
+def test_paired_delong_by_hand():
+    # differences of the components: (0, 1, -1/2) and (0, 1/3); variance 7/36 + 1/36
+    result = statistics.paired_delong_test(HAND_LABEL, HAND_A, HAND_B)
+    assert result.auc_b == pytest.approx(2 / 3, abs=1e-15)
+    assert result.difference == pytest.approx(1 / 6, abs=1e-15)
+    z = (1 / 6) / math.sqrt(2 / 9)
+    assert result.z == pytest.approx(z, abs=1e-12)
+    assert result.p == pytest.approx(2 * stats.norm.sf(z), abs=1e-12)
+    assert result.low == pytest.approx(1 / 6 - 1.959963985 * math.sqrt(2 / 9), abs=1e-9)
+    assert result.high == 1  # clipped
+
+
+# sums of about a hundred float64 terms in another order
+@pytest.mark.parametrize("levels", [None, 8])
+@pytest.mark.parametrize("seed", range(4))
+def test_delong_against_all_pairs(seed, levels):
+    label, first = random_case(seed, levels=levels)
+    second = np.clip(first + np.random.default_rng(seed + 50).normal(size=len(first)), -2, 2)
+    assert statistics.delong_variance(label, first) == pytest.approx(
+        brute_force_covariance(label, first, first), abs=1e-14
+    )
+    result = statistics.paired_delong_test(label, first, second)
+    variance = (
+        brute_force_covariance(label, first, first)
+        + brute_force_covariance(label, second, second)
+        - 2 * brute_force_covariance(label, first, second)
+    )
+    assert result.z == pytest.approx(result.difference / math.sqrt(variance), rel=1e-10)
+    swapped = statistics.paired_delong_test(label, second, first)
+    assert swapped.z == pytest.approx(-result.z, rel=1e-12)
+    assert swapped.p == pytest.approx(result.p, rel=1e-12)
+    assert (swapped.low, swapped.high) == pytest.approx((-result.high, -result.low), rel=1e-12)
+
+
+def test_a_score_against_itself_does_not_differ():
+    label, score = random_case(3, levels=6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for other in (score, 10 * score - 3, score**3):  # the last two rank alike
+            result = statistics.paired_delong_test(label, score, other)
+            assert (result.difference, result.z, result.p) == (0, 0, 1)
+            assert (result.low, result.high) == (0, 0)
+
+
+def test_paired_delong_that_cannot_be_tested_is_nan():
+    label = [0, 0, 1, 1]
+    result = statistics.paired_delong_test(label, [1, 2, 3, 4], [5, 5, 5, 5])  # 1.0 against 0.5
+    assert result.difference == 0.5
+    assert math.isnan(result.p)
+    assert math.isnan(result.low)
+
+
+def test_the_papers_auc_has_an_interval_of_about_63_to_82():
+    published = statistics.hanley_mcneil_interval(0.727, 44, 86)
+    assert published.low == pytest.approx(0.63, abs=0.005)
+    assert published.high == pytest.approx(0.82, abs=0.005)
+    # and DeLong says the same on scores of that AUC and size: normal quantiles, shifted
+    positive = stats.norm.ppf((np.arange(44) + 0.5) / 44) + math.sqrt(2) * stats.norm.ppf(0.727)
+    negative = stats.norm.ppf((np.arange(86) + 0.5) / 86)
+    label = np.repeat([1, 0], [44, 86])
+    interval = statistics.delong_interval(label, np.concatenate((positive, negative)))
+    assert interval.value == pytest.approx(0.727, abs=0.005)  # the quantiles are a discrete grid
+    assert interval.low == pytest.approx(0.63, abs=0.01)
+    assert interval.high == pytest.approx(0.82, abs=0.01)
+
+
+def test_logit_form():
+    label, score = random_case(1)
+    wald = statistics.delong_interval(label, score)
+    logit = statistics.delong_interval(label, score, form="logit")
+    auc, error = wald.value, math.sqrt(statistics.delong_variance(label, score))
+    reach = 1.959963985 * error / (auc * (1 - auc))
+    centre = math.log(auc / (1 - auc))
+    assert logit.low == pytest.approx(1 / (1 + math.exp(reach - centre)), abs=1e-9)
+    assert logit.high == pytest.approx(1 / (1 + math.exp(-reach - centre)), abs=1e-9)
+    assert "logit" in logit.method
+    near_one = statistics.delong_interval(HAND_LABEL, HAND_A, form="logit")
+    assert 0 < near_one.low < near_one.value < near_one.high < 1
+    with pytest.raises(ValueError, match="known: wald, logit"):
+        statistics.delong_interval(label, score, form="exact")
+
+
+def test_complete_separation_keeps_a_width():
+    label = np.repeat([0, 1], [30, 10])
+    interval = statistics.delong_interval(label, np.arange(40))
+    assert (interval.value, interval.high) == (1, 1)
+    assert interval.low == pytest.approx(0.025**0.1, abs=1e-12)  # Clopper-Pearson, 10 of 10
+    assert "separation" in interval.method
+    reverse = statistics.delong_interval(label, -np.arange(40))
+    assert (reverse.value, reverse.low) == (0, 0)
+    assert reverse.high == pytest.approx(1 - interval.low, abs=1e-12)
+
+
+def test_degenerate_classes():
+    with pytest.warns(metrics.OneClassWarning, match="'fold'"):
+        interval = statistics.delong_interval([1, 1], [0.1, 0.2], split="fold")
+    assert math.isnan(interval.value)
+    with pytest.warns(metrics.OneClassWarning):
+        assert math.isnan(statistics.delong_variance([0, 0], [0.1, 0.2]))
+    with pytest.warns(metrics.OneClassWarning):
+        assert math.isnan(statistics.paired_delong_test([0, 0], [1, 2], [2, 1]).p)
+    single = statistics.delong_interval([1, 0, 0], [0.5, 0.4, 0.6])
+    assert single.value == 0.5
+    assert math.isnan(single.low)
+    assert math.isnan(single.high)
+    constant = statistics.delong_interval([1, 1, 0, 0], [3, 3, 3, 3])
+    assert (constant.value, constant.low, constant.high) == (0.5, 0.5, 0.5)
+
+
+def test_delong_covers_at_the_stated_rate():
+    """400 samples of 30 + 50 binormal scores, true AUC 0.76: 95 % +- 3.3 % is three sigma."""
+    generator = np.random.default_rng(8)
+    truth = stats.norm.cdf(1 / math.sqrt(2))
+    label = np.repeat([1, 0], [30, 50])
+    covered = {"wald": 0, "logit": 0}
+    for _ in range(400):
+        score = generator.normal(size=80) + label
+        for form in covered:
+            interval = statistics.delong_interval(label, score, form=form)
+            covered[form] += int(interval.low <= truth <= interval.high)
+    for hits in covered.values():
+        # Wald is known to undercover by about a point at this size
+        assert 0.905 <= hits / 400 <= 0.985
+
+
+def test_paired_test_has_the_stated_size():
+    """400 samples of two equally good scores: 5 % rejections, three sigma is 3.3 %."""
+    generator = np.random.default_rng(9)
+    label = np.repeat([1, 0], [40, 60])
+    rejected = 0
+    for _ in range(400):
+        common = generator.normal(size=100) + 1.5 * label
+        first, second = (common + generator.normal(size=100) for _ in range(2))
+        rejected += statistics.paired_delong_test(label, first, second).p < 0.05
+    assert 0.017 <= rejected / 400 <= 0.083
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [
+        # Newcombe 1998 (Stat Med 17:857), Table I, method 3
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+        # by hand, z = 1.96: (0.5 + z^2 / 20) / (1 + z^2 / 10) -+ ...
+        (5, 10, 0.2366, 0.7634),
+        (10, 10, 0.7225, 1.0),
+    ],
+)
+def test_wilson_against_published_values(successes, trials, low, high):
+    interval = statistics.wilson_interval(successes, trials)
+    assert interval.low == pytest.approx(low, abs=5e-5)  # printed to four decimals
+    assert interval.high == pytest.approx(high, abs=5e-5)
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(25, 44), (65, 86), (0, 3), (3, 3), (1, 1)])
+def test_wilson_against_scipy(successes, trials):
+    ours = statistics.wilson_interval(successes, trials, confidence=0.9)
+    theirs = stats.binomtest(successes, trials).proportion_ci(0.9, method="wilson")
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_wilson_edges():
+    assert math.isnan(statistics.wilson_interval(0, 0).value)
+    with pytest.raises(ValueError, match="successes"):
+        statistics.wilson_interval(3, 2)
+    with pytest.raises(ValueError, match="confidence"):
+        statistics.wilson_interval(1, 2, confidence=95)
+
+
+def test_wilson_coverage_is_near_nominal():
+    """Exact coverage summed over all outcomes of 44 trials, averaged over the true share."""
+    shares = np.linspace(0.05, 0.95, 181)
+    limits = [statistics.wilson_interval(k, 44) for k in range(45)]
+    coverage = [
+        sum(float(stats.binom.pmf(k, 44, p)) for k, i in enumerate(limits) if i.low <= p <= i.high)
+        for p in shares
+    ]
+    assert np.mean(coverage) == pytest.approx(0.95, abs=0.01)
+    assert min(coverage) > 0.91
+
+
+def test_bootstrap_statistics_equal_those_of_the_resampled_cases():
+    label, probability = random_case(4, cases=60, levels=12)
+    patients = tuple(f"p{i // 3}" for i in range(60))
+    block = next(statistics.bootstrap_weights(label, patients, replicates=25, seed=1))
+    drawn = statistics._weighted_statistics(label, probability, block, 0.5)
+    for row, weights in enumerate(block):
+        chosen = np.repeat(np.arange(60), weights.astype(int))
+        y, p = label[chosen], probability[chosen]
+        counts = metrics.confusion(y, p, 0.5)
+        expected = {
+            "auc": metrics.roc_auc(y, p),
+            "average_precision": metrics.average_precision(y, p),
+            "f1": counts.f1,
+            "recall": counts.recall,
+            "specificity": counts.specificity,
+            "balanced_accuracy": counts.balanced_accuracy,
+            "brier": metrics.brier_score(y, p),
+        }
+        assert {name: values[row] for name, values in drawn.items()} == pytest.approx(
+            expected, abs=1e-12
+        )
+
+
+def test_bootstrap_draws_whole_patients_within_strata():
+    label = np.array([1, 0, 0, 0, 1, 1, 0])
+    patients = ("a", "a", "b", "b", "c", "c", "d")  # a and c positive, b and d not
+    rows = np.concatenate(
+        list(statistics.bootstrap_weights(label, patients, replicates=50, seed=0))
+    )
+    np.testing.assert_array_equal(rows[:, 0], rows[:, 1])
+    np.testing.assert_array_equal(rows[:, 2], rows[:, 3])
+    assert (rows[:, 0] + rows[:, 4] == 2).all()
+    assert (rows[:, 2] + rows[:, 6] == 2).all()
+
+
+def test_bootstrap_is_reproducible_whatever_the_block_size(monkeypatch):
+    label, probability = random_case(5)
+    data = make(label, probability)
+    first = statistics.bootstrap_intervals(data, threshold=0.4, replicates=200, seed=3)
+    monkeypatch.setattr(statistics, "_CHUNK_VALUES", 1000)
+    assert statistics.bootstrap_intervals(data, threshold=0.4, replicates=200, seed=3) == first
+    other = statistics.bootstrap_intervals(data, threshold=0.4, replicates=200, seed=4)
+    assert other["auc"].low != first["auc"].low
+    assert other["auc"].value == first["auc"].value
+
+
+def test_bootstrap_agrees_with_delong_on_independent_cases():
+    label, probability = random_case(6, cases=400)
+    drawn = statistics.bootstrap_intervals(make(label, probability), threshold=0.5)["auc"]
+    formula = statistics.delong_interval(label, probability)
+    # different estimators; Monte Carlo error of a 2.5 % limit of 2000 samples is about 0.0013
+    assert drawn.low == pytest.approx(formula.low, abs=0.008)
+    assert drawn.high == pytest.approx(formula.high, abs=0.008)
+
+
+def test_repeated_slices_narrow_delong_but_not_the_patient_bootstrap():
+    label, probability = random_case(7, cases=80)
+    patients = tuple(f"p{i:03d}" for i in range(80))
+    single = make(label, probability, patients)
+    repeated = make(np.repeat(label, 4), np.repeat(probability, 4), tuple(np.repeat(patients, 4)))
+    once, fourfold = (
+        statistics.bootstrap_intervals(data, threshold=0.5, replicates=300)["auc"]
+        for data in (single, repeated)
+    )
+    assert (once.low, once.high) == pytest.approx((fourfold.low, fourfold.high), abs=1e-12)
+    narrow = statistics.delong_interval(repeated.label, repeated.probability)
+    wide = statistics.delong_interval(label, probability)
+    assert (wide.high - wide.low) / (narrow.high - narrow.low) == pytest.approx(2, rel=0.05)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_bootstrap_with_one_class(label):
+    with pytest.warns(metrics.OneClassWarning, match="'test'"):
+        drawn = statistics.bootstrap_intervals(
+            make([label] * 6, np.linspace(0.1, 0.9, 6)), threshold=0.5, replicates=50
+        )
+    assert math.isnan(drawn["auc"].value)
+    assert math.isnan(drawn["auc"].low)
+    assert drawn["brier"].low <= drawn["brier"].value <= drawn["brier"].high
+    with pytest.warns(metrics.OneClassWarning):
+        assert statistics.bootstrap_roc_band(make([label] * 3, [0.1, 0.2, 0.3])) is None
+
+
+def test_bootstrap_refuses_nonsense():
+    data = make([0, 1], [0.1, 0.9])
+    with pytest.raises(ValueError, match="replicates"):
+        statistics.bootstrap_intervals(data, threshold=0.5, replicates=1)
+    with pytest.raises(ValueError, match="confidence"):
+        statistics.bootstrap_intervals(data, threshold=0.5, confidence=1.0)
+
+
+def test_roc_band_surrounds_the_curve():
+    label, probability = random_case(8, cases=300)
+    band = statistics.bootstrap_roc_band(make(label, probability))
+    assert band is not None
+    curve = metrics.roc_curve(label, probability)
+    middle = np.interp(
+        band.false_positive_rate, curve.false_positive_rate, curve.true_positive_rate
+    )
+    inside = (band.low <= middle + 1e-9) & (middle <= band.high + 1e-9)
+    assert inside.all()
+    assert (np.diff(band.low) >= 0).all()
+
+
+def test_by_patient():
+    data = make([1, 0, 0, 0, 1], [0.9, 0.3, 0.2, 0.4, 1.0], ("b", "b", "a", "a", "c"))
+    patients = statistics.by_patient(data)
+    assert patients.case_id == ("a", "b", "c")
+    assert patients.label.tolist() == [0, 1, 1]
+    np.testing.assert_allclose(patients.probability, [0.3, 0.6, 1.0], atol=1e-15)
+    assert "test" in patients.split
