@@ -453,6 +453,7 @@ def history_series(
         (int(row["step"]), float(row[key]))
         for row in history
         if row.get("split") == split
+        and "step" in row
         and isinstance(row.get(key), (int, float))
         and math.isfinite(row[key])
     )

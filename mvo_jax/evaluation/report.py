@@ -201,12 +201,13 @@ def _baseline(test: Predictions, feature: Any, confidence: float) -> dict[str, A
 
 
 def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    if not history:
+    logged = [int(row["step"]) for row in history if "step" in row]
+    if not logged:
         return None
     steps, aucs = figures.history_series(history, "validation", "auc")
     best = int(np.argmax(aucs)) if aucs else None
     return {
-        "last_step": max(int(row["step"]) for row in history),
+        "last_step": max(logged),
         "best_validation_auc": None if best is None else aucs[best],
         "best_validation_step": None if best is None else steps[best],
     }
@@ -374,7 +375,7 @@ def _number(value: float | None, digits: int = 3) -> str:
 def _span(estimate: Mapping[str, Any], digits: int = 1, scale: float = 100) -> str:
     """Limits as 'low to high', in percent unless scaled otherwise."""
     if estimate["low"] is None or estimate["high"] is None:
-        return "not defined"
+        return "–"  # noqa: RUF001
     low, high = (_number(scale * estimate[limit], digits) for limit in ("low", "high"))
     return f"{low} to {high}"
 

@@ -343,7 +343,8 @@ def bootstrap_intervals(
 
     Returns:
         Estimates of auc, average_precision, f1, recall, specificity, balanced_accuracy, brier;
-        nan where not defined (a missing class warns).
+        nan where not defined (a missing class warns). Limits are nan too where the value is
+        exactly 0 or 1: no sample can differ from it, so the bootstrap cannot tell.
 
     Raises:
         ValueError: fewer than 2 replicates.
@@ -374,11 +375,10 @@ def bootstrap_intervals(
     for name, value in values.items():
         sample = np.concatenate([block[name] for block in blocks])
         sample = sample[np.isfinite(sample)]
-        low, high = (
-            (math.nan, math.nan)
-            if math.isnan(value) or sample.size == 0
-            else (float(limit) for limit in np.quantile(sample, (tail, 1 - tail)))
-        )
+        low = high = math.nan
+        # At 0 or 1 every sample repeats the value: no spread, which is not certainty.
+        if 0 < value < 1 and sample.size:
+            low, high = (float(limit) for limit in np.quantile(sample, (tail, 1 - tail)))
         estimates[name] = Estimate(value, low, high, method)
     return estimates
 

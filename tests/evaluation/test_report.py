@@ -92,6 +92,7 @@ def record(case_id="case", label=1, frames=30, side=64, maps=True, **changes):
 
 
 HISTORY = [
+    {"event": "started"},
     {"step": 10, "split": "train", "loss": 0.7, "auc": 0.55, "learning_rate": 1e-5},
     {"step": 20, "split": "train", "loss": 0.5, "auc": 0.75, "learning_rate": 1e-4},
     {"step": 10, "split": "validation", "loss": 0.69, "auc": 0.6},
@@ -147,6 +148,23 @@ def test_summary_holds_what_the_functions_give():
         "best_validation_auc": 0.6,
         "best_validation_step": 10,
     }
+
+
+def test_perfect_separation(tmp_path):
+    label = np.repeat([0, 1], [8, 6])
+    data = Predictions(
+        "test", tuple("abcdefghijklmn"), tuple("abcdefghijklmn"), label, 0.1 + 0.8 * label
+    )
+    summary = summarise(data)
+    assert summary["metrics"]["f1"] == {
+        "value": 1.0,
+        "low": None,
+        "high": None,
+        "method": "stratified patient bootstrap, 50 samples",
+    }
+    assert 0.5 < summary["metrics"]["auc"]["low"] < 1
+    assert summary["calibration"]["slope"] is None
+    write(tmp_path / "r.html", data, summary)
 
 
 def test_optional_blocks_are_null():
@@ -302,7 +320,7 @@ def test_verdicts(tmp_path):
         (0, 0.5, "false alarm"),
         (0, 0.1, "correct: no MVO"),
     ):
-        case = record(label=label, probability=probability)
+        case = record(label=label, probability=probability, frames=2, side=16, maps=False)
         _, page = write(tmp_path / "r.html", make(), cases=[case])
         assert verdict in page.text
 

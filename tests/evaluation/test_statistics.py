@@ -322,6 +322,16 @@ def test_bootstrap_with_one_class(label):
         assert statistics.bootstrap_roc_band(make([label] * 3, [0.1, 0.2, 0.3])) is None
 
 
+def test_bootstrap_without_spread_claims_no_certainty():
+    data = make([0, 0, 0, 1, 1], [0.1, 0.2, 0.3, 0.8, 0.9])
+    drawn = statistics.bootstrap_intervals(data, threshold=0.5, replicates=50)
+    for name in ("auc", "f1", "balanced_accuracy"):
+        assert drawn[name].value == 1
+        assert math.isnan(drawn[name].low)
+        assert math.isnan(drawn[name].high)
+    assert drawn["brier"].low < drawn["brier"].high
+
+
 def test_bootstrap_refuses_nonsense():
     data = make([0, 1], [0.1, 0.9])
     with pytest.raises(ValueError, match="replicates"):
