@@ -93,6 +93,6 @@ def _available() -> str:
     return ", ".join(sorted(str(p) for p in Path("configs").glob("[a-z]*.py"))) or "none here"
 
 
-def config_from_json(content: dict[str, Any]) -> ConfigDict:
+def config_from_json(content: dict[str, Any]) -> Any:
     """The resolved config that a run folder keeps, locked again."""
     return ConfigDict(json.loads(json.dumps(content))).lock()
