@@ -1,0 +1,543 @@
+"""The method in PyTorch: the other side of every parity check and speed comparison.
+
+Written from the paper, from torchvision's documented layout of ``r2plus1d_18`` and from the facts
+known of the authors' code. State-dict keys of the trunk are torchvision's; the other parts carry
+the names of a released checkpoint. Nothing imports this module at start: torch stays optional.
+
+Clips come in as ``[B, T, H, W, C]`` and intermediates go out channels-last, so that both frameworks
+compare without transposing.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+VARIANTS = {
+    "backbone": (False, False),
+    "bert": (True, False),
+    "cgmr": (False, True),
+    "full": (True, True),
+}
+
+
+class Recorder(nn.Module):
+    """Hands a tensor through and keeps it, channels-last, under ``name`` while ``active``."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+        self.active = False
+        self.value: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x``, ``[B, C, ...]`` or ``[B, S, C]``."""
+        if self.active:
+            self.value = x.movedim(1, -1) if x.dim() > 3 else x
+        return x
+
+
+class Dropout(nn.Module):
+    """Dropout that can be told its mask.
+
+    Args:
+        name: path of the same dropout in the Flax model, e.g. 'encoder/block1/mlp_dropout'.
+        rate: probability of dropping.
+        channels: drop whole channels of a ``[B, C, H, W]`` map.
+    """
+
+    def __init__(self, name: str, rate: float, *, channels: bool = False):
+        super().__init__()
+        self.name = name
+        self.rate = rate
+        self.channels = channels
+        self.mask: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop entries of ``x`` when training; True in the mask keeps."""
+        if not self.training or self.rate == 0.0:
+            return x
+        if self.mask is not None:
+            return torch.where(self.mask, x / (1 - self.rate), 0.0)
+        if self.channels:
+            return F.dropout2d(x, self.rate, training=True)
+        return F.dropout(x, self.rate, training=True)
+
+
+def _mid_planes(planes_in: int, planes_out: int) -> int:
+    return planes_in * planes_out * 27 // (planes_in * 9 + 3 * planes_out)
+
+
+def _spatial(planes_in: int, planes_out: int, kernel: int, stride: int) -> nn.Conv3d:
+    return nn.Conv3d(
+        planes_in,
+        planes_out,
+        (1, kernel, kernel),
+        (1, stride, stride),
+        (0, kernel // 2, kernel // 2),
+        bias=False,
+    )
+
+
+def _temporal(planes_in: int, planes_out: int, stride: int = 1) -> nn.Conv3d:
+    return nn.Conv3d(planes_in, planes_out, (3, 1, 1), (stride, 1, 1), (1, 0, 0), bias=False)
+
+
+def _conv2plus1d(planes_in: int, planes_out: int, mid: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        _spatial(planes_in, mid, 3, stride),
+        nn.BatchNorm3d(mid),
+        nn.ReLU(inplace=True),
+        _temporal(mid, planes_out, stride),
+    )
+
+
+class BasicBlock(nn.Module):
+    """Residual block of two (2+1)D convolutions that share one mid-plane count."""
+
+    def __init__(self, planes_in: int, planes_out: int, stride: int):
+        super().__init__()
+        mid = _mid_planes(planes_in, planes_out)
+        self.conv1 = nn.Sequential(
+            _conv2plus1d(planes_in, planes_out, mid, stride),
+            nn.BatchNorm3d(planes_out),
+            nn.ReLU(inplace=True),
+        )
+        self.conv2 = nn.Sequential(
+            _conv2plus1d(planes_out, planes_out, mid), nn.BatchNorm3d(planes_out)
+        )
+        self.downsample = None
+        if stride != 1 or planes_in != planes_out:
+            self.downsample = nn.Sequential(
+                nn.Conv3d(planes_in, planes_out, 1, stride, bias=False),
+                nn.BatchNorm3d(planes_out),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, T, H, W]`` to ``[B, C', T', H', W']``."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(self.conv2(self.conv1(x)) + shortcut, inplace=True)
+
+
+class Trunk(nn.Module):
+    """torchvision's ``r2plus1d_18`` without pooling and head, at any width and depth."""
+
+    def __init__(self, in_channels: int, width: int, stage_sizes: tuple[int, ...]):
+        super().__init__()
+        mid = max(1, 45 * width // 64)
+        self.stem = nn.Sequential(
+            _spatial(in_channels, mid, 7, 2),
+            nn.BatchNorm3d(mid),
+            nn.ReLU(inplace=True),
+            _temporal(mid, width),
+            nn.BatchNorm3d(width),
+            nn.ReLU(inplace=True),
+        )
+        self.record_stem = Recorder("trunk/stem")
+        planes = width
+        self.stages = len(stage_sizes)
+        for stage, blocks in enumerate(stage_sizes):
+            layer = nn.Sequential()
+            for block in range(blocks):
+                planes_out = width * 2**stage
+                stride = 2 if stage > 0 and block == 0 else 1
+                layer.append(BasicBlock(planes, planes_out, stride))
+                planes = planes_out
+            self.add_module(f"layer{stage + 1}", layer)
+            self.add_module(f"record{stage + 1}", Recorder(f"trunk/layer{stage + 1}"))
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, T, H, W]`` to ``[B, 8 * width, ceil(T/8), ceil(H/16), ceil(W/16)]``."""
+        x = self.record_stem(self.stem(x))
+        for stage in range(1, self.stages + 1):
+            x = self.get_submodule(f"record{stage}")(self.get_submodule(f"layer{stage}")(x))
+        return x
+
+
+class LayerNorm(nn.Module):
+    """'released': over (unbiased deviation + 1e-6); 'standard': the textbook form, eps 1e-5."""
+
+    def __init__(self, size: int, form: str):
+        super().__init__()
+        self.a_2 = nn.Parameter(torch.ones(size))
+        self.b_2 = nn.Parameter(torch.zeros(size))
+        self.form = form
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        if self.form == "standard":
+            return F.layer_norm(x, x.shape[-1:], self.a_2, self.b_2, eps=1e-5)
+        deviation, mean = torch.std_mean(x, dim=-1, keepdim=True, correction=1)
+        return self.a_2 * (x - mean) / (deviation + 1e-6) + self.b_2
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with dropout on the weights."""
+
+    def __init__(self, hidden: int, heads: int, dropout: Dropout):
+        super().__init__()
+        self.heads = heads
+        self.linear_layers = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(3))
+        self.output_linear = nn.Linear(hidden, hidden)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, S, hidden]`` to the same shape."""
+        batch, tokens, hidden = x.shape
+        query, key, value = (
+            linear(x).view(batch, tokens, self.heads, -1).transpose(1, 2)
+            for linear in self.linear_layers
+        )
+        scores = query @ key.transpose(-2, -1) / math.sqrt(hidden // self.heads)
+        mixed = self.dropout(scores.softmax(-1)) @ value
+        return self.output_linear(mixed.transpose(1, 2).reshape(batch, tokens, hidden))
+
+
+class FeedForward(nn.Module):
+    """Linear, GELU, dropout, linear."""
+
+    def __init__(self, hidden: int, mlp_dim: int, form: str, dropout: Dropout):
+        super().__init__()
+        self.w_1 = nn.Linear(hidden, mlp_dim)
+        self.w_2 = nn.Linear(mlp_dim, hidden)
+        self.approximate = "tanh" if form == "released" else "none"
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, S, hidden]`` to the same shape."""
+        return self.w_2(self.dropout(F.gelu(self.w_1(x), approximate=self.approximate)))
+
+
+class Sublayer(nn.Module):
+    """Pre-norm residual connection."""
+
+    def __init__(self, hidden: int, form: str, dropout: Dropout):
+        super().__init__()
+        self.norm = LayerNorm(hidden, form)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, branch: nn.Module) -> Tensor:
+        """``x + dropout(branch(norm(x)))``."""
+        return x + self.dropout(branch(self.norm(x)))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm attention and feed-forward block with a dropout after it."""
+
+    def __init__(self, index: int, hidden: int, heads: int, mlp_dim: int, rate: float, form: str):
+        super().__init__()
+
+        def dropout(name: str) -> Dropout:
+            return Dropout(f"encoder/block{index + 1}/{name}", rate)
+
+        self.attention = Attention(hidden, heads, dropout("attention_dropout"))
+        self.feed_forward = FeedForward(hidden, mlp_dim, form, dropout("mlp_dropout"))
+        self.input_sublayer = Sublayer(hidden, form, dropout("attention_branch_dropout"))
+        self.output_sublayer = Sublayer(hidden, form, dropout("mlp_branch_dropout"))
+        self.dropout = dropout("output_dropout")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, S, hidden]`` to the same shape."""
+        x = self.input_sublayer(x, self.attention)
+        return self.dropout(self.output_sublayer(x, self.feed_forward))
+
+
+class Bert(nn.Module):
+    """CLS token, learned positions and encoder blocks without a final norm."""
+
+    def __init__(self, steps: int, hidden: int, layers: int, heads: int, rate: float, form: str):
+        super().__init__()
+        self.clsToken = nn.Parameter(0.02 * torch.randn(1, 1, hidden))
+        self.embedding = nn.ModuleDict({"learnedPosition": nn.Module()})
+        position = nn.Parameter(0.02 * torch.randn(1, steps + 1, hidden))
+        self.embedding["learnedPosition"].register_parameter("pe", position)
+        self.dropout = Dropout("encoder/embedding_dropout", rate)
+        self.transformer_blocks = nn.ModuleList(
+            TransformerBlock(i, hidden, heads, 4 * hidden, rate, form) for i in range(layers)
+        )
+        self.record_embedded = Recorder("encoder/embedded")
+        self.record_encoded = Recorder("encoder/encoded")
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """``[B, S, hidden]`` to ``[B, 1 + S, hidden]``."""
+        cls = self.clsToken.expand(tokens.shape[0], -1, -1)
+        position = self.embedding["learnedPosition"].get_parameter("pe")
+        x = self.dropout(torch.cat([cls, tokens], dim=1) + position)
+        x = self.record_embedded(x)
+        for block in self.transformer_blocks:
+            x = block(x)
+        return self.record_encoded(x)
+
+
+class DecoderBlock(nn.Module):
+    """Block that doubles the grid, in the paper's or the released layout."""
+
+    def __init__(self, planes_in: int, planes_out: int, layout: str):
+        super().__init__()
+        mid = max(1, planes_in // 4)
+        upsampled = planes_out if layout == "paper" else mid
+        self.conv1 = nn.Conv2d(planes_in, mid, 1)
+        self.norm1 = nn.BatchNorm2d(mid)
+        self.deconv2 = nn.ConvTranspose2d(mid, upsampled, 3, 2, padding=1, output_padding=1)
+        self.layout = layout
+        if layout == "released":
+            self.norm2 = nn.BatchNorm2d(mid)
+            self.conv3 = nn.Conv2d(mid, planes_out, 1)
+            self.norm3 = nn.BatchNorm2d(planes_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` to ``[B, C', 2H, 2W]``."""
+        x = self.norm1(self.conv1(x))
+        if self.layout == "paper":
+            return self.deconv2(F.max_pool2d(x, 3, stride=1, padding=1))
+        x = F.relu(self.norm2(self.deconv2(F.relu(x))))
+        return F.relu(self.norm3(self.conv3(x)))
+
+
+class PseudoBranch(nn.Module):
+    """Mask decoder: maximum over time, doubling blocks, channel dropout, 1x1 convolution."""
+
+    def __init__(self, planes: int, grid: int, mask_size: int, layout: str, rate: float):
+        super().__init__()
+        self.mask_size = mask_size
+        self.record_pooled = Recorder("decoder/pooled")
+        self.blocks = 0
+        while grid < mask_size:
+            self.blocks += 1
+            grid *= 2
+            planes_out = max(8, planes // 2)
+            self.add_module(f"deconv{self.blocks}", DecoderBlock(planes, planes_out, layout))
+            recorder = Recorder(f"decoder/upsampled{self.blocks}")
+            self.add_module(f"record{self.blocks}", recorder)
+            planes = planes_out
+        self.dropout = Dropout("decoder/dropout", rate, channels=True)
+        self.conv_seg = nn.Conv2d(planes, 1, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[B, C, T, h, w]`` to ``[B, m, m]``."""
+        x = self.record_pooled(features.amax(2))
+        for block in range(1, self.blocks + 1):
+            x = self.get_submodule(f"record{block}")(self.get_submodule(f"deconv{block}")(x))
+        x = self.conv_seg(self.dropout(x))
+        if x.shape[2:] != (self.mask_size, self.mask_size):
+            x = F.adaptive_avg_pool2d(x, self.mask_size)
+        return x[:, 0]
+
+
+class Output(NamedTuple):
+    """Logits ``[B, num_outputs]`` and the coarse mask ``[B, m, m]`` (None without mask branch)."""
+
+    logits: Tensor
+    coarse_mask: Tensor | None
+
+
+class TorchMVONet(nn.Module):
+    """The network of ``mvo_jax.models.mvo_net.MVONet``, argument for argument.
+
+    Args:
+        frames: T of the clips; fixes the number of learned positions.
+        image_size: smaller side of the clips; fixes the number of decoder blocks.
+        variant: row of the paper's Table 2, see ``VARIANTS``.
+        num_outputs: 1 (sigmoid) or 2 (softmax).
+        in_channels: channels of the stem; a grey clip is copied to 3.
+        width: channels of the trunk's first stage.
+        stage_sizes: residual blocks of each stage.
+        num_layers: encoder blocks.
+        num_heads: attention heads.
+        encoder_form: 'released' or 'standard'.
+        encoder_dropout: dropout rate inside the encoder.
+        head_dropout: dropout rate before the classifier.
+        mask_size: m of the coarse mask.
+        decoder_layout: 'paper' or 'released'.
+        decoder_dropout: channel dropout rate in the decoder.
+    """
+
+    def __init__(
+        self,
+        frames: int = 30,
+        image_size: int = 64,
+        *,
+        variant: str = "full",
+        num_outputs: int = 1,
+        in_channels: int = 3,
+        width: int = 64,
+        stage_sizes: tuple[int, ...] = (2, 2, 2, 2),
+        num_layers: int = 1,
+        num_heads: int = 8,
+        encoder_form: str = "released",
+        encoder_dropout: float = 0.1,
+        head_dropout: float = 0.8,
+        mask_size: int = 16,
+        decoder_layout: str = "paper",
+        decoder_dropout: float = 0.1,
+    ):
+        super().__init__()
+        has_encoder, has_mask = VARIANTS[variant]
+        strides = len(stage_sizes) - 1
+        hidden = width * 2**strides
+        steps = math.ceil(frames / 2**strides)
+        grid = math.ceil(image_size / 2 ** (strides + 1))
+        self.in_channels = in_channels
+        self.trunk = Trunk(in_channels, width, stage_sizes)
+        self.bert = None
+        if has_encoder:
+            self.bert = Bert(steps, hidden, num_layers, num_heads, encoder_dropout, encoder_form)
+        self.head_dropout = Dropout("head_dropout", head_dropout)
+        self.fc_action = nn.Linear(hidden, num_outputs)
+        self.pseudo_branch = None
+        if has_mask:
+            self.pseudo_branch = PseudoBranch(
+                hidden, grid, mask_size, decoder_layout, decoder_dropout
+            )
+        self.record_tokens = Recorder("tokens")
+        self.record_pooled = Recorder("pooled")
+
+    def forward(self, video: Tensor, *, with_mask: bool = True) -> Output:
+        """Classify clips ``[B, T, H, W, C]``; ``with_mask=False`` leaves the mask branch out."""
+        # This view has the strides of channels_last_3d already: nothing is copied.
+        x = video.permute(0, 4, 1, 2, 3)
+        if x.shape[1] == 1 and self.in_channels == 3:
+            x = x.expand(-1, 3, -1, -1, -1)
+        features = self.trunk(x)
+        tokens = self.record_tokens(features.mean((3, 4)).transpose(1, 2))
+        pooled = tokens.mean(1) if self.bert is None else self.bert(tokens)[:, 0]
+        logits = self.fc_action(self.head_dropout(self.record_pooled(pooled)))
+        if self.pseudo_branch is None or not with_mask:
+            return Output(logits, None)
+        return Output(logits, self.pseudo_branch(features))
+
+    def record(self, active: bool = True) -> None:
+        """Keep (or stop keeping) the named intermediates of later forward passes."""
+        for module in self.modules():
+            if isinstance(module, Recorder):
+                module.active, module.value = active, None
+
+    def intermediates(self) -> dict[str, Tensor]:
+        """What the last forward pass recorded, by the Flax model's names, channels-last."""
+        recorders = (module for module in self.modules() if isinstance(module, Recorder))
+        return {r.name: r.value for r in recorders if r.value is not None}
+
+    def inject_dropout(self, masks: Mapping[str, Tensor]) -> None:
+        """Use these dropout masks in later training passes.
+
+        Args:
+            masks: by the Flax path of each dropout, True keeps; shaped as in Flax (channels-last).
+
+        Raises:
+            KeyError: a mask without its dropout, or a dropout of non-zero rate without its mask.
+        """
+        layers = {m.name: m for m in self.modules() if isinstance(m, Dropout) and m.rate > 0}
+        if different := layers.keys() ^ masks.keys():
+            raise KeyError(f"dropout masks do not fit the model: {sorted(different)}")
+        for name, mask in masks.items():
+            layers[name].mask = mask.movedim(-1, 1) if layers[name].channels else mask
+
+
+def classification_loss(
+    logits: Tensor, label: Tensor, *, form: str = "cross_entropy", positive_weight: float = 1.0
+) -> Tensor:
+    """Classification loss of each case.
+
+    Args:
+        logits: ``[B, 1]`` or ``[B, 2]``.
+        label: ``[B]``, 0 or 1.
+        form: 'cross_entropy', or 'released' (half-weight BCE, 1e-7 inside the logarithms).
+        positive_weight: weight of positive cases.
+
+    Returns:
+        ``[B]``.
+
+    Raises:
+        ValueError: unknown form.
+    """
+    target = label.to(logits.dtype)
+    if form == "released":
+        p = logits[:, 0].sigmoid()
+        loss = -(target * (p + 1e-7).log() + (1 - target) * (1 - p + 1e-7).log()) * 0.5
+    elif form != "cross_entropy":
+        raise ValueError(f"loss form {form!r} is unknown")
+    elif logits.shape[1] == 1:
+        loss = F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
+    else:
+        loss = F.cross_entropy(logits, label.long(), reduction="none")
+    return loss * (1 + (positive_weight - 1) * target)
+
+
+def total_loss(
+    output: Output,
+    label: Tensor,
+    coarse_target: Tensor,
+    *,
+    form: str = "cross_entropy",
+    mask_loss_weight: float = 0.05,
+    positive_weight: float = 1.0,
+) -> Tensor:
+    """Classification loss plus lambda times the mean squared error of the coarse mask (Eq. 2)."""
+    loss = classification_loss(
+        output.logits, label, form=form, positive_weight=positive_weight
+    ).mean()
+    if output.coarse_mask is None:
+        return loss
+    return loss + mask_loss_weight * F.mse_loss(output.coarse_mask, coarse_target)
+
+
+def coarse_mask(lge_mask: Tensor, mask_size: int) -> Tensor:
+    """Eq. (1): share of MVO pixels (value 2) per block, ``[B, n, n]`` to ``[B, m, m]`` float32."""
+    side = lge_mask.shape[-1]
+    block = math.ceil(side / mask_size)
+    pad = block * mask_size - side
+    mvo = F.pad((lge_mask == 2).float(), (0, pad, 0, pad))
+    return F.avg_pool2d(mvo[:, None], block)[:, 0]
+
+
+def learning_rate(
+    step: int,
+    *,
+    peak: float,
+    total_steps: int,
+    warmup_steps: int = 0,
+    warmup_start: float = 1e-6,
+    power: float = 1.0,
+    end: float = 0.0,
+) -> float:
+    """Rate of the update after ``step`` updates: polynomial decay times linear warm-up (mmcv)."""
+    rate = end + (peak - end) * (1 - min(step / total_steps, 1.0)) ** power
+    if step < warmup_steps:
+        rate *= 1 - (1 - step / warmup_steps) * (1 - warmup_start)
+    return rate
+
+
+def make_optimiser(
+    parameters: Iterable[nn.Parameter],
+    name: str,
+    *,
+    weight_decay: float,
+    momentum: float = 0.9,
+    fused: bool | None = None,
+) -> torch.optim.Optimizer:
+    """torch's AdamW (decoupled decay) or SGD (decay as an L2 term); set the rate before each step.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name == "adamw":
+        return torch.optim.AdamW(
+            parameters, lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay, fused=fused
+        )
+    if name == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=0.0, momentum=momentum, weight_decay=weight_decay, fused=fused
+        )
+    raise ValueError(f"optimiser {name!r} is unknown")
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of every parameter group."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate

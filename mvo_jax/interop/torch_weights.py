@@ -1,0 +1,367 @@
+"""Weights between Flax variables and torch state dicts, bit-exact, both ways from one table.
+
+Only numpy is needed here: a state dict is a plain ``dict[str, np.ndarray]``. Three layouts of the
+torch side are known:
+
+* ``reference``: keys of ``torch_reference.TorchMVONet``;
+* ``torchvision``: the trunk alone, keys of torchvision's ``r2plus1d_18``;
+* ``released``: a checkpoint of the authors' full model.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mvo_jax.errors import UserError
+
+StateDict = dict[str, np.ndarray]
+Path = tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reorder:
+    """How an array is laid out on the two sides; each direction undoes the other exactly.
+
+    Attributes:
+        axes: Flax axis i is torch axis ``axes[i]``; None keeps the order.
+        flip: Flax axes that run backwards in torch.
+        unit_axes: trailing axes of length 1 that only torch has.
+    """
+
+    axes: tuple[int, ...] | None = None
+    flip: tuple[int, ...] = ()
+    unit_axes: int = 0
+
+    def to_flax(self, array: np.ndarray) -> np.ndarray:
+        """torch's array as Flax stores it."""
+        kept = array.ndim - self.unit_axes
+        if array.shape[kept:] != (1,) * self.unit_axes:
+            raise ValueError(f"trailing axes of {array.shape} are not 1")
+        array = array.reshape(array.shape[:kept])
+        if self.axes is not None:
+            array = array.transpose(self.axes)
+        return np.ascontiguousarray(np.flip(array, self.flip))
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        """Flax's array as torch stores it."""
+        array = np.flip(array, self.flip)
+        if self.axes is not None:
+            array = array.transpose(np.argsort(self.axes))
+        return np.ascontiguousarray(array.reshape(*array.shape, *(1,) * self.unit_axes))
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One array of a module: where it is in Flax, what torch calls it, how it is reordered."""
+
+    collection: str
+    flax: str
+    torch: str
+    reorder: Reorder = Reorder()
+
+
+_BIAS = Leaf("params", "bias", "bias")
+CONV3D = (Leaf("params", "kernel", "weight", Reorder((2, 3, 4, 1, 0))),)
+CONV1X1 = (Leaf("params", "kernel", "weight", Reorder((1, 0), unit_axes=2)), _BIAS)
+LINEAR = (Leaf("params", "kernel", "weight", Reorder((1, 0))), _BIAS)
+# A transposed convolution is stored in Flax as the plain convolution it equals: flipped in-plane.
+TRANSPOSED = (Leaf("params", "kernel", "weight", Reorder((2, 3, 0, 1), flip=(0, 1))), _BIAS)
+LAYER_NORM = (Leaf("params", "scale", "a_2"), Leaf("params", "bias", "b_2"))
+BATCH_NORM = (
+    Leaf("params", "scale", "weight"),
+    _BIAS,
+    Leaf("batch_stats", "mean", "running_mean"),
+    Leaf("batch_stats", "var", "running_var"),
+)
+EMBEDDING = (
+    Leaf("params", "cls", "clsToken"),
+    Leaf("params", "position", "embedding.learnedPosition.pe"),
+)
+
+# torch counts batches for a mode of BatchNorm that nobody uses here; Flax has no such array.
+BATCH_COUNTER = "num_batches_tracked"
+
+# (Flax module, torch module, arrays). {x} is a counter from 1 on both sides; {x0} is the same
+# counter where torch starts at 0.
+_BLOCK, _TORCH_BLOCK = "trunk/layer{stage}_block{block}", "trunk.layer{stage}.{block0}"
+_ENCODER, _TORCH_ENCODER = "encoder/block{block}", "bert.transformer_blocks.{block0}"
+_DECODER, _TORCH_DECODER = "decoder/block{block}", "pseudo_branch.deconv{block}"
+MODULES: tuple[tuple[str, str, tuple[Leaf, ...]], ...] = (
+    ("trunk/stem_spatial", "trunk.stem.0", CONV3D),
+    ("trunk/stem_spatial_norm", "trunk.stem.1", BATCH_NORM),
+    ("trunk/stem_temporal", "trunk.stem.3", CONV3D),
+    ("trunk/stem_temporal_norm", "trunk.stem.4", BATCH_NORM),
+    (f"{_BLOCK}/conv{{conv}}/spatial", f"{_TORCH_BLOCK}.conv{{conv}}.0.0", CONV3D),
+    (f"{_BLOCK}/conv{{conv}}/norm", f"{_TORCH_BLOCK}.conv{{conv}}.0.1", BATCH_NORM),
+    (f"{_BLOCK}/conv{{conv}}/temporal", f"{_TORCH_BLOCK}.conv{{conv}}.0.3", CONV3D),
+    (f"{_BLOCK}/norm{{conv}}", f"{_TORCH_BLOCK}.conv{{conv}}.1", BATCH_NORM),
+    (f"{_BLOCK}/downsample", f"{_TORCH_BLOCK}.downsample.0", CONV3D),
+    (f"{_BLOCK}/downsample_norm", f"{_TORCH_BLOCK}.downsample.1", BATCH_NORM),
+    ("encoder", "bert", EMBEDDING),
+    (f"{_ENCODER}/attention_norm", f"{_TORCH_ENCODER}.input_sublayer.norm", LAYER_NORM),
+    (f"{_ENCODER}/query", f"{_TORCH_ENCODER}.attention.linear_layers.0", LINEAR),
+    (f"{_ENCODER}/key", f"{_TORCH_ENCODER}.attention.linear_layers.1", LINEAR),
+    (f"{_ENCODER}/value", f"{_TORCH_ENCODER}.attention.linear_layers.2", LINEAR),
+    (f"{_ENCODER}/out", f"{_TORCH_ENCODER}.attention.output_linear", LINEAR),
+    (f"{_ENCODER}/mlp_norm", f"{_TORCH_ENCODER}.output_sublayer.norm", LAYER_NORM),
+    (f"{_ENCODER}/mlp_in", f"{_TORCH_ENCODER}.feed_forward.w_1", LINEAR),
+    (f"{_ENCODER}/mlp_out", f"{_TORCH_ENCODER}.feed_forward.w_2", LINEAR),
+    ("classifier", "fc_action", LINEAR),
+    (f"{_DECODER}/reduce", f"{_TORCH_DECODER}.conv1", CONV1X1),
+    (f"{_DECODER}/reduce_norm", f"{_TORCH_DECODER}.norm1", BATCH_NORM),
+    (f"{_DECODER}/upsample", f"{_TORCH_DECODER}.deconv2", TRANSPOSED),
+    (f"{_DECODER}/upsample_norm", f"{_TORCH_DECODER}.norm2", BATCH_NORM),
+    (f"{_DECODER}/expand", f"{_TORCH_DECODER}.conv3", CONV1X1),
+    (f"{_DECODER}/expand_norm", f"{_TORCH_DECODER}.norm3", BATCH_NORM),
+    ("decoder/predict", "pseudo_branch.conv_seg", CONV1X1),
+)
+
+# layout -> (start of a key in the reference layout, its start here); a module without an entry is
+# not part of the layout.
+LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
+    "reference": (("", ""),),
+    "torchvision": (("trunk.", ""),),
+    "released": (
+        ("trunk.stem.", "backbone.feature.features.0."),
+        ("trunk.layer{stage}.", "backbone.feature.features.{stage}."),
+        ("bert", "decode_head.bert_branch.bert"),
+        ("fc_action", "decode_head.bert_branch.fc_action"),
+        ("pseudo_branch.", "decode_head.pseudo_branch."),
+    ),
+}
+
+# Keys that a source may hold and the method does not use: regular expressions for whole keys.
+IGNORED: dict[str, tuple[str, ...]] = {
+    "reference": (),
+    "torchvision": (r"fc\.(weight|bias)",),  # the 400 Kinetics classes
+    # Parameters that every head of the authors' code inherits and never calls.
+    "released": (
+        r"decode_head\.(bert_branch\.)?"
+        r"(cls2Dconv[123]|cls2Dfc|clsconv[123]|clsfc|fc|conv_seg|conv_seg3D)\.(weight|bias)",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One line of the table for one layout: two templates and the array they name."""
+
+    flax: str
+    torch: str
+    leaf: Leaf
+
+    def torch_key(self, flax_path: str) -> str | None:
+        """Key of ``flax_path`` ('collection/module/leaf'), None where the rule does not match."""
+        return _translate(flax_path, self.flax, self.torch)
+
+    def flax_path(self, torch_key: str) -> str | None:
+        """Path of ``torch_key``, None where the rule does not match."""
+        return _translate(torch_key, self.torch, self.flax)
+
+
+_COUNTER = re.compile(r"\{([a-z]+)(0?)\}")
+
+
+@functools.cache
+def _pattern(template: str) -> re.Pattern[str]:
+    """A template as a regular expression with one group for each counter."""
+    pieces = _COUNTER.split(template)  # text, counter, '0' or '', text, counter, ...
+    pieces[0::3] = [re.escape(text) for text in pieces[0::3]]
+    pieces[1::3] = [f"(?P<{counter}>0|[1-9][0-9]*)" for counter in pieces[1::3]]
+    pieces[2::3] = ["" for _ in pieces[2::3]]
+    return re.compile("".join(pieces))
+
+
+def _translate(text: str, source: str, target: str) -> str | None:
+    """Rewrite ``text`` from one template to the other, or None if it is not of the first."""
+    match = _pattern(source).fullmatch(text)
+    if match is None:
+        return None
+    first = {name: 0 if zero else 1 for name, zero in _COUNTER.findall(source)}
+    counters = {name: int(value) - first[name] for name, value in match.groupdict().items()}
+    if min(counters.values(), default=0) < 0:
+        return None
+    return _COUNTER.sub(lambda m: str(counters[m[1]] + (0 if m[2] else 1)), target)
+
+
+def rules(layout: str) -> list[Rule]:
+    """The table for one layout of the torch side.
+
+    Raises:
+        ValueError: an unknown layout.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout {layout!r} is unknown; choose from {sorted(LAYOUTS)}")
+    table = []
+    for flax_module, torch_module, leaves in MODULES:
+        starts = [(old, new) for old, new in LAYOUTS[layout] if torch_module.startswith(old)]
+        for old, new in starts[:1]:
+            module = new + torch_module.removeprefix(old)
+            table += [
+                Rule(f"{leaf.collection}/{flax_module}/{leaf.flax}", f"{module}.{leaf.torch}", leaf)
+                for leaf in leaves
+            ]
+    return table
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}/")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = value
+    return tree
+
+
+class _Problems:
+    """Collects what does not fit and reports it all at once."""
+
+    LIMIT = 12  # keys of one kind printed by name; a foreign checkpoint has hundreds
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[str]] = {}
+
+    def add(self, kind: str, what: str) -> None:
+        self._found.setdefault(kind, []).append(what)
+
+    def check(self, cause: str, remedy: str) -> None:
+        """Raise UserError if anything was found."""
+        if not self._found:
+            return
+        parts = []
+        for kind, items in self._found.items():
+            more = len(items) - self.LIMIT
+            names = ", ".join(items[: self.LIMIT]) + (f" and {more} more" if more > 0 else "")
+            parts.append(f"{len(items)} {kind}: {names}")
+        raise UserError(f"{cause}: {'; '.join(parts)}", remedy)
+
+
+def to_torch(
+    variables: Mapping[str, Any], *, layout: str = "reference", batches_tracked: int = 0
+) -> StateDict:
+    """Flax variables as a torch state dict.
+
+    Args:
+        variables: ``{'params': ..., 'batch_stats': ...}`` of an ``MVONet``, or a part of it, such
+            as gradients under 'params' or the trunk alone.
+        layout: key of ``LAYOUTS``.
+        batches_tracked: value of torch's batch counters, which Flax does not have.
+
+    Returns:
+        Arrays with the dtype and the bits of the source.
+
+    Raises:
+        UserError: arrays that no rule, or more than one rule, maps. All are listed.
+        ValueError: an unknown layout.
+    """
+    table = rules(layout)
+    state_dict: StateDict = {}
+    problems = _Problems()
+    for path, value in _flatten(variables).items():
+        found = [(key, rule) for rule in table if (key := rule.torch_key(path)) is not None]
+        if len(found) != 1:
+            problems.add("without a rule" if not found else "with several rules", path)
+            continue
+        key, rule = found[0]
+        array = np.asarray(value)
+        if rule.leaf.reorder.axes is not None and array.ndim != len(rule.leaf.reorder.axes):
+            problems.add("of wrong shape", f"{path} {array.shape}")
+            continue
+        state_dict[key] = rule.leaf.reorder.to_torch(array)
+        if path.startswith("batch_stats/") and path.endswith("/mean"):
+            module = key.rpartition(".")[0]
+            state_dict[f"{module}.{BATCH_COUNTER}"] = np.array(batches_tracked, np.int64)
+    problems.check(
+        f"these arrays cannot be written in the {layout!r} layout",
+        "pass the variables of an MVONet; the 'torchvision' layout holds the trunk alone",
+    )
+    return state_dict
+
+
+def to_flax(
+    state_dict: Mapping[str, np.ndarray],
+    target: Mapping[str, Any],
+    *,
+    layout: str = "reference",
+    source: str = "the state dict",
+) -> dict[str, Any]:
+    """A torch state dict as Flax variables.
+
+    Args:
+        state_dict: arrays by torch key. Keys that ``IGNORED`` names for the layout are left out.
+        target: what must be filled: ``{'params': ..., 'batch_stats': ...}`` with leaves that have
+            ``shape`` and ``dtype``, as ``jax.eval_shape(model.init, ...)`` gives; or a part of it.
+        layout: key of ``LAYOUTS``.
+        source: name of the source in error messages, e.g. the file.
+
+    Returns:
+        Variables shaped as ``target``, with the bits of the source.
+
+    Raises:
+        UserError: unmapped keys, targets filled twice or not at all, wrong shapes or dtypes. All
+            are listed in one message.
+        ValueError: an unknown layout.
+    """
+    table = rules(layout)
+    wanted = _flatten(target)
+    filled: dict[str, np.ndarray] = {}
+    origin: dict[str, str] = {}
+    problems = _Problems()
+    norms = {
+        key.removesuffix("running_mean") + BATCH_COUNTER
+        for key in state_dict
+        if key.endswith(".running_mean")
+    }
+    for key, value in state_dict.items():
+        if key in norms or any(re.fullmatch(pattern, key) for pattern in IGNORED[layout]):
+            continue
+        found = [(path, rule) for rule in table if (path := rule.flax_path(key)) is not None]
+        if len(found) != 1:
+            problems.add("keys without a rule" if not found else "keys with several rules", key)
+            continue
+        path, rule = found[0]
+        if path in origin:
+            problems.add("arrays filled twice", f"{path} by {origin[path]} and {key}")
+            continue
+        origin[path] = key
+        if path not in wanted:
+            problems.add("keys the model has no place for", key)
+            continue
+        expected = wanted[path]
+        try:
+            array = rule.leaf.reorder.to_flax(np.asarray(value))
+        except ValueError:
+            problems.add("keys of wrong shape", f"{key} {np.shape(value)}, no {path}")
+            continue
+        if array.shape != tuple(expected.shape):
+            needed = rule.leaf.reorder.to_torch(np.empty(expected.shape, np.bool_)).shape
+            problems.add("keys of wrong shape", f"{key} {np.shape(value)}, not {needed}")
+        elif array.dtype != np.dtype(expected.dtype):
+            problems.add("keys of wrong dtype", f"{key} {array.dtype}, not {expected.dtype}")
+        else:
+            filled[path] = array
+    for path in (path for path in wanted if path not in origin):
+        missing = next((k for rule in table if (k := rule.torch_key(path)) is not None), path)
+        problems.add("keys missing", missing)
+    problems.check(
+        f"{source} does not fit the model in the {layout!r} layout",
+        "check that it comes from the same architecture (variant, width, input channels, frames, "
+        "mask size, decoder layout) and that the layout is named rightly",
+    )
+    return _unflatten({path: filled[path] for path in wanted})
