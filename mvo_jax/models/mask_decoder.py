@@ -104,6 +104,19 @@ def adaptive_average_pool(x: Array, size: int) -> Array:
     return jnp.einsum("ph,bhwc,qw->bpqc", windows(x.shape[1]), x, windows(x.shape[2]))
 
 
+def max_over_time(features: Array) -> Array:
+    """Maximum over axis 1 of ``[B, T, ...]``; the gradient goes to the first step that attains it.
+
+    ``features.max(axis=1)`` gives wrong gradients under jit. Its derivative goes to the entries
+    that *equal* the maximum, and XLA may compute ``features`` a second time for that comparison, in
+    another fusion with other rounding: then nothing is equal and the gradient is lost. An index
+    does not depend on the last bit.
+    """
+    first = features.argmax(axis=1, keepdims=True)
+    steps = jnp.arange(features.shape[1]).reshape(-1, *(1,) * (features.ndim - 2))
+    return jnp.where(steps == first, features, jnp.zeros((), features.dtype)).sum(axis=1)
+
+
 class MaskDecoder(nn.Module):
     """Predicts the coarse-grained mask from the trunk's features.
 
@@ -144,7 +157,7 @@ class MaskDecoder(nn.Module):
             raise ValueError(f"decoder layout {self.layout!r} is unknown; choose from {LAYOUTS}")
         if self.mask_size < 1:
             raise ValueError(f"mask_size must be at least 1, not {self.mask_size}")
-        x = sow(self, "pooled", features.max(axis=1))
+        x = sow(self, "pooled", max_over_time(features))
         block = 0
         while min(x.shape[1:3]) < self.mask_size:
             block += 1
