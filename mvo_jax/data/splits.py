@@ -119,7 +119,7 @@ def check_split(split: Split) -> None:
     wrong = np.flatnonzero(flat.max(axis=1) >= _MASK_VALUES)
     if wrong.size:
         require(False, f"lge_mask of case {split.case_id[wrong[0]]} has values above 3")
-    wrong = np.flatnonzero((flat == _MVO).any(axis=1) != (label == 1))
+    wrong = np.flatnonzero((flat == _MVO).any(axis=1).astype(np.int32) != label)
     if wrong.size:
         case = wrong[0]
         require(False, f"label {label[case]} of case {split.case_id[case]} denies its lge_mask")

@@ -49,7 +49,7 @@ def case_features(
 class Phantom(tfds.core.GeneratorBasedBuilder):
     """Simulated short-axis cine cohort with MVO labels; synthetic, no clinical claim."""
 
-    VERSION = tfds.core.Version("0.1.0")  # raised whenever the bytes of a case change
+    VERSION = tfds.core.Version("1.0.0")  # raised whenever the bytes of a case change
 
     jobs: int | None = None
     on_case: Callable[[], object] | None = None

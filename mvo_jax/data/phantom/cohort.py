@@ -11,6 +11,7 @@ from mvo_jax.data.phantom.patient import PRESETS
 from mvo_jax.errors import UserError
 
 MIN_FRAMES, MIN_IMAGE_SIZE = 8, 32
+MAX_SLICES = 9  # 10 mm apart, more would leave the ventricle
 
 _FIRST_PATIENT = {"train": 0, "validation": 100_000, "test": 200_000, "test_large": 300_000}
 
@@ -55,7 +56,7 @@ class CohortSpec:
         size: a name in SIZES.
         frames: frames a cine, at least 8.
         image_size: pixels along each side, at least 32.
-        slices_per_patient: slices of each patient, at least 1; all carry the patient's label.
+        slices_per_patient: slices of each patient, 1 to 9; all carry the patient's label.
 
     Raises:
         UserError: a name is unknown or a number out of range.
@@ -89,6 +90,12 @@ class CohortSpec:
                     f"{least}.",
                     f"Set data.{key} to {least} or more.",
                 )
+        if self.slices_per_patient > MAX_SLICES:
+            raise UserError(
+                f"data.slices_per_patient is {self.slices_per_patient}; a simulated ventricle has "
+                f"room for {MAX_SLICES} slices.",
+                f"Set data.slices_per_patient to {MAX_SLICES} or less.",
+            )
 
     @property
     def name(self) -> str:

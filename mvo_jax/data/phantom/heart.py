@@ -13,15 +13,16 @@ from mvo_jax.data.phantom.draws import smooth_field
 from mvo_jax.data.phantom.kinematics import deformed_radius, strongest_strain
 from mvo_jax.data.phantom.patient import SLICE_SPACING_MM, Anatomy, Pathology
 
-N_DEPTH, N_ANGLE = 40, 720  # about 0.2 mm deep and 0.25 mm along the wall, pixels are 2 mm
+N_DEPTH, N_ANGLE = 40, 512  # about 0.2 mm deep and 0.35 mm along the wall, pixels are 2 mm
 ANGLES = 2.0 * math.pi * (np.arange(N_ANGLE) + 0.5) / N_ANGLE
 DEPTHS = (np.arange(N_DEPTH) + 0.5) / N_DEPTH
 MVO_START = 0.08  # depth of the core's inner border: a thin layer is fed from the cavity
 
 _TETHER_ANGLE = math.radians(20.0)
 _TETHER_SHARE = 0.25  # of the infarct's strain deficit in the neighbouring muscle
-_MAX_HALF_ANGLE = math.radians(105.0)
-_MIN_CORE_MM2 = 14.0  # 3 to 4 pixels of 2 mm: smaller cores are not read as MVO
+_MAX_HALF_ANGLE = math.radians(115.0)
+_MIN_INFARCT_SHARE = 0.03  # every slice is taken through the infarct
+_MIN_CORE_MM2 = 30.0  # 7 to 8 pixels of 2 mm: smaller cores are hardly read as MVO
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,17 +128,17 @@ def build_heart(anatomy: Anatomy, pathology: Pathology, *, slice_index: int, sli
     taper = math.sqrt(max(1.0 - (level / 75.0) ** 2, 0.3)) - 0.0035 * level  # narrows to the apex
     endo = anatomy.endo_radius * taper * (1.0 + _harmonics(anatomy.endo_shape))
     wall = anatomy.wall * (1.0 - 0.004 * level)
-    epi = endo + wall * (1.0 + 8.0 * (_harmonics(anatomy.epi_shape)))
-    epi = np.maximum(epi, endo + 0.6 * wall)
+    # The amplitudes are shares of a radius, about a quarter of a wall's own variation.
+    epi = endo + wall * np.clip(1.0 + 8.0 * _harmonics(anatomy.epi_shape), 0.75, 1.2)
 
     # Infarct: every cell gets the half-angle from which on it belongs to the infarct.
     offset = angle_between(ANGLES, pathology.angle)
     away = pathology.level - level
-    share = pathology.infarct_share * math.exp(-0.5 * (away / 30.0) ** 2)
+    share = max(pathology.infarct_share * math.exp(-0.5 * (away / 30.0) ** 2), _MIN_INFARCT_SHARE)
     # A shallow infarct cannot hold a large share: it must reach deeper.
-    reach = max(pathology.transmurality, min(1.0, 1.35 * share * math.pi / _MAX_HALF_ANGLE))
+    reach = max(pathology.transmurality, min(1.0, 1.7 * share * math.pi / _MAX_HALF_ANGLE))
     depth = np.clip(DEPTHS[:, None] / reach, 0.0, None)
-    narrowing = np.sqrt(np.clip(1.0 - depth**2.5, 1e-9, None))
+    narrowing = np.where(depth < 1.0, 1.0 - 0.9 * depth**1.2, 1e-9)
     ragged = 1.0 + 0.16 * _material_noise(pathology.infarct_border)
     healthy = Heart(endo, epi, np.zeros(N_ANGLE), 0.0, np.empty(0), np.empty(0))
     score = np.abs(offset) * ragged / narrowing
@@ -162,7 +163,7 @@ def build_heart(anatomy: Anatomy, pathology: Pathology, *, slice_index: int, sli
     core_share = pathology.mvo_share * math.exp(-0.5 * (away / 25.0) ** 2)
     muscle = 0.5 * float(np.sum(epi**2 - endo**2)) * 2.0 * math.pi / N_ANGLE
     infarcted = float(weight[infarct].sum())
-    core_share = min(max(core_share, _MIN_CORE_MM2 / muscle), 0.55 * infarcted)
+    core_share = min(max(core_share, _MIN_CORE_MM2 / muscle), 0.45 * infarcted)
     core_score = np.full(infarct.shape, np.inf)
     for across, along, heaviness in pathology.foci:
         dx = (offset - along * half_angle) / half_angle

@@ -37,7 +37,8 @@ def _average(values: np.ndarray, subpixels: int) -> np.ndarray:
 
 def _index(angle: np.ndarray) -> np.ndarray:
     """Table position of an angle in radians."""
-    return np.floor(angle * (N_ANGLE / (2.0 * math.pi))).astype(np.int64) % N_ANGLE
+    # Shifted by whole turns, so that cutting off the fraction rounds down.
+    return (angle * (N_ANGLE / (2.0 * math.pi)) + 8 * N_ANGLE).astype(np.int64) & (N_ANGLE - 1)
 
 
 class Deformed:
@@ -87,12 +88,25 @@ class Deformed:
 
 def _cover(distance: np.ndarray, width: float) -> np.ndarray:
     """How much of a sub-pixel lies inside a border, from the distance inside it, mm."""
-    return np.clip(distance / width + 0.5, 0.0, 1.0)
+    cover = distance * (1.0 / width)
+    cover += 0.5
+    return np.clip(cover, 0.0, 1.0, out=cover)
 
 
 def _blend(image: np.ndarray, signal: np.ndarray | float, cover: np.ndarray) -> None:
     """Paint a signal over part of each sub-pixel, in place."""
     image += (signal - image) * cover
+
+
+def _span(wanted: np.ndarray) -> slice:
+    """The stretch of a line over which a condition holds."""
+    places = np.flatnonzero(wanted)
+    return slice(int(places[0]), int(places[-1]) + 1) if places.size else slice(0, 0)
+
+
+def _around(nodes: np.ndarray) -> np.ndarray:
+    """Smooth random curve over ANGLES from nodes spaced evenly around."""
+    return smooth_field(nodes[None, :], np.zeros(N_ANGLE), ANGLES / (2.0 * math.pi) * nodes.size)
 
 
 class _Scene:
@@ -121,69 +135,89 @@ class _Scene:
         self.muscle = (muscle * (1.0 + _TEXTURE_SD * 1.3 * fine)).reshape(-1)
 
         # Right ventricle: a crescent between the insertions, zero outside them.
-        across = np.abs(angle_between(ANGLES, math.pi)) / anatomy.rv_half_angle
-        skew = 1.0 + 0.25 * np.sin(angle_between(ANGLES, math.pi)) * d.uniform(-1.0, 1.0)
-        self.rv_depth = anatomy.rv_width * skew * np.clip(1.0 - across**2.2, 0.0, None) ** 0.75
+        from_septum = angle_between(ANGLES, math.pi)
+        across = np.abs(from_septum) / anatomy.rv_half_angle
+        skew = 1.0 + d.uniform(-0.35, 0.15) * np.sin(from_septum)
+        self.rv_depth = anatomy.rv_width * skew * np.clip(1.0 - across**2, 0.0, None) ** 0.8
         self.rv_wall = _RV_WALL_MM * np.clip((1.12 - across) / 0.12, 0.0, 1.0)
-        outer = heart.epi + self.rv_depth + self.rv_wall
+        rv_ridges = _around(d.normals(36))
+        self.rv_ridges = 1.6 * np.clip(rv_ridges, 0.0, 1.5) * np.clip(1.2 - across, 0.0, 1.0)
         # Fat and pericardium around the heart, thick in the grooves, thin beside the lung.
-        nodes = d.normals(1, 14)
-        fat = smooth_field(nodes, np.zeros(N_ANGLE), ANGLES / (2 * math.pi) * 14)
         groove = np.exp(-0.5 * ((across - 1.1) / 0.22) ** 2)
-        self.fat_depth = np.clip(0.6 + 0.9 * fat + 3.2 * groove, 0.0, 6.0)
-        self.pericardium = outer + self.fat_depth
+        self.fat_depth = np.clip(0.7 + 1.0 * _around(d.normals(14)) + 3.4 * groove, 0.0, 6.0)
+        self.pericardium = heart.epi + self.rv_depth + self.rv_wall + self.fat_depth
         self.rv_trabeculae = [
-            (math.pi + d.uniform(-0.6, 0.6), d.uniform(0.35, 0.85), d.uniform(1.5, 2.8))
+            (math.pi + d.uniform(-0.6, 0.6), d.uniform(0.45, 0.9), d.uniform(1.5, 2.8))
             for _ in range(1 + d.integer(3))
         ]
-        self.papillary_lobe = [d.uniform(-0.16, 0.16) for _ in range(2)]
-        self.papillary_gap = [d.uniform(0.5, 1.3) for _ in range(2)]
+        # Trabeculae line the free wall of the left ventricle, the septum is smooth.
+        self.ridges = (
+            1.5
+            * np.clip(_around(d.normals(40)), 0.0, 2.0)
+            * np.clip(0.35 + np.cos(ANGLES), 0.05, 1.0)
+        )
+        self.papillary_lobes = [
+            [
+                (d.uniform(0.85, 1.05), d.uniform(0.35, 0.95), 0.0),
+                (d.uniform(0.55, 0.85), d.uniform(0.0, 0.9), d.uniform(0.10, 0.24)),
+                (d.uniform(0.45, 0.75), d.uniform(0.0, 0.9), -d.uniform(0.10, 0.24)),
+            ]
+            for _ in range(2)
+        ]
         self.flow = [
             smooth_field(d.normals(9, 9), self.y / 11.0 + 4.0, self.x / 11.0 + 4.0)
             for _ in range(2)
         ]
         self.surroundings = self._paint_surroundings(d)
         self.shading = self._coil_shading()
+        # The left ventricle never leaves this part of the grid.
+        reach = float(heart.epi.max()) * 1.05 + 2.0 * self.edge + self._furthest_drift()
+        self.box = (
+            _span(np.abs(self.y[:, 0] - anatomy.centre[1]) < reach),
+            _span(np.abs(self.x[0] - anatomy.centre[0]) < reach),
+        )
+
+    def _furthest_drift(self) -> float:
+        return float(np.max(self.scan.drift[:, 0] + 0.5 * np.abs(self.scan.drift[:, 2])))
 
     def _paint_surroundings(self, d: Draws) -> np.ndarray:
         """Lung, diaphragm with liver and stomach, chest wall: ours, after anatomy, [n, n]."""
         cos, sin = math.cos(self.anatomy.rotation), math.sin(self.anatomy.rotation)
-        x = (self.x - self.anatomy.centre[0]) + 0.0 * self.y
-        y = (self.y - self.anatomy.centre[1]) + 0.0 * self.x
-        x, y = cos * x + sin * y, -sin * x + cos * y
+        right, up = self.x - self.anatomy.centre[0], self.y - self.anatomy.centre[1]
+        x, y = cos * right + sin * up, cos * up - sin * right
 
         def field(cell_mm: float) -> np.ndarray:
             return smooth_field(d.normals(24, 24), y / cell_mm + 12.0, x / cell_mm + 12.0)
 
-        def border(degrees: float, distance: float, roughness: float) -> np.ndarray:
-            angle = math.radians(degrees)
-            return math.cos(angle) * x + math.sin(angle) * y - distance + roughness * field(22.0)
+        relief, coarse, fine, speckle = field(24.0), field(13.0), field(6.0), field(2.5)
 
-        coarse, fine, speckle = field(16.0), field(6.0), field(3.0)
-        image = _LUNG * (1.0 + 0.35 * fine)
-        # Lung vessels: small bright spots.
-        _blend(image, 0.9, 0.8 * np.clip((speckle - 1.45) * 2.0, 0.0, 1.0))
-        # Mediastinal and epicardial fat behind the right ventricle and in patches.
-        _blend(
-            image,
-            self.scan.fat * (0.75 + 0.12 * fine),
-            np.clip((coarse + 0.35 * fine - 1.0 + 0.02 * (x + 30.0)) * -2.0, 0.0, 1.0)
-            * _cover(border(165.0 + d.normal(0.0, 12.0), 40.0 + d.uniform(0.0, 8.0), 3.0), 4.0),
-        )
-        # Chest wall in front: fat under it, then muscle.
-        wall = border(118.0 + d.normal(0.0, 10.0), 49.0 + d.uniform(0.0, 9.0), 2.0)
-        layer = d.uniform(4.0, 10.0)
-        _blend(image, self.scan.fat * (0.9 + 0.08 * fine), _cover(wall, self.edge))
-        _blend(image, _SKELETAL * (1.0 + 0.2 * fine), _cover(wall - layer, self.edge))
-        # Diaphragm below: liver on the right-ventricular side, stomach or spleen on the other.
-        below = border(262.0 + d.normal(0.0, 9.0), 40.0 + d.uniform(0.0, 9.0), 2.0)
-        organ = _LIVER * (1.0 + 0.07 * fine)
-        vessels = np.clip((np.abs(coarse + 0.4 * fine) < 0.10) * 1.0, 0.0, 1.0)
-        _blend(organ, 1.9, 0.7 * vessels)
-        side = border(0.0 + d.normal(0.0, 20.0), d.uniform(-8.0, 25.0), 4.0)
-        _blend(organ, d.uniform(0.3, 1.9) * (1.0 + 0.2 * coarse), _cover(side, 2.0))
-        _blend(image, self.scan.fat * 0.8, _cover(below + 1.5 + 1.2 * coarse, self.edge))
-        _blend(image, organ, _cover(below, self.edge))
+        def beyond(degrees: float, distance: float) -> np.ndarray:
+            """Distance past a wavy line that lies in this direction from the heart, mm."""
+            angle = math.radians(degrees)
+            return math.cos(angle) * x + math.sin(angle) * y - distance
+
+        image = _LUNG * (1.0 + 0.4 * fine + 0.4 * speckle)
+        # Lung vessels in cross-section.
+        _blend(image, 0.6 * self.scan.blood, np.clip(1.6 * (fine + 0.5 * speckle) - 2.5, 0.0, 0.9))
+        # Mediastinal fat with vessels on the side of the right ventricle, in patches.
+        medial = beyond(d.normal(170.0, 14.0), d.uniform(30.0, 42.0)) + 5.0 * relief
+        patches = np.clip(1.5 * (coarse + 0.4 * fine) + d.uniform(-0.6, 0.8), 0.0, 1.0)
+        _blend(image, self.scan.fat * (0.72 + 0.15 * fine), patches * _cover(medial, 4.0))
+        # Chest wall in front: fat, then muscle with ribs.
+        wall = beyond(d.normal(118.0, 10.0), d.uniform(46.0, 58.0)) + 2.0 * relief + 1.0 * coarse
+        layer = d.uniform(3.0, 10.0)
+        _blend(image, self.scan.fat * (0.85 + 0.12 * fine), _cover(wall, 1.5))
+        muscle = _SKELETAL * (1.0 + 0.35 * coarse + 0.15 * speckle)
+        _blend(image, np.maximum(muscle, 0.2), _cover(wall - layer + 1.5 * fine, 2.0))
+        # Diaphragm below: liver on the side of the right ventricle, stomach or spleen opposite.
+        below = beyond(d.normal(262.0, 9.0), d.uniform(39.0, 50.0)) + 2.5 * relief + 0.6 * coarse
+        organ = _LIVER * (1.0 + 0.06 * fine + 0.05 * speckle)
+        _blend(organ, 0.75 * self.scan.blood, np.clip(1.2 - 9.0 * np.abs(coarse + fine), 0.0, 0.7))
+        side = beyond(d.normal(0.0, 25.0), d.uniform(-8.0, 25.0)) + 6.0 * relief
+        stomach = d.uniform(0.3, 1.9) * (1.0 + 0.3 * coarse + 0.1 * fine)
+        _blend(organ, np.maximum(stomach, 0.1), _cover(side, 2.0))
+        _blend(image, self.scan.fat * 0.75, _cover(below + 1.2 + 1.6 * coarse, 1.5))
+        _blend(image, organ, _cover(below, 1.5))
         return image
 
     def _coil_shading(self) -> np.ndarray:
@@ -200,61 +234,106 @@ class _Scene:
 
     def frame(self, contraction: float, phase: float, drift: np.ndarray) -> np.ndarray:
         """Noise-free image at one time on the sub-pixel grid, [n, n]."""
-        scan, anatomy = self.scan, self.anatomy
         now = Deformed(self.heart, contraction)
-        dx = self.x - (anatomy.centre[0] + drift[0])
-        dy = self.y - (anatomy.centre[1] + drift[1])
+        dx = self.x - (self.anatomy.centre[0] + drift[0])
+        dy = self.y - (self.anatomy.centre[1] + drift[1])
         radius = np.hypot(dx, dy)
-        angle = np.arctan2(dy, dx) - anatomy.rotation
-        image = self.surroundings.copy()
-
+        angle = np.arctan2(dy, dx) - self.anatomy.rotation
         swirl = 2.0 * math.pi * phase
-        blood = scan.blood * (
-            1.0
-            - 0.05 * contraction
-            + 0.035 * (math.cos(swirl) * self.flow[0] + math.sin(swirl) * self.flow[1])
-        )
+        blood = (0.035 * math.cos(swirl)) * self.flow[0] + (0.035 * math.sin(swirl)) * self.flow[1]
+        blood = (blood + (1.0 - 0.05 * contraction)) * self.scan.blood
 
-        # Outside the left ventricle; the twist of the outer border is too small to matter here.
-        at = _index(angle)
+        image = self.surroundings.copy()
+        self._paint_outside(image, now, contraction, dx, dy, radius, angle, blood)
+        rows, columns = box = self.box
+        self._paint_left_ventricle(
+            image[box],
+            now,
+            contraction,
+            dx[:, columns],
+            dy[rows],
+            radius[box],
+            angle[box],
+            blood[box],
+        )
+        return image
+
+    def _paint_outside(
+        self,
+        image: np.ndarray,
+        now: Deformed,
+        contraction: float,
+        dx: np.ndarray,
+        dy: np.ndarray,
+        radius: np.ndarray,
+        angle: np.ndarray,
+        blood: np.ndarray,
+    ) -> None:
+        """Pericardium, fat and right ventricle, in place; the twist hardly reaches them."""
+        scan, anatomy = self.scan, self.anatomy
         rv_depth = self.rv_depth * (1.0 - anatomy.rv_shortening * contraction)
-        rv_outer = now.epi + rv_depth
-        outer = rv_outer + self.rv_wall
+        outer = now.epi + rv_depth + self.rv_wall
         # The pericardium follows the heart half-way: fat and lung fill the gap.
         pericardium = 0.5 * (self.pericardium + outer + self.fat_depth)
         gap = np.maximum(pericardium - outer, 1e-6)
         filling = np.clip(self.fat_depth / gap, 0.0, 1.0) * np.clip(self.fat_depth / 3.0, 0.25, 1.0)
+        rv_blood = np.where(rv_depth > 0.5, now.epi + rv_depth - self.rv_ridges, -np.inf)
+
+        at = _index(angle)
         inside_pericardium = pericardium[at] - radius
         _blend(image, 0.25, _cover(inside_pericardium + 1.0, self.edge))
         _blend(image, (scan.fat * 0.85 * filling)[at], _cover(inside_pericardium, self.edge))
         _blend(image, 0.95, _cover(outer[at] - radius, self.edge))
-        rv_blood = _cover(rv_outer[at] - radius, 1.5 * self.edge) * (rv_depth[at] > 0.5)
+        cover = _cover(rv_blood[at] - radius, 1.5 * self.edge)
         for where, how_far, size in self.rv_trabeculae:
             i = int(_index(np.array(where)))
             r = now.epi[i] + rv_depth[i] * how_far
-            from_middle = np.hypot(
-                dx - r * math.cos(where + anatomy.rotation),
-                dy - r * math.sin(where + anatomy.rotation),
-            )
-            rv_blood *= 1.0 - 0.7 * _cover(size - from_middle, 2.0 * self.edge)
-        _blend(image, 0.97 * blood, rv_blood)
+            self._carve(cover, dx, dy, r, where, size, 0.7)
+        _blend(image, 0.97 * blood, cover)
 
+    def _carve(
+        self,
+        cover: np.ndarray,
+        dx: np.ndarray,
+        dy: np.ndarray,
+        distance: float,
+        angle: float,
+        size: float,
+        strength: float,
+    ) -> None:
+        """Take a disc of muscle, at a distance and angle from the centre, out of blood."""
+        x = distance * math.cos(angle + self.anatomy.rotation)
+        y = distance * math.sin(angle + self.anatomy.rotation)
+        near = size + 2.0 * self.edge
+        part = _span(np.abs(dy[:, 0] - y) < near), _span(np.abs(dx[0] - x) < near)
+        from_middle = np.hypot(dx[:, part[1]] - x, dy[part[0]] - y)
+        cover[part] *= 1.0 - strength * _cover(size - from_middle, 1.5 * self.edge)
+
+    def _paint_left_ventricle(
+        self,
+        image: np.ndarray,
+        now: Deformed,
+        contraction: float,
+        dx: np.ndarray,
+        dy: np.ndarray,
+        radius: np.ndarray,
+        angle: np.ndarray,
+        blood: np.ndarray,
+    ) -> None:
+        """Wall, papillary muscles and cavity, in place."""
         depth, at = now.trace(radius, angle)
-        cell = np.clip(np.floor(depth * N_DEPTH), 0, N_DEPTH - 1).astype(np.int64)
+        cell = np.clip(depth * N_DEPTH, 0, N_DEPTH - 1).astype(np.int64)
         _blend(image, self.muscle[cell * N_ANGLE + at], _cover(now.epi[at] - radius, self.edge))
-
-        cavity = _cover(now.endo[at] - radius, scan.trabecula)
-        for i in range(2):
-            where = anatomy.papillary_angle[i]
-            size = anatomy.papillary_radius[i] * (1.0 + 0.08 * contraction)
-            endo = now.endo[int(_index(np.array(where)))]
-            for part, turn in ((1.0, 0.0), (0.75, self.papillary_lobe[i])):
-                r = max(endo - self.papillary_gap[i] * size, 0.45 * endo)
-                lobe = where + turn + self.heart.twist * contraction + anatomy.rotation
-                from_middle = np.hypot(dx - r * math.cos(lobe), dy - r * math.sin(lobe))
-                cavity *= 1.0 - 0.92 * _cover(part * size - from_middle, 1.5 * self.edge)
+        cavity = _cover((now.endo - self.ridges)[at] - radius, self.scan.trabecula)
+        turn = self.heart.twist * contraction
+        for i, lobes in enumerate(self.papillary_lobes):
+            where = float(self.anatomy.papillary_angle[i])
+            thick = float(self.anatomy.papillary_radius[i]) * (1.0 + 0.1 * contraction)
+            for part, gap, aside in lobes:
+                endo = float(now.endo[int(_index(np.array(where + aside)))])
+                r = max(endo - gap * thick, 0.45 * endo)
+                self._carve(cavity, dx, dy, r, where + aside + turn, part * thick, 0.92)
         _blend(image, blood, cavity)
-        return image
 
 
 def render_video(

@@ -84,7 +84,7 @@ def verify_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
     folder = Path(builder.data_path)
     sums = json.loads((folder / _CHECKSUMS).read_text())
     for name in builder.info.splits[split].filenames:
-        if _sha256(folder / name) != sums[name]["sha256"]:
+        if _sha256(folder / name) != sums.get(name, {}).get("sha256"):
             raise _damaged(folder, name, "has changed since it was written")
 
 
@@ -186,19 +186,21 @@ def _check_complete(folder: Path) -> None:
         if not (folder / name).is_file():
             raise _damaged(folder, name, "is missing")
     try:
-        json.loads((folder / _INFO).read_text())
         sums = {
-            name: int(entry["bytes"])
+            name: (int(entry["bytes"]), str(entry["sha256"]))
             for name, entry in json.loads((folder / _CHECKSUMS).read_text()).items()
         }
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise _damaged(folder, _CHECKSUMS, "or dataset_info.json cannot be read") from None
-    for name, size in sums.items():
+        raise _damaged(folder, _CHECKSUMS, "cannot be read") from None
+    for name, (size, digest) in sums.items():
         path = folder / name
         if not path.is_file():
             raise _damaged(folder, name, "is missing")
         if path.stat().st_size != size:
             raise _damaged(folder, name, f"has {path.stat().st_size} bytes instead of {size}")
+        # The case files are hashed when they are read, see verify_split.
+        if path.suffix == ".json" and _sha256(path) != digest:
+            raise _damaged(folder, name, "has changed since it was written")
 
 
 @contextlib.contextmanager

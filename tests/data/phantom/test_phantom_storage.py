@@ -1,0 +1,150 @@
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mvo_jax.data.phantom.storage import ensure_cohort, verify_split
+from mvo_jax.errors import UserError
+
+SMALL = {"preset": "paper", "seed": 0, "size": "tiny", "frames": 8, "image_size": 32}
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    builder = ensure_cohort(tmp_path, **SMALL, progress=False)
+    return tmp_path, Path(builder.data_path)
+
+
+def case_file(folder: Path) -> Path:
+    return next(folder.glob("*test*array_record*"))
+
+
+def test_second_call_reuses_what_is_there(cohort, capsys):
+    root, folder = cohort
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    ensure_cohort(root, **SMALL)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert capsys.readouterr() == ("", "")
+
+
+def test_every_parameter_has_its_own_folder(cohort):
+    root, folder = cohort
+    other = Path(ensure_cohort(root, **(SMALL | {"seed": 1}), progress=False).data_path)
+    assert other != folder
+    assert sorted(path.name for path in root.iterdir()) == ["phantom"]  # nothing temporary is left
+
+
+def test_progress_is_plain_lines_without_a_terminal(tmp_path, capsys):
+    ensure_cohort(tmp_path, **SMALL)
+    out, error = capsys.readouterr()
+    assert out == ""
+    lines = error.splitlines()
+    assert 9 <= len(lines) <= 11
+    assert lines[-1].startswith("Simulating cohort: 32/32 cases")
+
+
+def test_missing_file(cohort):
+    root, folder = cohort
+    for name in ("dataset_info.json", "features.json", case_file(folder).name):
+        hidden = folder / name
+        content = hidden.read_bytes()
+        hidden.unlink()
+        with pytest.raises(UserError) as caught:
+            ensure_cohort(root, **SMALL)
+        assert str(hidden) in caught.value.cause
+        assert str(folder) in caught.value.remedy
+        hidden.write_bytes(content)
+    ensure_cohort(root, **SMALL)
+
+
+def test_truncated_case_file(cohort):
+    root, folder = cohort
+    path = case_file(folder)
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(UserError, match="bytes instead of") as caught:
+        ensure_cohort(root, **SMALL)
+    assert path.name in caught.value.cause
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "checksums.json"])
+def test_damaged_json(cohort, name):
+    root, folder = cohort
+    (folder / name).write_text("{")
+    with pytest.raises(UserError, match=name):
+        ensure_cohort(root, **SMALL)
+
+
+def test_a_flipped_bit_is_found_when_the_split_is_read(cohort):
+    root, folder = cohort
+    path = case_file(folder)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    builder = ensure_cohort(root, **SMALL)
+    verify_split(builder, "train")
+    with pytest.raises(UserError, match="has changed"):
+        verify_split(builder, "test")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        ensure_cohort(tmp_path / "file" / "data", **SMALL)
+
+
+def test_killed_generation_leaves_nothing_half_written(tmp_path):
+    program = (
+        "from mvo_jax.data.phantom.storage import ensure_cohort\n"
+        f"ensure_cohort({str(tmp_path)!r}, preset='paper', seed=0, size='demo', jobs=2)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program], stderr=subprocess.PIPE, cwd=Path(__file__).parents[3]
+    )
+    assert child.stderr is not None
+    assert b"60/600" in child.stderr.readline()  # it is in the middle of it
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stderr.close()
+    assert not (tmp_path / "phantom").exists()
+    assert list(tmp_path.glob(".incomplete-*"))
+    ensure_cohort(tmp_path, **SMALL, progress=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["phantom"]
+
+
+def test_an_interrupted_generation_cleans_up_at_once(tmp_path, monkeypatch):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mvo_jax.data.phantom.workers.simulate_case", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ensure_cohort(tmp_path, **SMALL, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_at_once_do_no_harm(tmp_path):
+    program = (
+        "from mvo_jax.data.phantom.storage import ensure_cohort\n"
+        f"ensure_cohort({str(tmp_path)!r}, **{SMALL!r}, progress=False)\n"
+    )
+    root = Path(__file__).parents[3]
+    children = [subprocess.Popen([sys.executable, "-c", program], cwd=root) for _ in range(2)]
+    assert [child.wait() for child in children] == [0, 0]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["phantom"]
+    builder = ensure_cohort(tmp_path, **SMALL)
+    for split in ("train", "validation", "test"):
+        verify_split(builder, split)
+
+
+def test_simulation_needs_neither_jax_nor_tensorflow(tmp_path):
+    program = (
+        "import sys\n"
+        "import mvo_jax.data.phantom.workers\n"
+        "assert not {'jax', 'tensorflow_datasets'} & set(sys.modules)\n"
+        "from mvo_jax.data.phantom.storage import ensure_cohort\n"
+        f"ensure_cohort({str(tmp_path)!r}, **{SMALL!r}, progress=False)\n"
+        "assert not {'jax', 'tensorflow'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[3])

@@ -1,0 +1,174 @@
+import dataclasses
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mvo_jax.data.splits import (
+    Split,
+    check_patients_disjoint,
+    check_split,
+    load_split,
+    split_bytes,
+)
+from mvo_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return SimpleNamespace(
+        name="phantom",
+        dir=str(tmp_path_factory.mktemp("data")),
+        preset="easy",
+        seed=3,
+        size="tiny",
+        frames=8,
+        image_size=32,
+        slices_per_patient=2,
+    )
+
+
+def changed(config, **values):
+    return SimpleNamespace(**(vars(config) | values))
+
+
+def make_split(**values) -> Split:
+    mask = np.zeros((3, 4, 4), np.uint8)
+    mask[0, 1, 1] = 2
+    fields = {
+        "name": "train",
+        "video": np.zeros((3, 8, 4, 4, 1), np.uint8),
+        "lge_mask": mask,
+        "label": np.array([1, 0, 0], np.int32),
+        "case_id": ("a", "b", "c"),
+        "patient_id": ("p", "q", "q"),
+        "features": {},
+    }
+    return Split(**(fields | values))
+
+
+def test_load(config):
+    from mvo_jax.data.phantom.case import simulate_case
+    from mvo_jax.data.phantom.cohort import CohortSpec
+
+    split = load_split(config, "train", progress=False)
+    assert split.name == "train"
+    assert len(split) == 32
+    assert split.video.shape == (32, 8, 32, 32, 1)
+    assert split.lge_mask.shape == (32, 32, 32)
+    assert split.label.dtype == np.int32
+    assert split.label.sum() == 16
+    assert len(set(split.patient_id)) == 16
+    assert list(split.case_id) == sorted(split.case_id)
+    spec = CohortSpec("easy", 3, "tiny", 8, 32, 2)
+    for i, key in list(enumerate(spec.keys("train")))[::9]:
+        case = simulate_case(key, frames=8, image_size=32)
+        assert split.case_id[i] == key.case_id
+        assert split.patient_id[i] == key.patient_id
+        assert split.label[i] == key.mvo
+        assert np.array_equal(split.video[i], case.video)
+        assert np.array_equal(split.lge_mask[i], case.lge_mask)
+        for name, value in case.features.items():
+            assert split.features[name][i] == np.float32(value)
+
+
+def test_memory_is_known_before_and_after(config):
+    split = load_split(config, "test", progress=False)
+    images = split.video.nbytes + split.lge_mask.nbytes
+    assert split_bytes(config, "test") == images == 16 * (8 + 1) * 32 * 32
+    numbers = 16 * 4 * (1 + len(split.features))  # int32 label, float32 features
+    assert split.size_bytes == images + numbers
+
+
+def test_home_folder(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    load_split(changed(config, dir="~/cohorts"), "test", progress=False)
+    assert (tmp_path / "cohorts" / "phantom").is_dir()
+
+
+def test_splits_share_no_patient(config):
+    splits = [load_split(config, name, progress=False) for name in ("train", "validation", "test")]
+    check_patients_disjoint(*splits)
+    with pytest.raises(UserError) as caught:
+        check_patients_disjoint(splits[0], dataclasses.replace(splits[0], name="other"))
+    assert "p000000" in caught.value.cause
+    assert "'train'" in caught.value.cause
+    assert "'other'" in caught.value.cause
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"name": "acdc"}, "phantom"),
+        ({"preset": "medium"}, "easy, paper, null"),
+        ({"size": "big"}, "tiny"),
+        ({"frames": 4}, "data.frames"),
+    ],
+)
+def test_unknown_data(config, change, named):
+    for ask in (load_split, split_bytes):
+        with pytest.raises(UserError, match=named):
+            ask(changed(config, **change), "train")
+
+
+def test_unknown_split_is_refused_before_anything_is_generated(config, tmp_path):
+    with pytest.raises(UserError, match="train, validation, test"):
+        load_split(changed(config, dir=str(tmp_path)), "test_large")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damage_is_reported_by_load(config, tmp_path):
+    config = changed(config, dir=str(tmp_path), slices_per_patient=1)
+    load_split(config, "train", progress=False)
+    path = next(tmp_path.rglob("*test*array_record*"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    load_split(config, "train", progress=False)
+    with pytest.raises(UserError, match=path.name):
+        load_split(config, "test", progress=False)
+
+
+def test_good_split_passes():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_split(make_split())
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"label": np.array([1, 1, 0], np.int32)}, "case b"),
+        ({"label": np.array([0, 0, 0], np.int32)}, "case a"),
+        ({"label": np.array([1, 0, 0], np.int64)}, "int64"),
+        ({"label": np.array([1, 0], np.int32)}, "label has shape"),
+        ({"label": np.array([1, 0, 2], np.int32)}, "case c"),
+        ({"video": np.zeros((3, 8, 4, 4), np.uint8)}, "video has shape"),
+        ({"video": np.zeros((3, 8, 4, 4, 1), np.float32)}, "float32"),
+        ({"video": np.zeros((3, 8, 5, 4, 1), np.uint8)}, "lge_mask has shape"),
+        ({"lge_mask": np.full((3, 4, 4), 4, np.uint8)}, "case a has values above 3"),
+        ({"case_id": ("a", "b", "b")}, "same case_id"),
+        ({"patient_id": ("p", "q")}, "2 patient ids"),
+        ({"features": {"strain": np.zeros(2, np.float32)}}, "strain"),
+        (
+            {
+                "video": np.zeros((0, 8, 4, 4, 1), np.uint8),
+                "lge_mask": np.zeros((0, 4, 4), np.uint8),
+                "label": np.zeros(0, np.int32),
+                "case_id": (),
+                "patient_id": (),
+            },
+            "no case",
+        ),
+    ],
+)
+def test_bad_splits_are_refused(change, named):
+    with pytest.raises(UserError, match=named):
+        check_split(make_split(**change))
+
+
+def test_one_class_only_warns():
+    split = make_split(lge_mask=np.zeros((3, 4, 4), np.uint8), label=np.zeros(3, np.int32))
+    with pytest.warns(UserWarning, match="All 3 cases of split 'train' have label 0"):
+        check_split(split)
