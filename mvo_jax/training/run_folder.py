@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from mvo_jax.errors import UserError
+from mvo_jax.training import parallel
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
@@ -55,7 +56,7 @@ def provenance(source: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "backend": jax.default_backend(),
-        "devices": [str(d) for d in jax.devices()],
+        "devices": [str(device) for device in parallel.devices()],
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
