@@ -83,7 +83,7 @@ def external_packages(path: Path) -> set[str]:
 
 def imported_at_start(path: Path) -> set[str]:
     """Packages imported by the import of the file itself."""
-    top = [
+    top: list[ast.stmt] = [
         node
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.Import | ast.ImportFrom)
