@@ -1,6 +1,6 @@
 """Errors that a user can act on, and the exit codes the commands end with.
 
-This is the one module that every room may import.
+Every room may import this module.
 """
 
 EXIT_USER_ERROR = 2  # bad config, data or arguments: the message names the cause and the remedy

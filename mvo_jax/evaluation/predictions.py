@@ -5,11 +5,11 @@ import io
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from mvo_jax.errors import UserError
+from mvo_jax.files import replace_file
 
 COLUMNS = ("case_id", "patient_id", "label", "probability", "decision", "threshold")
 _REMEDY = "restore the file or write it again with eval.py"
@@ -91,35 +91,6 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.case_id)
-
-
-def replace_file(path: str | os.PathLike, text: str) -> None:
-    """Writes ``text`` as UTF-8 so that readers see the old file or the new one, never a part.
-
-    Args:
-        path: file to write; missing parent folders are made.
-        text: the whole content; line ends are kept as given.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}",
-            "choose a folder that can be written and has free space",
-        ) from error
 
 
 def write_predictions(path: str | os.PathLike, predictions: Predictions, threshold: float) -> None:

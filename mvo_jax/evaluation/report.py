@@ -15,7 +15,7 @@ import numpy as np
 
 from mvo_jax.evaluation import figures, metrics
 from mvo_jax.evaluation.figures import CaseRecord
-from mvo_jax.evaluation.predictions import Predictions, replace_file
+from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.statistics import (
     BOOTSTRAP_REPLICATES,
     Estimate,
@@ -26,6 +26,7 @@ from mvo_jax.evaluation.statistics import (
     paired_delong_test,
     wilson_interval,
 )
+from mvo_jax.files import replace_file
 
 SCHEMA_VERSION = 1
 FIXED_THRESHOLDS = (0.5, 0.44)  # the usual one, and that of the authors' code

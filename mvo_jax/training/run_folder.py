@@ -14,16 +14,15 @@ from typing import Any
 import jax
 
 from mvo_jax.errors import UserError
+from mvo_jax.files import replace_file
 from mvo_jax.training import parallel
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never half of one."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
+    """Write JSON, replacing the file as a whole."""
+    replace_file(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -144,9 +143,7 @@ class RunFolder:
     def forget_after(self, step: int) -> None:
         """Drop metrics of steps that a resumed run will repeat."""
         kept = [row for row in self.history() if row["step"] <= step]
-        temporary = self.metrics_path.with_name("metrics.jsonl.tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(temporary, self.metrics_path)
+        replace_file(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 class MetricsWriter:

@@ -9,9 +9,9 @@ from mvo_jax.errors import UserError
 from mvo_jax.evaluation.predictions import (
     Predictions,
     read_predictions,
-    replace_file,
     write_predictions,
 )
+from mvo_jax.files import replace_file
 
 HEADER = "case_id,patient_id,label,probability,decision,threshold\n"
 

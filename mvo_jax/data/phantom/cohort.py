@@ -25,7 +25,7 @@ class SplitSize:
 
 
 SIZES: dict[str, dict[str, SplitSize]] = {
-    # Yang et al.: 550 patients to train (221 with MVO), 130 to test (44). One in five of the 550
+    # Yan et al.: 550 patients to train (221 with MVO), 130 to test (44). One in five of the 550
     # is kept for validation. test_large exists because 130 cases tell few methods apart.
     "paper": {
         "train": SplitSize(440, 177),
