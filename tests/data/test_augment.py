@@ -32,11 +32,13 @@ def mask(*, size: int = 12, seed: int = 1) -> Any:
     return np.random.default_rng(seed).integers(0, 4, (size, size)).astype(np.uint8)
 
 
+_many = jax.jit(jax.vmap(augment, in_axes=(0, None, None, None)), static_argnums=3)
+
+
 def many(video, lge_mask, settings: Augmentation, *, count: int = 64, seed: int = 0):
     """``count`` independent augmentations of one clip, as the training step draws them."""
     keys = jax.random.split(jax.random.key(seed), count)
-    run = jax.jit(jax.vmap(augment, in_axes=(0, None, None, None)), static_argnums=3)
-    videos, masks = run(keys, video, lge_mask, settings)
+    videos, masks = _many(keys, video, lge_mask, settings)
     return np.asarray(videos), np.asarray(masks)
 
 
