@@ -1,0 +1,169 @@
+"""Mask decoder: transposed convolution, pooling, both layouts and every mask size."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mvo_jax.models.mask_decoder import (
+    LAYOUTS,
+    DecoderBlock,
+    MaskDecoder,
+    TransposedConv,
+    adaptive_average_pool,
+    max_over_time,
+)
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("shape", [(2, 3, 4), (1, 1, 1), (1, 5, 2)])
+def test_transposed_convolution_against_a_naive_loop(shape):
+    # Every input pixel (i, j) adds its value times torch's kernel at 2i - 1 + a, 2j - 1 + b.
+    batch, height, width = shape
+    draws = np.random.default_rng(0)
+    x = draws.standard_normal((batch, height, width, 2))
+    kernel = draws.standard_normal((3, 3, 2, 3))
+    bias = draws.standard_normal(3)
+    expected = np.zeros((batch, 2 * height, 2 * width, 3)) + bias
+    torch_kernel = kernel[::-1, ::-1]  # stored flipped
+    for i in range(height):
+        for j in range(width):
+            for a in range(3):
+                for b in range(3):
+                    row, col = 2 * i - 1 + a, 2 * j - 1 + b
+                    if 0 <= row < 2 * height and 0 <= col < 2 * width:
+                        expected[:, row, col] += x[:, i, j] @ torch_kernel[a, b]
+    layer: Any = TransposedConv(3, dtype=jnp.float64, param_dtype=jnp.float64)
+    out = layer.apply({"params": {"kernel": kernel, "bias": bias}}, jnp.asarray(x))
+    np.testing.assert_allclose(out, expected, atol=1e-13)  # float64, at most 8 products of order 1
+
+
+def test_average_pool_by_hand():
+    # Five rows to two cells: rows 0-2 and 2-4 share row 2, as torch's adaptive pooling does.
+    x = jnp.arange(5.0).reshape(1, 5, 1, 1) * jnp.ones((1, 5, 4, 1))
+    out = adaptive_average_pool(x, 2)
+    np.testing.assert_allclose(np.asarray(out)[0, :, :, 0], [[1, 1], [3, 3]], rtol=1e-6)
+    columns = jnp.array([[1.0, 3.0, 5.0, 7.0]]).reshape(1, 1, 4, 1)
+    np.testing.assert_allclose(
+        np.asarray(adaptive_average_pool(columns, 2))[0, :, :, 0], [[2, 6], [2, 6]], rtol=1e-6
+    )
+    same = np.random.default_rng(0).standard_normal((2, 6, 6, 3)).astype(np.float32)
+    np.testing.assert_allclose(adaptive_average_pool(jnp.asarray(same), 6), same, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(8, 8, 5), (10, 7, 3), (3, 4, 6)])
+def test_average_pool_by_loops(height, width, size):
+    x = np.random.default_rng(0).standard_normal((2, height, width, 3)).astype(np.float32)
+
+    def cells(length):
+        return [
+            slice(i * length // size, int(np.ceil((i + 1) * length / size))) for i in range(size)
+        ]
+
+    expected = np.array(
+        [[x[:, r, c].mean(axis=(1, 2)) for c in cells(width)] for r in cells(height)]
+    ).transpose(2, 0, 1, 3)
+    # float32 means of at most 9 values of order 1.
+    np.testing.assert_allclose(adaptive_average_pool(jnp.asarray(x), size), expected, atol=1e-6)
+
+
+def test_maximum_over_time_and_its_gradient():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 5, 3, 3, 4)), jnp.float32)
+    np.testing.assert_array_equal(max_over_time(x), np.asarray(x).max(axis=1))
+    gradient = np.asarray(jax.grad(lambda x: (2 * max_over_time(x)).sum())(x))
+    np.testing.assert_array_equal(gradient, 2.0 * (x == x.max(axis=1, keepdims=True)))
+
+
+def test_gradient_of_a_tied_maximum_goes_to_the_first_step():
+    x = jnp.array([1.0, 3.0, 3.0, 2.0]).reshape(1, 4, 1)
+    gradient = jax.grad(lambda x: max_over_time(x).sum())(x)
+    np.testing.assert_array_equal(np.asarray(gradient).ravel(), [0, 1, 0, 0])
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_block_layouts_against_their_parts(layout, random_variables):
+    """The order of the parts, with running statistics."""
+    block: Any = DecoderBlock(3, layout, dtype=jnp.float64, param_dtype=jnp.float64)
+    x = np.random.default_rng(0).standard_normal((2, 4, 4, 8))
+    variables = random_variables(block, x.shape, train=False)
+    params, stats = variables["params"], variables["batch_stats"]
+
+    def dense(x, name):
+        return x @ params[name]["kernel"] + params[name]["bias"]
+
+    def norm(x, name):
+        scale = params[name]["scale"] / np.sqrt(stats[name]["var"] + 1e-5)
+        return (x - stats[name]["mean"]) * scale + params[name]["bias"]
+
+    def upsample(x):
+        features = params["upsample"]["bias"].shape[0]
+        layer: Any = TransposedConv(features, dtype=jnp.float64, param_dtype=jnp.float64)
+        return np.asarray(layer.apply({"params": params["upsample"]}, jnp.asarray(x)))
+
+    def relu(x):
+        return np.maximum(x, 0)
+
+    expected = norm(dense(x, "reduce"), "reduce_norm")
+    if layout == "paper":
+        padded = np.pad(expected, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+        expected = np.max(
+            [padded[:, i : i + 4, j : j + 4] for i in range(3) for j in range(3)], axis=0
+        )
+        expected = upsample(expected)
+    else:
+        expected = relu(norm(upsample(relu(expected)), "upsample_norm"))
+        expected = relu(norm(dense(expected, "expand"), "expand_norm"))
+    out = block.apply(variables, jnp.asarray(x), train=False)
+    assert out.shape == (2, 8, 8, 3)
+    np.testing.assert_allclose(out, expected, atol=1e-12)  # float64, sums of 72 products
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("grid", "mask_size", "blocks"),
+    [
+        ((4, 4), 4, 0),
+        ((4, 4), 8, 1),
+        ((4, 4), 16, 2),
+        ((4, 4), 32, 3),
+        ((4, 4), 64, 4),
+        ((4, 4), 5, 1),
+        ((4, 4), 1, 0),
+        ((2, 2), 16, 3),
+        ((5, 5), 16, 2),
+        ((3, 5), 16, 3),
+    ],
+)
+def test_every_mask_size(layout, grid, mask_size, blocks):
+    decoder: Any = MaskDecoder(mask_size, layout)
+    features = jnp.zeros((2, 3, *grid, 32))
+    shapes = jax.eval_shape(lambda: decoder.init(jax.random.key(0), features, train=False))
+    assert sum(name.startswith("block") for name in shapes["params"]) == blocks
+    out, kept = jax.eval_shape(
+        lambda v: decoder.apply(v, features, train=False, mutable=["intermediates"]), shapes
+    )
+    assert out.shape == (2, mask_size, mask_size)
+    expected = {"pooled": (2, *grid, 32)}
+    for block in range(1, blocks + 1):
+        side = 2**block
+        expected[f"upsampled{block}"] = (2, side * grid[0], side * grid[1], max(8, 32 // side))
+    assert {name: value.shape for name, value in kept["intermediates"].items()} == expected
+
+
+def test_bad_settings_are_refused():
+    features = jnp.zeros((1, 1, 4, 4, 8))
+    for decoder, message in (
+        (MaskDecoder(0), "mask_size must be at least 1, not 0"),
+        (MaskDecoder(16, "unet"), "decoder layout 'unet' is unknown"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(lambda d=decoder: d.init(jax.random.key(0), features, train=False))
