@@ -1,5 +1,6 @@
 """Checkpoints with orbax: the latest state to resume from, and the best variables to evaluate."""
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,6 @@ from typing import Any
 
 import flax.serialization
 import flax.traverse_util
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -28,8 +28,21 @@ def _to_tree(value: PyTree) -> dict[str, Any]:
     return flax.traverse_util.unflatten_dict(arrays)
 
 
+def _digest(tree: Mapping[str, Any]) -> str:
+    """SHA-256 over the names and bytes of all arrays.
+
+    orbax restores an array file with a flipped bit without a word.
+    """
+    digest = hashlib.sha256()
+    flat: dict[Any, Any] = flax.traverse_util.flatten_dict(dict(tree))
+    for key in sorted(flat):
+        digest.update("/".join(key).encode())
+        digest.update(np.ascontiguousarray(flat[key]).data)
+    return digest.hexdigest()
+
+
 def _fill(template: PyTree, tree: Mapping[str, Any], source: str) -> PyTree:
-    """Put restored arrays into a template's structure; orbax would cast and reshape silently."""
+    """Put restored arrays into a template's structure; names, shapes and dtypes must agree."""
     state_dict = flax.serialization.to_state_dict(template)
     wanted: dict[Any, Any] = flax.traverse_util.flatten_dict(state_dict, keep_empty_nodes=True)
     leaves = {key: leaf for key, leaf in wanted.items() if hasattr(leaf, "shape")}
@@ -91,7 +104,11 @@ class Checkpoints:
         return restored["meta"]
 
     def save_latest(self, state: TrainState) -> None:
-        """Start saving the whole state; returns before it is on disk."""
+        """Start saving the whole state; returns before it is on disk.
+
+        Waits for the best: a run resumed from this state must find the best up to its step.
+        """
+        self._best.wait_until_finished()
         self._save(self._latest, int(state.step), state, {"step": int(state.step)})
 
     def save_best(self, state: TrainState, meta: Mapping[str, Any]) -> None:
@@ -134,8 +151,14 @@ class Checkpoints:
     def _save(
         self, manager: ocp.CheckpointManager, step: int, value: PyTree, meta: Mapping[str, Any]
     ) -> None:
+        if step in manager.all_steps():
+            # A kill came between saving the best and the latest of one step, and the resumed run
+            # is there again. orbax does not overwrite.
+            manager.delete(step)
+        tree = _to_tree(value)
         args = ocp.args.Composite(
-            arrays=ocp.args.StandardSave(_to_tree(value)), meta=ocp.args.JsonSave(dict(meta))
+            arrays=ocp.args.StandardSave(tree),
+            meta=ocp.args.JsonSave({**meta, "sha256": _digest(tree)}),
         )
         manager.save(step, args=args, force=True)
 
@@ -146,10 +169,17 @@ class Checkpoints:
                 f"{self._root / name} holds no checkpoint",
                 "train until the first validation, or choose another --checkpoint",
             )
-        # numpy leaves make orbax restore to host memory, whatever devices saved the run.
-        like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), template)
-        arrays = ocp.args.StandardRestore(_to_tree(like))
-        restored = self._restore(manager, name, step, arrays=arrays)
+        # Without a template: given one, orbax casts and reshapes to it without a word. The arrays
+        # were saved from host memory and come back there, whatever devices saved the run.
+        restored = self._restore(
+            manager, name, step, arrays=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore()
+        )
+        if _digest(restored["arrays"]) != restored["meta"].get("sha256"):
+            raise UserError(
+                f"the checkpoint {self._root / name / str(step)} is damaged: its arrays are not "
+                "those that were saved",
+                "move that folder away to go on from the checkpoint before it",
+            )
         return _fill(template, restored["arrays"], str(self._root / name / str(step)))
 
     def _restore(self, manager: ocp.CheckpointManager, name: str, step: int, **items: Any) -> Any:

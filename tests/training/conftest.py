@@ -1,0 +1,61 @@
+"""A tiny experiment, random cases and a compilation cache for the tests of this room."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from configs.mvo import get_config
+from mvo_jax.data.splits import Split
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _compile_each_program_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Most tests start a new run of one network; XLA takes longer than the steps."""
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+
+
+def _tiny_config(**changes: Any) -> Any:
+    config: Any = get_config()
+    config.unlock()
+    config.data.frames, config.data.image_size = 8, 32
+    config.model.update(width=8, stage_sizes=(1, 1), in_channels=1, head_dropout=0.3, num_heads=2)
+    config.optimizer.update(learning_rate=1e-2, warmup_steps=5)
+    config.train.update(batch_size=8, total_steps=50, log_every=10, eval_every=10, num_devices=1)
+    config.eval.batch_size = 8
+    config.update_from_flattened_dict(changes)
+    return config.lock()
+
+
+@pytest.fixture(scope="package")
+def tiny_config() -> Callable[..., Any]:
+    """``tiny_config(**{"train.total_steps": 5})``: the paper's config in small."""
+    return _tiny_config
+
+
+def _random_split(*, cases: int = 16, name: str = "train", seed: int = 0) -> Split:
+    draws = np.random.default_rng(seed)
+    label = (np.arange(cases) % 2).astype(np.int32)
+    lge_mask = draws.integers(0, 2, (cases, 32, 32)).astype(np.uint8)
+    lge_mask[:, 12:18, 12:18] = 2 * label[:, None, None]
+    return Split(
+        name=name,
+        video=draws.integers(0, 256, (cases, 8, 32, 32, 1)).astype(np.uint8),
+        lge_mask=lge_mask,
+        label=label,
+        case_id=tuple(f"{name}{i}" for i in range(cases)),
+        patient_id=tuple(f"{name}-patient{i}" for i in range(cases)),
+        features={},
+    )
+
+
+@pytest.fixture(scope="package")
+def random_split() -> Callable[..., Split]:
+    return _random_split
