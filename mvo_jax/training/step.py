@@ -111,7 +111,7 @@ def make_train_step(
         if axis_name is not None:
             # Devices hold equal shares of the batch, so a mean of means is the global mean.
             grads, metrics = lax.pmean((grads, metrics), axis_name)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = optax.tree.norm(grads)
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema_params = state.ema_params
