@@ -74,11 +74,21 @@ def set_up(config: Any, *, devices: Sequence[parallel.Device] | None = None) -> 
     Raises:
         UserError: a value that cannot work, named by its config key.
     """
+    for part, key, least in (
+        ("train", "num_devices", 0),
+        ("train", "steps_per_dispatch", 0),
+        ("train", "batch_size", 1),
+        ("train", "total_steps", 1),
+        ("train", "eval_every", 1),
+        ("train", "log_every", 1),
+        ("eval", "batch_size", 1),
+    ):
+        if config[part][key] < least:
+            raise UserError(
+                f"config.{part}.{key} is {config[part][key]}", f"set it to {least} or more"
+            )
     if devices is None:
         devices = parallel.devices(config.train.num_devices)
-    for key in ("batch_size", "total_steps", "eval_every", "log_every"):
-        if config.train[key] < 1:
-            raise UserError(f"config.train.{key} is {config.train[key]}", "set it to 1 or more")
     parallel.check_divisible(config.train.batch_size, len(devices))
 
     optimiser_fields = dict(config.optimizer)
@@ -109,6 +119,16 @@ def set_up(config: Any, *, devices: Sequence[parallel.Device] | None = None) -> 
         raise UserError(
             f"config.loss.form is {experiment.loss.form!r}, which does not exist",
             f"choose from {', '.join(losses.FORMS)}",
+        )
+    outputs = config.model.num_outputs
+    if outputs not in (1, 2):
+        raise UserError(
+            f"config.model.num_outputs is {outputs}", "set it to 1 (sigmoid) or 2 (softmax)"
+        )
+    if experiment.loss.form == "released" and outputs != 1:
+        raise UserError(
+            "config.loss.form 'released' is defined for one output",
+            "set config.model.num_outputs to 1, or config.loss.form to 'cross_entropy'",
         )
     if not 1 <= experiment.mask_size <= config.data.image_size:
         raise UserError(
