@@ -79,7 +79,7 @@ def train(
 
     Returns:
         {'step', 'loss', 'best_step', 'best_auc', 'seconds'}: the last logged training loss and the
-        best validation AUC.
+        best validation AUC, nan where it was never defined.
 
     Raises:
         UserError: a loss or gradient is not finite (the step and its cases are named, and the last
@@ -202,19 +202,20 @@ def train(
                     + "  ".join(f"{key} {value:.4f}" for key, value in result.items())
                 )
                 auc = -1.0 if math.isnan(result["auc"]) else float(result["auc"])
-                if auc > best["auc"]:
+                # Where no AUC is defined, nothing tells checkpoints apart: the newest is kept.
+                if auc > best["auc"] or auc == best["auc"] == -1.0:
                     best = {"step": step, "auc": auc}
                     checkpoints.save_best(state, best)
                 checkpoints.save_latest(state)
                 since += time.perf_counter() - paused
-        checkpoints.finish()
     finally:
         writer.close()
         progress.close()
+        checkpoints.finish()  # also after an error: a save may be under way
     return {
         "step": step,
         "loss": loss,
         "best_step": best["step"],
-        "best_auc": best["auc"],
+        "best_auc": best["auc"] if best["auc"] >= 0 else math.nan,
         "seconds": time.perf_counter() - started,
     }

@@ -159,12 +159,13 @@ class MetricsWriter:
         )
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Write one row; values that are not finite become null in the JSON."""
+        """Write one row; values that are not finite become null, and a gap in TensorBoard."""
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
         self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
         self._file.flush()
-        for key, value in values.items():
-            self._tensorboard.add_scalar(f"{split}/{key}", value, step)
+        for key, value in finite.items():
+            if value is not None:
+                self._tensorboard.add_scalar(f"{split}/{key}", value, step)
 
     def close(self) -> None:
         """Flush and close both."""

@@ -13,7 +13,7 @@ from mvo_jax.training.setup import set_up
 def test_what_is_built(tiny_config):
     experiment = set_up(tiny_config(**{"optimizer.ema_decay": 0.9}))
     assert experiment.clip_shape == (8, 32, 32, 1)
-    assert experiment.mask_size == 16
+    assert experiment.mask_size == 32
     assert len(experiment.devices) == 1
     shapes = experiment.state_shapes()
     assert jax.tree.structure(shapes.ema_params) == jax.tree.structure(shapes.params)
@@ -38,8 +38,8 @@ def test_all_devices_by_default(tiny_config):
         ({"train.steps_per_dispatch": -1}, "config.train.steps_per_dispatch is -1"),
         ({"eval.batch_size": 0}, "config.eval.batch_size is 0"),
         ({"data.frames": 7}, "clips of 7 frames of 32x32 are too small"),
-        ({"data.image_size": 24}, "clips of 8 frames of 24x24 are too small"),
-        ({"model.num_heads": 3}, "hidden size 16 is not divisible by 3 heads"),
+        ({"data.image_size": 24, "model.mask_size": 8}, "clips of 8 frames of 24x24 are too small"),
+        ({"model.num_heads": 3}, "hidden size 8 is not divisible by 3 heads"),
         ({"model.variant": "cgm"}, "config.model.variant is 'cgm'"),
         ({"model.lowering": "fast"}, "config.model.lowering is 'fast'"),
         ({"model.decoder_layout": "unet"}, "decoder layout 'unet'"),

@@ -63,8 +63,7 @@ def relative(ours: Any, theirs: Any) -> float:
 @pytest.fixture(scope="module")
 def exact(tiny_config):
     """One float64 step on one device without any device axis, and what it was given."""
-    small = {"model.dtype": "float64", "model.stage_sizes": (1,), "model.mask_size": 32}
-    config = tiny_config(**SGD, **small, **{"optimizer.ema_decay": 0.75})
+    config = tiny_config(**SGD, **{"model.dtype": "float64", "optimizer.ema_decay": 0.75})
     draws = np.random.default_rng(3)
     # Examples of very different brightness: statistics of a device are not those of the batch.
     video = draws.standard_normal((8, 8, 32, 32, 1)) + np.arange(8).reshape(8, 1, 1, 1, 1)
@@ -212,7 +211,7 @@ def resident_step(experiment: Any, augmentation: Augmentation) -> Any:
 
 
 def test_several_steps_in_one_dispatch_equal_single_ones(tiny_config, resident):
-    config = tiny_config(**{**SGD, "optimizer.learning_rate": 0.01})
+    config = tiny_config(**{**SGD, "optimizer.learning_rate": 0.01, "model.variant": "backbone"})
     experiment = set_up(config, devices=parallel.devices(2))
     state: Any = dataclasses.replace(filled(experiment.state_shapes()), ema_params=None)
     state = parallel.replicate(state, experiment.devices)
