@@ -176,8 +176,9 @@ def train(
             in_flight.append((step, indices, metrics))
             step += stop
 
-            log_due = step % options.log_every == 0 or step == options.total_steps
             eval_due = step % options.eval_every == 0 or step == options.total_steps
+            # Also before a checkpoint, so that a resumed run logs the same windows.
+            log_due = step % options.log_every == 0 or eval_due
             keep = 0 if log_due or eval_due or on_cpu else MAX_DISPATCHES_IN_FLIGHT
             while len(in_flight) > keep:
                 collect_oldest()

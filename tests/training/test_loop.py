@@ -159,6 +159,16 @@ def test_a_killed_run_resumes_to_the_same_bytes(start, uninterrupted, tmp_path, 
     assert resumed.best()[1] == 50
 
 
+def test_logging_windows_survive_a_kill_when_they_do_not_fit_the_evaluations(start, tmp_path):
+    odd = {"train.log_every": 10, "train.eval_every": 15}
+    whole = start(tmp_path / "whole", changes=odd)
+    start(tmp_path / "parts", changes=odd, kill_at=30)
+    resumed = start(tmp_path / "parts", changes=odd)
+    logged = [row["step"] for row in whole.rows() if row["split"] == "train"]
+    assert logged == [10, 15, 20, 30, 40, 45, 50]
+    assert resumed.rows() == whole.rows()
+
+
 def test_a_finished_run_is_left_alone(start, uninterrupted, tmp_path):
     shutil.copytree(uninterrupted.folder.path, tmp_path / "run")
     again = start(tmp_path / "run")
