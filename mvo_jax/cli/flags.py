@@ -10,6 +10,8 @@ from ml_collections import ConfigDict, config_flags
 
 from mvo_jax.errors import UserError
 
+QUOTES = "'\""  # around the key in ml_collections' messages, once or twice
+
 
 def parse(
     arguments: list[str], define: Callable[[flags.FlagValues], None], *, with_config: bool = False
@@ -40,20 +42,21 @@ def parse(
         )
         _check_config_file(arguments)
     flags.DEFINE_bool("help", False, "Show the flags.", short_name="h", flag_values=values)
+    if {"--help", "-h"} & set(arguments):  # before required flags are missed
+        print(values.get_help())
+        raise SystemExit(0)
     try:
         rest = values(["mvo_jax", *arguments])[1:]
-    except AttributeError as error:  # ml_collections: unknown key, quoted twice by KeyError
-        text = str(error).strip("'\"").replace("\\n", " ").replace("\\'", "'")
+    except (AttributeError, KeyError) as error:  # ml_collections: unknown key or part
+        text = str(error).strip(QUOTES).replace("\\n", " ").replace("\\'", "'")
         key, _, suggestion = " ".join(text.split()).partition(" ")
         raise UserError(
-            f"the config has no key {key}", suggestion or "see the file given as --config"
+            f"the config has no key {key.strip(QUOTES)}",
+            suggestion or "see the file given as --config",
         ) from error
     except flags.Error as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(reason, "see --help, and the config file for its keys") from error
-    if values.help:
-        print(values.main_module_help() or values.get_help())
-        raise SystemExit(0)
     if rest:
         raise UserError(f"unexpected arguments: {' '.join(rest)}", "see --help")
     if with_config and values.config is None:
@@ -79,7 +82,9 @@ def _check_config_file(arguments: list[str]) -> None:
         try:
             source: dict[str, Any] = {"__name__": "config", "__file__": path}
             exec(compile(Path(path).read_text(), path, "exec"), source)
-            source["get_config"](*([name] if name else []))
+            config = source["get_config"](*([name] if name else []))
+            if not isinstance(config, ConfigDict):
+                raise TypeError(f"get_config returned {type(config).__name__}")
         except ValueError as error:
             raise UserError(f"{path}: {error}", "choose one of the names it lists") from error
         except Exception as error:

@@ -8,7 +8,7 @@ import os
 import sys
 
 from mvo_jax.cli.xla_flags import configure_xla
-from mvo_jax.errors import UserError
+from mvo_jax.errors import EXIT_USER_ERROR, UserError
 
 VERBS = {
     "train": "train a model (train.py)",
@@ -48,7 +48,9 @@ def run(verb: str, arguments: list[str]) -> int:
 def main() -> int:
     """``python -m mvo_jax VERB ...``."""
     if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
+        asked = sys.argv[1:2] in (["--help"], ["-h"])
         lines = "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items())
-        print(f"usage: python -m mvo_jax VERB [options]\n\n{lines}", file=sys.stderr)
-        return 2
+        usage = f"usage: python -m mvo_jax VERB [options]\n\n{lines}"
+        print(usage, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else EXIT_USER_ERROR
     return run(sys.argv[1], sys.argv[2:])

@@ -9,7 +9,7 @@ import numpy as np
 from absl import flags
 
 from mvo_jax.cli.flags import parse
-from mvo_jax.data.splits import Split, check_patients_disjoint, load_split
+from mvo_jax.data.splits import Split, check_patients_disjoint, load_split, split_bytes
 from mvo_jax.evaluation.metrics import brier_score, roc_auc
 from mvo_jax.evaluation.predict import Predictor
 from mvo_jax.evaluation.predictions import Predictions
@@ -49,6 +49,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
     values = parse(arguments, _define, with_config=True)
     config, folder = values.config, RunFolder(values.workdir)
     experiment = set_up(config)
+    for name in ("train", "validation"):
+        split_bytes(config.data, name)  # a cohort that cannot be must not leave a folder behind
     folder.open_for_training(config.to_dict(), SOURCE)
     training = load_split(config.data, "train")
     validation = load_split(config.data, "validation")

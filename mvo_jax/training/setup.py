@@ -15,6 +15,24 @@ from mvo_jax.models.build import build_model
 from mvo_jax.training import losses, optim, parallel
 from mvo_jax.training.state import TrainState, create_state
 
+# What is read of a config beside the fields of the model and of the settings classes.
+REQUIRED_KEYS = {
+    "data": ("frames", "image_size"),
+    "model": ("name", "dtype", "lowering", "num_outputs"),
+    "loss": (),
+    "optimizer": ("ema_decay",),
+    "augment": (),
+    "train": (
+        "batch_size",
+        "total_steps",
+        "log_every",
+        "eval_every",
+        "num_devices",
+        "steps_per_dispatch",
+    ),
+    "eval": ("batch_size", "threshold_rule"),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
@@ -74,6 +92,13 @@ def set_up(config: Any, *, devices: Sequence[parallel.Device] | None = None) -> 
     Raises:
         UserError: a value that cannot work, named by its config key.
     """
+    for part, keys in REQUIRED_KEYS.items():
+        missing = [key for key in keys if part not in config or key not in config[part]]
+        if part not in config or missing:
+            raise UserError(
+                f"the config has no key {'.'.join([part, *missing[:1]])}",
+                "start from a config of this repository",
+            )
     for part, key, least in (
         ("train", "num_devices", 0),
         ("train", "steps_per_dispatch", 0),
@@ -152,8 +177,8 @@ def _dataclass(kind: type, part: str, fields: Mapping[str, Any]) -> Any:
 def _checked(part: str, build: Any) -> Any:
     try:
         return build()
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(
-            f"config.{part} cannot be built: {error}",
+            f"config.{part} cannot be built: {str(error).splitlines()[0]}",
             f"change the value in config.{part} or config.data",
         ) from error
