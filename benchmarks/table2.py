@@ -1,6 +1,6 @@
 """The four variants of the paper's Table 2, several seeds each, as one Markdown table.
 
-python benchmarks/table2.py --out runs/table2 --seeds 0,1,2
+python -m benchmarks.table2 --out runs/table2 --seeds 0,1,2
 
 Trains ``configs/ablations.py:NAME-quick`` (reduced network, simulated cohort, preset ``paper``) and
 scores the 1000 cases of ``test_large``. Finished runs are kept, so an interrupted command goes on.

