@@ -51,7 +51,7 @@ def parse(
         text = str(error).strip(QUOTES).replace("\\n", " ").replace("\\'", "'")
         key, _, suggestion = " ".join(text.split()).partition(" ")
         raise UserError(
-            f"the config has no key {key.strip(QUOTES)}",
+            f"the config has no key {key.strip(QUOTES)!r}",
             suggestion or "see the file given as --config",
         ) from error
     except flags.Error as error:
