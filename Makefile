@@ -22,7 +22,7 @@ demo: $(VENV)/.runtime
 	$(VENV)/bin/python eval.py --workdir $(RUN)
 
 test: $(VENV)/.dev lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

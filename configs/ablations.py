@@ -13,6 +13,8 @@ about +-0.10, so no two rows differ significantly; score ``test_large``. Cost: a
 ``-quick`` two to three minutes on 2 CPU cores.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import mvo
@@ -52,7 +54,7 @@ def get_config(argument: str = "full") -> ConfigDict:
     name, _, size = argument.partition("-")
     if name not in ROWS or size not in ("", "quick"):
         raise ValueError(f"unknown row {argument!r}; choose from {', '.join(ROWS)} (or NAME-quick)")
-    config = mvo.get_config(size).unlock()
+    config: Any = mvo.get_config(size).unlock()
     config.model.variant, config.model.mask_size, config.loss.mask_loss_weight = ROWS[name]
     if config.model.variant in ("backbone", "cgmr"):
         config.optimizer.name = "sgd"

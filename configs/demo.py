@@ -6,6 +6,8 @@
 Arguments: ``configs/demo.py:null`` trains on labels that are independent of the images.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from configs import mvo
@@ -15,7 +17,7 @@ def get_config(argument: str = "") -> ConfigDict:
     """The experiment; ``argument`` is '' (preset easy) or 'null'."""
     if argument not in ("", "null"):
         raise ValueError(f"unknown argument {argument!r}; choose from null")
-    config = mvo.get_config("quick").unlock()
+    config: Any = mvo.get_config("quick").unlock()
     config.data.preset = argument or "easy"
     config.data.size = "demo"
     config.model.encoder_dropout = 0.0
