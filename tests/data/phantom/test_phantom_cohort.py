@@ -45,9 +45,9 @@ def test_labels_are_a_keyed_permutation():
     ]
     assert labels[0] == labels[1]
     assert labels[0] != labels[2]
-    # Labels are spread over the indices: each quarter holds 20 to 44 of the 128, 4 sd from 32.
+    # Labels are spread over the indices: a quarter holds 96 of the 384, and 26 is 4 sd.
     quarters = np.array(labels[0]).reshape(4, -1).sum(axis=1)
-    assert np.all(np.abs(quarters - 32) <= 16)
+    assert np.all(np.abs(quarters - 96) <= 26)
 
 
 def test_slices_multiply_cases_not_patients():

@@ -104,7 +104,7 @@ def test_killed_generation_leaves_nothing_half_written(tmp_path):
         [sys.executable, "-c", program], stderr=subprocess.PIPE, cwd=Path(__file__).parents[3]
     )
     assert child.stderr is not None
-    assert b"60/600" in child.stderr.readline()  # it is in the middle of it
+    assert b"136/1360" in child.stderr.readline()  # it is in the middle of it
     child.send_signal(signal.SIGKILL)
     child.wait()
     child.stderr.close()
