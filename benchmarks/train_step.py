@@ -111,7 +111,9 @@ class TorchContender:
     def __init__(self, config: dict[str, Any]):
         import torch
 
-        from mvo_jax.interop import torch_reference
+        from mvo_jax.interop.torch_models import training as torch_training
+        from mvo_jax.interop.torch_models.mvo_net import TorchMVONet
+        from mvo_jax.interop.torch_models.recording import Output
 
         torch.manual_seed(0)
         cuda = torch.cuda.is_available()
@@ -121,7 +123,7 @@ class TorchContender:
             # XLA uses TF32 for float32 matrix products by default; the same here.
             torch.backends.cuda.matmul.allow_tf32 = True
             torch.backends.cudnn.allow_tf32 = True
-        model = torch_reference.TorchMVONet(
+        model = TorchMVONet(
             config["frames"], config["size"], width=config["width"], decoder_layout="released"
         ).to(device)
         for part, layout in (
@@ -130,18 +132,18 @@ class TorchContender:
         ):
             assert part is not None
             part.to(memory_format=layout)  # pyright: ignore[reportCallIssue] (not in torch's stubs)
-        optimiser = torch_reference.make_optimiser(
+        optimiser = torch_training.make_optimiser(
             model.parameters(), "adamw", weight_decay=0.01, fused=True
         )
-        torch_reference.set_learning_rate(optimiser, 1e-4)
+        torch_training.set_learning_rate(optimiser, 1e-4)
         batch = {k: torch.from_numpy(v).to(device) for k, v in make_batch(config).items()}
         autocast = config["dtype"] == "bfloat16"
 
         def loss_fn() -> torch.Tensor:
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 output = model(batch["video"])
-            output = torch_reference.Output(*(part.float() for part in output))
-            return torch_reference.total_loss(output, batch["label"], batch["coarse_mask"])
+            output = Output(*(part.float() for part in output))
+            return torch_training.total_loss(output, batch["label"], batch["coarse_mask"])
 
         modes = {"eager": None, "compile": "default", "autotune": "max-autotune-no-cudagraphs"}
         mode = modes[config["option"]]

@@ -11,7 +11,10 @@ import pytest
 import torch
 from flax.traverse_util import flatten_dict
 
-from mvo_jax.interop import torch_reference, torch_weights
+from mvo_jax.interop import weight_rules
+from mvo_jax.interop.layouts.mvo_net import REFERENCE
+from mvo_jax.interop.torch_models.mvo_net import TorchMVONet
+from mvo_jax.interop.torch_models.training import total_loss
 from mvo_jax.models.layers import LOWERINGS
 from mvo_jax.models.mask_decoder import LAYOUTS
 from mvo_jax.models.mvo_net import VARIANTS, MVONet
@@ -81,7 +84,7 @@ class Pair:
         options = {"width": 8, "num_heads": 2, "stage_sizes": (1, 1)} | case.network
         self.case = case
         torch.manual_seed(seed)
-        self.torch_model = torch_reference.TorchMVONet(frames, min(height, width), **options)
+        self.torch_model = TorchMVONet(frames, min(height, width), **options)
         self.flax_model = MVONet(
             **options, lowering=case.lowering, dtype=jnp.float64, param_dtype=jnp.float64
         )
@@ -99,8 +102,10 @@ class Pair:
             )
         )
         state = {k: v.numpy().copy() for k, v in self.torch_model.state_dict().items()}
-        self.variables = torch_weights.to_flax(
-            state, {"params": target["params"], "batch_stats": target["batch_stats"]}
+        self.variables = weight_rules.to_flax(
+            state,
+            {"params": target["params"], "batch_stats": target["batch_stats"]},
+            REFERENCE,
         )
         size = options.get("mask_size", 16)
         self.video = rng.standard_normal((batch, *case.clip))
@@ -146,9 +151,9 @@ class Pair:
         if output.coarse_mask is not None:
             result["coarse_mask"] = output.coarse_mask
         if train:
-            result["gradients"] = torch_weights.to_torch({"params": gradients[0]})
+            result["gradients"] = weight_rules.to_torch({"params": gradients[0]}, REFERENCE)
             result["video_gradient"] = gradients[1]
-            statistics = torch_weights.to_torch({"batch_stats": updated["batch_stats"]})
+            statistics = weight_rules.to_torch({"batch_stats": updated["batch_stats"]}, REFERENCE)
             result["statistics"] = {k: v for k, v in statistics.items() if "running" in k}
         return jax.tree.map(np.asarray, result)
 
@@ -161,7 +166,7 @@ class Pair:
         model.zero_grad()
         video = torch.tensor(self.video, requires_grad=True)
         output = model(video)
-        value = torch_reference.total_loss(
+        value = total_loss(
             output,
             torch.tensor(self.label),
             torch.tensor(self.coarse_target),
@@ -258,7 +263,7 @@ def test_cases_cover_every_choice() -> None:
 
 def test_full_size_inference_equals_torch_in_float32() -> None:
     torch.manual_seed(0)
-    reference = torch_reference.TorchMVONet(decoder_layout="released").eval()
+    reference = TorchMVONet(decoder_layout="released").eval()
     model = MVONet(decoder_layout="released")
     target = jax.eval_shape(
         lambda: model.init(
@@ -266,7 +271,7 @@ def test_full_size_inference_equals_torch_in_float32() -> None:
         )
     )
     state = {k: v.numpy() for k, v in reference.state_dict().items()}
-    variables = torch_weights.to_flax(state, target)
+    variables = weight_rules.to_flax(state, target, REFERENCE)
     video = np.random.default_rng(0).standard_normal((1, 30, 64, 64, 1), dtype=np.float32)
     ours = jax.jit(lambda v, x: model.apply(v, x, train=False, with_mask=True))(variables, video)
     with torch.no_grad():

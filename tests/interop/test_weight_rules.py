@@ -9,8 +9,10 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from mvo_jax.errors import UserError
-from mvo_jax.interop import torch_weights
-from mvo_jax.interop.torch_reference import TorchMVONet
+from mvo_jax.interop import weight_rules
+from mvo_jax.interop.layouts.mvo_net import REFERENCE, RELEASED, TORCHVISION
+from mvo_jax.interop.torch_models.mvo_net import TorchMVONet
+from mvo_jax.interop.weight_rules import Layout
 from mvo_jax.models.mvo_net import MVONet
 
 SMALL: dict[str, Any] = {"width": 8, "stage_sizes": (2, 1), "num_heads": 2, "num_layers": 2}
@@ -62,7 +64,7 @@ def test_trunk_has_the_222_keys_and_shapes_of_torchvision() -> None:
     shapes = flax_shapes()
     trunk = {collection: {"trunk": shapes[collection]["trunk"]} for collection in shapes}
     variables = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), trunk)
-    state = torch_weights.to_torch(variables, layout="torchvision")
+    state = weight_rules.to_torch(variables, TORCHVISION)
     assert len(torchvision_keys()) == 222
     assert state.keys() == torchvision_keys()
     assert state["stem.0.weight"].shape == (45, 3, 1, 7, 7)
@@ -76,18 +78,18 @@ def test_trunk_has_the_222_keys_and_shapes_of_torchvision() -> None:
     assert state["stem.1.num_batches_tracked"].dtype == np.int64
 
 
-@pytest.mark.parametrize("layout", ["reference", "released"])
+@pytest.mark.parametrize("layout", [REFERENCE, RELEASED], ids=lambda layout: layout.name)
 @pytest.mark.parametrize("decoder_layout", ["paper", "released"])
-def test_round_trip_is_bit_exact(layout: str, decoder_layout: str) -> None:
+def test_round_trip_is_bit_exact(layout: Layout, decoder_layout: str) -> None:
     shapes = flax_shapes(decoder_layout=decoder_layout, **SMALL)
     variables = random_bits(shapes)
-    state = torch_weights.to_torch(variables, layout=layout)
-    back = torch_weights.to_flax(state, shapes, layout=layout)
+    state = weight_rules.to_torch(variables, layout)
+    back = weight_rules.to_flax(state, shapes, layout)
     before, after = flatten_dict(variables), flatten_dict(back)
     assert before.keys() == after.keys()
     assert all(same_bits(before[path], after[path]) for path in before)
 
-    again = torch_weights.to_torch(back, layout=layout)
+    again = weight_rules.to_torch(back, layout)
     assert again.keys() == state.keys()
     assert all(same_bits(state[key], again[key]) for key in state)
 
@@ -97,13 +99,13 @@ def test_round_trip_is_bit_exact(layout: str, decoder_layout: str) -> None:
 def test_keys_and_shapes_are_those_of_the_torch_model(variant: str, decoder_layout: str) -> None:
     options = {"variant": variant, "decoder_layout": decoder_layout, "num_outputs": 2, **SMALL}
     expected = TorchMVONet(8, 32, **options).state_dict()
-    state = torch_weights.to_torch(random_bits(flax_shapes(**options)))
+    state = weight_rules.to_torch(random_bits(flax_shapes(**options)), REFERENCE)
     assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in expected.items()}
 
 
 def test_released_keys() -> None:
-    state = torch_weights.to_torch(
-        random_bits(flax_shapes(decoder_layout="released", **SMALL)), layout="released"
+    state = weight_rules.to_torch(
+        random_bits(flax_shapes(decoder_layout="released", **SMALL)), RELEASED
     )
     for key in (
         "backbone.feature.features.0.0.weight",
@@ -122,24 +124,24 @@ def test_released_keys() -> None:
 
 def test_orientation_of_each_kind_of_kernel() -> None:
     conv = np.arange(2 * 3 * 1 * 5 * 5).reshape(2, 3, 1, 5, 5)  # [out, in, t, y, x]
-    (leaf,) = torch_weights.CONV3D
+    (leaf,) = weight_rules.CONV3D
     assert leaf.reorder.to_flax(conv)[0, 4, 1, 2, 1] == conv[1, 2, 0, 4, 1]
 
     linear = np.arange(6).reshape(2, 3)  # [out, in]
-    assert torch_weights.LINEAR[0].reorder.to_flax(linear)[2, 1] == linear[1, 2]
+    assert weight_rules.LINEAR[0].reorder.to_flax(linear)[2, 1] == linear[1, 2]
 
     pointwise = np.arange(6).reshape(2, 3, 1, 1)
-    assert torch_weights.CONV1X1[0].reorder.to_flax(pointwise)[2, 1] == pointwise[1, 2, 0, 0]
+    assert weight_rules.CONV1X1[0].reorder.to_flax(pointwise)[2, 1] == pointwise[1, 2, 0, 0]
 
     transposed = np.arange(2 * 3 * 3 * 3).reshape(2, 3, 3, 3)  # [in, out, y, x]
-    flax = torch_weights.TRANSPOSED[0].reorder.to_flax(transposed)
+    flax = weight_rules.TRANSPOSED[0].reorder.to_flax(transposed)
     assert flax.shape == (3, 3, 2, 3)
     assert flax[0, 2, 1, 2] == transposed[1, 2, 2, 0]
 
 
 def test_all_problems_are_listed_in_one_error() -> None:
     shapes = flax_shapes(**SMALL)
-    state = torch_weights.to_torch(random_bits(shapes))
+    state = weight_rules.to_torch(random_bits(shapes), REFERENCE)
     del state["bert.clsToken"]
     state["fc_action.bias"] = state["fc_action.bias"].astype(np.float64)
     state["trunk.stem.0.weight"] = state["trunk.stem.0.weight"][:, :1]
@@ -148,7 +150,7 @@ def test_all_problems_are_listed_in_one_error() -> None:
     state["module.extra"] = np.zeros(3, np.float32)
     state["trunk.stem.0.num_batches_tracked"] = np.zeros((), np.int64)  # no BatchNorm there
     with pytest.raises(UserError) as caught:
-        torch_weights.to_flax(state, shapes, source="weights.pth")
+        weight_rules.to_flax(state, shapes, REFERENCE, source="weights.pth")
     message = caught.value.cause
     assert message.startswith("weights.pth does not fit")
     assert "1 keys missing: bert.clsToken" in message
@@ -163,7 +165,7 @@ def test_all_problems_are_listed_in_one_error() -> None:
 def test_weights_of_another_architecture_are_refused_with_a_short_message() -> None:
     state = {f"blocks.{i}.weight": np.zeros(3, np.float32) for i in range(300)}
     with pytest.raises(UserError, match=r"and 288 more") as caught:
-        torch_weights.to_flax(state, flax_shapes(**SMALL))
+        weight_rules.to_flax(state, flax_shapes(**SMALL), REFERENCE)
     assert len(caught.value.cause) < 2000
 
 
@@ -173,52 +175,42 @@ def test_an_empty_source_misses_everything(state: dict[str, np.ndarray]) -> None
     trunk = {collection: {"trunk": shapes[collection]["trunk"]} for collection in shapes}
     count = len(jax.tree.leaves(trunk))
     with pytest.raises(UserError, match=f": {count} keys missing: "):
-        torch_weights.to_flax(state, trunk, layout="torchvision")
+        weight_rules.to_flax(state, trunk, TORCHVISION)
 
 
 def test_named_leftovers_are_ignored_and_no_others() -> None:
     shapes = flax_shapes(decoder_layout="released", **SMALL)
-    state = torch_weights.to_torch(random_bits(shapes), layout="released")
+    state = weight_rules.to_torch(random_bits(shapes), RELEASED)
     dead = np.zeros(1, np.float32)
     for key in ("decode_head.cls2Dfc.weight", "decode_head.bert_branch.clsconv3.bias"):
         state[key] = dead
-    torch_weights.to_flax(state, shapes, layout="released")
+    weight_rules.to_flax(state, shapes, RELEASED)
     state["decode_head.bert_branch.mystery.weight"] = dead
     with pytest.raises(UserError, match=r"without a rule: decode_head\.bert_branch\.mystery"):
-        torch_weights.to_flax(state, shapes, layout="released")
+        weight_rules.to_flax(state, shapes, RELEASED)
 
 
 def test_counters_must_be_written_as_torch_writes_them() -> None:
     state = {"trunk.layer1.00.conv1.0.0.weight": np.zeros((1, 1, 1, 3, 3), np.float32)}
     with pytest.raises(UserError, match="without a rule"):
-        torch_weights.to_flax(state, {"params": {}})
+        weight_rules.to_flax(state, {"params": {}}, REFERENCE)
 
 
-def test_ambiguous_tables_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ambiguous_tables_are_noticed() -> None:
     shapes = flax_shapes(variant="backbone", **SMALL)
-    state = torch_weights.to_torch(random_bits(shapes))
-    monkeypatch.setattr(
-        torch_weights,
-        "MODULES",
-        (*torch_weights.MODULES, ("classifier", "head", torch_weights.LINEAR)),
-    )
+    state = weight_rules.to_torch(random_bits(shapes), REFERENCE)
+    classifier = ("classifier", "head", weight_rules.LINEAR)
+    ambiguous = Layout("doubled", (*REFERENCE.modules, classifier))
     with pytest.raises(UserError, match="2 with several rules: params/classifier/"):
-        torch_weights.to_torch(random_bits(shapes))
+        weight_rules.to_torch(random_bits(shapes), ambiguous)
     doubled = state | {"head.bias": state["fc_action.bias"]}
     with pytest.raises(UserError, match="filled twice: params/classifier/bias by fc_action"):
-        torch_weights.to_flax(doubled, shapes)
+        weight_rules.to_flax(doubled, shapes, ambiguous)
 
 
 def test_arrays_that_no_rule_knows_are_not_dropped() -> None:
     variables = {"params": {"classifier": {"kernel": np.zeros((2, 1)), "gain": np.zeros(1)}}}
     with pytest.raises(UserError, match="1 without a rule: params/classifier/gain"):
-        torch_weights.to_torch(variables)
+        weight_rules.to_torch(variables, REFERENCE)
     with pytest.raises(UserError, match="1 without a rule: params/classifier/kernel"):
-        torch_weights.to_torch(
-            {"params": {"classifier": {"kernel": np.zeros((2, 1))}}}, layout="torchvision"
-        )
-
-
-def test_unknown_layout() -> None:
-    with pytest.raises(ValueError, match="layout 'keras' is unknown"):
-        torch_weights.to_torch({}, layout="keras")
+        weight_rules.to_torch({"params": {"classifier": {"kernel": np.zeros((2, 1))}}}, TORCHVISION)

@@ -1,4 +1,4 @@
-"""The method in PyTorch: the other side of every parity check and speed comparison.
+"""The method's network in PyTorch.
 
 Written from the paper, from torchvision's documented layout of ``r2plus1d_18`` and from the facts
 known of the authors' code. State-dict keys of the trunk are torchvision's; the other parts carry
@@ -9,12 +9,12 @@ compare without transposing.
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mvo_jax.interop.torch_models.recording import Dropout, Output, RecordedModel, Recorder
 
 VARIANTS = {
     "backbone": (False, False),
@@ -22,49 +22,6 @@ VARIANTS = {
     "cgmr": (False, True),
     "full": (True, True),
 }
-
-
-class Recorder(nn.Module):
-    """Hands a tensor through and keeps it, channels-last, under ``name`` while ``active``."""
-
-    def __init__(self, name: str):
-        super().__init__()
-        self.name = name
-        self.active = False
-        self.value: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``x``, ``[B, C, ...]`` or ``[B, S, C]``."""
-        if self.active:
-            self.value = x.movedim(1, -1) if x.dim() > 3 else x
-        return x
-
-
-class Dropout(nn.Module):
-    """Dropout that can be told its mask.
-
-    Args:
-        name: path of the same dropout in the Flax model, e.g. 'encoder/block1/mlp_dropout'.
-        rate: probability of dropping.
-        channels: drop whole channels of a ``[B, C, H, W]`` map.
-    """
-
-    def __init__(self, name: str, rate: float, *, channels: bool = False):
-        super().__init__()
-        self.name = name
-        self.rate = rate
-        self.channels = channels
-        self.mask: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop entries of ``x`` when training; True in the mask keeps."""
-        if not self.training or self.rate == 0.0:
-            return x
-        if self.mask is not None:
-            return torch.where(self.mask, x / (1 - self.rate), 0.0)
-        if self.channels:
-            return F.dropout2d(x, self.rate, training=True)
-        return F.dropout(x, self.rate, training=True)
 
 
 def _mid_planes(planes_in: int, planes_out: int) -> int:
@@ -330,14 +287,7 @@ class PseudoBranch(nn.Module):
         return x[:, 0]
 
 
-class Output(NamedTuple):
-    """Logits ``[B, num_outputs]`` and the coarse mask ``[B, m, m]`` (None without mask branch)."""
-
-    logits: Tensor
-    coarse_mask: Tensor | None
-
-
-class TorchMVONet(nn.Module):
+class TorchMVONet(RecordedModel):
     """The network of ``mvo_jax.models.mvo_net.MVONet``, argument for argument.
 
     Args:
@@ -411,133 +361,3 @@ class TorchMVONet(nn.Module):
         if self.pseudo_branch is None or not with_mask:
             return Output(logits, None)
         return Output(logits, self.pseudo_branch(features))
-
-    def record(self, active: bool = True) -> None:
-        """Keep (or stop keeping) the named intermediates of later forward passes."""
-        for module in self.modules():
-            if isinstance(module, Recorder):
-                module.active, module.value = active, None
-
-    def intermediates(self) -> dict[str, Tensor]:
-        """What the last forward pass recorded, by the Flax model's names, channels-last."""
-        recorders = (module for module in self.modules() if isinstance(module, Recorder))
-        return {r.name: r.value for r in recorders if r.value is not None}
-
-    def inject_dropout(self, masks: Mapping[str, Tensor]) -> None:
-        """Use these dropout masks in later training passes.
-
-        Args:
-            masks: by the Flax path of each dropout, True keeps; shaped as in Flax (channels-last).
-
-        Raises:
-            KeyError: a mask without its dropout, or a dropout of non-zero rate without its mask.
-        """
-        layers = {m.name: m for m in self.modules() if isinstance(m, Dropout) and m.rate > 0}
-        if different := layers.keys() ^ masks.keys():
-            raise KeyError(f"dropout masks do not fit the model: {sorted(different)}")
-        for name, mask in masks.items():
-            layers[name].mask = mask.movedim(-1, 1) if layers[name].channels else mask
-
-
-def classification_loss(
-    logits: Tensor, label: Tensor, *, form: str = "cross_entropy", positive_weight: float = 1.0
-) -> Tensor:
-    """Classification loss of each case.
-
-    Args:
-        logits: ``[B, 1]`` or ``[B, 2]``.
-        label: ``[B]``, 0 or 1.
-        form: 'cross_entropy', or 'released' (half-weight BCE, 1e-7 inside the logarithms).
-        positive_weight: weight of positive cases.
-
-    Returns:
-        ``[B]``.
-
-    Raises:
-        ValueError: unknown form.
-    """
-    target = label.to(logits.dtype)
-    if form == "released":
-        p = logits[:, 0].sigmoid()
-        loss = -(target * (p + 1e-7).log() + (1 - target) * (1 - p + 1e-7).log()) * 0.5
-    elif form != "cross_entropy":
-        raise ValueError(f"loss form {form!r} is unknown")
-    elif logits.shape[1] == 1:
-        loss = F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
-    else:
-        loss = F.cross_entropy(logits, label.long(), reduction="none")
-    return loss * (1 + (positive_weight - 1) * target)
-
-
-def total_loss(
-    output: Output,
-    label: Tensor,
-    coarse_target: Tensor,
-    *,
-    form: str = "cross_entropy",
-    mask_loss_weight: float = 0.05,
-    positive_weight: float = 1.0,
-) -> Tensor:
-    """Classification loss plus lambda times the mean squared error of the coarse mask (Eq. 2)."""
-    loss = classification_loss(
-        output.logits, label, form=form, positive_weight=positive_weight
-    ).mean()
-    if output.coarse_mask is None:
-        return loss
-    return loss + mask_loss_weight * F.mse_loss(output.coarse_mask, coarse_target)
-
-
-def coarse_mask(lge_mask: Tensor, mask_size: int) -> Tensor:
-    """Eq. (1): share of MVO pixels (value 2) per block, ``[B, n, n]`` to ``[B, m, m]`` float32."""
-    side = lge_mask.shape[-1]
-    block = math.ceil(side / mask_size)
-    pad = block * mask_size - side
-    mvo = F.pad((lge_mask == 2).float(), (0, pad, 0, pad))
-    return F.avg_pool2d(mvo[:, None], block)[:, 0]
-
-
-def learning_rate(
-    step: int,
-    *,
-    peak: float,
-    total_steps: int,
-    warmup_steps: int = 0,
-    warmup_start: float = 1e-6,
-    power: float = 1.0,
-    end: float = 0.0,
-) -> float:
-    """Rate of the update after ``step`` updates: polynomial decay times linear warm-up (mmcv)."""
-    rate = end + (peak - end) * (1 - min(step / total_steps, 1.0)) ** power
-    if step < warmup_steps:
-        rate *= 1 - (1 - step / warmup_steps) * (1 - warmup_start)
-    return rate
-
-
-def make_optimiser(
-    parameters: Iterable[nn.Parameter],
-    name: str,
-    *,
-    weight_decay: float,
-    momentum: float = 0.9,
-    fused: bool | None = None,
-) -> torch.optim.Optimizer:
-    """torch's AdamW (decoupled decay) or SGD (decay as an L2 term); set the rate before each step.
-
-    Raises:
-        ValueError: unknown name.
-    """
-    if name == "adamw":
-        return torch.optim.AdamW(
-            parameters, lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay, fused=fused
-        )
-    if name == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=0.0, momentum=momentum, weight_decay=weight_decay, fused=fused
-        )
-    raise ValueError(f"optimiser {name!r} is unknown")
-
-
-def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Set the rate of every parameter group."""
-    for group in optimiser.param_groups:
-        group["lr"] = rate

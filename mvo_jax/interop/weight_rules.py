@@ -1,11 +1,7 @@
 """Weights between Flax variables and torch state dicts, bit-exact, both ways from one table.
 
-Only numpy is needed here: a state dict is a plain ``dict[str, np.ndarray]``. Three layouts of the
-torch side are known:
-
-* ``reference``: keys of ``torch_reference.TorchMVONet``;
-* ``torchvision``: the trunk alone, keys of torchvision's ``r2plus1d_18``;
-* ``released``: a checkpoint of the authors' full model.
+Only numpy is needed here: a state dict is a plain ``dict[str, np.ndarray]``. The tables of the
+models are in ``interop/layouts/``.
 """
 
 import dataclasses
@@ -64,86 +60,23 @@ class Leaf:
     reorder: Reorder = Reorder()
 
 
-_BIAS = Leaf("params", "bias", "bias")
+BIAS = Leaf("params", "bias", "bias")
 CONV3D = (Leaf("params", "kernel", "weight", Reorder((2, 3, 4, 1, 0))),)
-CONV1X1 = (Leaf("params", "kernel", "weight", Reorder((1, 0), unit_axes=2)), _BIAS)
-LINEAR = (Leaf("params", "kernel", "weight", Reorder((1, 0))), _BIAS)
+CONV1X1 = (Leaf("params", "kernel", "weight", Reorder((1, 0), unit_axes=2)), BIAS)
+LINEAR = (Leaf("params", "kernel", "weight", Reorder((1, 0))), BIAS)
 # A transposed convolution is stored in Flax as the plain convolution it equals: flipped in-plane.
-TRANSPOSED = (Leaf("params", "kernel", "weight", Reorder((2, 3, 0, 1), flip=(0, 1))), _BIAS)
-LAYER_NORM = (Leaf("params", "scale", "a_2"), Leaf("params", "bias", "b_2"))
+TRANSPOSED = (Leaf("params", "kernel", "weight", Reorder((2, 3, 0, 1), flip=(0, 1))), BIAS)
 BATCH_NORM = (
     Leaf("params", "scale", "weight"),
-    _BIAS,
+    BIAS,
     Leaf("batch_stats", "mean", "running_mean"),
     Leaf("batch_stats", "var", "running_var"),
-)
-EMBEDDING = (
-    Leaf("params", "cls", "clsToken"),
-    Leaf("params", "position", "embedding.learnedPosition.pe"),
 )
 
 # torch counts batches for a mode of BatchNorm that nobody uses here; Flax has no such array.
 BATCH_COUNTER = "num_batches_tracked"
 
-# (Flax module, torch module, arrays). {x} is a counter from 1 on both sides; {x0} is the same
-# counter where torch starts at 0.
-_BLOCK, _TORCH_BLOCK = "trunk/layer{stage}_block{block}", "trunk.layer{stage}.{block0}"
-_ENCODER, _TORCH_ENCODER = "encoder/block{block}", "bert.transformer_blocks.{block0}"
-_DECODER, _TORCH_DECODER = "decoder/block{block}", "pseudo_branch.deconv{block}"
-MODULES: tuple[tuple[str, str, tuple[Leaf, ...]], ...] = (
-    ("trunk/stem_spatial", "trunk.stem.0", CONV3D),
-    ("trunk/stem_spatial_norm", "trunk.stem.1", BATCH_NORM),
-    ("trunk/stem_temporal", "trunk.stem.3", CONV3D),
-    ("trunk/stem_temporal_norm", "trunk.stem.4", BATCH_NORM),
-    (f"{_BLOCK}/conv{{conv}}/spatial", f"{_TORCH_BLOCK}.conv{{conv}}.0.0", CONV3D),
-    (f"{_BLOCK}/conv{{conv}}/norm", f"{_TORCH_BLOCK}.conv{{conv}}.0.1", BATCH_NORM),
-    (f"{_BLOCK}/conv{{conv}}/temporal", f"{_TORCH_BLOCK}.conv{{conv}}.0.3", CONV3D),
-    (f"{_BLOCK}/norm{{conv}}", f"{_TORCH_BLOCK}.conv{{conv}}.1", BATCH_NORM),
-    (f"{_BLOCK}/downsample", f"{_TORCH_BLOCK}.downsample.0", CONV3D),
-    (f"{_BLOCK}/downsample_norm", f"{_TORCH_BLOCK}.downsample.1", BATCH_NORM),
-    ("encoder", "bert", EMBEDDING),
-    (f"{_ENCODER}/attention_norm", f"{_TORCH_ENCODER}.input_sublayer.norm", LAYER_NORM),
-    (f"{_ENCODER}/query", f"{_TORCH_ENCODER}.attention.linear_layers.0", LINEAR),
-    (f"{_ENCODER}/key", f"{_TORCH_ENCODER}.attention.linear_layers.1", LINEAR),
-    (f"{_ENCODER}/value", f"{_TORCH_ENCODER}.attention.linear_layers.2", LINEAR),
-    (f"{_ENCODER}/out", f"{_TORCH_ENCODER}.attention.output_linear", LINEAR),
-    (f"{_ENCODER}/mlp_norm", f"{_TORCH_ENCODER}.output_sublayer.norm", LAYER_NORM),
-    (f"{_ENCODER}/mlp_in", f"{_TORCH_ENCODER}.feed_forward.w_1", LINEAR),
-    (f"{_ENCODER}/mlp_out", f"{_TORCH_ENCODER}.feed_forward.w_2", LINEAR),
-    ("classifier", "fc_action", LINEAR),
-    (f"{_DECODER}/reduce", f"{_TORCH_DECODER}.conv1", CONV1X1),
-    (f"{_DECODER}/reduce_norm", f"{_TORCH_DECODER}.norm1", BATCH_NORM),
-    (f"{_DECODER}/upsample", f"{_TORCH_DECODER}.deconv2", TRANSPOSED),
-    (f"{_DECODER}/upsample_norm", f"{_TORCH_DECODER}.norm2", BATCH_NORM),
-    (f"{_DECODER}/expand", f"{_TORCH_DECODER}.conv3", CONV1X1),
-    (f"{_DECODER}/expand_norm", f"{_TORCH_DECODER}.norm3", BATCH_NORM),
-    ("decoder/predict", "pseudo_branch.conv_seg", CONV1X1),
-)
-
-# layout -> (start of a key in the reference layout, its start here); a module without an entry is
-# not part of the layout.
-LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
-    "reference": (("", ""),),
-    "torchvision": (("trunk.", ""),),
-    "released": (
-        ("trunk.stem.", "backbone.feature.features.0."),
-        ("trunk.layer{stage}.", "backbone.feature.features.{stage}."),
-        ("bert", "decode_head.bert_branch.bert"),
-        ("fc_action", "decode_head.bert_branch.fc_action"),
-        ("pseudo_branch.", "decode_head.pseudo_branch."),
-    ),
-}
-
-# Keys that a source may hold and the method does not use: regular expressions for whole keys.
-IGNORED: dict[str, tuple[str, ...]] = {
-    "reference": (),
-    "torchvision": (r"fc\.(weight|bias)",),  # the 400 Kinetics classes
-    # Parameters that every head of the authors' code inherits and never calls.
-    "released": (
-        r"decode_head\.(bert_branch\.)?"
-        r"(cls2Dconv[123]|cls2Dfc|clsconv[123]|clsfc|fc|conv_seg|conv_seg3D)\.(weight|bias)",
-    ),
-}
+Module = tuple[str, str, tuple[Leaf, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,24 +121,52 @@ def _translate(text: str, source: str, target: str) -> str | None:
     return _COUNTER.sub(lambda m: str(counters[m[1]] + (0 if m[2] else 1)), target)
 
 
-def rules(layout: str) -> list[Rule]:
-    """The table for one layout of the torch side.
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a kind of torch checkpoint names the arrays of one of our models.
 
-    Raises:
-        ValueError: an unknown layout.
+    Attributes:
+        name: what messages call it.
+        modules: (Flax module, torch module, arrays). ``{x}`` is a counter from 1 on both sides;
+            ``{x0}`` is the same counter where torch starts at 0.
+        ignored: regular expressions for whole keys that a source may hold and the model has no use
+            for. A source may hold any part of them.
     """
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout {layout!r} is unknown; choose from {sorted(LAYOUTS)}")
-    table = []
-    for flax_module, torch_module, leaves in MODULES:
-        starts = [(old, new) for old, new in LAYOUTS[layout] if torch_module.startswith(old)]
-        for old, new in starts[:1]:
-            module = new + torch_module.removeprefix(old)
-            table += [
-                Rule(f"{leaf.collection}/{flax_module}/{leaf.flax}", f"{module}.{leaf.torch}", leaf)
-                for leaf in leaves
-            ]
-    return table
+
+    name: str
+    modules: tuple[Module, ...]
+    ignored: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def rules(self) -> tuple[Rule, ...]:
+        """The table, one line for each array."""
+        return tuple(
+            Rule(f"{leaf.collection}/{flax}/{leaf.flax}", f"{torch}.{leaf.torch}", leaf)
+            for flax, torch, leaves in self.modules
+            for leaf in leaves
+        )
+
+    def ignores(self, key: str) -> bool:
+        """Whether the list of ignored keys has this key."""
+        return any(re.fullmatch(pattern, key) for pattern in self.ignored)
+
+    def renamed(
+        self, name: str, starts: tuple[tuple[str, str], ...], *, ignored: tuple[str, ...] = ()
+    ) -> "Layout":
+        """The same arrays under other torch names.
+
+        Args:
+            name: of the new layout.
+            starts: (start of a torch module here, its start there), the first that fits is taken;
+                a module that none fits is not part of the new layout.
+            ignored: keys of the new layout without use.
+        """
+        modules = []
+        for flax, torch, leaves in self.modules:
+            fitting = [(old, new) for old, new in starts if torch.startswith(old)]
+            for old, new in fitting[:1]:
+                modules.append((flax, new + torch.removeprefix(old), leaves))
+        return Layout(name, tuple(modules), ignored)
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -253,14 +214,14 @@ class _Problems:
 
 
 def to_torch(
-    variables: Mapping[str, Any], *, layout: str = "reference", batches_tracked: int = 0
+    variables: Mapping[str, Any], layout: Layout, *, batches_tracked: int = 0
 ) -> StateDict:
     """Flax variables as a torch state dict.
 
     Args:
-        variables: ``{'params': ..., 'batch_stats': ...}`` of an ``MVONet``, or a part of it, such
-            as gradients under 'params' or the trunk alone.
-        layout: key of ``LAYOUTS``.
+        variables: ``{'params': ..., 'batch_stats': ...}`` of the layout's model, or a part of it,
+            such as gradients under 'params' or the trunk alone.
+        layout: the torch side.
         batches_tracked: value of torch's batch counters, which Flax does not have.
 
     Returns:
@@ -268,9 +229,8 @@ def to_torch(
 
     Raises:
         UserError: arrays that no rule, or more than one rule, maps. All are listed.
-        ValueError: an unknown layout.
     """
-    table = rules(layout)
+    table = layout.rules
     state_dict: StateDict = {}
     problems = _Problems()
     for path, value in _flatten(variables).items():
@@ -288,8 +248,8 @@ def to_torch(
             module = key.rpartition(".")[0]
             state_dict[f"{module}.{BATCH_COUNTER}"] = np.array(batches_tracked, np.int64)
     problems.check(
-        f"these arrays cannot be written in the {layout!r} layout",
-        "pass the variables of an MVONet; the 'torchvision' layout holds the trunk alone",
+        f"these arrays cannot be written in the {layout.name!r} layout",
+        "choose a layout of the same model that holds all of these arrays",
     )
     return state_dict
 
@@ -297,17 +257,17 @@ def to_torch(
 def to_flax(
     state_dict: Mapping[str, np.ndarray],
     target: Mapping[str, Any],
+    layout: Layout,
     *,
-    layout: str = "reference",
     source: str = "the state dict",
 ) -> dict[str, Any]:
     """A torch state dict as Flax variables.
 
     Args:
-        state_dict: arrays by torch key. Keys that ``IGNORED`` names for the layout are left out.
+        state_dict: arrays by torch key. Keys that the layout ignores are left out.
         target: what must be filled: ``{'params': ..., 'batch_stats': ...}`` with leaves that have
             ``shape`` and ``dtype``, as ``jax.eval_shape(model.init, ...)`` gives; or a part of it.
-        layout: key of ``LAYOUTS``.
+        layout: the torch side.
         source: name of the source in error messages, e.g. the file.
 
     Returns:
@@ -316,9 +276,8 @@ def to_flax(
     Raises:
         UserError: unmapped keys, targets filled twice or not at all, wrong shapes or dtypes. All
             are listed in one message.
-        ValueError: an unknown layout.
     """
-    table = rules(layout)
+    table = layout.rules
     wanted = _flatten(target)
     filled: dict[str, np.ndarray] = {}
     origin: dict[str, str] = {}
@@ -329,7 +288,7 @@ def to_flax(
         if key.endswith(".running_mean")
     }
     for key, value in state_dict.items():
-        if key in norms or any(re.fullmatch(pattern, key) for pattern in IGNORED[layout]):
+        if key in norms or layout.ignores(key):
             continue
         found = [(path, rule) for rule in table if (path := rule.flax_path(key)) is not None]
         if len(found) != 1:
@@ -360,7 +319,7 @@ def to_flax(
         missing = next((k for rule in table if (k := rule.torch_key(path)) is not None), path)
         problems.add("keys missing", missing)
     problems.check(
-        f"{source} does not fit the model in the {layout!r} layout",
+        f"{source} does not fit the model in the {layout.name!r} layout",
         "check that it comes from the same architecture (variant, width, input channels, frames, "
         "mask size, decoder layout) and that the layout is named rightly",
     )

@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from mvo_jax.data.coarse_mask import coarse_mask
-from mvo_jax.interop import torch_reference, torch_weights
+from mvo_jax.interop import weight_rules
+from mvo_jax.interop.layouts.mvo_net import REFERENCE
+from mvo_jax.interop.torch_models import training as torch_training
+from mvo_jax.interop.torch_models.mvo_net import TorchMVONet
 from mvo_jax.models.mvo_net import MVONet
 from mvo_jax.training import losses, optim
 from mvo_jax.training.state import TrainState
@@ -31,7 +34,7 @@ from mvo_jax.training.step import make_train_step
 )
 def test_parameter_counts(options: dict[str, Any], parameters: int) -> None:
     with torch.device("meta"):
-        model = torch_reference.TorchMVONet(**options)
+        model = TorchMVONet(**options)
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
@@ -42,7 +45,7 @@ def test_losses(form: str, outputs: int) -> None:
     logits, label = 3 * rng.standard_normal((6, outputs)), np.array([0, 1, 1, 0, 1, 0])
     if (form, outputs) == ("released", 2):
         pytest.skip("the released loss has one output")
-    theirs = torch_reference.classification_loss(
+    theirs = torch_training.classification_loss(
         torch.from_numpy(logits), torch.from_numpy(label), form=form, positive_weight=2.0
     )
     with jax.enable_x64(True):
@@ -54,7 +57,7 @@ def test_losses(form: str, outputs: int) -> None:
 @pytest.mark.parametrize(("size", "mask_size"), [(64, 16), (64, 64), (50, 16), (7, 3), (5, 1)])
 def test_coarse_mask(size: int, mask_size: int) -> None:
     lge_mask = np.random.default_rng(0).integers(0, 4, (3, size, size), dtype=np.uint8)
-    theirs = torch_reference.coarse_mask(torch.from_numpy(lge_mask), mask_size)
+    theirs = torch_training.coarse_mask(torch.from_numpy(lge_mask), mask_size)
     # Counts are exact integers below 2^24 and are divided once on both sides.
     np.testing.assert_array_equal(coarse_mask(lge_mask, mask_size), theirs.numpy())
 
@@ -74,7 +77,7 @@ def test_learning_rate(power: float, warmup_steps: int) -> None:
         )
         ours = [float(np.asarray(schedule(step))) for step in range(100)]
     theirs = [
-        torch_reference.learning_rate(
+        torch_training.learning_rate(
             step, peak=1e-2, total_steps=80, warmup_steps=warmup_steps, power=power, end=1e-5
         )
         for step in range(100)
@@ -97,7 +100,7 @@ def test_optimisers_follow_the_same_path(name: str, peak: float, weight_decay: f
         decoupled_weight_decay=name == "adamw",
     )
     parameter = torch.nn.Parameter(torch.from_numpy(start.copy()))
-    optimiser = torch_reference.make_optimiser([parameter], name, weight_decay=weight_decay)
+    optimiser = torch_training.make_optimiser([parameter], name, weight_decay=weight_decay)
     with jax.enable_x64(True):
         transform = optim.make_optimiser(settings)
         # Both sides take the same rate; that the rates agree is tested above. (From an int32
@@ -108,7 +111,7 @@ def test_optimisers_follow_the_same_path(name: str, peak: float, weight_decay: f
         for step, gradient in enumerate(gradients):
             updates, state = transform.update(jnp.asarray(gradient), state, params)
             params = optax.apply_updates(params, updates)
-            torch_reference.set_learning_rate(
+            torch_training.set_learning_rate(
                 optimiser, float(np.asarray(schedule(jnp.int32(step))))
             )
             parameter.grad = torch.from_numpy(gradient)
@@ -132,7 +135,7 @@ def test_thirty_training_steps_follow_torch() -> None:
     quiet: dict[str, Any] = {"encoder_dropout": 0.0, "head_dropout": 0.0, "decoder_dropout": 0.0}
     steps, batch, clip = 30, 4, (8, 32, 32, 1)
     torch.manual_seed(0)
-    reference = torch_reference.TorchMVONet(8, 32, **options, **quiet).double()
+    reference = TorchMVONet(8, 32, **options, **quiet).double()
     state_dict = {k: v.numpy().copy() for k, v in reference.state_dict().items()}
     rng = np.random.default_rng(0)
     data = {
@@ -144,12 +147,12 @@ def test_thirty_training_steps_follow_torch() -> None:
     with jax.enable_x64(True):
         schedule = jax.jit(optim.learning_rate_schedule(settings))
         rates = [float(np.asarray(schedule(jnp.int32(step)))) for step in range(steps)]
-    optimiser = torch_reference.make_optimiser(reference.parameters(), "adamw", weight_decay=0.01)
+    optimiser = torch_training.make_optimiser(reference.parameters(), "adamw", weight_decay=0.01)
     theirs = []
     for rate in rates:
-        torch_reference.set_learning_rate(optimiser, rate)
+        torch_training.set_learning_rate(optimiser, rate)
         tensors = {name: torch.from_numpy(value) for name, value in data.items()}
-        loss = torch_reference.total_loss(
+        loss = torch_training.total_loss(
             reference(tensors["video"]), tensors["label"], tensors["coarse_mask"]
         )
         optimiser.zero_grad()
@@ -162,7 +165,7 @@ def test_thirty_training_steps_follow_torch() -> None:
         target = jax.eval_shape(
             lambda: model.init({"params": jax.random.key(0)}, jnp.zeros((1, *clip)), train=False)
         )
-        variables = jax.tree.map(jnp.asarray, torch_weights.to_flax(state_dict, target))
+        variables = jax.tree.map(jnp.asarray, weight_rules.to_flax(state_dict, target, REFERENCE))
         transform = optim.make_optimiser(settings)
         state = TrainState(
             step=jnp.zeros((), jnp.int32),
