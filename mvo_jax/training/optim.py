@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import optax
 
 OPTIMISERS = ("adamw", "sgd")
@@ -52,10 +54,16 @@ def learning_rate_schedule(settings: OptimiserSettings) -> optax.Schedule:
         settings.power,
         settings.total_steps,
     )
-    if settings.warmup_steps == 0:
-        return decay
-    warmup = optax.linear_schedule(settings.warmup_start, 1.0, settings.warmup_steps)
-    return lambda step: decay(step) * warmup(step)
+    warmup = optax.constant_schedule(1.0)
+    if settings.warmup_steps:
+        warmup = optax.linear_schedule(settings.warmup_start, 1.0, settings.warmup_steps)
+
+    def rate(step: jax.typing.ArrayLike) -> jax.Array:
+        # As a float of the precision in force: from an integer optax computes in float32 always.
+        step = jnp.asarray(step, jnp.result_type(float))
+        return jnp.asarray(decay(step) * warmup(step))
+
+    return rate
 
 
 def make_optimiser(settings: OptimiserSettings) -> optax.GradientTransformation:

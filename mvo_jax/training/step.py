@@ -63,6 +63,77 @@ def make_batch(
     return {"video": video, "label": data["label"][indices], "coarse_mask": mask}
 
 
+def make_loss(
+    model: nn.Module, loss_settings: LossSettings, *, collections: tuple[str, ...] = ()
+) -> Callable[..., tuple[Array, tuple[Any, Any, Metrics]]]:
+    """Build ``loss(params, batch_stats, batch, key) -> (loss, (output, updated, metrics))``.
+
+    Args:
+        model: called in training, with its mask branch.
+        loss_settings: form and weights of the loss.
+        collections: collections to return beside 'batch_stats', such as 'intermediates'.
+
+    Returns:
+        A pure function of one device's batch: the mean loss, the model's output, the updated
+        collections and the metrics loss, ce, mask_mse (absent without mask branch), accuracy.
+    """
+
+    def loss_fn(
+        params: Any, batch_stats: Any, batch: Batch, key: Array
+    ) -> tuple[Array, tuple[Any, Any, Metrics]]:
+        output, updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            batch["video"],
+            train=True,
+            with_mask=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats", *collections],
+        )
+        ce = classification_loss(output.logits, batch["label"], loss_settings).mean()
+        decision = mvo_probability(output.logits) >= 0.5
+        metrics = {"ce": ce, "accuracy": (decision == (batch["label"] == 1)).mean()}
+        loss = ce
+        if output.coarse_mask is not None:
+            mse = coarse_mask_loss(output.coarse_mask, batch["coarse_mask"]).mean()
+            loss = loss + loss_settings.mask_loss_weight * mse
+            metrics["mask_mse"] = mse
+        metrics["loss"] = loss
+        return loss, (output, updated, metrics)
+
+    return loss_fn
+
+
+def apply_gradients(
+    state: TrainState,
+    grads: Any,
+    batch_stats: Any,
+    optimiser: optax.GradientTransformation,
+    *,
+    ema_decay: float = 0.0,
+) -> TrainState:
+    """The state after one update.
+
+    Args:
+        state: before it.
+        grads: gradient of the mean loss over the global batch, shaped as ``state.params``.
+        batch_stats: running statistics after the forward pass.
+        optimiser: makes the update.
+        ema_decay: share of the old average kept, where an average is kept.
+    """
+    updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema_params = state.ema_params
+    if ema_params is not None:
+        ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
+    return TrainState(
+        step=state.step + 1,
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+        ema_params=ema_params,
+    )
+
+
 def make_train_step(
     model: nn.Module,
     optimiser: optax.GradientTransformation,
@@ -86,44 +157,18 @@ def make_train_step(
         batch: loss, ce, mask_mse (absent without mask branch), accuracy, grad_norm.
     """
 
-    def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
-        def loss_fn(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
-            output, updated = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                batch["video"],
-                train=True,
-                with_mask=True,
-                rngs={"dropout": key},
-                mutable=["batch_stats"],
-            )
-            ce = classification_loss(output.logits, batch["label"], loss_settings).mean()
-            decision = mvo_probability(output.logits) >= 0.5
-            metrics = {"ce": ce, "accuracy": (decision == (batch["label"] == 1)).mean()}
-            loss = ce
-            if output.coarse_mask is not None:
-                mse = coarse_mask_loss(output.coarse_mask, batch["coarse_mask"]).mean()
-                loss = loss + loss_settings.mask_loss_weight * mse
-                metrics["mask_mse"] = mse
-            metrics["loss"] = loss
-            return loss, (updated.get("batch_stats", {}), metrics)
+    loss_fn = make_loss(model, loss_settings)
 
-        grads, (batch_stats, metrics) = jax.grad(loss_fn, has_aux=True)(state.params)
+    def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
+        grads, (_, updated, metrics) = jax.grad(loss_fn, has_aux=True)(
+            state.params, state.batch_stats, batch, key
+        )
+        batch_stats = updated.get("batch_stats", {})
         if axis_name is not None:
             # Devices hold equal shares of the batch, so a mean of means is the global mean.
             grads, metrics = lax.pmean((grads, metrics), axis_name)
         metrics["grad_norm"] = optax.tree.norm(grads)
-        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema_params = state.ema_params
-        if ema_params is not None:
-            ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
-        state = TrainState(
-            step=state.step + 1,
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            ema_params=ema_params,
-        )
+        state = apply_gradients(state, grads, batch_stats, optimiser, ema_decay=ema_decay)
         return state, metrics
 
     return train_step
