@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "interop": {
         "models",
         "data.coarse_mask",
+        "evaluation.figures",
         "training.losses",
         "training.optim",
         "training.state",

@@ -117,6 +117,19 @@ def max_over_time(features: Array) -> Array:
     return jnp.where(steps == first, features, jnp.zeros((), features.dtype)).sum(axis=1)
 
 
+def _pointwise_convolution(x: Array, kernel: Array, *args: Any, **options: Any) -> Array:
+    """``[B, H, W, C]`` times ``[C, F]`` as a 1x1 convolution; the place of a ``dot_general``.
+
+    With one feature the kernel's gradient is a product with a vector, which XLA:CPU sums in one
+    chain over all pixels; a convolution is summed in blocks. At 16x16x16 pixels that is 0.14
+    instead of 1.2 millionths of relative error in float32.
+    """
+    del args, options  # contract the last axis, in the arrays' own precision
+    return lax.conv_general_dilated(
+        x, kernel[None, None], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
 class MaskDecoder(nn.Module):
     """Predicts the coarse-grained mask from the trunk's features.
 
@@ -175,6 +188,7 @@ class MaskDecoder(nn.Module):
             1,
             # mmsegmentation's start for a final 1x1 convolution: nearly zero, like the target.
             kernel_init=nn.initializers.normal(0.01),
+            dot_general=_pointwise_convolution,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name="predict",

@@ -1,0 +1,330 @@
+"""Both networks with the same weights, run on the same batches.
+
+torch is imported here: reach this module through ``suite``.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax.traverse_util import flatten_dict
+
+from mvo_jax.interop import weight_rules
+from mvo_jax.interop.layouts.mvo_net import REFERENCE
+from mvo_jax.interop.parity.cases import Case
+from mvo_jax.interop.torch_models import training as torch_training
+from mvo_jax.interop.torch_models.mvo_net import TorchMVONet
+from mvo_jax.models.mvo_net import MVONet
+from mvo_jax.training.losses import LossSettings
+from mvo_jax.training.optim import OptimiserSettings, learning_rate_schedule, make_optimiser
+from mvo_jax.training.state import TrainState
+from mvo_jax.training.step import apply_gradients, make_loss
+
+Arrays = dict[str, np.ndarray]
+# What one pass gives, by kind: 'values' (loss, logits, coarse mask), 'intermediates',
+# 'gradients' (by torch key, and the input's), 'statistics', 'dropout' (masks, True keeps).
+Outcome = dict[str, Arrays]
+
+# A lambda large enough that the mask branch counts in every gradient.
+MASK_LOSS_WEIGHT = 0.5
+# Fewer LLVM passes: a third off the compile time, the same fusions.
+QUICK_COMPILE = {"xla_llvm_disable_expensive_passes": True}
+# Rates at which 100 steps learn much and diverge little; both decay and warm up.
+OPTIMISERS = {
+    "adamw": {"learning_rate": 1e-3, "weight_decay": 0.01},
+    "sgd": {"learning_rate": 1e-2, "weight_decay": 5e-4, "decoupled_weight_decay": False},
+}
+
+
+def draw_weights(case: Case, *, seed: int) -> TorchMVONet:
+    """The torch model in float32 with random weights, statistics and biases."""
+    frames, height, width, _ = case.clip
+    torch.manual_seed(seed)
+    model = TorchMVONet(frames, min(height, width), **case.options)
+    rng = np.random.default_rng(seed)
+    for name, value in model.state_dict().items():
+        if name.endswith("running_var"):
+            value.copy_(torch.from_numpy(rng.uniform(0.5, 2, value.shape)))
+        elif value.is_floating_point() and value.ndim == 1:
+            # Scales, biases and means start at 1 or 0, where a mix-up would not show.
+            value.add_(torch.from_numpy(0.2 * rng.standard_normal(value.shape)))
+    return model
+
+
+def draw_batch(case: Case, *, seed: int) -> Arrays:
+    """Clips, labels and coarse masks, in float32 precision."""
+    rng = np.random.default_rng((seed, 1))
+    size = case.mask_size
+    return {
+        "video": rng.standard_normal((case.batch, *case.clip), np.float32),
+        "label": np.arange(case.batch, dtype=np.int32) % 2,
+        "coarse_mask": rng.uniform(size=(case.batch, size, size)).astype(np.float32),
+    }
+
+
+def cast(batch: Mapping[str, np.ndarray], dtype: str) -> Arrays:
+    """Floating arrays in ``dtype``; the others as they are."""
+    return {k: v.astype(dtype) if v.dtype.kind == "f" else v for k, v in batch.items()}
+
+
+class FlaxSide:
+    """The shipped network, loss and update in one dtype; compiled once for a case.
+
+    Args:
+        case: network and lowering.
+        dtype: 'float32' or 'float64'; the latter needs ``jax.enable_x64``.
+    """
+
+    def __init__(self, case: Case, dtype: str):
+        self.case, self.dtype = case, dtype
+        self.model = MVONet(
+            **case.options,
+            lowering=case.lowering,
+            dtype=jnp.dtype(dtype),
+            param_dtype=jnp.dtype(dtype),
+        )
+        shapes: Any = jax.eval_shape(
+            lambda: self.model.init(jax.random.key(0), jnp.zeros((1, *case.clip)), train=False)
+        )
+        self._target = {name: shapes[name] for name in ("params", "batch_stats")}
+        settings = LossSettings(form=case.loss_form, mask_loss_weight=MASK_LOSS_WEIGHT)
+        loss = make_loss(self.model, settings, collections=("intermediates",))
+
+        def with_gradients(params: Any, batch_stats: Any, batch: Any, key: jax.Array) -> Any:
+            def value(params: Any, video: jax.Array) -> Any:
+                return loss(params, batch_stats, {**batch, "video": video}, key)
+
+            return jax.value_and_grad(value, argnums=(0, 1), has_aux=True)(params, batch["video"])
+
+        def forward(variables: Any, video: jax.Array) -> Any:
+            return self.model.apply(
+                variables, video, train=False, with_mask=True, mutable=["intermediates"]
+            )
+
+        self._with_gradients = jax.jit(with_gradients, compiler_options=QUICK_COMPILE)
+        self._forward = jax.jit(forward, compiler_options=QUICK_COMPILE)
+
+    def variables(self, weights: TorchMVONet) -> dict[str, Any]:
+        """The torch model's weights as Flax variables."""
+        state = {
+            k: v.numpy().astype(self.dtype) if v.is_floating_point() else v.numpy()
+            for k, v in weights.state_dict().items()
+        }
+        return weight_rules.to_flax(state, self._target, REFERENCE)
+
+    def infer(self, variables: Any, batch: Arrays) -> Outcome:
+        """A pass without dropout and with running statistics."""
+        output, updated = self._forward(variables, batch["video"])
+        return _numpy(
+            {
+                "values": _outputs(output),
+                "intermediates": flatten_dict(updated["intermediates"], sep="/"),
+            }
+        )
+
+    def train(self, variables: Any, batch: Arrays, key: jax.Array) -> tuple[Outcome, Any, Any]:
+        """A training pass: what there is to compare, the gradient and the new statistics."""
+        (loss, (output, updated, metrics)), (gradient, video_gradient) = self._with_gradients(
+            variables["params"], variables["batch_stats"], batch, key
+        )
+        named = flatten_dict(updated["intermediates"], sep="/")
+        values = {"loss": loss, "classification loss": metrics["ce"], **_outputs(output)}
+        if output.coarse_mask is not None:
+            values["mask loss"] = metrics["mask_mse"]
+        statistics = weight_rules.to_torch({"batch_stats": updated["batch_stats"]}, REFERENCE)
+        outcome = _numpy(
+            {
+                "values": values,
+                "intermediates": {k: v for k, v in named.items() if not k.endswith("/mask")},
+                "dropout": {k[: -len("/mask")]: v for k, v in named.items() if "/mask" in k},
+                "gradients": {
+                    **weight_rules.to_torch({"params": gradient}, REFERENCE),
+                    "input": video_gradient,
+                },
+                "statistics": {k: v for k, v in statistics.items() if "running" in k},
+            }
+        )
+        return outcome, gradient, updated["batch_stats"]
+
+    def steps(
+        self, variables: Any, batches: list[Arrays], settings: OptimiserSettings, count: int
+    ) -> tuple[list[float], list[np.ndarray], list[Arrays]]:
+        """Training steps: loss of each, parameters after each (one vector), dropout masks."""
+        optimiser = make_optimiser(settings)
+        update = jax.jit(
+            lambda state, gradient, batch_stats: apply_gradients(
+                state, gradient, batch_stats, optimiser
+            )
+        )
+        params = jax.tree.map(jnp.asarray, variables["params"])
+        state = TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=variables["batch_stats"],
+            opt_state=optimiser.init(params),
+        )
+        losses, path, masks = [], [], []
+        for step in range(count):
+            outcome, gradient, batch_stats = self.train(
+                {"params": state.params, "batch_stats": state.batch_stats},
+                batches[step % len(batches)],
+                jax.random.fold_in(jax.random.key(2), step),
+            )
+            state = update(state, gradient, batch_stats)
+            losses.append(float(outcome["values"]["loss"]))
+            path.append(vector(weight_rules.to_torch({"params": state.params}, REFERENCE)))
+            masks.append(outcome["dropout"])
+        return losses, path, masks
+
+
+class TorchSide:
+    """The torch network in one dtype.
+
+    Args:
+        case: the network; its lowering means nothing here.
+        weights: from ``draw_weights``; copied.
+        dtype: 'float32' or 'float64'.
+    """
+
+    def __init__(self, case: Case, weights: TorchMVONet, dtype: str):
+        frames, height, width, _ = case.clip
+        self.case = case
+        self.model = TorchMVONet(frames, min(height, width), **case.options)
+        self.model.load_state_dict(weights.state_dict())
+        self.model.to(getattr(torch, dtype))
+
+    def infer(self, batch: Arrays) -> Outcome:
+        """A pass without dropout and with running statistics."""
+        self.model.eval().record()
+        with torch.no_grad():
+            output = self.model(torch.from_numpy(batch["video"]))
+        values, intermediates = _outputs(output), self.model.intermediates()
+        self.model.record(False)
+        return _numpy({"values": values, "intermediates": intermediates})
+
+    def _loss(self, batch: Arrays, video: torch.Tensor, dropout: Arrays) -> tuple[Any, Any]:
+        self.model.train().inject_dropout({k: torch.from_numpy(v) for k, v in dropout.items()})
+        output = self.model(video)
+        loss = torch_training.total_loss(
+            output,
+            torch.from_numpy(batch["label"]),
+            torch.from_numpy(batch["coarse_mask"]),
+            form=self.case.loss_form,
+            mask_loss_weight=MASK_LOSS_WEIGHT,
+        )
+        return loss, output
+
+    def train(self, batch: Arrays, dropout: Arrays) -> Outcome:
+        """A training pass with the given dropout masks. It moves the running statistics."""
+        self.model.record()
+        self.model.zero_grad()
+        video = torch.from_numpy(batch["video"]).requires_grad_()
+        loss, output = self._loss(batch, video, dropout)
+        loss.backward()
+        label, form = torch.from_numpy(batch["label"]), self.case.loss_form
+        values = {
+            "loss": loss,
+            "classification loss": torch_training.classification_loss(
+                output.logits, label, form=form
+            ).mean(),
+            **_outputs(output),
+        }
+        if output.coarse_mask is not None:
+            target = torch.from_numpy(batch["coarse_mask"])
+            values["mask loss"] = torch.nn.functional.mse_loss(output.coarse_mask, target)
+        assert video.grad is not None
+        gradients = {k: p.grad for k, p in self.model.named_parameters() if p.grad is not None}
+        outcome = {
+            "values": values,
+            "intermediates": self.model.intermediates(),
+            "gradients": {**gradients, "input": video.grad},
+            "statistics": {k: v for k, v in self.model.named_buffers() if "running" in k},
+        }
+        self.model.record(False)
+        return _numpy(outcome)
+
+    def steps(
+        self, batches: list[Arrays], settings: OptimiserSettings, masks: list[Arrays]
+    ) -> tuple[list[float], list[np.ndarray]]:
+        """Training steps with the given dropout masks: losses, and parameters after each."""
+        optimiser = torch_training.make_optimiser(
+            self.model.parameters(), settings.name, weight_decay=settings.weight_decay
+        )
+        losses, path = [], []
+        for step, dropout in enumerate(masks):
+            batch = batches[step % len(batches)]
+            loss, _ = self._loss(batch, torch.from_numpy(batch["video"]), dropout)
+            optimiser.zero_grad()
+            loss.backward()
+            torch_training.set_learning_rate(optimiser, torch_rate(settings, step))
+            optimiser.step()
+            losses.append(loss.item())
+            path.append(vector({k: _array(p) for k, p in self.model.named_parameters()}))
+        return losses, path
+
+
+def optimiser_settings(name: str, steps: int) -> OptimiserSettings:
+    """AdamW or SGD with weight decay, warm-up over a tenth and polynomial decay after ``steps``."""
+    return OptimiserSettings(
+        name=name, total_steps=steps + 10, warmup_steps=max(1, steps // 10), **OPTIMISERS[name]
+    )
+
+
+def torch_rate(settings: OptimiserSettings, step: int) -> float:
+    """The learning rate as the torch side computes it."""
+    return torch_training.learning_rate(
+        step,
+        peak=settings.learning_rate,
+        total_steps=settings.total_steps,
+        warmup_steps=settings.warmup_steps,
+        warmup_start=settings.warmup_start,
+        power=settings.power,
+        end=settings.end_learning_rate,
+    )
+
+
+def schedules(name: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """The learning rates of both sides, ``[steps]`` each."""
+    settings = optimiser_settings(name, steps)
+    rate: Callable[..., Any] = jax.jit(learning_rate_schedule(settings))
+    ours = np.array([float(rate(jnp.int32(step))) for step in range(steps)])
+    return ours, np.array([torch_rate(settings, step) for step in range(steps)])
+
+
+def vector(arrays: Mapping[str, Any]) -> np.ndarray:
+    """All arrays as one vector, ordered by name."""
+    return np.concatenate([np.asarray(arrays[name]).ravel() for name in sorted(arrays)])
+
+
+def relative_l2(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """L2 norm of the difference over the L2 norm of ``theirs``; nan where shapes differ."""
+    if ours.shape != theirs.shape:
+        return math.nan
+    difference, size = np.linalg.norm(ours - theirs), np.linalg.norm(theirs)
+    return float(difference / size) if size else float(difference)
+
+
+def largest(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Largest absolute difference; nan where shapes differ."""
+    return float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else math.nan
+
+
+def _outputs(output: Any) -> dict[str, Any]:
+    mask = {} if output.coarse_mask is None else {"coarse mask": output.coarse_mask}
+    return {"logits": output.logits, **mask}
+
+
+def _array(value: Any) -> np.ndarray:
+    return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+def _numpy(outcome: Mapping[str, Mapping[str, Any]]) -> Outcome:
+    # Copied: torch's statistics are overwritten by the next pass.
+    return {
+        kind: {name: _array(value).copy() for name, value in arrays.items()}
+        for kind, arrays in outcome.items()
+    }
