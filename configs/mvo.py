@@ -21,6 +21,7 @@ def get_config(argument: str = "") -> ConfigDict:
         raise ValueError(f"unknown argument {argument!r}; choose from released, quick")
     config = ConfigDict()
     config.seed = 0
+    config.init_from = ""  # a .safetensors file of `python -m mvo_jax convert`
 
     config.data = ConfigDict()
     config.data.name = "phantom"  # simulated cohort

@@ -15,6 +15,7 @@ VERBS = {
     "eval": "evaluate a run and write its report (eval.py)",
     "summary": "parameters, FLOPs and memory of a config's model",
     "phantom": "generate a simulated cohort",
+    "convert": "weights from a PyTorch checkpoint to here, and back",
     "parity": "compare the network, its gradients and its training with PyTorch",
 }
 

@@ -13,9 +13,11 @@ from mvo_jax.data.splits import Split, check_patients_disjoint, load_split, spli
 from mvo_jax.evaluation.metrics import brier_score, roc_auc
 from mvo_jax.evaluation.predict import Predictor
 from mvo_jax.evaluation.predictions import Predictions
+from mvo_jax.interop.convert import initial_variables
+from mvo_jax.interop.weight_files import read_variables
 from mvo_jax.training.loop import train
 from mvo_jax.training.run_folder import RunFolder
-from mvo_jax.training.setup import set_up
+from mvo_jax.training.setup import Experiment, set_up
 
 SOURCE = Path(__file__).resolve().parents[2]
 
@@ -44,6 +46,17 @@ def validation_metrics(predictions: Predictions) -> Mapping[str, float]:
     return metrics
 
 
+def _initial(path: str, experiment: Experiment) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Variables that ``config.init_from`` names, and what the run folder keeps about them."""
+    file = read_variables(Path(path).expanduser())
+    state = experiment.state_shapes()
+    variables, parts, rest = initial_variables(file, state.eval_variables(), source=path)
+    from_seed = f"; from the seed: {', '.join(rest)}" if rest else ""
+    print(f"starting from {path}: {', '.join(parts)}{from_seed}", file=sys.stderr)
+    about = {"sha256": file.sha256, "parts": parts, **file.provenance}
+    return variables, {"init_from": about}
+
+
 def main(arguments: list[str]) -> dict[str, Any]:
     """Train the run that the command line describes and return its summary."""
     values = parse(arguments, _define, with_config=True)
@@ -51,7 +64,10 @@ def main(arguments: list[str]) -> dict[str, Any]:
     experiment = set_up(config)
     for name in ("train", "validation"):
         split_bytes(config.data, name)  # a cohort that cannot be must not leave a folder behind
-    folder.open_for_training(config.to_dict(), SOURCE)
+    initial, about = None, {}
+    if config.init_from and not folder.has_checkpoint():
+        initial, about = _initial(config.init_from, experiment)
+    folder.open_for_training(config.to_dict(), SOURCE, about=about)
     training = load_split(config.data, "train")
     validation = load_split(config.data, "validation")
     check_patients_disjoint(training, validation)
@@ -64,6 +80,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         folder,
         training,
         validate=lambda variables: validation_metrics(predict(variables)),
+        initial=initial,
     )
     print(
         f"trained to step {summary['step']} in {summary['seconds']:.0f} s; best validation AUC "

@@ -169,17 +169,19 @@ class Layout:
         return Layout(name, tuple(modules), ignored)
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves by path, 'collection/module/leaf'."""
     flat: dict[str, Any] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}/")
+            flat |= flatten(value, f"{prefix}{name}/")
         else:
             flat[prefix + name] = value
     return flat
 
 
-def _unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree that ``flatten`` took apart."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, leaf = path.split("/")
@@ -233,7 +235,7 @@ def to_torch(
     table = layout.rules
     state_dict: StateDict = {}
     problems = _Problems()
-    for path, value in _flatten(variables).items():
+    for path, value in flatten(variables).items():
         found = [(key, rule) for rule in table if (key := rule.torch_key(path)) is not None]
         if len(found) != 1:
             problems.add("without a rule" if not found else "with several rules", path)
@@ -278,7 +280,7 @@ def to_flax(
             are listed in one message.
     """
     table = layout.rules
-    wanted = _flatten(target)
+    wanted = flatten(target)
     filled: dict[str, np.ndarray] = {}
     origin: dict[str, str] = {}
     problems = _Problems()
@@ -323,4 +325,4 @@ def to_flax(
         "check that it comes from the same architecture (variant, width, input channels, frames, "
         "mask size, decoder layout) and that the layout is named rightly",
     )
-    return _unflatten({path: filled[path] for path in wanted})
+    return unflatten({path: filled[path] for path in wanted})

@@ -63,6 +63,8 @@ def train(
     folder: RunFolder,
     split: Split,
     validate: Callable[[Any], Mapping[str, float]],
+    *,
+    initial: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train until ``config.train.total_steps``, or go on where an earlier start stopped.
 
@@ -76,6 +78,7 @@ def train(
         split: training cases.
         validate: maps {'params', 'batch_stats'} to metrics of the validation split, 'auc' among
             them, by which the best checkpoint is chosen. The test split is never seen here.
+        initial: variables that a run without a checkpoint starts from, whole or in part.
 
     Returns:
         {'step', 'loss', 'best_step', 'best_auc', 'seconds'}: the last logged training loss and the
@@ -94,7 +97,7 @@ def train(
     # 1. State: from the newest checkpoint, or from the seed.
     checkpoints = Checkpoints(folder.path, create=True)
     if checkpoints.latest_step() is None:
-        state = experiment.init_state(config.seed)
+        state = experiment.init_state(config.seed, initial)
     else:
         restored = checkpoints.restore_latest(experiment.state_shapes())
         state = parallel.replicate(restored, experiment.devices)

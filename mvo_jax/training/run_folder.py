@@ -92,12 +92,20 @@ class RunFolder:
         """
         return read_json(self.path / "config.json")
 
-    def open_for_training(self, config: Mapping[str, Any], source: Path) -> None:
+    def has_checkpoint(self) -> bool:
+        """Whether a start would go on from a checkpoint."""
+        latest = self.path / "checkpoints" / "latest"
+        return latest.is_dir() and any(entry.name.isdigit() for entry in latest.iterdir())
+
+    def open_for_training(
+        self, config: Mapping[str, Any], source: Path, *, about: Mapping[str, Any] | None = None
+    ) -> None:
         """Create the folder, or check that it belongs to the same config.
 
         Args:
             config: the resolved config.
             source: folder of the code, for the git revision.
+            about: what else to keep of this start in ``provenance.json``.
 
         Raises:
             UserError: the folder belongs to another config (every difference is listed), or it
@@ -126,7 +134,7 @@ class RunFolder:
             write_json(self.path / "config.json", wanted)
         starts_path = self.path / "provenance.json"
         starts = read_json(starts_path) if starts_path.exists() else []
-        write_json(starts_path, [*starts, provenance(source)])
+        write_json(starts_path, [*starts, {**provenance(source), **(about or {})}])
 
     def history(self) -> list[dict[str, Any]]:
         """Rows of ``metrics.jsonl``; an incomplete last line is left out."""

@@ -13,7 +13,7 @@ from mvo_jax.data.augment import Augmentation
 from mvo_jax.errors import UserError
 from mvo_jax.models.build import build_model
 from mvo_jax.training import losses, optim, parallel
-from mvo_jax.training.state import TrainState, create_state
+from mvo_jax.training.state import TrainState, create_state, start_from
 
 # What is read of a config beside the fields of the model and of the settings classes.
 REQUIRED_KEYS = {
@@ -61,9 +61,17 @@ class Experiment:
     ema_decay: float
     devices: Sequence[parallel.Device]
 
-    def init_state(self, seed: int) -> TrainState:
-        """The state at step 0, placed on all devices."""
-        return parallel.replicate(self._create_state(seed), self.devices)
+    def init_state(self, seed: int, variables: Mapping[str, Any] | None = None) -> TrainState:
+        """The state at step 0, placed on all devices.
+
+        Args:
+            seed: of the initialisation.
+            variables: {'params', 'batch_stats'} to start from, whole or in part.
+        """
+        state = self._create_state(seed)
+        if variables is not None:
+            state = start_from(state, variables)
+        return parallel.replicate(state, self.devices)
 
     def state_shapes(self) -> TrainState:
         """The state's shapes and dtypes, without computing anything."""

@@ -1,9 +1,12 @@
 """Everything a training run carries from one step to the next."""
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import optax
@@ -68,4 +71,28 @@ def create_state(
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimiser.init(params),
         ema_params=jax.tree.map(jnp.array, params) if ema else None,
+    )
+
+
+def start_from(state: TrainState, variables: Mapping[str, PyTree]) -> TrainState:
+    """A fresh state with some of its variables replaced, as in fine-tuning.
+
+    Args:
+        state: at step 0; its optimiser has seen nothing, so its moments stay as they are.
+        variables: {'params', 'batch_stats'}, whole or in part, of the state's shapes.
+    """
+
+    def over(tree: PyTree, other: PyTree) -> PyTree:
+        flat = flax.traverse_util.flatten_dict(tree)
+        new = {
+            key: jnp.asarray(value) for key, value in flax.traverse_util.flatten_dict(other).items()
+        }
+        return flax.traverse_util.unflatten_dict({**flat, **new})
+
+    params = over(state.params, variables.get("params", {}))
+    return dataclasses.replace(
+        state,
+        params=params,
+        batch_stats=over(state.batch_stats, variables.get("batch_stats", {})),
+        ema_params=None if state.ema_params is None else jax.tree.map(jnp.array, params),
     )

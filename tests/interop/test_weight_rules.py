@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
 from mvo_jax.errors import UserError
 from mvo_jax.interop import weight_rules
@@ -24,21 +23,6 @@ def flax_shapes(**options: Any) -> dict[str, Any]:
             {"params": jax.random.key(0)}, jnp.zeros((1, 8, 32, 32, 1)), train=False
         )
     )
-
-
-def random_bits(like: Any) -> Any:
-    """Arrays of random bytes: signed zeros, infinities and NaN payloads are among them."""
-    rng = np.random.default_rng(0)
-
-    def draw(leaf: Any) -> np.ndarray:
-        dtype = np.dtype(leaf.dtype)
-        return np.frombuffer(rng.bytes(leaf.size * dtype.itemsize), dtype).reshape(leaf.shape)
-
-    return jax.tree.map(draw, like)
-
-
-def same_bits(a: Any, b: Any) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def torchvision_keys() -> set[str]:
@@ -80,30 +64,31 @@ def test_trunk_has_the_222_keys_and_shapes_of_torchvision() -> None:
 
 @pytest.mark.parametrize("layout", [REFERENCE, RELEASED], ids=lambda layout: layout.name)
 @pytest.mark.parametrize("decoder_layout", ["paper", "released"])
-def test_round_trip_is_bit_exact(layout: Layout, decoder_layout: str) -> None:
+def test_round_trip_is_bit_exact(
+    layout: Layout, decoder_layout: str, random_bits, same_bits
+) -> None:
     shapes = flax_shapes(decoder_layout=decoder_layout, **SMALL)
     variables = random_bits(shapes)
     state = weight_rules.to_torch(variables, layout)
     back = weight_rules.to_flax(state, shapes, layout)
-    before, after = flatten_dict(variables), flatten_dict(back)
-    assert before.keys() == after.keys()
-    assert all(same_bits(before[path], after[path]) for path in before)
+    assert same_bits(weight_rules.flatten(variables), weight_rules.flatten(back))
 
     again = weight_rules.to_torch(back, layout)
-    assert again.keys() == state.keys()
-    assert all(same_bits(state[key], again[key]) for key in state)
+    assert same_bits(state, again)
 
 
 @pytest.mark.parametrize("variant", ["backbone", "bert", "cgmr", "full"])
 @pytest.mark.parametrize("decoder_layout", ["paper", "released"])
-def test_keys_and_shapes_are_those_of_the_torch_model(variant: str, decoder_layout: str) -> None:
+def test_keys_and_shapes_are_those_of_the_torch_model(
+    variant: str, decoder_layout: str, random_bits
+) -> None:
     options = {"variant": variant, "decoder_layout": decoder_layout, "num_outputs": 2, **SMALL}
     expected = TorchMVONet(8, 32, **options).state_dict()
     state = weight_rules.to_torch(random_bits(flax_shapes(**options)), REFERENCE)
     assert {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in expected.items()}
 
 
-def test_released_keys() -> None:
+def test_released_keys(random_bits) -> None:
     state = weight_rules.to_torch(
         random_bits(flax_shapes(decoder_layout="released", **SMALL)), RELEASED
     )
@@ -139,7 +124,7 @@ def test_orientation_of_each_kind_of_kernel() -> None:
     assert flax[0, 2, 1, 2] == transposed[1, 2, 2, 0]
 
 
-def test_all_problems_are_listed_in_one_error() -> None:
+def test_all_problems_are_listed_in_one_error(random_bits) -> None:
     shapes = flax_shapes(**SMALL)
     state = weight_rules.to_torch(random_bits(shapes), REFERENCE)
     del state["bert.clsToken"]
@@ -178,7 +163,7 @@ def test_an_empty_source_misses_everything(state: dict[str, np.ndarray]) -> None
         weight_rules.to_flax(state, trunk, TORCHVISION)
 
 
-def test_named_leftovers_are_ignored_and_no_others() -> None:
+def test_named_leftovers_are_ignored_and_no_others(random_bits) -> None:
     shapes = flax_shapes(decoder_layout="released", **SMALL)
     state = weight_rules.to_torch(random_bits(shapes), RELEASED)
     dead = np.zeros(1, np.float32)
@@ -196,7 +181,7 @@ def test_counters_must_be_written_as_torch_writes_them() -> None:
         weight_rules.to_flax(state, {"params": {}}, REFERENCE)
 
 
-def test_ambiguous_tables_are_noticed() -> None:
+def test_ambiguous_tables_are_noticed(random_bits) -> None:
     shapes = flax_shapes(variant="backbone", **SMALL)
     state = weight_rules.to_torch(random_bits(shapes), REFERENCE)
     classifier = ("classifier", "head", weight_rules.LINEAR)

@@ -1,0 +1,126 @@
+"""``python -m mvo_jax convert``: weights from PyTorch to here and back."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from mvo_jax.cli.flags import config_from_json, parse
+from mvo_jax.errors import UserError
+from mvo_jax.interop import convert
+from mvo_jax.interop.layouts import LAYOUTS
+from mvo_jax.interop.weight_files import VariablesFile, is_variables_file, read_variables
+from mvo_jax.interop.weight_rules import flatten
+from mvo_jax.training.checkpoint import Checkpoints
+from mvo_jax.training.run_folder import RunFolder
+from mvo_jax.training.setup import set_up
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "source",
+        None,
+        "A torch checkpoint (.pth, .safetensors), to convert to ours; or a run folder or a file "
+        "converted before, to write for torch.",
+        flag_values=values,
+        required=True,
+    )
+    flags.DEFINE_string(
+        "out",
+        None,
+        "File to write: .safetensors, or .pth for torch.",
+        flag_values=values,
+        required=True,
+    )
+    flags.DEFINE_string(
+        "layout",
+        None,
+        "Names on the torch side, by model: "
+        + "; ".join(
+            f"{model}: {', '.join(layout.name for layout in layouts)}"
+            for model, layouts in LAYOUTS.items()
+        ),
+        flag_values=values,
+        required=True,
+    )
+    flags.DEFINE_bool(
+        "adapt_stem",
+        False,
+        "Change a stem of 3 input channels to 1 (sum) or of 1 to 3 (a third each), which keeps the "
+        "response to grey frames.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "checkpoint", "best", ["best", "latest"], "Which one of a run folder.", flag_values=values
+    )
+
+
+def _of_run(folder: RunFolder, checkpoint: str) -> VariablesFile:
+    """The variables of a trained run."""
+    config = config_from_json(folder.config())
+    experiment = set_up(config)
+    checkpoints = Checkpoints(folder.path, create=False)
+    variables, step = checkpoints.restore_variables(experiment.state_shapes(), checkpoint)
+    checkpoints.finish()
+    return VariablesFile(
+        variables=variables,
+        model=config.model.to_dict(),
+        clip=experiment.clip_shape,
+        provenance={"run": folder.path.name, "checkpoint": checkpoint, "step": step},
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Convert one checkpoint; the direction follows from the source."""
+    with_config = any(a == "--config" or a.startswith("--config=") for a in arguments)
+    values = parse(arguments, _define, with_config=with_config)
+    source, out = Path(values.source), Path(values.out)
+    if not source.exists():
+        raise UserError(f"{source} does not exist", "name a checkpoint file or a run folder")
+    if out.is_dir() or (out.exists() and out.samefile(source)):
+        raise UserError(f"{out} cannot be written over", "name another file as --out")
+
+    if source.is_dir() or is_variables_file(source):
+        if with_config:
+            raise UserError(
+                f"{source} carries its own model, and --config names another",
+                "leave --config out",
+            )
+        folder = RunFolder(source)
+        content = _of_run(folder, values.checkpoint) if source.is_dir() else read_variables(source)
+        layout = convert.find_layout(content.model["name"], values.layout)
+        left_out = convert.write_exported(out, content, layout)
+        print(f"wrote {out} in the {layout.name!r} layout")
+        if left_out:
+            print(f"not part of that layout, left out: {', '.join(left_out)}")
+        return
+
+    if not with_config:
+        raise UserError(
+            f"{source} does not say which model it is of",
+            "add --config, for example --config=configs/mvo.py:released",
+        )
+    config: Any = values.config
+    size = config.data.image_size
+    content = convert.from_torch(
+        source,
+        convert.find_layout(config.model.name, values.layout),
+        config.model.to_dict(),
+        (config.data.frames, size, size, 1),
+        adapt_stem=values.adapt_stem,
+    )
+    convert.write_converted(out, content)
+    facts = content.provenance
+    count = sum(np.size(value) for value in flatten(content.variables).values())
+    print(f"wrote {out}: {facts['arrays']} arrays, {count:,} numbers ({', '.join(facts['parts'])})")
+    for text, items in (
+        ("not in the source, left to initialisation", facts["parts_not_in_source"]),
+        ("ignored, the model has no use for them", facts["ignored"]),
+        ("taken off", facts["unwrapped"]),
+    ):
+        if items:
+            print(f"{text}: {', '.join(items)}")
+    if facts["adapted"]:
+        print(facts["adapted"])
+    print(f"start from it with --config.init_from={out}")

@@ -1,0 +1,277 @@
+"""Checkpoints of other frameworks to ours and back, strict and with their provenance."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mvo_jax.errors import UserError
+from mvo_jax.files import replace_file
+from mvo_jax.interop.layouts import LAYOUTS
+from mvo_jax.interop.weight_files import (
+    VariablesFile,
+    read_torch,
+    write_torch,
+    write_variables,
+)
+from mvo_jax.interop.weight_rules import Layout, flatten, to_flax, to_torch, unflatten
+from mvo_jax.models.build import build_model
+
+RULES_VERSION = 1  # raised whenever a table gives other arrays for the same source
+STEM = "params/trunk/stem_spatial/kernel"
+
+
+def find_layout(model_name: str, layout_name: str) -> Layout:
+    """A layout by the names of the model and of the layout.
+
+    Raises:
+        UserError: there is none.
+    """
+    layouts = LAYOUTS.get(model_name, ())
+    for layout in layouts:
+        if layout.name == layout_name:
+            return layout
+    known = ", ".join(layout.name for layout in layouts) or "none"
+    raise UserError(
+        f"the model {model_name!r} has no layout {layout_name!r}", f"its layouts: {known}"
+    )
+
+
+def model_shapes(model: Mapping[str, Any], clip: tuple[int, int, int, int]) -> dict[str, Any]:
+    """Abstract variables of a model.
+
+    Args:
+        model: the ``model`` part of a config.
+        clip: (T, H, W, C).
+
+    Raises:
+        UserError: the model cannot be built, or cannot take such clips.
+    """
+    built = build_model(model, backend="cpu")
+    try:
+        shapes: Any = jax.eval_shape(
+            lambda: built.init(jax.random.key(0), jnp.zeros((1, *clip)), train=False)
+        )
+    except ValueError as error:
+        raise UserError(
+            f"the model cannot take clips of {clip}: {str(error).splitlines()[0]}",
+            "change config.model or config.data",
+        ) from error
+    return {name: shapes[name] for name in ("params", "batch_stats") if name in shapes}
+
+
+def from_torch(
+    source: Path,
+    layout: Layout,
+    model: Mapping[str, Any],
+    clip: tuple[int, int, int, int],
+    *,
+    adapt_stem: bool = False,
+) -> VariablesFile:
+    """Read a torch checkpoint as variables of a model.
+
+    A layout that holds a part of the model only (torchvision: the trunk) gives that part.
+
+    Args:
+        source: checkpoint.
+        layout: names of its arrays.
+        model: the ``model`` part of a config.
+        clip: (T, H, W, C) of the model's clips.
+        adapt_stem: allow a stem of 1 input channel where the source has 3, and the reverse, see
+            ``adapt_stem_kernel``.
+
+    Returns:
+        Variables with their provenance.
+
+    Raises:
+        UserError: the file cannot be read, or it does not fit; every problem is listed.
+    """
+    file = read_torch(source)
+    shapes = flatten(model_shapes(model, clip))
+    covered = {
+        path: leaf for path, leaf in shapes.items() if any(r.torch_key(path) for r in layout.rules)
+    }
+    target, adapted = dict(covered), ""
+    channels = _other_stem_channels(file.arrays, covered, layout)
+    if channels and not adapt_stem:
+        raise UserError(
+            f"{source} has a stem of {channels} input channels, config.model.in_channels is "
+            f"{covered[STEM].shape[3]}",
+            f"set --config.model.in_channels={channels}, or add --adapt_stem",
+        )
+    if channels:
+        wanted = covered[STEM]
+        shape = (*wanted.shape[:3], channels, wanted.shape[4])
+        target[STEM] = jax.ShapeDtypeStruct(shape, wanted.dtype)
+        adapted = f"stem adapted from {channels} to {wanted.shape[3]} input channels"
+    variables = to_flax(file.arrays, unflatten(target), layout, source=str(source))
+    if channels:
+        flat = flatten(variables)
+        flat[STEM] = adapt_stem_kernel(flat[STEM], covered[STEM].shape[3])
+        variables = unflatten(flat)
+    parts = sorted({path.split("/")[1] for path in covered})
+    absent = sorted({path.split("/")[1] for path in shapes} - set(parts))
+    provenance = {
+        "source": source.name,
+        "source_sha256": file.sha256,
+        "layout": layout.name,
+        "rules_version": RULES_VERSION,
+        "unwrapped": list(file.unwrapped),
+        "ignored": sorted(key for key in file.arrays if layout.ignores(key)),
+        "adapted": adapted,
+        "parts": parts,
+        "parts_not_in_source": absent,
+        "arrays": len(covered),
+        "parameters": sum(
+            int(np.size(value)) for path, value in flatten(variables).items() if "params/" in path
+        ),
+    }
+    return VariablesFile(variables, _plain(model), clip, provenance)
+
+
+def _other_stem_channels(
+    arrays: Mapping[str, np.ndarray], covered: Mapping[str, Any], layout: Layout
+) -> int:
+    """Input channels of the source's stem where they are 1 for 3 or 3 for 1, else 0."""
+    rule = next((rule for rule in layout.rules if rule.flax == STEM), None)
+    kernel = None if rule is None else arrays.get(rule.torch)
+    if kernel is None or kernel.ndim != 5 or STEM not in covered:
+        return 0
+    channels, wanted = kernel.shape[1], covered[STEM].shape[3]
+    return channels if {channels, wanted} == {1, 3} else 0
+
+
+def adapt_stem_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """A stem of 3 input channels for grey clips, or the reverse.
+
+    The rule keeps the response to a grey frame: three kernels that see the same frame act as their
+    sum, so 3 to 1 sums, and 1 to 3 gives each channel a third.
+
+    Args:
+        kernel: ``[1, 7, 7, C, F]``, C = 1 or 3.
+        channels: 1 or 3.
+    """
+    total = kernel.astype(np.float64).sum(axis=3, keepdims=True)
+    return np.repeat(total / channels, channels, axis=3).astype(kernel.dtype)
+
+
+def to_layout(content: VariablesFile, layout: Layout) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Variables as a torch state dict.
+
+    Args:
+        content: variables of one of our models.
+        layout: names to write; one that holds a part of the model leaves the others out.
+
+    Returns:
+        The state dict, and the parts that were left out.
+
+    Raises:
+        UserError: variables do not fit their model, or nothing of them is in the layout.
+    """
+    flat = flatten(content.variables)
+    wanted = flatten(model_shapes(content.model, content.clip))
+    wrong = [
+        f"{path} {np.shape(value)}"
+        for path, value in flat.items()
+        if path not in wanted or wanted[path].shape != np.shape(value)
+    ]
+    if wrong:
+        raise UserError(
+            f"{len(wrong)} arrays do not fit the model they are said to be of: "
+            f"{', '.join(wrong[:6])}",
+            "convert or train again; the file was put together by hand",
+        )
+    kept = {path: v for path, v in flat.items() if any(r.torch_key(path) for r in layout.rules)}
+    if not kept:
+        raise UserError(
+            f"nothing of these variables is part of the {layout.name!r} layout",
+            "choose another --layout",
+        )
+    left_out = sorted({p.split("/")[1] for p in flat} - {p.split("/")[1] for p in kept})
+    return to_torch(unflatten(kept), layout), left_out
+
+
+def write_converted(path: Path, content: VariablesFile) -> None:
+    """Write variables as safetensors, and their provenance beside as JSON.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path} does not end in .safetensors", "name a .safetensors file")
+    write_variables(path, content)
+    _write_provenance(path, content.provenance)
+
+
+def write_exported(path: Path, content: VariablesFile, layout: Layout) -> list[str]:
+    """Write variables in a torch layout, and their provenance beside as JSON.
+
+    Returns:
+        Parts of the model that the layout does not hold.
+
+    Raises:
+        UserError: see ``to_layout``, or a file cannot be written.
+    """
+    arrays, left_out = to_layout(content, layout)
+    write_torch(path, arrays)
+    provenance = {
+        "source_sha256": content.sha256,
+        "layout": layout.name,
+        "rules_version": RULES_VERSION,
+        "parts_left_out": left_out,
+        "arrays": len(arrays),
+        "source": content.provenance,
+    }
+    _write_provenance(path, provenance)
+    return left_out
+
+
+def _write_provenance(path: Path, provenance: Mapping[str, Any]) -> None:
+    replace_file(path.with_name(path.name + ".json"), json.dumps(provenance, indent=1) + "\n")
+
+
+def _plain(model: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(model)))
+
+
+def initial_variables(
+    file: VariablesFile, shapes: Mapping[str, Any], *, source: str
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """What of a file a new run starts from: whole parts of the model, each complete.
+
+    Args:
+        file: converted weights, or those of another run.
+        shapes: abstract {'params', 'batch_stats'} of the run's model.
+        source: the file's name in messages.
+
+    Returns:
+        (variables of the parts in the file, those parts, the parts that stay as initialised).
+
+    Raises:
+        UserError: an array that the model lacks, has in another shape or dtype, or that is missing
+            of a part the file has. All are listed.
+    """
+    found, wanted = flatten(file.variables), flatten(shapes)
+    parts = {path.split("/")[1] for path in found}
+    problems = [f"{path}: the model has no such array" for path in found if path not in wanted]
+    for path, leaf in wanted.items():
+        if path.split("/")[1] not in parts:
+            continue
+        if path not in found:
+            problems.append(f"{path} is missing")
+        elif found[path].shape != tuple(leaf.shape):
+            problems.append(f"{path} is {found[path].shape}, not {tuple(leaf.shape)}")
+        elif found[path].dtype != np.dtype(leaf.dtype):
+            problems.append(f"{path} is {found[path].dtype}, not {np.dtype(leaf.dtype)}")
+    if problems or not parts:
+        more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise UserError(
+            f"{source} does not fit config.model: {'; '.join(problems[:6]) or 'it is empty'}{more}",
+            "convert the weights for this config.model (see python -m mvo_jax convert --help)",
+        )
+    rest = sorted({path.split("/")[1] for path in wanted} - parts)
+    return unflatten(found), sorted(parts), rest
