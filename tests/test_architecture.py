@@ -28,10 +28,13 @@ MAY_IMPORT = {
     # Parity compares the shipped losses, schedule, optimisers and step, not copies of them.
     "interop": {
         "models",
+        "data.augment",
+        "data.batches",
         "data.coarse_mask",
         "evaluation.figures",
         "training.losses",
         "training.optim",
+        "training.parallel",
         "training.state",
         "training.step",
     },

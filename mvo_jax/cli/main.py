@@ -16,6 +16,7 @@ VERBS = {
     "summary": "parameters, FLOPs and memory of a config's model",
     "phantom": "generate a simulated cohort",
     "convert": "weights from a PyTorch checkpoint to here, and back",
+    "fingerprint": "write and compare results of fixed computations on other machines",
     "parity": "compare the network, its gradients and its training with PyTorch",
 }
 
@@ -51,7 +52,7 @@ def main() -> int:
     """``python -m mvo_jax VERB ...``."""
     if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
         asked = sys.argv[1:2] in (["--help"], ["-h"])
-        lines = "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items())
+        lines = "\n".join(f"  {verb:13}{text}" for verb, text in VERBS.items())
         usage = f"usage: python -m mvo_jax VERB [options]\n\n{lines}"
         print(usage, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else EXIT_USER_ERROR

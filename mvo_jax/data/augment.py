@@ -43,9 +43,9 @@ def normalise(video: Array) -> Array:
         video: ``[T, H, W, C]`` of any dtype; a constant clip becomes zero.
 
     Returns:
-        float32 ``[T, H, W, C]``.
+        float32 ``[T, H, W, C]``; float64 where JAX computes in 64 bits.
     """
-    video = video.astype(jnp.float32)
+    video = video.astype(jnp.result_type(float))
     centred = video - video.mean()
     # Half a grey level: only a constant clip is below it, and it must not be blown up into noise.
     return centred / jnp.maximum(jnp.sqrt(jnp.square(centred).mean()), 0.5)
@@ -116,14 +116,15 @@ def augment(
         settings: strengths.
 
     Returns:
-        (float32 ``[T, H, W, C]`` in grey levels, not yet normalised; uint8 ``[H, W]``).
+        (float32 ``[T, H, W, C]`` in grey levels, not yet normalised; uint8 ``[H, W]``). The clip is
+        float64 where JAX computes in 64 bits.
     """
     keys = jax.random.split(key, 7)
 
     def symmetric(key: Array, bound: float, shape: tuple[int, ...] = ()) -> Array:
         return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 
-    video = video.astype(jnp.float32)
+    video = video.astype(jnp.result_type(float))
     if settings.time_shift:
         video = jnp.roll(video, jax.random.randint(keys[0], (), 0, video.shape[0]), axis=0)
     if settings.max_shift or settings.flip or settings.max_rotation_deg:

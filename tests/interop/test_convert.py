@@ -52,7 +52,8 @@ def read(path: Path, model: dict[str, Any], layout=RELEASED, **options: Any):
 
 
 def full_size(**changes: Any) -> dict[str, Any]:
-    return {**get_config().model.to_dict(), **changes}
+    config: Any = get_config()
+    return {**config.model.to_dict(), **changes}
 
 
 def test_full_torchvision_weights_come_back_bit_for_bit(random_bits, same_bits, tmp_path):
