@@ -224,10 +224,10 @@ def _safe_torch() -> Any:
 
 def _unpickle(path: Path) -> Any:
     torch = _safe_torch()
+    # Here, so that what torch raises is about the content: a truncated file can give an OSError.
+    path.open("rb").close()
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except pickle.UnpicklingError as error:
         # The first line of torch's message advises to switch the protection off.
         about = [line for line in str(error).splitlines() if "GLOBAL" in line or "global" in line]
