@@ -32,6 +32,8 @@ sys.path.insert(0, str(ROOT))  # runs from a checkout, installed or not
 # model -> its torch class, which takes (frames, image size, **fields of the Flax module)
 SYSTEMS = {
     "mvo_net": "mvo_jax.interop.torch_models.mvo_net:TorchMVONet",
+    "timesformer": "mvo_jax.interop.torch_models.timesformer:TorchTimeSformer",
+    "vivit": "mvo_jax.interop.torch_models.vivit:TorchViViT",
 }
 NOT_OF_TORCH = ("name", "dtype", "lowering")  # fields that are no argument of the torch class
 SHARED = ("system", "frames", "size", "width", "steps", "warmup")  # arguments all processes get

@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -11,14 +11,22 @@ import jax.numpy as jnp
 from mvo_jax.errors import UserError
 from mvo_jax.models.layers import LOWERINGS, choose_lowering
 from mvo_jax.models.mvo_net import VARIANTS, MVONet
+from mvo_jax.models.timesformer import FORMS as TIMESFORMER_FORMS
+from mvo_jax.models.timesformer import TimeSformer
+from mvo_jax.models.vivit import ViViT
 
 # A model is called as ``model(video, train=..., with_mask=...)`` and returns a ``ModelOutput``;
 # its fields are what a config may set, their defaults the published size.
 MODELS: dict[str, type[nn.Module]] = {
     "mvo_net": MVONet,
+    "timesformer": TimeSformer,
+    "vivit": ViViT,
 }
 # Fields that take one of a few names, beside ``dtype`` and ``lowering``.
-CHOICES: dict[str, dict[str, Mapping[str, Any]]] = {"mvo_net": {"variant": VARIANTS}}
+CHOICES: dict[str, dict[str, Collection[str]]] = {
+    "mvo_net": {"variant": VARIANTS},
+    "timesformer": {"form": TIMESFORMER_FORMS},
+}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 # Set by whoever builds the model, or by Flax itself; not by a config.
 _NOT_CONFIGURED = {"axis_name", "param_dtype", "parent", "name"}
@@ -99,7 +107,7 @@ def _hashable(value: Any) -> Any:
     return tuple(_hashable(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def _choose(key: str, value: Any, options: Mapping[str, Any]) -> None:
+def _choose(key: str, value: Any, options: Collection[str]) -> None:
     if value not in options:
         near = difflib.get_close_matches(str(value), options, 1)
         raise UserError(

@@ -196,11 +196,13 @@ class Linear(nn.Module):
 
     Args:
         features: size of the last axis of the output.
+        use_bias: False for a linear map.
         dtype: compute dtype.
         param_dtype: dtype of the parameters.
     """
 
     features: int
+    use_bias: bool = True
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
@@ -211,13 +213,16 @@ class Linear(nn.Module):
         kernel = self.param(
             "kernel", torch_linear_kernel_init, (fan_in, self.features), self.param_dtype
         )
+        out = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if not self.use_bias:
+            return out
 
         def bias_init(key, shape, dtype):
             bound = 1 / math.sqrt(fan_in)
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
         bias = self.param("bias", bias_init, (self.features,), self.param_dtype)
-        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        return out + bias.astype(self.dtype)
 
 
 class FactorisedConv(nn.Module):
