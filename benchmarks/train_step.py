@@ -1,12 +1,13 @@
-"""Training steps of the full network, JAX beside PyTorch, on the same machine in the same run.
+"""Training steps of a full network, JAX beside PyTorch, on the same machine in the same run.
 
 Each contender (JAX with one lowering, torch in one mode) lives in its own process, so that thread
 pools and allocators do not disturb each other. The processes take turns: in every round each one
 runs its steps while the others wait on a pipe, and a ratio compares neighbours in time. A step is
-forward pass, cross-entropy + lambda MSE, backward pass and AdamW update, on a fixed batch that lies
-in device memory.
+forward pass, cross-entropy + lambda MSE, backward pass and update (AdamW; SGD for the systems that
+the paper trains with it), on a fixed batch that lies in device memory.
 
     python benchmarks/train_step.py --impl jax,torch --batch 2,4 --rounds 10 --json result.json
+    python benchmarks/train_step.py --system c3d --batch 2
 
 Needs jax, flax, optax and torch.
 """
@@ -14,6 +15,7 @@ Needs jax, flax, optax and torch.
 import argparse
 import json
 import os
+import pkgutil
 import platform
 import resource
 import statistics
@@ -27,8 +29,30 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # runs from a checkout, installed or not
 
-GFLOP_PER_CLIP = 150.2  # dense, forward and backward, 30x64x64
+# name -> (Flax class, torch class, whether the latter is given frames and size, options of both,
+#          optimiser, GFLOP of a clip: dense, forward and backward, 30x64x64, three channels)
+SYSTEMS: dict[str, tuple[str, str, bool, dict[str, Any], str, float]] = {
+    "mvo_net": (
+        "mvo_jax.models.mvo_net:MVONet",
+        "mvo_jax.interop.torch_models.mvo_net:TorchMVONet",
+        True,
+        {"decoder_layout": "released"},
+        "adamw",
+        150.2,
+    ),
+    "c3d": (
+        "mvo_jax.models.c3d:C3D",
+        "mvo_jax.interop.torch_models.c3d:TorchC3D",
+        True,
+        {},
+        "sgd",
+        0.0,
+    ),
+}
+LEARNING_RATE = {"adamw": 1e-4, "sgd": 1e-2}
+WEIGHT_DECAY = {"adamw": 0.01, "sgd": 5e-4}
 FULL_SIZE = {"frames": 30, "size": 64, "width": 64}
+SHARED = ("system", "frames", "size", "width", "steps", "warmup")  # arguments every process gets
 
 
 def make_batch(config: dict[str, Any]) -> dict[str, Any]:
@@ -52,7 +76,6 @@ class JaxContender:
         import jax.numpy as jnp
 
         from mvo_jax.models.layers import choose_lowering
-        from mvo_jax.models.mvo_net import MVONet
         from mvo_jax.training.losses import LossSettings
         from mvo_jax.training.optim import OptimiserSettings, make_optimiser
         from mvo_jax.training.state import create_state
@@ -61,13 +84,21 @@ class JaxContender:
         lowering = config["option"]
         if lowering == "auto":
             lowering = choose_lowering(jax.default_backend(), os.environ.get("XLA_FLAGS", ""))
-        model = MVONet(
+        flax_class, _, _, options, optimiser_name, _ = SYSTEMS[config["system"]]
+        model = pkgutil.resolve_name(flax_class)(
             width=config["width"],
-            decoder_layout="released",
             lowering=lowering,
             dtype=jnp.dtype(config["dtype"]),
+            **options,
         )
-        optimiser = make_optimiser(OptimiserSettings())
+        optimiser = make_optimiser(
+            OptimiserSettings(
+                name=optimiser_name,
+                learning_rate=LEARNING_RATE[optimiser_name],
+                weight_decay=WEIGHT_DECAY[optimiser_name],
+                decoupled_weight_decay=optimiser_name == "adamw",
+            )
+        )
         clip = (config["frames"], config["size"], config["size"], 1)
         self.dtype = jnp.dtype(config["dtype"])
         self.key = jax.random.key(0)
@@ -112,7 +143,6 @@ class TorchContender:
         import torch
 
         from mvo_jax.interop.torch_models import training as torch_training
-        from mvo_jax.interop.torch_models.mvo_net import TorchMVONet
         from mvo_jax.interop.torch_models.recording import Output
 
         torch.manual_seed(0)
@@ -123,26 +153,31 @@ class TorchContender:
             # XLA uses TF32 for float32 matrix products by default; the same here.
             torch.backends.cuda.matmul.allow_tf32 = True
             torch.backends.cudnn.allow_tf32 = True
-        model = TorchMVONet(
-            config["frames"], config["size"], width=config["width"], decoder_layout="released"
+        _, torch_class, sized, options, optimiser_name, _ = SYSTEMS[config["system"]]
+        model = pkgutil.resolve_name(torch_class)(
+            *((config["frames"], config["size"]) if sized else ()),
+            width=config["width"],
+            **options,
         ).to(device)
-        for part, layout in (
-            (model.trunk, torch.channels_last_3d),
-            (model.pseudo_branch, torch.channels_last),
-        ):
-            assert part is not None
-            part.to(memory_format=layout)  # pyright: ignore[reportCallIssue] (not in torch's stubs)
+        layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+        for parameter in model.parameters():
+            if parameter.dim() in layouts:
+                layout = layouts[parameter.dim()]
+                parameter.data = parameter.data.contiguous(memory_format=layout)
         optimiser = torch_training.make_optimiser(
-            model.parameters(), "adamw", weight_decay=0.01, fused=True
+            model.parameters(),
+            optimiser_name,
+            weight_decay=WEIGHT_DECAY[optimiser_name],
+            fused=True,
         )
-        torch_training.set_learning_rate(optimiser, 1e-4)
+        torch_training.set_learning_rate(optimiser, LEARNING_RATE[optimiser_name])
         batch = {k: torch.from_numpy(v).to(device) for k, v in make_batch(config).items()}
         autocast = config["dtype"] == "bfloat16"
 
         def loss_fn() -> torch.Tensor:
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 output = model(batch["video"])
-            output = Output(*(part.float() for part in output))
+            output = Output(*(part if part is None else part.float() for part in output))
             return torch_training.total_loss(output, batch["label"], batch["coarse_mask"])
 
         modes = {"eager": None, "compile": "default", "autotune": "max-autotune-no-cudagraphs"}
@@ -362,7 +397,7 @@ def compare(
         row["clips_per_s"] = config["batch"] / row["median_s"]
         row["matmul_ceiling_gflops"] = ceiling
         if all(config[name] == value for name, value in FULL_SIZE.items()):
-            row["gflops"] = GFLOP_PER_CLIP * row["clips_per_s"]
+            row["gflops"] = SYSTEMS[config["system"]][-1] * row["clips_per_s"]
             row["utilisation"] = row["gflops"] / ceiling
         rows.append(row)
     fastest = min(
@@ -405,6 +440,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--system", choices=SYSTEMS, default="mvo_net")
     parser.add_argument("--impl", type=listed, default=["jax", "torch"])
     parser.add_argument("--batch", type=listed, default=["2", "4"])
     parser.add_argument("--dtype", type=listed, default=["float32"], help="float32,bfloat16")
@@ -435,11 +471,11 @@ def main() -> None:
         return
 
     options = {"jax": args.lowering, "torch": args.torch_mode}
-    shared = {name: getattr(args, name) for name in ("frames", "size", "width", "steps", "warmup")}
+    shared = {name: getattr(args, name) for name in SHARED}
     rows = []
     for dtype in args.dtype:
         for batch in args.batch:
-            print(f"batch {batch}, {dtype}", flush=True)
+            print(f"{args.system}, batch {batch}, {dtype}", flush=True)
             configs = [
                 {"impl": impl, "option": option, "batch": int(batch), "dtype": dtype, **shared}
                 for impl in args.impl
