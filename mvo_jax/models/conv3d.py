@@ -160,3 +160,40 @@ class Conv3d(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
             x = x + bias.astype(self.dtype)
         return x
+
+
+class Conv2d(nn.Module):
+    """The same 2-D convolution for every frame, without bias; stored as ``[k, k, C, F]``.
+
+    Args:
+        features: output channels.
+        kernel_size: k.
+        stride: in-plane.
+        padding: zeros on each side of height and width.
+        lowering: key of ``layers.LOWERINGS``.
+        kernel_init: initialiser of the kernel.
+        dtype: compute dtype.
+        param_dtype: dtype of the kernel.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int = 1
+    padding: int = 0
+    lowering: str = "conv2d"
+    kernel_init: nn.initializers.Initializer = kaiming_normal_fan_in
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """``[B, T, H, W, C]`` to ``[B, T, H', W', features]``."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        return spatial_convolution(
+            x.astype(self.dtype),
+            kernel[None].astype(self.dtype),
+            stride=self.stride,
+            padding=self.padding,
+            form=_spatial_form(LOWERINGS[self.lowering][0], *x.shape[2:4]),
+        )

@@ -12,9 +12,18 @@ from torch_pairs import TorchPair, assert_pair_equal
 
 from mvo_jax.interop import weight_rules
 from mvo_jax.interop.layouts import c3d as c3d_layouts
+from mvo_jax.interop.layouts import i3d as i3d_layouts
+from mvo_jax.interop.layouts import p3d as p3d_layouts
+from mvo_jax.interop.layouts import slowfast as slowfast_layouts
 from mvo_jax.interop.torch_models.c3d import TorchC3D
+from mvo_jax.interop.torch_models.i3d import TorchI3D
+from mvo_jax.interop.torch_models.p3d import TorchP3D
+from mvo_jax.interop.torch_models.slowfast import TorchSlowFast
 from mvo_jax.interop.weight_rules import Layout
 from mvo_jax.models.c3d import C3D
+from mvo_jax.models.i3d import I3D
+from mvo_jax.models.p3d import P3D
+from mvo_jax.models.slowfast import SlowFast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +48,9 @@ class System:
 
 SYSTEMS = {
     "c3d": System(C3D, TorchC3D, c3d_layouts.REFERENCE, sized=True),
+    "i3d": System(I3D, TorchI3D, i3d_layouts.REFERENCE),
+    "slowfast": System(SlowFast, TorchSlowFast, slowfast_layouts.REFERENCE),
+    "p3d": System(P3D, TorchP3D, p3d_layouts.REFERENCE),
 }
 
 # (system, lowering, options, clip): every lowering and both stems; odd sizes meet every border.
@@ -51,6 +63,12 @@ CASES: list[tuple[str, str, dict[str, Any], tuple[int, int, int, int]]] = [
         (16, 16, 16, 1),
     ),
     ("c3d", "conv3d", {"width": 4, "hidden_size": 16}, (16, 19, 19, 3)),
+    ("i3d", "conv2d", {"width": 8, "stage_sizes": (1, 1, 1), "head_size": 8}, (9, 33, 33, 1)),
+    ("i3d", "conv3d", {"width": 8, "stage_sizes": (2, 1, 0), "head_size": 0}, (8, 32, 32, 3)),
+    ("slowfast", "conv2d", {"width": 16, "stage_sizes": (1, 1, 1, 1)}, (9, 33, 33, 1)),
+    ("slowfast", "conv3d", {"width": 16, "stage_sizes": (2, 1)}, (30, 32, 32, 3)),
+    ("p3d", "conv2d", {"width": 4, "stage_sizes": (2, 1, 1, 2)}, (17, 33, 33, 1)),
+    ("p3d", "conv3d", {"width": 4, "stage_sizes": (1, 1, 1, 1)}, (32, 32, 32, 3)),
 ]
 
 
