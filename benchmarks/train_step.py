@@ -1,13 +1,13 @@
-"""Training steps of a full network, JAX beside PyTorch, on the same machine in the same run.
+"""Training steps of a full-size network, JAX beside PyTorch, on the same machine in the same run.
 
 Each contender (JAX with one lowering, torch in one mode) lives in its own process, so that thread
 pools and allocators do not disturb each other. The processes take turns: in every round each one
 runs its steps while the others wait on a pipe, and a ratio compares neighbours in time. A step is
-forward pass, cross-entropy + lambda MSE, backward pass and update (AdamW; SGD for the systems that
-the paper trains with it), on a fixed batch that lies in device memory.
+forward pass, cross-entropy + lambda MSE, backward pass and AdamW update, on a fixed batch that lies
+in device memory.
 
     python benchmarks/train_step.py --impl jax,torch --batch 2,4 --rounds 10 --json result.json
-    python benchmarks/train_step.py --system c3d --batch 2
+    python benchmarks/train_step.py --system vivit --batch 2
 
 Needs jax, flax, optax and torch.
 """
@@ -29,30 +29,33 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # runs from a checkout, installed or not
 
-# name -> (Flax class, torch class, whether the latter is given frames and size, options of both,
-#          optimiser, GFLOP of a clip: dense, forward and backward, 30x64x64, three channels)
-SYSTEMS: dict[str, tuple[str, str, bool, dict[str, Any], str, float]] = {
-    "mvo_net": (
-        "mvo_jax.models.mvo_net:MVONet",
-        "mvo_jax.interop.torch_models.mvo_net:TorchMVONet",
-        True,
-        {"decoder_layout": "released"},
-        "adamw",
-        150.2,
-    ),
-    "c3d": (
-        "mvo_jax.models.c3d:C3D",
-        "mvo_jax.interop.torch_models.c3d:TorchC3D",
-        True,
-        {},
-        "sgd",
-        0.0,
-    ),
+# model -> its torch class, which takes (frames, image size, **fields of the Flax module)
+SYSTEMS = {
+    "mvo_net": "mvo_jax.interop.torch_models.mvo_net:TorchMVONet",
 }
-LEARNING_RATE = {"adamw": 1e-4, "sgd": 1e-2}
-WEIGHT_DECAY = {"adamw": 0.01, "sgd": 5e-4}
-FULL_SIZE = {"frames": 30, "size": 64, "width": 64}
-SHARED = ("system", "frames", "size", "width", "steps", "warmup")  # arguments every process gets
+NOT_OF_TORCH = ("name", "dtype", "lowering")  # fields that are no argument of the torch class
+SHARED = ("system", "frames", "size", "width", "steps", "warmup")  # arguments all processes get
+FULL_SIZE = {"frames": 30, "size": 64, "width": 0}
+
+
+def model_fields(config: dict[str, Any]) -> dict[str, Any]:
+    """The ``model`` part of a config: the published size, or another width where one is given."""
+    from mvo_jax.models.build import published_config
+
+    fields = published_config(config["system"])
+    if config["width"]:
+        fields["width"] = config["width"]
+    return fields
+
+
+def training_gflop(config: dict[str, Any]) -> float:
+    """GFLOP of one clip, forward and backward, dense."""
+    from mvo_jax.models.build import build_model
+    from mvo_jax.models.cost import forward_flops
+
+    model = build_model(model_fields(config), backend="tpu")
+    clip = (config["frames"], config["size"], config["size"], 1)
+    return 3e-9 * forward_flops(model, clip, train=True, with_mask=True)
 
 
 def make_batch(config: dict[str, Any]) -> dict[str, Any]:
@@ -75,30 +78,19 @@ class JaxContender:
         import jax
         import jax.numpy as jnp
 
-        from mvo_jax.models.layers import choose_lowering
+        from mvo_jax.models.build import build_model
         from mvo_jax.training.losses import LossSettings
         from mvo_jax.training.optim import OptimiserSettings, make_optimiser
         from mvo_jax.training.state import create_state
         from mvo_jax.training.step import make_train_step
 
-        lowering = config["option"]
-        if lowering == "auto":
-            lowering = choose_lowering(jax.default_backend(), os.environ.get("XLA_FLAGS", ""))
-        flax_class, _, _, options, optimiser_name, _ = SYSTEMS[config["system"]]
-        model = pkgutil.resolve_name(flax_class)(
-            width=config["width"],
-            lowering=lowering,
-            dtype=jnp.dtype(config["dtype"]),
-            **options,
+        fields = model_fields(config) | {"dtype": config["dtype"]}
+        if "lowering" in fields:
+            fields["lowering"] = config["option"]
+        model: Any = build_model(
+            fields, backend=jax.default_backend(), xla_flags=os.environ.get("XLA_FLAGS", "")
         )
-        optimiser = make_optimiser(
-            OptimiserSettings(
-                name=optimiser_name,
-                learning_rate=LEARNING_RATE[optimiser_name],
-                weight_decay=WEIGHT_DECAY[optimiser_name],
-                decoupled_weight_decay=optimiser_name == "adamw",
-            )
-        )
+        optimiser = make_optimiser(OptimiserSettings())
         clip = (config["frames"], config["size"], config["size"], 1)
         self.dtype = jnp.dtype(config["dtype"])
         self.key = jax.random.key(0)
@@ -112,7 +104,7 @@ class JaxContender:
         self.about = {
             "jax": jax.__version__,
             "device": jax.devices()[0].device_kind,
-            "lowering": lowering,
+            "lowering": model.lowering if "lowering" in fields else None,
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
             "compile_s": round(time.perf_counter() - start, 1),
             "temporaries_gb": round(memory.temp_size_in_bytes / 1e9, 2) if memory else None,
@@ -153,24 +145,18 @@ class TorchContender:
             # XLA uses TF32 for float32 matrix products by default; the same here.
             torch.backends.cuda.matmul.allow_tf32 = True
             torch.backends.cudnn.allow_tf32 = True
-        _, torch_class, sized, options, optimiser_name, _ = SYSTEMS[config["system"]]
-        model = pkgutil.resolve_name(torch_class)(
-            *((config["frames"], config["size"]) if sized else ()),
-            width=config["width"],
-            **options,
+        fields = {k: v for k, v in model_fields(config).items() if k not in NOT_OF_TORCH}
+        model = pkgutil.resolve_name(SYSTEMS[config["system"]])(
+            config["frames"], config["size"], **fields
         ).to(device)
         layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
         for parameter in model.parameters():
             if parameter.dim() in layouts:
-                layout = layouts[parameter.dim()]
-                parameter.data = parameter.data.contiguous(memory_format=layout)
+                parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.dim()])
         optimiser = torch_training.make_optimiser(
-            model.parameters(),
-            optimiser_name,
-            weight_decay=WEIGHT_DECAY[optimiser_name],
-            fused=True,
+            model.parameters(), "adamw", weight_decay=0.01, fused=True
         )
-        torch_training.set_learning_rate(optimiser, LEARNING_RATE[optimiser_name])
+        torch_training.set_learning_rate(optimiser, 1e-4)
         batch = {k: torch.from_numpy(v).to(device) for k, v in make_batch(config).items()}
         autocast = config["dtype"] == "bfloat16"
 
@@ -397,7 +383,7 @@ def compare(
         row["clips_per_s"] = config["batch"] / row["median_s"]
         row["matmul_ceiling_gflops"] = ceiling
         if all(config[name] == value for name, value in FULL_SIZE.items()):
-            row["gflops"] = SYSTEMS[config["system"]][-1] * row["clips_per_s"]
+            row["gflops"] = training_gflop(config) * row["clips_per_s"]
             row["utilisation"] = row["gflops"] / ceiling
         rows.append(row)
     fastest = min(
@@ -462,7 +448,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--frames", type=int, default=FULL_SIZE["frames"])
     parser.add_argument("--size", type=int, default=FULL_SIZE["size"])
-    parser.add_argument("--width", type=int, default=FULL_SIZE["width"])
+    parser.add_argument("--width", type=int, default=0, help="another width than the published")
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -7,6 +7,7 @@ the shape, so it is a choice of the layer and not of the model (docs/decisions.m
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,32 @@ import jax.numpy as jnp
 from jax import lax
 
 Array = jax.Array
+
+
+class ModelOutput(NamedTuple):
+    """What a model returns.
+
+    Attributes:
+        logits: ``[B, num_outputs]``, float32 at least.
+        coarse_mask: ``[B, m, m]``, or None without mask branch.
+    """
+
+    logits: Array
+    coarse_mask: Array | None
+
+
+def match_channels(video: Array, channels: int) -> Array:
+    """``[B, T, H, W, C]`` with the channels a model was built for; grey is copied to 3.
+
+    Raises:
+        ValueError: C is neither ``channels`` nor 1 where 3 are needed.
+    """
+    if video.shape[-1] == 1 and channels == 3:
+        return jnp.repeat(video, 3, axis=-1)
+    if video.shape[-1] != channels:
+        raise ValueError(f"clips have {video.shape[-1]} channels, the stem {channels}")
+    return video
+
 
 # name -> (form of the spatial (1, k, k) convolution, form of the temporal (k, 1, 1) convolution)
 LOWERINGS: dict[str, tuple[str, str]] = {
