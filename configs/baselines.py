@@ -4,7 +4,7 @@
     python eval.py --workdir runs/baselines/NAME
     python -m mvo_jax compare --config configs/baselines.py --out runs/table1
 
-Names: ``mvo_net`` (the paper's method). Append ``-quick`` for the reduced form, which learns the
+Names: ``mvo_net`` (the paper's method), ``vivit``, ``timesformer``. Append ``-quick`` for the reduced form, which learns the
 simulated cohort ``easy``: ``configs/baselines.py:mvo_net-quick``.
 
 All rows share data, augmentation, steps and batch: those of configs/mvo.py, or of configs/demo.py
@@ -24,9 +24,54 @@ from ml_collections import ConfigDict
 from configs import demo, mvo
 
 # name -> fields of the published model. The method itself comes from configs/mvo.py.
-MODELS: dict[str, dict[str, Any]] = {}
+MODELS: dict[str, dict[str, Any]] = {
+    "vivit": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "hidden_size": 512,
+        "num_layers": 6,
+        "num_heads": 8,
+        "head_dim": 64,
+        "mlp_dim": 2048,
+        "patch_size": 4,
+        "tubelet_size": 1,  # the authors' models have 2
+        "dropout_rate": 0.0,
+    },
+    "timesformer": {
+        "form": "gated",
+        "num_outputs": 1,
+        "in_channels": 3,
+        "hidden_size": 512,
+        "num_layers": 12,
+        "num_heads": 12,
+        "head_dim": 64,
+        "mlp_dim": 2048,
+        "patch_size": 16,
+        "dropout_rate": 0.0,
+    },
+}
 # name -> what its reduced form changes in the model.
-QUICK_MODELS: dict[str, dict[str, Any]] = {}
+QUICK_MODELS: dict[str, dict[str, Any]] = {
+    "vivit": {
+        "in_channels": 1,
+        "hidden_size": 96,
+        "num_layers": 2,
+        "num_heads": 4,
+        "head_dim": 24,
+        "mlp_dim": 192,
+        "patch_size": 8,
+        "tubelet_size": 4,
+    },
+    "timesformer": {
+        "in_channels": 1,
+        "hidden_size": 96,
+        "num_layers": 3,
+        "num_heads": 4,
+        "head_dim": 24,
+        "mlp_dim": 192,
+        "patch_size": 8,
+    },
+}
 
 _SGD = {
     "name": "sgd",
@@ -35,8 +80,12 @@ _SGD = {
     "decoupled_weight_decay": False,
 }
 # name -> what differs from the method's optimiser, at full size and reduced.
-OPTIMIZERS: dict[str, dict[str, Any]] = {}
-QUICK_OPTIMIZERS: dict[str, dict[str, Any]] = {}
+_ADAMW = {"name": "adamw", "learning_rate": 1e-4, "weight_decay": 0.05, "clip_norm": 1.0}
+OPTIMIZERS: dict[str, dict[str, Any]] = {"vivit": _ADAMW, "timesformer": _ADAMW}
+QUICK_OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "vivit": {"learning_rate": 1e-3},
+    "timesformer": {"learning_rate": 1e-3},
+}
 
 REFERENCE = "mvo_net"  # the row that the others are tested against
 ROWS = (REFERENCE, *MODELS)

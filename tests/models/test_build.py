@@ -26,6 +26,16 @@ TABLE = {
         ({**RELEASED, "variant": "full"}, 34_765_727, 34_456_094),
         ({}, 34_907_743, 34_456_094),  # the paper's decoder layout
     ],
+    "vivit": [
+        ({}, 41_787_393, 41_787_393),  # the paper prints 41.98 M
+        ({"num_outputs": 2}, 41_787_906, 41_787_906),
+        ({"tubelet_size": 2}, 39_838_209, 39_838_209),
+    ],
+    "timesformer": [
+        ({}, 76_243_969, 76_243_969),  # the paper prints 76.54 M
+        ({"num_outputs": 2}, 76_244_482, 76_244_482),
+        ({"form": "released"}, 66_621_441, 66_621_441),
+    ],
 }
 
 

@@ -32,6 +32,29 @@ REDUCED: dict[str, tuple[dict[str, Any], tuple[int, int, int, int]]] = {
         },
         (8, 32, 32, 1),
     ),
+    "vivit": (
+        {
+            "hidden_size": 12,
+            "num_layers": 1,
+            "num_heads": 2,
+            "head_dim": 6,
+            "mlp_dim": 16,
+            "patch_size": 8,
+            "tubelet_size": 2,
+        },
+        (4, 16, 16, 1),
+    ),
+    "timesformer": (
+        {
+            "hidden_size": 12,
+            "num_layers": 1,
+            "num_heads": 2,
+            "head_dim": 6,
+            "mlp_dim": 16,
+            "patch_size": 8,
+        },
+        (3, 16, 16, 1),
+    ),
 }
 # Regular expressions for parameters whose gradient is zero in exact arithmetic, by model, such as
 # a bias in front of a BatchNorm.
