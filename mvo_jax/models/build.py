@@ -9,13 +9,21 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mvo_jax.errors import UserError
+from mvo_jax.models.c3d import C3D
+from mvo_jax.models.i3d import I3D
 from mvo_jax.models.layers import LOWERINGS, choose_lowering
 from mvo_jax.models.mvo_net import VARIANTS, MVONet
+from mvo_jax.models.p3d import P3D
+from mvo_jax.models.slowfast import SlowFast
 
 # A model is called as ``model(video, train=..., with_mask=...)`` and returns a ``ModelOutput``;
 # its fields are what a config may set, their defaults the published size.
 MODELS: dict[str, type[nn.Module]] = {
     "mvo_net": MVONet,
+    "c3d": C3D,
+    "i3d": I3D,
+    "slowfast": SlowFast,
+    "p3d": P3D,
 }
 # Fields that take one of a few names, beside ``dtype`` and ``lowering``.
 CHOICES: dict[str, dict[str, Mapping[str, Any]]] = {"mvo_net": {"variant": VARIANTS}}
