@@ -5,7 +5,8 @@
     python -m mvo_jax compare --config configs/baselines.py --out runs/table1
 
 Names: ``mvo_net`` (the paper's method), ``c3d``, ``i3d``, ``slowfast``, ``p3d``. Append ``-quick``
-for the reduced form, which learns the simulated cohort ``easy``: ``configs/baselines.py:c3d-quick``.
+for the reduced form, which learns the simulated cohort ``easy``, as in
+``configs/baselines.py:c3d-quick``.
 
 All rows share data, augmentation, steps and batch: those of configs/mvo.py, or of configs/demo.py
 for ``-quick``. Convolutional systems train with the paper's SGD at 0.01 for models without BERT,

@@ -112,8 +112,7 @@ class TorchPair:
             "loss": loss.detach().numpy(),
             "logits": output.logits.detach().numpy(),
             "intermediates": {k: v.detach().numpy() for k, v in model.intermediates().items()},
-            "gradients": {k: g.numpy() for k, g in gradients.items()}
-            | {"video": video.grad.numpy()},
+            "gradients": {k: g.numpy() for k, g in gradients.items()},
             "statistics": {k: v.numpy() for k, v in model.named_buffers() if "running" in k},
         }
 
