@@ -3,11 +3,12 @@
 Each contender (JAX with one lowering, torch in one mode) lives in its own process, so that thread
 pools and allocators do not disturb each other. The processes take turns: in every round each one
 runs its steps while the others wait on a pipe, and a ratio compares neighbours in time. A step is
-forward pass, cross-entropy + lambda MSE, backward pass and AdamW update, on a fixed batch that lies
-in device memory.
+forward pass, cross-entropy + lambda MSE, backward pass and update (AdamW or SGD), on a fixed batch
+that lies in device memory.
 
     python benchmarks/train_step.py --impl jax,torch --batch 2,4 --rounds 10 --json result.json
     python benchmarks/train_step.py --system vivit --batch 2
+    python benchmarks/train_step.py --system c3d --optimizer sgd --batch 2
 
 Needs jax, flax, optax and torch.
 """
@@ -34,9 +35,18 @@ SYSTEMS = {
     "mvo_net": "mvo_jax.interop.torch_models.mvo_net:TorchMVONet",
     "timesformer": "mvo_jax.interop.torch_models.timesformer:TorchTimeSformer",
     "vivit": "mvo_jax.interop.torch_models.vivit:TorchViViT",
+    "c3d": "mvo_jax.interop.torch_models.c3d:TorchC3D",
+    "i3d": "mvo_jax.interop.torch_models.i3d:TorchI3D",
+    "slowfast": "mvo_jax.interop.torch_models.slowfast:TorchSlowFast",
+    "p3d": "mvo_jax.interop.torch_models.p3d:TorchP3D",
 }
 NOT_OF_TORCH = ("name", "dtype", "lowering")  # fields that are no argument of the torch class
-SHARED = ("system", "frames", "size", "width", "steps", "warmup")  # arguments all processes get
+OPTIMISERS: dict[str, dict[str, Any]] = {
+    "adamw": {"learning_rate": 1e-4, "weight_decay": 0.01},
+    "sgd": {"learning_rate": 1e-2, "weight_decay": 5e-4, "decoupled_weight_decay": False},
+}
+# arguments all processes get
+SHARED = ("system", "optimizer", "frames", "size", "width", "steps", "warmup")
 FULL_SIZE = {"frames": 30, "size": 64, "width": 0}
 
 
@@ -92,7 +102,9 @@ class JaxContender:
         model: Any = build_model(
             fields, backend=jax.default_backend(), xla_flags=os.environ.get("XLA_FLAGS", "")
         )
-        optimiser = make_optimiser(OptimiserSettings())
+        optimiser = make_optimiser(
+            OptimiserSettings(name=config["optimizer"], **OPTIMISERS[config["optimizer"]])
+        )
         clip = (config["frames"], config["size"], config["size"], 1)
         self.dtype = jnp.dtype(config["dtype"])
         self.key = jax.random.key(0)
@@ -156,9 +168,14 @@ class TorchContender:
             if parameter.dim() in layouts:
                 parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.dim()])
         optimiser = torch_training.make_optimiser(
-            model.parameters(), "adamw", weight_decay=0.01, fused=True
+            model.parameters(),
+            config["optimizer"],
+            weight_decay=OPTIMISERS[config["optimizer"]]["weight_decay"],
+            fused=True,
         )
-        torch_training.set_learning_rate(optimiser, 1e-4)
+        torch_training.set_learning_rate(
+            optimiser, OPTIMISERS[config["optimizer"]]["learning_rate"]
+        )
         batch = {k: torch.from_numpy(v).to(device) for k, v in make_batch(config).items()}
         autocast = config["dtype"] == "bfloat16"
 
@@ -430,6 +447,7 @@ def main() -> None:
     )
     parser.add_argument("--system", choices=SYSTEMS, default="mvo_net")
     parser.add_argument("--impl", type=listed, default=["jax", "torch"])
+    parser.add_argument("--optimizer", choices=OPTIMISERS, default="adamw")
     parser.add_argument("--batch", type=listed, default=["2", "4"])
     parser.add_argument("--dtype", type=listed, default=["float32"], help="float32,bfloat16")
     parser.add_argument(

@@ -4,8 +4,9 @@
     python eval.py --workdir runs/baselines/NAME
     python -m mvo_jax compare --config configs/baselines.py --out runs/table1
 
-Names: ``mvo_net`` (the paper's method), ``vivit``, ``timesformer``. Append ``-quick`` for the reduced form, which learns the
-simulated cohort ``easy``: ``configs/baselines.py:mvo_net-quick``.
+Names: ``mvo_net`` (the paper's method), ``vivit``, ``timesformer``, ``c3d``, ``i3d``, ``slowfast``,
+``p3d``. Append ``-quick`` for the reduced form, which learns the simulated cohort ``easy``, as in
+``configs/baselines.py:c3d-quick``.
 
 All rows share data, augmentation, steps and batch: those of configs/mvo.py, or of configs/demo.py
 for ``-quick``. Convolutional systems train with the paper's SGD at 0.01 for models without BERT,
@@ -49,6 +50,42 @@ MODELS: dict[str, dict[str, Any]] = {
         "patch_size": 16,
         "dropout_rate": 0.0,
     },
+    "c3d": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "width": 64,
+        "hidden_size": 4096,
+        "head_dropout": 0.5,
+        "lowering": "auto",
+    },
+    "i3d": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "width": 64,
+        "stage_sizes": (2, 5, 2),
+        "head_size": 256,
+        "head_dropout": 0.5,
+        "lowering": "auto",
+    },
+    "slowfast": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "width": 64,
+        "stage_sizes": (3, 4, 6, 3),
+        "frame_ratio": 8,
+        "channel_ratio": 8,
+        "fusion_kernel": 5,
+        "head_dropout": 0.5,
+        "lowering": "auto",
+    },
+    "p3d": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "width": 64,
+        "stage_sizes": (3, 8, 36, 3),
+        "head_dropout": 0.5,
+        "lowering": "auto",
+    },
 }
 # name -> what its reduced form changes in the model.
 QUICK_MODELS: dict[str, dict[str, Any]] = {
@@ -71,6 +108,42 @@ QUICK_MODELS: dict[str, dict[str, Any]] = {
         "mlp_dim": 192,
         "patch_size": 8,
     },
+    "c3d": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "width": 64,
+        "hidden_size": 4096,
+        "head_dropout": 0.5,
+        "lowering": "auto",
+    },
+    "i3d": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "width": 64,
+        "stage_sizes": (2, 5, 2),
+        "head_size": 256,
+        "head_dropout": 0.5,
+        "lowering": "auto",
+    },
+    "slowfast": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "width": 64,
+        "stage_sizes": (3, 4, 6, 3),
+        "frame_ratio": 8,
+        "channel_ratio": 8,
+        "fusion_kernel": 5,
+        "head_dropout": 0.5,
+        "lowering": "auto",
+    },
+    "p3d": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "width": 64,
+        "stage_sizes": (3, 8, 36, 3),
+        "head_dropout": 0.5,
+        "lowering": "auto",
+    },
 }
 
 _SGD = {
@@ -81,10 +154,21 @@ _SGD = {
 }
 # name -> what differs from the method's optimiser, at full size and reduced.
 _ADAMW = {"name": "adamw", "learning_rate": 1e-4, "weight_decay": 0.05, "clip_norm": 1.0}
-OPTIMIZERS: dict[str, dict[str, Any]] = {"vivit": _ADAMW, "timesformer": _ADAMW}
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "vivit": _ADAMW,
+    "timesformer": _ADAMW,
+    "c3d": _SGD,
+    "i3d": _SGD,
+    "slowfast": _SGD,
+    "p3d": _SGD,
+}
 QUICK_OPTIMIZERS: dict[str, dict[str, Any]] = {
     "vivit": {"learning_rate": 1e-3},
     "timesformer": {"learning_rate": 1e-3},
+    "c3d": {"learning_rate": 1e-2},
+    "i3d": {"learning_rate": 5e-2},
+    "slowfast": {"learning_rate": 5e-2},
+    "p3d": {"learning_rate": 5e-2},
 }
 
 REFERENCE = "mvo_net"  # the row that the others are tested against

@@ -9,8 +9,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mvo_jax.errors import UserError
+from mvo_jax.models.c3d import C3D
+from mvo_jax.models.i3d import I3D
 from mvo_jax.models.layers import LOWERINGS, choose_lowering
 from mvo_jax.models.mvo_net import VARIANTS, MVONet
+from mvo_jax.models.p3d import P3D
+from mvo_jax.models.slowfast import SlowFast
 from mvo_jax.models.timesformer import FORMS as TIMESFORMER_FORMS
 from mvo_jax.models.timesformer import TimeSformer
 from mvo_jax.models.vivit import ViViT
@@ -21,6 +25,10 @@ MODELS: dict[str, type[nn.Module]] = {
     "mvo_net": MVONet,
     "timesformer": TimeSformer,
     "vivit": ViViT,
+    "c3d": C3D,
+    "i3d": I3D,
+    "slowfast": SlowFast,
+    "p3d": P3D,
 }
 # Fields that take one of a few names, beside ``dtype`` and ``lowering``.
 CHOICES: dict[str, dict[str, Collection[str]]] = {

@@ -3,9 +3,8 @@
 Tran et al., "Learning Spatiotemporal Features with 3D Convolutional Networks", ICCV 2015, section
 3.3 and Fig. 3; layer names and the padding of the last pooling follow the PyTorch port of the
 authors' Sports-1M network (DavideA/c3d-pytorch). Differences: clips of any size from 16 frames of
-16x16 on, where the first dense layer takes what the last pooling leaves (4608 values of 30x64x64, as
-of the 16x64x64 centre of an original clip; 8192 of the original 16x112x112); He initialisation
-instead of the paper's training from N(0, 0.01), which needs the paper's batch and data to start.
+16x16 on, where the first dense layer takes what the last pooling leaves (4608 values of 30x64x64,
+8192 of the original 16x112x112); He initialisation of the convolutions.
 """
 
 from typing import Any
@@ -14,8 +13,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mvo_jax.models.conv3d import Conv3d, check_clip
-from mvo_jax.models.layers import Array, Dropout, Linear, sow
-from mvo_jax.models.mvo_net import ModelOutput
+from mvo_jax.models.layers import Array, Dropout, Linear, ModelOutput, sow
 from mvo_jax.models.pooling import Triple, max_pool
 
 MIN_FRAMES = 16  # four poolings halve the frames

@@ -1,8 +1,8 @@
 """Convolutions of any kernel over [B, T, H, W, C], and the check of a clip before the first one.
 
-As in ``layers``, one kernel can be applied by several lowerings. A kernel that covers one frame or
-one pixel goes to ``layers.spatial_convolution`` or ``layers.temporal_convolution``; this module adds
-the kernels that cover both.
+As in ``layers``, one kernel can be applied by several lowerings. A kernel of one frame or one pixel
+goes to ``layers.spatial_convolution`` or ``layers.temporal_convolution``; this module adds the
+kernels that cover both.
 """
 
 import functools

@@ -14,14 +14,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mvo_jax.models.conv3d import Conv3d, Triple, check_clip
-from mvo_jax.models.layers import Array, BatchNorm, Dropout, Linear, sow
-from mvo_jax.models.mvo_net import ModelOutput
+from mvo_jax.models.layers import Array, BatchNorm, Dropout, Linear, ModelOutput, sow
 from mvo_jax.models.pooling import max_pool
 
 MIN_FRAMES = 8  # smaller clips leave windows with nothing but padding in the last stage
 MIN_SIZE = 32
 
-# Inception modules of each stage: channels of (1x1; reduce, 3x3x3; reduce, 3x3x3; 1x1 after pooling)
+# Inception modules of each stage: channels of (1x1; reduce, 3x3x3; reduce, 3x3x3; pooled 1x1)
 MIXED: tuple[tuple[tuple[str, tuple[int, ...]], ...], ...] = (
     (
         ("3b", (64, 96, 128, 16, 32, 32)),

@@ -3,10 +3,10 @@
 Qiu, Yao and Mei, "Learning Spatio-Temporal Representation with Pseudo-3D Residual Networks", ICCV
 2017, section 3 and Fig. 3; layers as in qijiezhao/pseudo-3d-pytorch, with its last stage of plain
 2-D blocks. The blocks take turns: A has the temporal convolution behind the spatial one, B beside
-it, C behind it with a shortcut around. Differences: the last pooling averages whatever grid there is
-(2x2 of 64x64 pixels, 5x5 of the published 160x160) and the steps that are left of more than 31
-frames, which the public implementation cannot take; He initialisation with the fan-out of the whole
-kernel.
+it, C behind it with a shortcut around. Differences: the last pooling averages whatever grid there
+is (2x2 of 64x64 pixels, 5x5 of the published 160x160) and the steps that are left of more than 31
+frames, which the public implementation cannot take; He initialisation with the fan-out of the
+whole kernel.
 """
 
 from typing import Any
@@ -20,10 +20,10 @@ from mvo_jax.models.layers import (
     BatchNorm,
     Dropout,
     Linear,
+    ModelOutput,
     kaiming_normal_fan_out,
     sow,
 )
-from mvo_jax.models.mvo_net import ModelOutput
 from mvo_jax.models.pooling import max_pool
 
 MIN_FRAMES = 16  # four poolings halve the frames

@@ -20,10 +20,10 @@ from mvo_jax.models.layers import (
     BatchNorm,
     Dropout,
     Linear,
+    ModelOutput,
     kaiming_normal_fan_out,
     sow,
 )
-from mvo_jax.models.mvo_net import ModelOutput
 from mvo_jax.models.pooling import max_pool
 
 MIN_SIZE = 32  # the last stage needs one pixel
@@ -68,9 +68,9 @@ class ConvNorm(nn.Module):
             param_dtype=self.param_dtype,
             name="conv",
         )(x)
-        x = BatchNorm(
-            self.axis_name, dtype=self.dtype, param_dtype=self.param_dtype, name="norm"
-        )(x, train=train)
+        x = BatchNorm(self.axis_name, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(
+            x, train=train
+        )
         return nn.relu(x) if self.relu else x
 
 
@@ -109,9 +109,9 @@ class Bottleneck(nn.Module):
         y = ConvNorm(features, (1, 3, 3), stride, name="b", **common)(y, train=train)
         y = ConvNorm(4 * features, (1, 1, 1), relu=False, name="c", **common)(y, train=train)
         if self.stride != 1 or x.shape[-1] != 4 * features:
-            x = ConvNorm(
-                4 * features, (1, 1, 1), stride, relu=False, name="shortcut", **common
-            )(x, train=train)
+            x = ConvNorm(4 * features, (1, 1, 1), stride, relu=False, name="shortcut", **common)(
+                x, train=train
+            )
         return nn.relu(x + y)
 
 

@@ -55,6 +55,28 @@ REDUCED: dict[str, tuple[dict[str, Any], tuple[int, int, int, int]]] = {
         },
         (3, 16, 16, 1),
     ),
+    "c3d": (
+        {"width": 2, "hidden_size": 8, "head_dropout": 0.0, "lowering": "conv3d"},
+        (16, 16, 16, 1),
+    ),
+    "i3d": (
+        {
+            "width": 8,
+            "stage_sizes": (1, 0, 0),
+            "head_size": 8,
+            "head_dropout": 0.0,
+            "lowering": "conv3d",
+        },
+        (8, 32, 32, 1),
+    ),
+    "slowfast": (
+        {"width": 8, "stage_sizes": (1,), "head_dropout": 0.0, "lowering": "conv3d"},
+        (8, 32, 32, 1),
+    ),
+    "p3d": (
+        {"width": 4, "stage_sizes": (1, 0, 0, 1), "head_dropout": 0.0, "lowering": "conv3d"},
+        (16, 32, 32, 1),
+    ),
 }
 # Regular expressions for parameters whose gradient is zero in exact arithmetic, by model, such as
 # a bias in front of a BatchNorm.

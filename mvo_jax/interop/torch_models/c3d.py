@@ -55,9 +55,7 @@ class TorchC3D(RecordedModel):
                 self.add_module(name, conv)
                 planes = factor * width
             self.add_module(f"record{stage}", Recorder(f"trunk/pool{stage}"))
-            grid = [
-                (n + 2 * p - w) // w + 1 for n, w, p in zip(grid, window, padding, strict=True)
-            ]
+            grid = [(n + 2 * p - w) // w + 1 for n, w, p in zip(grid, window, padding, strict=True)]
         self.fc6 = nn.Linear(planes * grid[0] * grid[1] * grid[2], hidden_size)
         self.fc7 = nn.Linear(hidden_size, hidden_size)
         self.fc8 = nn.Linear(hidden_size, num_outputs)

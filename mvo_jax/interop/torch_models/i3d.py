@@ -90,6 +90,8 @@ class TorchI3D(RecordedModel):
     """The network of ``mvo_jax.models.i3d.I3D``, argument for argument.
 
     Args:
+        frames: of the clips; any number fits.
+        image_size: of the clips; any size fits.
         num_outputs: 1 (sigmoid) or 2 (softmax).
         in_channels: channels of the first convolution; a grey clip is copied.
         width: channels of the first convolution.
@@ -100,6 +102,8 @@ class TorchI3D(RecordedModel):
 
     def __init__(
         self,
+        frames: int = 30,
+        image_size: int = 64,
         *,
         num_outputs: int = 1,
         in_channels: int = 3,
@@ -109,6 +113,7 @@ class TorchI3D(RecordedModel):
         head_dropout: float = 0.5,
     ):
         super().__init__()
+        del frames, image_size
 
         def planes(full: int) -> int:
             return max(1, full * width // 64)

@@ -1,4 +1,4 @@
-"""P3D in PyTorch, written from the paper; state-dict keys are those of the public implementation."""
+"""P3D in PyTorch, written from the paper; state-dict keys are those of the public code."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,6 +73,8 @@ class TorchP3D(RecordedModel):
     """The network of ``mvo_jax.models.p3d.P3D``, argument for argument.
 
     Args:
+        frames: of the clips; any number fits.
+        image_size: of the clips; any size fits.
         num_outputs: 1 (sigmoid) or 2 (softmax).
         in_channels: channels of the stem; a grey clip is copied.
         width: channels of the stem.
@@ -82,6 +84,8 @@ class TorchP3D(RecordedModel):
 
     def __init__(
         self,
+        frames: int = 30,
+        image_size: int = 64,
         *,
         num_outputs: int = 1,
         in_channels: int = 3,
@@ -90,6 +94,7 @@ class TorchP3D(RecordedModel):
         head_dropout: float = 0.5,
     ):
         super().__init__()
+        del frames, image_size
         self.in_channels = in_channels
         self.conv1_custom = _conv(in_channels, width, (1, 7, 7), 2)
         self.bn1 = nn.BatchNorm3d(width)

@@ -135,6 +135,8 @@ class TorchSlowFast(RecordedModel):
     """The network of ``mvo_jax.models.slowfast.SlowFast``, argument for argument.
 
     Args:
+        frames: of the clips; any number fits.
+        image_size: of the clips; any size fits.
         num_outputs: 1 (sigmoid) or 2 (softmax).
         in_channels: channels of the stems; a grey clip is copied.
         width: channels of the slow stem.
@@ -147,6 +149,8 @@ class TorchSlowFast(RecordedModel):
 
     def __init__(
         self,
+        frames: int = 30,
+        image_size: int = 64,
         *,
         num_outputs: int = 1,
         in_channels: int = 3,
@@ -158,6 +162,7 @@ class TorchSlowFast(RecordedModel):
         head_dropout: float = 0.5,
     ):
         super().__init__()
+        del frames, image_size
         self.in_channels, self.frame_ratio = in_channels, frame_ratio
         self.stages = len(stage_sizes)
 
