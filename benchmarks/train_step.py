@@ -1,12 +1,14 @@
-"""Training steps of the full network, JAX beside PyTorch, on the same machine in the same run.
+"""Training steps of a full-size network, JAX beside PyTorch, on the same machine in the same run.
 
 Each contender (JAX with one lowering, torch in one mode) lives in its own process, so that thread
 pools and allocators do not disturb each other. The processes take turns: in every round each one
 runs its steps while the others wait on a pipe, and a ratio compares neighbours in time. A step is
-forward pass, cross-entropy + lambda MSE, backward pass and AdamW update, on a fixed batch that lies
-in device memory.
+forward pass, cross-entropy + lambda MSE, backward pass and update (AdamW or SGD), on a fixed batch
+that lies in device memory.
 
     python benchmarks/train_step.py --impl jax,torch --batch 2,4 --rounds 10 --json result.json
+    python benchmarks/train_step.py --system vivit --batch 2
+    python benchmarks/train_step.py --system c3d --optimizer sgd --batch 2
 
 Needs jax, flax, optax and torch.
 """
@@ -14,6 +16,7 @@ Needs jax, flax, optax and torch.
 import argparse
 import json
 import os
+import pkgutil
 import platform
 import resource
 import statistics
@@ -27,8 +30,44 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # runs from a checkout, installed or not
 
-GFLOP_PER_CLIP = 150.2  # dense, forward and backward, 30x64x64
-FULL_SIZE = {"frames": 30, "size": 64, "width": 64}
+# model -> its torch class, which takes (frames, image size, **fields of the Flax module)
+SYSTEMS = {
+    "mvo_net": "mvo_jax.interop.torch_models.mvo_net:TorchMVONet",
+    "timesformer": "mvo_jax.interop.torch_models.timesformer:TorchTimeSformer",
+    "vivit": "mvo_jax.interop.torch_models.vivit:TorchViViT",
+    "c3d": "mvo_jax.interop.torch_models.c3d:TorchC3D",
+    "i3d": "mvo_jax.interop.torch_models.i3d:TorchI3D",
+    "slowfast": "mvo_jax.interop.torch_models.slowfast:TorchSlowFast",
+    "p3d": "mvo_jax.interop.torch_models.p3d:TorchP3D",
+}
+NOT_OF_TORCH = ("name", "dtype", "lowering")  # fields that are no argument of the torch class
+OPTIMISERS: dict[str, dict[str, Any]] = {
+    "adamw": {"learning_rate": 1e-4, "weight_decay": 0.01},
+    "sgd": {"learning_rate": 1e-2, "weight_decay": 5e-4, "decoupled_weight_decay": False},
+}
+# arguments all processes get
+SHARED = ("system", "optimizer", "frames", "size", "width", "steps", "warmup")
+FULL_SIZE = {"frames": 30, "size": 64, "width": 0}
+
+
+def model_fields(config: dict[str, Any]) -> dict[str, Any]:
+    """The ``model`` part of a config: the published size, or another width where one is given."""
+    from mvo_jax.models.build import published_config
+
+    fields = published_config(config["system"])
+    if config["width"]:
+        fields["width"] = config["width"]
+    return fields
+
+
+def training_gflop(config: dict[str, Any]) -> float:
+    """GFLOP of one clip, forward and backward, dense."""
+    from mvo_jax.models.build import build_model
+    from mvo_jax.models.cost import forward_flops
+
+    model = build_model(model_fields(config), backend="tpu")
+    clip = (config["frames"], config["size"], config["size"], 1)
+    return 3e-9 * forward_flops(model, clip, train=True, with_mask=True)
 
 
 def make_batch(config: dict[str, Any]) -> dict[str, Any]:
@@ -51,23 +90,21 @@ class JaxContender:
         import jax
         import jax.numpy as jnp
 
-        from mvo_jax.models.layers import choose_lowering
-        from mvo_jax.models.mvo_net import MVONet
+        from mvo_jax.models.build import build_model
         from mvo_jax.training.losses import LossSettings
         from mvo_jax.training.optim import OptimiserSettings, make_optimiser
         from mvo_jax.training.state import create_state
         from mvo_jax.training.step import make_train_step
 
-        lowering = config["option"]
-        if lowering == "auto":
-            lowering = choose_lowering(jax.default_backend(), os.environ.get("XLA_FLAGS", ""))
-        model = MVONet(
-            width=config["width"],
-            decoder_layout="released",
-            lowering=lowering,
-            dtype=jnp.dtype(config["dtype"]),
+        fields = model_fields(config) | {"dtype": config["dtype"]}
+        if "lowering" in fields:
+            fields["lowering"] = config["option"]
+        model: Any = build_model(
+            fields, backend=jax.default_backend(), xla_flags=os.environ.get("XLA_FLAGS", "")
         )
-        optimiser = make_optimiser(OptimiserSettings())
+        optimiser = make_optimiser(
+            OptimiserSettings(name=config["optimizer"], **OPTIMISERS[config["optimizer"]])
+        )
         clip = (config["frames"], config["size"], config["size"], 1)
         self.dtype = jnp.dtype(config["dtype"])
         self.key = jax.random.key(0)
@@ -81,7 +118,7 @@ class JaxContender:
         self.about = {
             "jax": jax.__version__,
             "device": jax.devices()[0].device_kind,
-            "lowering": lowering,
+            "lowering": model.lowering if "lowering" in fields else None,
             "xla_flags": os.environ.get("XLA_FLAGS", ""),
             "compile_s": round(time.perf_counter() - start, 1),
             "temporaries_gb": round(memory.temp_size_in_bytes / 1e9, 2) if memory else None,
@@ -112,7 +149,6 @@ class TorchContender:
         import torch
 
         from mvo_jax.interop.torch_models import training as torch_training
-        from mvo_jax.interop.torch_models.mvo_net import TorchMVONet
         from mvo_jax.interop.torch_models.recording import Output
 
         torch.manual_seed(0)
@@ -123,26 +159,30 @@ class TorchContender:
             # XLA uses TF32 for float32 matrix products by default; the same here.
             torch.backends.cuda.matmul.allow_tf32 = True
             torch.backends.cudnn.allow_tf32 = True
-        model = TorchMVONet(
-            config["frames"], config["size"], width=config["width"], decoder_layout="released"
+        fields = {k: v for k, v in model_fields(config).items() if k not in NOT_OF_TORCH}
+        model = pkgutil.resolve_name(SYSTEMS[config["system"]])(
+            config["frames"], config["size"], **fields
         ).to(device)
-        for part, layout in (
-            (model.trunk, torch.channels_last_3d),
-            (model.pseudo_branch, torch.channels_last),
-        ):
-            assert part is not None
-            part.to(memory_format=layout)  # pyright: ignore[reportCallIssue] (not in torch's stubs)
+        layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+        for parameter in model.parameters():
+            if parameter.dim() in layouts:
+                parameter.data = parameter.data.contiguous(memory_format=layouts[parameter.dim()])
         optimiser = torch_training.make_optimiser(
-            model.parameters(), "adamw", weight_decay=0.01, fused=True
+            model.parameters(),
+            config["optimizer"],
+            weight_decay=OPTIMISERS[config["optimizer"]]["weight_decay"],
+            fused=True,
         )
-        torch_training.set_learning_rate(optimiser, 1e-4)
+        torch_training.set_learning_rate(
+            optimiser, OPTIMISERS[config["optimizer"]]["learning_rate"]
+        )
         batch = {k: torch.from_numpy(v).to(device) for k, v in make_batch(config).items()}
         autocast = config["dtype"] == "bfloat16"
 
         def loss_fn() -> torch.Tensor:
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 output = model(batch["video"])
-            output = Output(*(part.float() for part in output))
+            output = Output(*(part if part is None else part.float() for part in output))
             return torch_training.total_loss(output, batch["label"], batch["coarse_mask"])
 
         modes = {"eager": None, "compile": "default", "autotune": "max-autotune-no-cudagraphs"}
@@ -362,7 +402,7 @@ def compare(
         row["clips_per_s"] = config["batch"] / row["median_s"]
         row["matmul_ceiling_gflops"] = ceiling
         if all(config[name] == value for name, value in FULL_SIZE.items()):
-            row["gflops"] = GFLOP_PER_CLIP * row["clips_per_s"]
+            row["gflops"] = training_gflop(config) * row["clips_per_s"]
             row["utilisation"] = row["gflops"] / ceiling
         rows.append(row)
     fastest = min(
@@ -405,7 +445,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--system", choices=SYSTEMS, default="mvo_net")
     parser.add_argument("--impl", type=listed, default=["jax", "torch"])
+    parser.add_argument("--optimizer", choices=OPTIMISERS, default="adamw")
     parser.add_argument("--batch", type=listed, default=["2", "4"])
     parser.add_argument("--dtype", type=listed, default=["float32"], help="float32,bfloat16")
     parser.add_argument(
@@ -426,7 +468,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--frames", type=int, default=FULL_SIZE["frames"])
     parser.add_argument("--size", type=int, default=FULL_SIZE["size"])
-    parser.add_argument("--width", type=int, default=FULL_SIZE["width"])
+    parser.add_argument("--width", type=int, default=0, help="another width than the published")
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -435,11 +477,11 @@ def main() -> None:
         return
 
     options = {"jax": args.lowering, "torch": args.torch_mode}
-    shared = {name: getattr(args, name) for name in ("frames", "size", "width", "steps", "warmup")}
+    shared = {name: getattr(args, name) for name in SHARED}
     rows = []
     for dtype in args.dtype:
         for batch in args.batch:
-            print(f"batch {batch}, {dtype}", flush=True)
+            print(f"{args.system}, batch {batch}, {dtype}", flush=True)
             configs = [
                 {"impl": impl, "option": option, "batch": int(batch), "dtype": dtype, **shared}
                 for impl in args.impl

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
+from mvo_jax.cli.summary import TABLE_1, TABLE_2
 from mvo_jax.data.splits import split_bytes
+from mvo_jax.models.build import MODELS, published_config
 from mvo_jax.training import parallel
 from mvo_jax.training.setup import set_up
 
@@ -92,7 +94,9 @@ def test_it_is_locked_at_every_level(path, argument):
 @names
 def test_it_has_the_keys_of_the_paper_config(path, argument):
     def keys(config: Any) -> set[str]:
-        return {f"{part}.{key}" for part in config if part != "seed" for key in config[part]}
+        # A model has fields of its own, which `build_model` checks.
+        parts = [part for part in config if part not in ("seed", "model")]
+        return {f"{part}.{key}" for part in parts for key in config[part]}
 
     assert keys(get(path, argument)) == keys(get(ROOT / "configs" / "mvo.py", ""))
 
@@ -120,6 +124,26 @@ def test_its_docstring_gives_the_command_and_the_arguments(path):
     if takes_an_argument(path):
         for name in (name.removesuffix("-quick") for name in arguments(path)):
             assert re.search(rf"(?<!\w){re.escape(name)}(?!\w)", docstring), name
+
+
+def test_baselines_are_the_published_models():
+    path = ROOT / "configs" / "baselines.py"
+    rows = load(path).ROWS
+    assert set(rows) == set(MODELS)
+    assert set(rows) <= set(load(path).PAPER)
+    printed = {name: figures["millions"] for name, figures in load(path).PAPER.items()}
+    assert printed == {**TABLE_1, "mvo_net": TABLE_2["full"]}
+    for name in rows:
+        assert dict(get(path, name).model) == published_config(name)
+
+
+def test_baselines_share_everything_but_model_and_optimiser():
+    path = ROOT / "configs" / "baselines.py"
+    for suffix in ("", "-quick"):
+        first, *others = (get(path, name + suffix) for name in load(path).ROWS)
+        for other in others:
+            for part in set(first) - {"model", "optimizer"}:
+                assert other[part] == first[part]
 
 
 def test_the_paper_config_is_the_paper():

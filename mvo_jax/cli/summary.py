@@ -1,36 +1,76 @@
 """``python -m mvo_jax summary --config FILE.py``: what a model costs."""
 
+import itertools
+import re
 from typing import Any
 
 from absl import flags
 
 from mvo_jax.cli.flags import parse
-from mvo_jax.models.build import build_model
+from mvo_jax.models.build import build_model, published_config
 from mvo_jax.models.cost import Cost, model_cost
 
-# Millions of parameters as Table 2 prints them; docs/decisions.md has what they may count.
-PAPER_MILLIONS = {"backbone": 31.50, "bert": 37.86, "cgmr": 37.56, "full": 43.72}
+# Millions of parameters as the paper prints them: Table 2 for the variants of the method, Table 1
+# for the other systems; docs/decisions.md has what they may count.
+TABLE_2 = {"backbone": 31.50, "bert": 37.86, "cgmr": 37.56, "full": 43.72}
+TABLE_1 = {
+    "vivit": 41.98,
+    "timesformer": 76.54,
+    "c3d": 63.32,
+    "i3d": 12.55,
+    "slowfast": 33.56,
+    "p3d": 65.68,
+}
+# Fields whose value the paper's count leaves open.
+FREE_SIZES = {"num_outputs", "mask_size"}
 
 
 def _define(values: flags.FlagValues) -> None:
     del values  # no flags beside --config
 
 
+def paper_millions(model: Any) -> tuple[int, float] | None:
+    """(table, millions of parameters) that the paper prints for this model, None at other sizes.
+
+    Args:
+        model: the ``model`` part of a config. Its whole numbers and tuples are sizes.
+    """
+    published = published_config(model.name)
+    for field, value in published.items():
+        size = isinstance(value, int | tuple) and not isinstance(value, bool)
+        given = model[field] if isinstance(value, int) or not size else tuple(model[field])
+        if size and field not in FREE_SIZES and given != value:
+            return None
+    if model.name == "mvo_net":
+        return (2, TABLE_2[model.variant]) if model.variant in TABLE_2 else None
+    return (1, TABLE_1[model.name]) if model.name in TABLE_1 else None
+
+
+def grouped(parameters: dict[str, int]) -> list[tuple[str, int]]:
+    """Parts whose names differ in their numbers only, in one row: 'block1 to block12'."""
+    rows = []
+    for _, group in itertools.groupby(
+        parameters.items(), lambda item: re.sub(r"\d+", "#", item[0])
+    ):
+        parts = list(group)
+        name = parts[0][0] if len(parts) == 1 else f"{parts[0][0]} to {parts[-1][0]}"
+        rows.append((name, sum(count for _, count in parts)))
+    return rows
+
+
 def table(config: Any, cost: Cost) -> str:
     """The summary as plain text."""
     total = sum(cost.parameters.values())
     shape = f"{config.data.frames}x{config.data.image_size}x{config.data.image_size}"
-    rows = [(name, f"{count:,}") for name, count in cost.parameters.items()]
+    rows = [(name, f"{count:,}") for name, count in grouped(cost.parameters)]
     rows.append(("total", f"{total:,}"))
     rows.append(("at inference", f"{cost.inference_parameters:,}"))
-    variant = config.model.get("variant", "")
-    full_size = (config.model.get("width"), tuple(config.model.get("stage_sizes", ()))) == (
-        64,
-        (2, 2, 2, 2),
-    )
-    if full_size and variant in PAPER_MILLIONS:
+    variant = config.model.variant if "variant" in config.model else ""
+    printed = paper_millions(config.model)
+    if printed is not None:
+        table_number, millions = printed
         rows.append(
-            ("paper, Table 2", f"{PAPER_MILLIONS[variant]:.2f} M (ours {total / 1e6:.2f} M)")
+            (f"paper, Table {table_number}", f"{millions:.2f} M (ours {total / 1e6:.2f} M)")
         )
     batch = config.train.batch_size
     memory = cost.state_bytes + batch * cost.activation_bytes

@@ -6,6 +6,7 @@ models are in ``interop/layouts/``.
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -26,11 +27,13 @@ class Reorder:
         axes: Flax axis i is torch axis ``axes[i]``; None keeps the order.
         flip: Flax axes that run backwards in torch.
         unit_axes: trailing axes of length 1 that only torch has.
+        leading_axes: leading axes of length 1 that only Flax has.
     """
 
     axes: tuple[int, ...] | None = None
     flip: tuple[int, ...] = ()
     unit_axes: int = 0
+    leading_axes: int = 0
 
     def to_flax(self, array: np.ndarray) -> np.ndarray:
         """torch's array as Flax stores it."""
@@ -40,14 +43,44 @@ class Reorder:
         array = array.reshape(array.shape[:kept])
         if self.axes is not None:
             array = array.transpose(self.axes)
-        return np.ascontiguousarray(np.flip(array, self.flip))
+        array = np.ascontiguousarray(np.flip(array, self.flip))
+        return array.reshape((1,) * self.leading_axes + array.shape)
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         """Flax's array as torch stores it."""
+        if array.shape[: self.leading_axes] != (1,) * self.leading_axes:
+            raise ValueError(f"leading axes of {array.shape} are not 1")
+        array = array.reshape(array.shape[self.leading_axes :])
         array = np.flip(array, self.flip)
         if self.axes is not None:
             array = array.transpose(np.argsort(self.axes))
         return np.ascontiguousarray(array.reshape(*array.shape, *(1,) * self.unit_axes))
+
+
+@dataclasses.dataclass(frozen=True)
+class PatchKernel(Reorder):
+    """A linear map of flattened square patches, which torch stores as a 2-D convolution.
+
+    Flax: ``[p * p * channels, features]``, by row, column, channel; torch: ``[features, channels,
+    p, p]``.
+
+    Attributes:
+        channels: of the image.
+    """
+
+    channels: int = 3
+
+    def to_flax(self, array: np.ndarray) -> np.ndarray:
+        """The convolution's kernel as a matrix."""
+        if array.ndim != 4 or array.shape[1] != self.channels or array.shape[2] != array.shape[3]:
+            raise ValueError(f"{array.shape} is no kernel of square patches")
+        return np.ascontiguousarray(array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0]))
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        """The matrix as the convolution's kernel."""
+        side = math.isqrt(array.shape[0] // self.channels)
+        kernel = array.reshape(side, side, self.channels, array.shape[1])
+        return np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +96,9 @@ class Leaf:
 BIAS = Leaf("params", "bias", "bias")
 CONV3D = (Leaf("params", "kernel", "weight", Reorder((2, 3, 4, 1, 0))),)
 CONV1X1 = (Leaf("params", "kernel", "weight", Reorder((1, 0), unit_axes=2)), BIAS)
-LINEAR = (Leaf("params", "kernel", "weight", Reorder((1, 0))), BIAS)
+MATRIX = (Leaf("params", "kernel", "weight", Reorder((1, 0))),)  # a linear map without bias
+LINEAR = (*MATRIX, BIAS)
+LAYER_NORM = (Leaf("params", "scale", "weight"), BIAS)
 # A transposed convolution is stored in Flax as the plain convolution it equals: flipped in-plane.
 TRANSPOSED = (Leaf("params", "kernel", "weight", Reorder((2, 3, 0, 1), flip=(0, 1))), BIAS)
 BATCH_NORM = (
@@ -127,8 +162,8 @@ class Layout:
 
     Attributes:
         name: what messages call it.
-        modules: (Flax module, torch module, arrays). ``{x}`` is a counter from 1 on both sides;
-            ``{x0}`` is the same counter where torch starts at 0.
+        modules: (Flax module, torch module, arrays); '' is the model itself. ``{x}`` is a counter
+            from 1 on both sides; ``{x0}`` is the same counter where torch starts at 0.
         ignored: regular expressions for whole keys that a source may hold and the model has no use
             for. A source may hold any part of them.
     """
@@ -141,7 +176,11 @@ class Layout:
     def rules(self) -> tuple[Rule, ...]:
         """The table, one line for each array."""
         return tuple(
-            Rule(f"{leaf.collection}/{flax}/{leaf.flax}", f"{torch}.{leaf.torch}", leaf)
+            Rule(
+                "/".join(filter(None, (leaf.collection, flax, leaf.flax))),
+                ".".join(filter(None, (torch, leaf.torch))),
+                leaf,
+            )
             for flax, torch, leaves in self.modules
             for leaf in leaves
         )
@@ -245,7 +284,11 @@ def to_torch(
         if rule.leaf.reorder.axes is not None and array.ndim != len(rule.leaf.reorder.axes):
             problems.add("of wrong shape", f"{path} {array.shape}")
             continue
-        state_dict[key] = rule.leaf.reorder.to_torch(array)
+        try:
+            state_dict[key] = rule.leaf.reorder.to_torch(array)
+        except ValueError:
+            problems.add("of wrong shape", f"{path} {array.shape}")
+            continue
         if path.startswith("batch_stats/") and path.endswith("/mean"):
             module = key.rpartition(".")[0]
             state_dict[f"{module}.{BATCH_COUNTER}"] = np.array(batches_tracked, np.int64)

@@ -1,17 +1,62 @@
 """From a model's config to the Flax module."""
 
-from collections.abc import Mapping
+import dataclasses
+import difflib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from mvo_jax.errors import UserError
+from mvo_jax.models.c3d import C3D
+from mvo_jax.models.i3d import I3D
 from mvo_jax.models.layers import LOWERINGS, choose_lowering
 from mvo_jax.models.mvo_net import VARIANTS, MVONet
+from mvo_jax.models.p3d import P3D
+from mvo_jax.models.slowfast import SlowFast
+from mvo_jax.models.timesformer import FORMS as TIMESFORMER_FORMS
+from mvo_jax.models.timesformer import TimeSformer
+from mvo_jax.models.vivit import ViViT
 
-MODELS: dict[str, type[nn.Module]] = {"mvo_net": MVONet}
+# A model is called as ``model(video, train=..., with_mask=...)`` and returns a ``ModelOutput``;
+# its fields are what a config may set, their defaults the published size.
+MODELS: dict[str, type[nn.Module]] = {
+    "mvo_net": MVONet,
+    "timesformer": TimeSformer,
+    "vivit": ViViT,
+    "c3d": C3D,
+    "i3d": I3D,
+    "slowfast": SlowFast,
+    "p3d": P3D,
+}
+# Fields that take one of a few names, beside ``dtype`` and ``lowering``.
+CHOICES: dict[str, dict[str, Collection[str]]] = {
+    "mvo_net": {"variant": VARIANTS},
+    "timesformer": {"form": TIMESFORMER_FORMS},
+}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
+# Set by whoever builds the model, or by Flax itself; not by a config.
+_NOT_CONFIGURED = {"axis_name", "param_dtype", "parent", "name"}
+
+
+def published_config(name: str) -> dict[str, Any]:
+    """The ``model`` part of a config for the published size: the defaults of the module's fields.
+
+    Args:
+        name: key of ``MODELS``.
+
+    Returns:
+        ``name``, ``dtype`` 'float32', ``lowering`` 'auto' where the model has one, and all fields.
+    """
+    fields: dict[str, Any] = {
+        field.name: field.default
+        for field in dataclasses.fields(MODELS[name])
+        if field.name not in _NOT_CONFIGURED
+    }
+    if "lowering" in fields:
+        fields["lowering"] = "auto"
+    return {"name": name, **fields, "dtype": "float32"}
 
 
 def build_model(
@@ -20,8 +65,9 @@ def build_model(
     """Build the model a config describes.
 
     Args:
-        config: the ``model`` part of an experiment config: ``name`` and the fields of that module;
-            ``lowering`` may be 'auto'; ``dtype`` is the compute dtype by name.
+        config: the ``model`` part of an experiment config: ``name`` and every field of that
+            module, so that a run's folder says all of it; ``lowering`` may be 'auto'; ``dtype`` is
+            the compute dtype by name.
         backend: 'cpu', 'gpu' or 'tpu', for ``lowering='auto'``.
         xla_flags: XLA_FLAGS in force, for ``lowering='auto'``.
         axis_name: device axis of the batch; None on one device.
@@ -30,34 +76,49 @@ def build_model(
         The module; parameters are float32 unless ``dtype`` is float64.
 
     Raises:
-        UserError: an unknown name, dtype, lowering, variant or field.
+        UserError: an unknown name, dtype, lowering or variant, a field that the model does not
+            have, or one that is missing.
     """
-    fields = dict(config)
-    name, dtype = fields.pop("name"), fields.pop("dtype")
+    if "name" not in config:
+        raise UserError("config.model has no name", f"choose from {', '.join(MODELS)}")
+    name: str = config["name"]
     _choose("name", name, MODELS)
+    known = published_config(name)
+    for field in config:
+        if field not in known:
+            near = difflib.get_close_matches(field, known, 1)
+            raise UserError(
+                f"config.model.{field} is no field of the model {name!r}",
+                f"did you mean {near[0]}?" if near else f"its fields are {', '.join(known)}",
+            )
+    for field in known:
+        if field not in config:
+            raise UserError(
+                f"config.model has no {field}, which the model {name!r} needs",
+                f"set it; the published model has {known[field]!r}",
+            )
+    fields = {key: _hashable(value) for key, value in config.items() if key != "name"}
+    dtype = fields.pop("dtype")
     _choose("dtype", dtype, DTYPES)
-    if fields["lowering"] == "auto":
-        fields["lowering"] = choose_lowering(backend, xla_flags)
-    _choose("lowering", fields["lowering"], LOWERINGS)
-    if "variant" in fields:
-        _choose("variant", fields["variant"], VARIANTS)
-    if "stage_sizes" in fields:
-        fields["stage_sizes"] = tuple(fields["stage_sizes"])
+    if "lowering" in fields:
+        if fields["lowering"] == "auto":
+            fields["lowering"] = choose_lowering(backend, xla_flags)
+        _choose("lowering", fields["lowering"], LOWERINGS)
+    for key, options in CHOICES.get(name, {}).items():
+        _choose(key, fields[key], options)
     param_dtype = jnp.float64 if dtype == "float64" else jnp.float32
-    try:
-        return MODELS[name](
-            **fields, axis_name=axis_name, dtype=DTYPES[dtype], param_dtype=param_dtype
-        )
-    except TypeError as error:
-        raise UserError(
-            f"config.model does not fit the model {name!r}: {error}",
-            "start from a config of this repository and change its values only",
-        ) from error
+    return MODELS[name](**fields, axis_name=axis_name, dtype=DTYPES[dtype], param_dtype=param_dtype)
 
 
-def _choose(key: str, value: str, options: Mapping[str, Any]) -> None:
+def _hashable(value: Any) -> Any:
+    """Lists, which JSON makes of tuples, as tuples again."""
+    return tuple(_hashable(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _choose(key: str, value: Any, options: Collection[str]) -> None:
     if value not in options:
+        near = difflib.get_close_matches(str(value), options, 1)
         raise UserError(
             f"config.model.{key} is {value!r}, which does not exist",
-            f"choose from {', '.join(options)}",
+            f"choose from {', '.join(options)}" + (f"; did you mean {near[0]}?" if near else ""),
         )

@@ -100,7 +100,8 @@ class Cost:
     """What a model costs.
 
     Attributes:
-        parameters: scalars by part of the model, in the order of the forward pass.
+        parameters: scalars by part of the model (child of the module), in the order of the
+            forward pass.
         inference_parameters: scalars without the mask branch.
         forward_flops: one clip, inference.
         training_flops: one clip: forward pass plus twice that for the backward pass.
@@ -124,23 +125,25 @@ def model_cost(model: nn.Module, clip_shape: tuple[int, int, int, int], *, momen
         clip_shape: (T, H, W, C) of one clip.
         moments: values the optimiser keeps per parameter: 2 for AdamW, 1 for SGD with momentum.
     """
-    shapes: Any = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jnp.zeros((1, *clip_shape)), train=False)
-    )
-    parts = {name: parameter_count(part) for name, part in shapes["params"].items()}
+    order: list[str] = []
+
+    def init() -> Any:
+        variables = model.init(jax.random.key(0), jnp.zeros((1, *clip_shape)), train=False)
+        order.extend(variables["params"])  # as they were made; a traced result is sorted by name
+        return variables
+
+    shapes: Any = jax.eval_shape(init)
+    parts = {name: parameter_count(shapes["params"][name]) for name in order}
     size = {
         name: sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
         for name, tree in shapes.items()
     }
     training = forward_flops(model, clip_shape, train=True, with_mask=True)
     return Cost(
-        parameters=dict(sorted(parts.items(), key=lambda item: _ORDER.get(item[0], 9))),
+        parameters=parts,
         inference_parameters=sum(n for name, n in parts.items() if name != "decoder"),
         forward_flops=forward_flops(model, clip_shape, train=False, with_mask=False),
         training_flops=3 * training,
         activation_bytes=activation_bytes(model, clip_shape),
         state_bytes=(2 + moments) * size["params"] + size.get("batch_stats", 0),
     )
-
-
-_ORDER = {"trunk": 0, "encoder": 1, "classifier": 2, "decoder": 3}

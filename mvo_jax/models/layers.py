@@ -7,6 +7,7 @@ the shape, so it is a choice of the layer and not of the model (docs/decisions.m
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,6 +15,32 @@ import jax.numpy as jnp
 from jax import lax
 
 Array = jax.Array
+
+
+class ModelOutput(NamedTuple):
+    """What a model returns.
+
+    Attributes:
+        logits: ``[B, num_outputs]``, float32 at least.
+        coarse_mask: ``[B, m, m]``, or None without mask branch.
+    """
+
+    logits: Array
+    coarse_mask: Array | None
+
+
+def match_channels(video: Array, channels: int) -> Array:
+    """``[B, T, H, W, C]`` with the channels a model was built for; grey is copied to 3.
+
+    Raises:
+        ValueError: C is neither ``channels`` nor 1 where 3 are needed.
+    """
+    if video.shape[-1] == 1 and channels == 3:
+        return jnp.repeat(video, 3, axis=-1)
+    if video.shape[-1] != channels:
+        raise ValueError(f"clips have {video.shape[-1]} channels, the stem {channels}")
+    return video
+
 
 # name -> (form of the spatial (1, k, k) convolution, form of the temporal (k, 1, 1) convolution)
 LOWERINGS: dict[str, tuple[str, str]] = {
@@ -169,11 +196,13 @@ class Linear(nn.Module):
 
     Args:
         features: size of the last axis of the output.
+        use_bias: False for a linear map.
         dtype: compute dtype.
         param_dtype: dtype of the parameters.
     """
 
     features: int
+    use_bias: bool = True
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
@@ -184,13 +213,16 @@ class Linear(nn.Module):
         kernel = self.param(
             "kernel", torch_linear_kernel_init, (fan_in, self.features), self.param_dtype
         )
+        out = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        if not self.use_bias:
+            return out
 
         def bias_init(key, shape, dtype):
             bound = 1 / math.sqrt(fan_in)
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
         bias = self.param("bias", bias_init, (self.features,), self.param_dtype)
-        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        return out + bias.astype(self.dtype)
 
 
 class FactorisedConv(nn.Module):

@@ -1,11 +1,11 @@
 """MVONet: R(2+1)D trunk, temporal encoder and coarse-mask decoder joined (paper Fig. 2)."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mvo_jax.models.layers import Array, Dropout, Linear, sow
+from mvo_jax.models.layers import Array, Dropout, Linear, ModelOutput, match_channels, sow
 from mvo_jax.models.mask_decoder import MaskDecoder
 from mvo_jax.models.r2plus1d import R2Plus1D
 from mvo_jax.models.temporal_encoder import TemporalEncoder
@@ -20,18 +20,6 @@ VARIANTS: dict[str, tuple[bool, bool]] = {
     "cgmr": (False, True),
     "full": (True, True),
 }
-
-
-class ModelOutput(NamedTuple):
-    """What a model returns.
-
-    Attributes:
-        logits: ``[B, num_outputs]``, float32 at least.
-        coarse_mask: ``[B, m, m]``, or None without mask branch.
-    """
-
-    logits: Array
-    coarse_mask: Array | None
 
 
 class MVONet(nn.Module):
@@ -90,7 +78,7 @@ class MVONet(nn.Module):
         Raises:
             ValueError: a clip the network cannot take, or an unknown variant.
         """
-        _, frames, height, width, channels = video.shape
+        _, frames, height, width, _ = video.shape
         if frames < MIN_FRAMES or min(height, width) < MIN_SIZE:
             raise ValueError(
                 f"clips of {frames} frames of {height}x{width} are too small: the network takes "
@@ -98,10 +86,7 @@ class MVONet(nn.Module):
             )
         if self.variant not in VARIANTS:
             raise ValueError(f"variant {self.variant!r} is unknown; choose from {list(VARIANTS)}")
-        if channels == 1 and self.in_channels == 3:
-            video = jnp.repeat(video, 3, axis=-1)
-        elif channels != self.in_channels:
-            raise ValueError(f"clips have {channels} channels, the stem {self.in_channels}")
+        video = match_channels(video, self.in_channels)
         has_encoder, has_mask = VARIANTS[self.variant]
         common: dict[str, Any] = {
             "axis_name": self.axis_name,

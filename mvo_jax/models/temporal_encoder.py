@@ -20,12 +20,14 @@ class LayerNorm(nn.Module):
 
     Args:
         form: 'released' divides by (unbiased standard deviation + 1e-6); 'standard' divides by
-            sqrt(biased variance + 1e-5).
+            sqrt(biased variance + epsilon).
+        epsilon: of the standard form; torch's default.
         dtype: dtype of the output; statistics are float32 at least.
         param_dtype: dtype of scale and bias.
     """
 
     form: str = "released"
+    epsilon: float = 1e-5
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
@@ -44,7 +46,7 @@ class LayerNorm(nn.Module):
             deviation = jnp.sqrt(jnp.maximum(square / (channels - 1), jnp.finfo(x.dtype).tiny))
             normal = centred / (deviation + 1e-6)
         else:
-            normal = centred * lax.rsqrt(square / channels + 1e-5)
+            normal = centred * lax.rsqrt(square / channels + self.epsilon)
         return (scale * normal + bias).astype(self.dtype)
 
 

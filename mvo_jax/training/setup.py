@@ -15,10 +15,13 @@ from mvo_jax.models.build import build_model
 from mvo_jax.training import losses, optim, parallel
 from mvo_jax.training.state import TrainState, create_state, start_from
 
+# m of the target that the report shows of a model that predicts no mask: the paper's.
+REPORTED_MASK_SIZE = 16
+
 # What is read of a config beside the fields of the model and of the settings classes.
 REQUIRED_KEYS = {
     "data": ("frames", "image_size"),
-    "model": ("name", "dtype", "lowering", "num_outputs"),
+    "model": ("name", "num_outputs"),  # `build_model` asks for the rest
     "loss": (),
     "optimizer": ("ema_decay",),
     "augment": (),
@@ -143,8 +146,7 @@ def set_up(config: Any, *, devices: Sequence[parallel.Device] | None = None) -> 
         loss=_dataclass(losses.LossSettings, "loss", config.loss),
         augmentation=_dataclass(Augmentation, "augment", config.augment),
         clip_shape=(config.data.frames, config.data.image_size, config.data.image_size, 1),
-        # Models without a decoder still get a target, for the report.
-        mask_size=config.model.get("mask_size", 16),
+        mask_size=config.model.mask_size if "mask_size" in config.model else REPORTED_MASK_SIZE,
         ema_decay=ema_decay,
         devices=devices,
     )

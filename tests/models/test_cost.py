@@ -2,10 +2,10 @@
 
 import pytest
 
-from mvo_jax.models.build import build_model
+from mvo_jax.models.build import build_model, published_config
 from mvo_jax.models.cost import activation_bytes, forward_flops, model_cost
 
-FIELDS = {"name": "mvo_net", "dtype": "float32", "lowering": "conv3d"}
+FIELDS = {**published_config("mvo_net"), "lowering": "conv3d"}
 CLIP = (30, 64, 64, 3)
 
 

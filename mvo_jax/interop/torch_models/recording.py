@@ -18,6 +18,15 @@ class Output(NamedTuple):
     coarse_mask: Tensor | None
 
 
+def channels_first(video: Tensor, in_channels: int) -> Tensor:
+    """Clips ``[B, T, H, W, C]`` as ``[B, in_channels, T, H, W]``; a grey clip is copied.
+
+    The view has the strides of channels_last_3d already: nothing is moved.
+    """
+    x = video.permute(0, 4, 1, 2, 3)
+    return x.expand(-1, in_channels, -1, -1, -1) if x.shape[1] == 1 else x
+
+
 class Recorder(nn.Module):
     """Hands a tensor through and keeps it, channels-last, under ``name`` while ``active``."""
 

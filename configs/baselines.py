@@ -1,0 +1,220 @@
+"""The systems of the paper's Table 1, each a config of its own.
+
+    python train.py --config configs/baselines.py:NAME --workdir runs/baselines/NAME
+    python eval.py --workdir runs/baselines/NAME
+    python -m mvo_jax compare --config configs/baselines.py --out runs/table1
+
+Names: ``mvo_net`` (the paper's method), ``vivit``, ``timesformer``, ``c3d``, ``i3d``, ``slowfast``,
+``p3d``. Append ``-quick`` for the reduced form, which learns the simulated cohort ``easy``, as in
+``configs/baselines.py:c3d-quick``.
+
+All rows share data, augmentation, steps and batch: those of configs/mvo.py, or of configs/demo.py
+for ``-quick``. Convolutional systems train with the paper's SGD at 0.01 for models without BERT,
+the two transformers with AdamW, as their authors do where they train from scratch or nearly so.
+``loss.mask_loss_weight`` counts for ``mvo_net`` alone; the others have no mask branch.
+
+Expected: the paper's figures are in ``PAPER``. ``-quick``: test AUC above 0.85 on 240 cases.
+Cost: full size, see docs/reproduction.md for seconds a step; ``-quick`` a few minutes each on 2 CPU
+cores.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import demo, mvo
+
+# name -> fields of the published model. The method itself comes from configs/mvo.py.
+MODELS: dict[str, dict[str, Any]] = {
+    "vivit": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "hidden_size": 512,
+        "num_layers": 6,
+        "num_heads": 8,
+        "head_dim": 64,
+        "mlp_dim": 2048,
+        "patch_size": 4,
+        "tubelet_size": 1,  # the authors' models have 2
+        "dropout_rate": 0.0,
+    },
+    "timesformer": {
+        "form": "gated",
+        "num_outputs": 1,
+        "in_channels": 3,
+        "hidden_size": 512,
+        "num_layers": 12,
+        "num_heads": 12,
+        "head_dim": 64,
+        "mlp_dim": 2048,
+        "patch_size": 16,
+        "dropout_rate": 0.0,
+    },
+    "c3d": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "width": 64,
+        "hidden_size": 4096,
+        "head_dropout": 0.5,
+        "lowering": "auto",
+    },
+    "i3d": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "width": 64,
+        "stage_sizes": (2, 5, 2),
+        "head_size": 256,
+        "head_dropout": 0.5,
+        "lowering": "auto",
+    },
+    "slowfast": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "width": 64,
+        "stage_sizes": (3, 4, 6, 3),
+        "frame_ratio": 8,
+        "channel_ratio": 8,
+        "fusion_kernel": 5,
+        "head_dropout": 0.5,
+        "lowering": "auto",
+    },
+    "p3d": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "width": 64,
+        "stage_sizes": (3, 8, 36, 3),
+        "head_dropout": 0.5,
+        "lowering": "auto",
+    },
+}
+# name -> what its reduced form changes in the model.
+QUICK_MODELS: dict[str, dict[str, Any]] = {
+    "vivit": {
+        "in_channels": 1,
+        "hidden_size": 96,
+        "num_layers": 2,
+        "num_heads": 4,
+        "head_dim": 24,
+        "mlp_dim": 192,
+        "patch_size": 8,
+        "tubelet_size": 4,
+    },
+    "timesformer": {
+        "in_channels": 1,
+        "hidden_size": 96,
+        "num_layers": 3,
+        "num_heads": 4,
+        "head_dim": 24,
+        "mlp_dim": 192,
+        "patch_size": 8,
+    },
+    "c3d": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "width": 64,
+        "hidden_size": 4096,
+        "head_dropout": 0.5,
+        "lowering": "auto",
+    },
+    "i3d": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "width": 64,
+        "stage_sizes": (2, 5, 2),
+        "head_size": 256,
+        "head_dropout": 0.5,
+        "lowering": "auto",
+    },
+    "slowfast": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "width": 64,
+        "stage_sizes": (3, 4, 6, 3),
+        "frame_ratio": 8,
+        "channel_ratio": 8,
+        "fusion_kernel": 5,
+        "head_dropout": 0.5,
+        "lowering": "auto",
+    },
+    "p3d": {
+        "num_outputs": 1,
+        "in_channels": 3,
+        "width": 64,
+        "stage_sizes": (3, 8, 36, 3),
+        "head_dropout": 0.5,
+        "lowering": "auto",
+    },
+}
+
+_SGD = {
+    "name": "sgd",
+    "learning_rate": 1e-2,
+    "weight_decay": 5e-4,
+    "decoupled_weight_decay": False,
+}
+# name -> what differs from the method's optimiser, at full size and reduced.
+_ADAMW = {"name": "adamw", "learning_rate": 1e-4, "weight_decay": 0.05, "clip_norm": 1.0}
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "vivit": _ADAMW,
+    "timesformer": _ADAMW,
+    "c3d": _SGD,
+    "i3d": _SGD,
+    "slowfast": _SGD,
+    "p3d": _SGD,
+}
+QUICK_OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "vivit": {"learning_rate": 1e-3},
+    "timesformer": {"learning_rate": 1e-3},
+    "c3d": {"learning_rate": 1e-2},
+    "i3d": {"learning_rate": 5e-2},
+    "slowfast": {"learning_rate": 5e-2},
+    "p3d": {"learning_rate": 5e-2},
+}
+
+REFERENCE = "mvo_net"  # the row that the others are tested against
+ROWS = (REFERENCE, *MODELS)
+
+# Table 1 as printed: percent, and millions of parameters.
+PAPER = {
+    "vivit": {"auc": 58.54, "specificity": 67.44, "recall": 45.45, "f1": 43.48, "millions": 41.98},
+    "timesformer": {
+        "auc": 59.20,
+        "specificity": 65.12,
+        "recall": 52.27,
+        "f1": 47.42,
+        "millions": 76.54,
+    },
+    "c3d": {"auc": 63.31, "specificity": 59.30, "recall": 56.82, "f1": 48.07, "millions": 63.32},
+    "i3d": {"auc": 57.80, "specificity": 62.79, "recall": 54.54, "f1": 48.00, "millions": 12.55},
+    "slowfast": {
+        "auc": 64.32,
+        "specificity": 70.93,
+        "recall": 54.54,
+        "f1": 51.61,
+        "millions": 33.56,
+    },
+    "p3d": {"auc": 63.74, "specificity": 73.26, "recall": 50.00, "f1": 49.44, "millions": 65.68},
+    "mvo_net": {
+        "auc": 72.70,
+        "specificity": 75.58,
+        "recall": 56.82,
+        "f1": 55.56,
+        "millions": 43.72,
+    },
+}
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The experiment of one row; ``argument`` is a name of ``ROWS``, with '-quick' or without."""
+    name, _, size = argument.partition("-")
+    if name not in ROWS or size not in ("", "quick"):
+        raise ValueError(f"unknown row {argument!r}; choose from {', '.join(ROWS)} (or NAME-quick)")
+    config: Any = (demo.get_config() if size else mvo.get_config()).unlock()
+    if name == REFERENCE:
+        return config.lock()
+    config.model = ConfigDict({"name": name, **MODELS[name], "dtype": "float32"})
+    config.optimizer.update(OPTIMIZERS[name])
+    if size:
+        config.model.update(QUICK_MODELS[name])
+        config.optimizer.update(QUICK_OPTIMIZERS[name])
+    return config.lock()
