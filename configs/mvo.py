@@ -31,6 +31,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.frames = 30
     config.data.image_size = 64
     config.data.slices_per_patient = 1
+    # Larger splits are read from disk while training, with the same result; 0 reads all of them.
+    config.data.device_budget_mb = 2048
 
     config.model = ConfigDict()
     config.model.name = "mvo_net"

@@ -9,7 +9,7 @@ from absl import flags
 
 from mvo_jax.cli.flags import config_from_json, parse
 from mvo_jax.cli.train import SOURCE, describe
-from mvo_jax.data.splits import Split, check_patients_disjoint, load_split
+from mvo_jax.data.splits import AnySplit, check_patients_disjoint, load_split
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.figures import CaseRecord, pick_cases
 from mvo_jax.evaluation.metrics import OneClassWarning, choose_threshold
@@ -49,20 +49,22 @@ def _threshold(rule: str, predictions: Predictions) -> tuple[float, str]:
     return chosen.value, chosen.origin
 
 
-def _gallery(split: Split, predictions: Predictions, threshold: float) -> list[CaseRecord]:
+def _gallery(split: AnySplit, predictions: Predictions, threshold: float) -> list[CaseRecord]:
     masks, targets = predictions.coarse_mask, predictions.coarse_target
+    picked = pick_cases(predictions, threshold)
+    clips = split.read([i for i, _ in picked])
     return [
         CaseRecord(
             case_id=split.case_id[i],
-            video=split.video[i, ..., 0],
+            video=clips["video"][row, ..., 0],
             label=int(split.label[i]),
             probability=float(predictions.probability[i]),
-            lge_mask=split.lge_mask[i],
+            lge_mask=clips["lge_mask"][row],
             coarse_target=None if targets is None else targets[i],
             coarse_mask=None if masks is None else masks[i],
             role=role,
         )
-        for i, role in pick_cases(predictions, threshold)
+        for row, (i, role) in enumerate(picked)
     ]
 
 
@@ -101,7 +103,7 @@ def evaluate(
         check_patients_disjoint(chosen_on, evaluated)
     print(describe(evaluated), file=sys.stderr)
 
-    def predict(on: Split) -> Predictions:
+    def predict(on: AnySplit) -> Predictions:
         run = Predictor(experiment, on, batch_size=config.eval.batch_size, with_mask=True)
         return run(variables)
 

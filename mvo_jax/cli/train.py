@@ -9,7 +9,13 @@ import numpy as np
 from absl import flags
 
 from mvo_jax.cli.flags import parse
-from mvo_jax.data.splits import Split, check_patients_disjoint, load_split, split_bytes
+from mvo_jax.data.splits import (
+    AnySplit,
+    StreamedSplit,
+    check_patients_disjoint,
+    load_split,
+    split_bytes,
+)
 from mvo_jax.evaluation.metrics import brier_score, roc_auc
 from mvo_jax.evaluation.predict import Predictor
 from mvo_jax.evaluation.predictions import Predictions
@@ -24,11 +30,12 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values, required=True)
 
 
-def describe(split: Split) -> str:
-    """One line on a split: cases, patients, positives and memory."""
+def describe(split: AnySplit) -> str:
+    """One line on a split: cases, patients, positives, memory and where the images are."""
+    streamed = ", read from disk" if isinstance(split, StreamedSplit) else ""
     return (
         f"{split.name}: {len(split.label)} cases of {len(set(split.patient_id))} patients, "
-        f"{int(np.sum(split.label))} with MVO, {split.size_bytes / 1e6:.1f} MB"
+        f"{int(np.sum(split.label))} with MVO, {split.size_bytes / 1e6:.1f} MB{streamed}"
     )
 
 

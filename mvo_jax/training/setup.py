@@ -17,7 +17,7 @@ from mvo_jax.training.state import TrainState, create_state
 
 # What is read of a config beside the fields of the model and of the settings classes.
 REQUIRED_KEYS = {
-    "data": ("frames", "image_size"),
+    "data": ("frames", "image_size", "device_budget_mb"),
     "model": ("name", "dtype", "lowering", "num_outputs"),
     "loss": (),
     "optimizer": ("ema_decay",),
@@ -100,6 +100,7 @@ def set_up(config: Any, *, devices: Sequence[parallel.Device] | None = None) -> 
                 "start from a config of this repository",
             )
     for part, key, least in (
+        ("data", "device_budget_mb", 0),
         ("train", "num_devices", 0),
         ("train", "steps_per_dispatch", 0),
         ("train", "batch_size", 1),
