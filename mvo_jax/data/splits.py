@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from mvo_jax.errors import UserError
 
 _MVO = 2  # value in lge_mask
 _MASK_VALUES = 4
-_COHORTS = ("phantom",)
+_UNLABELLED = -1
+_COHORTS = ("phantom", "cohort")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Split:
         name: train, validation, test or test_large.
         video: uint8 [N, T, H, W, 1].
         lge_mask: uint8 [N, H, W], 0 background, 1 infarct, 2 MVO, 3 myocardium.
-        label: int32 [N], 1 where the case has MVO.
+        label: int32 [N], 1 where the case has MVO, 0 where not, -1 where nobody knows.
         case_id: N names, all different.
         patient_id: N names; cases of one patient share one.
         features: float32 [N] by name, known of simulated cases; empty for real data.
@@ -57,25 +59,41 @@ def split_bytes(data_config: Any, name: str) -> int:
     Raises:
         UserError: the cohort or the split does not exist, or a value is out of range.
     """
+    if data_config.name == "cohort":
+        cohort, stored = _cohort(data_config, name)
+        cases = sum(cohort.cases[split] for split in stored)
+        return cases * (cohort.frames + 1) * cohort.image_size**2
     spec = _phantom_spec(data_config)
     pixels = spec.image_size**2
     return spec.split_size(name).patients * spec.slices_per_patient * (spec.frames + 1) * pixels
 
 
-def load_split(data_config: Any, name: str, *, progress: bool = True) -> Split:
+def load_split(
+    data_config: Any, name: str, *, progress: bool = True, labelled: bool = True
+) -> Split:
     """Load a split, generating a simulated cohort where it is missing.
 
     Args:
-        data_config: has the fields ``name`` (the cohort: ``phantom``), ``dir`` (data folder, may
-            start with ``~``), ``preset``, ``seed``, ``size``, ``frames``, ``image_size`` and
-            ``slices_per_patient``.
-        name: train, validation, test or test_large.
+        data_config: has the fields ``name`` (``phantom`` simulated, ``cohort`` prepared from real
+            images), ``dir`` (the folder that holds simulated cohorts, or the prepared cohort
+            itself; may start with ``~``), ``frames`` and ``image_size``; for the simulated one
+            ``preset``, ``seed``, ``size`` and ``slices_per_patient``; for a prepared one ``fold``.
+        name: train, validation, test, test_large; of a prepared cohort also ``unlabelled``.
         progress: show the progress of generation on stderr.
+        labelled: refuse cases without a label; False for prediction.
 
     Raises:
         UserError: the cohort or split does not exist, a value is out of range, the data folder
             cannot be written, or the stored data are damaged or inconsistent.
     """
+    if data_config.name == "cohort":
+        cohort, stored = _cohort(data_config, name)
+        for part in stored:
+            cohort.verify(part)
+        split = _read(cohort.builder(), stored, name)
+        check_split(split, labelled=labelled)
+        return split
+
     # Here, because TFDS takes a second to import and most of this package does without it.
     from mvo_jax.data.phantom.storage import ensure_cohort, verify_split
 
@@ -83,15 +101,19 @@ def load_split(data_config: Any, name: str, *, progress: bool = True) -> Split:
     spec.split_size(name)  # before minutes are spent on generation
     builder = ensure_cohort(data_config.dir, progress=progress, **dataclasses.asdict(spec))
     verify_split(builder, name)
-    split = _read(builder, name)
+    split = _read(builder, [name], name)
     check_split(split)
     return split
 
 
-def check_split(split: Split) -> None:
+def check_split(split: Split, *, labelled: bool = True) -> None:
     """Check shapes, types and the agreement of labels with masks.
 
     A split in which all cases have the same label is only warned about.
+
+    Args:
+        split: what to check.
+        labelled: refuse cases without a label.
 
     Raises:
         UserError: something does not fit; the message names the split and the case.
@@ -115,15 +137,22 @@ def check_split(split: Split) -> None:
     require(len(set(split.case_id)) == n, "two cases have the same case_id")
     for key, values in split.features.items():
         require(values.shape == (n,), f"feature {key!r} has shape {values.shape}")
+    known = label != _UNLABELLED
+    if labelled and not known.all():
+        raise UserError(
+            f"Split {split.name!r} has {int(np.sum(~known))} unlabelled cases, "
+            f"{split.case_id[int(np.argmin(known))]} for one: nothing can be learned or scored.",
+            "Prepare them with LGE masks, or use them for prediction only.",
+        )
     flat = mask.reshape(n, -1)
     wrong = np.flatnonzero(flat.max(axis=1) >= _MASK_VALUES)
     if wrong.size:
         require(False, f"lge_mask of case {split.case_id[wrong[0]]} has values above 3")
-    wrong = np.flatnonzero((flat == _MVO).any(axis=1).astype(np.int32) != label)
+    wrong = np.flatnonzero((flat == _MVO).any(axis=1).astype(np.int32) != np.where(known, label, 0))
     if wrong.size:
         case = wrong[0]
         require(False, f"label {label[case]} of case {split.case_id[case]} denies its lge_mask")
-    if label.min() == label.max():
+    if known.all() and label.min() == label.max():
         warnings.warn(
             f"All {n} cases of split {split.name!r} have label {label[0]}: "
             "AUC and specificity or recall are undefined there.",
@@ -164,9 +193,24 @@ def _phantom_spec(data_config: Any) -> CohortSpec:
     )
 
 
-def _read(builder: Any, name: str) -> Split:
+def _cohort(data_config: Any, name: str) -> tuple[Any, list[str]]:
+    """The prepared cohort that a config asks for, and the stored splits that make up a split."""
+    from mvo_jax.data.cohort.storage import open_cohort  # imports TFDS
+
+    cohort = open_cohort(data_config.dir)
+    for key in ("frames", "image_size"):
+        wanted, there = getattr(data_config, key), getattr(cohort, key)
+        if wanted != there:
+            raise UserError(
+                f"data.{key} is {wanted}, but the cohort {cohort.path} was prepared with {there}.",
+                f"Set --config.data.{key}={there}, or prepare the cohort with --{key}={wanted}.",
+            )
+    return cohort, cohort.stored_splits(name, data_config.fold if cohort.folds else 0)
+
+
+def _read(builder: Any, stored: Sequence[str], name: str) -> Split:
     """Read a split of a TFDS builder with the schema of ``phantom.builder.case_features``."""
-    cases = [dict(case) for case in builder.as_data_source(split=name)]
+    cases = [dict(case) for part in stored for case in builder.as_data_source(split=part)]
     cases.sort(key=lambda case: case["case_id"])
 
     def stack(key: str, dtype: type) -> np.ndarray:
