@@ -15,7 +15,8 @@ from mvo_jax.errors import UserError
 
 _MVO = 2  # value in lge_mask
 _MASK_VALUES = 4
-_COHORTS = ("phantom",)
+_UNLABELLED = -1
+_COHORTS = ("phantom", "cohort")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Cases:
 
     Attributes:
         name: train, validation, test or test_large.
-        label: int32 [N], 1 where the case has MVO.
+        label: int32 [N], 1 where the case has MVO, 0 where not, -1 where nobody knows.
         case_id: N names, all different.
         patient_id: N names; cases of one patient share one.
         features: float32 [N] by name, known of simulated cases; empty for real data.
@@ -108,27 +109,43 @@ def split_bytes(data_config: Any, name: str) -> int:
     Raises:
         UserError: the cohort or the split does not exist, or a value is out of range.
     """
+    if data_config.name == "cohort":
+        cohort, stored = _cohort(data_config, name)
+        cases = sum(cohort.cases[split] for split in stored)
+        return cases * (cohort.frames + 1) * cohort.image_size**2
     spec = _phantom_spec(data_config)
     pixels = spec.image_size**2
     return spec.split_size(name).patients * spec.slices_per_patient * (spec.frames + 1) * pixels
 
 
-def load_split(data_config: Any, name: str, *, progress: bool = True) -> AnySplit:
+def load_split(
+    data_config: Any, name: str, *, progress: bool = True, labelled: bool = True
+) -> AnySplit:
     """Load a split, generating a simulated cohort where it is missing.
 
     A split larger than ``device_budget_mb`` stays on disk; only what ``Cases`` holds is in memory.
 
     Args:
-        data_config: has the fields ``name`` (the cohort: ``phantom``), ``dir`` (data folder, may
-            start with ``~``), ``preset``, ``seed``, ``size``, ``frames``, ``image_size``,
-            ``slices_per_patient`` and ``device_budget_mb`` (10^6 bytes).
-        name: train, validation, test or test_large.
+        data_config: has the fields ``name`` (``phantom`` simulated, ``cohort`` prepared from real
+            images), ``dir`` (the folder that holds simulated cohorts, or the prepared cohort
+            itself; may start with ``~``), ``frames``, ``image_size`` and ``device_budget_mb``
+            (10^6 bytes); for the simulated one ``preset``, ``seed``, ``size`` and
+            ``slices_per_patient``; for a prepared one ``fold``.
+        name: train, validation, test, test_large; of a prepared cohort also ``unlabelled``.
         progress: show the progress of generation, and of checking a large split, on stderr.
+        labelled: refuse cases without a label; False for prediction.
 
     Raises:
         UserError: the cohort or split does not exist, a value is out of range, the data folder
             cannot be written, or the stored data are damaged or inconsistent.
     """
+    if data_config.name == "cohort":
+        cohort, stored = _cohort(data_config, name)
+        for part in stored:
+            cohort.verify(part)
+        builder = cohort.builder()
+        return _load(data_config, builder, stored, name, progress=progress, labelled=labelled)
+
     # Here, because TFDS takes a second to import and most of this package does without it.
     from mvo_jax.data.phantom.storage import ensure_cohort, verify_split
 
@@ -136,23 +153,34 @@ def load_split(data_config: Any, name: str, *, progress: bool = True) -> AnySpli
     spec.split_size(name)  # before minutes are spent on generation
     builder = ensure_cohort(data_config.dir, progress=progress, **dataclasses.asdict(spec))
     verify_split(builder, name)
+    return _load(data_config, builder, [name], name, progress=progress, labelled=True)
+
+
+def _load(
+    data_config: Any, builder: Any, stored: Sequence[str], name: str, **options: bool
+) -> AnySplit:
+    """Read and check a split, or what of it belongs in memory."""
     size = split_bytes(data_config, name)
     if size > 1e6 * data_config.device_budget_mb:
-        return _open(builder, name, size_bytes=size, progress=progress)
-    split = _read(builder, name)
-    check_split(split)
+        return _open(builder, stored, name, size_bytes=size, **options)
+    split = _read(builder, stored, name)
+    check_split(split, labelled=options["labelled"])
     return split
 
 
-def check_split(split: Split) -> None:
+def check_split(split: Split, *, labelled: bool = True) -> None:
     """Check shapes, types and the agreement of labels with masks.
 
     A split in which all cases have the same label is only warned about.
 
+    Args:
+        split: what to check.
+        labelled: refuse cases without a label.
+
     Raises:
         UserError: something does not fit; the message names the split and the case.
     """
-    _check_cases(split)
+    _check_cases(split, labelled=labelled)
     n, video, mask = len(split), split.video, split.lge_mask
 
     def require(condition: bool, what: str) -> None:
@@ -173,7 +201,7 @@ def _inconsistent(name: str, what: str) -> UserError:
     )
 
 
-def _check_cases(split: Cases) -> None:
+def _check_cases(split: Cases, *, labelled: bool) -> None:
     """Check everything but the images."""
     n, label = len(split), split.label
 
@@ -188,7 +216,14 @@ def _check_cases(split: Cases) -> None:
     require(len(set(split.case_id)) == n, "two cases have the same case_id")
     for key, values in split.features.items():
         require(values.shape == (n,), f"feature {key!r} has shape {values.shape}")
-    if label.min() == label.max():
+    known = label != _UNLABELLED
+    if labelled and not known.all():
+        raise UserError(
+            f"Split {split.name!r} has {int(np.sum(~known))} unlabelled cases, "
+            f"{split.case_id[int(np.argmin(known))]} for one: nothing can be learned or scored.",
+            "Prepare them with LGE masks, or use them for prediction only.",
+        )
+    if known.all() and label.min() == label.max():
         warnings.warn(
             f"All {n} cases of split {split.name!r} have label {label[0]}: "
             "AUC and specificity or recall are undefined there.",
@@ -202,7 +237,8 @@ def _check_masks(name: str, case_id: Sequence[str], mask: np.ndarray, label: np.
     wrong = np.flatnonzero(flat.max(axis=1) >= _MASK_VALUES)
     if wrong.size:
         raise _inconsistent(name, f"lge_mask of case {case_id[wrong[0]]} has values above 3")
-    wrong = np.flatnonzero((flat == _MVO).any(axis=1).astype(np.int32) != label)
+    known = np.where(label == _UNLABELLED, 0, label)
+    wrong = np.flatnonzero((flat == _MVO).any(axis=1).astype(np.int32) != known)
     if wrong.size:
         case = wrong[0]
         raise _inconsistent(
@@ -243,9 +279,24 @@ def _phantom_spec(data_config: Any) -> CohortSpec:
     )
 
 
-def _read(builder: Any, name: str) -> Split:
+def _cohort(data_config: Any, name: str) -> tuple[Any, list[str]]:
+    """The prepared cohort that a config asks for, and the stored splits that make up a split."""
+    from mvo_jax.data.cohort.storage import open_cohort  # imports TFDS
+
+    cohort = open_cohort(data_config.dir)
+    for key in ("frames", "image_size"):
+        wanted, there = getattr(data_config, key), getattr(cohort, key)
+        if wanted != there:
+            raise UserError(
+                f"data.{key} is {wanted}, but the cohort {cohort.path} was prepared with {there}.",
+                f"Set --config.data.{key}={there}, or prepare the cohort with --{key}={wanted}.",
+            )
+    return cohort, cohort.stored_splits(name, data_config.fold if cohort.folds else 0)
+
+
+def _read(builder: Any, stored: Sequence[str], name: str) -> Split:
     """Read a split of a TFDS builder with the schema of ``phantom.builder.case_features``."""
-    cases = [dict(case) for case in builder.as_data_source(split=name)]
+    cases = [dict(case) for part in stored for case in builder.as_data_source(split=part)]
     cases.sort(key=lambda case: case["case_id"])
 
     def stack(key: str, dtype: type) -> np.ndarray:
@@ -265,15 +316,23 @@ def _read(builder: Any, name: str) -> Split:
     )
 
 
-def _open(builder: Any, name: str, *, size_bytes: int, progress: bool) -> StreamedSplit:
+def _open(
+    builder: Any,
+    stored: Sequence[str],
+    name: str,
+    *,
+    size_bytes: int,
+    progress: bool,
+    labelled: bool,
+) -> StreamedSplit:
     """Check a split case by case and keep everything but the images."""
     features = tuple(builder.info.features["features"])
     cases: list[tuple[str, int, str, int, list[float]]] = []
-    stored = builder.as_data_source(split=name)
+    records = builder.as_data_source(split="+".join(stored))
     title = f"Checking split {name!r}"
     shown = progress and sys.stderr.isatty()
-    for place in tqdm(range(len(stored)), desc=title, unit="case", disable=not shown):
-        case = stored[place]
+    for place in tqdm(range(len(records)), desc=title, unit="case", disable=not shown):
+        case = records[place]
         case_id, label = case["case_id"].decode(), int(case["label"])
         _check_masks(name, [case_id], case["lge_mask"][None], np.array([label]))
         values = [float(case["features"][key]) for key in features]
@@ -286,9 +345,9 @@ def _open(builder: Any, name: str, *, size_bytes: int, progress: bool) -> Stream
         case_id=tuple(case_id for case_id, *_ in cases),
         patient_id=tuple(patient_id for _, _, patient_id, *_ in cases),
         features={key: table[:, i] for i, key in enumerate(features)},
-        records=stored,
+        records=records,
         place=np.array([place for _, place, *_ in cases], np.int64),
         size_bytes=size_bytes,
     )
-    _check_cases(split)
+    _check_cases(split, labelled=labelled)
     return split
