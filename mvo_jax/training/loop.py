@@ -111,7 +111,7 @@ def train(
         cases = len(split)
         return batch_indices(config.seed, k, num_cases=cases, batch_size=options.batch_size)
 
-    run_steps = _feed(
+    run_steps = make_run_steps(
         config, experiment, split, draw, range(step, options.total_steps), steps_per_dispatch
     )
     rate = learning_rate_schedule(experiment.optimiser_settings)
@@ -195,7 +195,7 @@ def train(
     }
 
 
-def _feed(
+def make_run_steps(
     config: Any,
     experiment: Experiment,
     split: AnySplit,

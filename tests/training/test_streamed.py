@@ -1,95 +1,48 @@
-"""A split read from disk trains, validates and resumes as one in device memory, bit for bit."""
+"""A split read from disk gives the updates and predictions of one in device memory, bit for bit.
 
-from pathlib import Path
-from typing import Any
+Whole runs, killed and resumed, are in test_loop.
+"""
 
 import jax
 import numpy as np
 import pytest
 
-from mvo_jax.data.splits import Split, StreamedSplit
+from mvo_jax.data.batches import batch_indices
+from mvo_jax.errors import UserError
 from mvo_jax.evaluation.predict import Predictor
 from mvo_jax.training import parallel
-from mvo_jax.training.checkpoint import Checkpoints
-from mvo_jax.training.loop import train
-from mvo_jax.training.run_folder import RunFolder
+from mvo_jax.training.loop import make_run_steps
 from mvo_jax.training.setup import set_up
 
-SOURCE = Path(__file__).resolve().parents[2]
 
-
-class Records:
-    """Cases as stored, in another order than the split's."""
-
-    def __init__(self, split: Split, order: np.ndarray):
-        self._split, self._order = split, order
-
-    def __getitems__(self, places: list[int]) -> list[dict[str, np.ndarray]]:
-        cases = [self._order[place] for place in places]
-        return [{"video": self._split.video[i], "lge_mask": self._split.lge_mask[i]} for i in cases]
-
-
-def on_disk(split: Split) -> StreamedSplit:
-    order = np.random.default_rng(1).permutation(len(split))
-    return StreamedSplit(
-        name=split.name,
-        label=split.label,
-        case_id=split.case_id,
-        patient_id=split.patient_id,
-        features={},
-        records=Records(split, order),
-        place=np.argsort(order),
-        size_bytes=split.size_bytes,
-    )
-
-
-def run(config: Any, path: Path, split: Split | StreamedSplit, devices: int, stop_at: int = 0):
-    """Train to the end, or until the validation of step ``stop_at``; returns the final bytes."""
+# On an accelerator several steps run in one dispatch; two take that path here too.
+@pytest.mark.parametrize(("devices", "per_dispatch"), [(1, 2), (2, 1)])
+def test_the_same_updates(tiny_config, random_split, on_disk, devices, per_dispatch):
+    # 10 cases: batches of 8 cross the ends of epochs.
+    split, first, last = random_split(cases=10), 3, 7
+    config = tiny_config(**{"model.variant": "cgmr"})
     experiment = set_up(config, devices=parallel.devices(devices))
-    folder = RunFolder(path)
-    folder.open_for_training(config.to_dict(), SOURCE)
 
-    def validate(variables: Any) -> dict[str, float]:
-        if stop_at and folder.history()[-1]["step"] == stop_at:
-            raise KeyboardInterrupt
-        return {"auc": 0.5}
+    def draw(step: int) -> np.ndarray:
+        return batch_indices(config.seed, step, num_cases=10, batch_size=8)
 
-    try:
-        train(config, experiment, folder, split, validate)
-    except KeyboardInterrupt:
-        return None
-    checkpoints = Checkpoints(path, create=False)
-    state = checkpoints.restore_latest(experiment.state_shapes())
-    checkpoints.finish()
-    return b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state))
-
-
-# On an accelerator several steps run in one dispatch: the chunk of 2 takes that path.
-@pytest.mark.parametrize(("devices", "chunk"), [(1, 1), (2, 1), (1, 2)])
-def test_the_same_bytes_also_when_resumed(tiny_config, random_split, tmp_path, devices, chunk):
-    # 18 cases: batches of 8 cross the ends of epochs.
-    split = random_split(cases=18)
-    # Off-beat logging makes dispatches of unequal length.
-    config = tiny_config(
-        **{
-            "train.total_steps": 9,
-            "train.eval_every": 3,
-            "train.log_every": 2,
-            "train.steps_per_dispatch": chunk,
-        }
-    )
-    resident = run(config, tmp_path / "resident", split, devices)
-    assert resident is not None
-    assert run(config, tmp_path / "streamed", on_disk(split), devices) == resident
-    assert run(config, tmp_path / "parts", on_disk(split), devices, stop_at=6) is None
-    # Resumed at step 3, and the kinds may be exchanged.
-    assert run(config, tmp_path / "parts", on_disk(split), devices) == resident
-    assert run(config, tmp_path / "changed", split, devices, stop_at=6) is None
-    assert run(config, tmp_path / "changed", on_disk(split), devices) == resident
+    ends = []
+    for kind in (split, on_disk(split)):
+        steps = range(first, last)
+        run_steps = make_run_steps(config, experiment, kind, draw, steps, per_dispatch)
+        state = experiment.init_state(0)
+        state = state.replace(step=state.step + first)
+        for step in range(first, last, per_dispatch):
+            indices = np.stack([draw(k) for k in range(step, step + per_dispatch)])
+            state, metrics = run_steps(state, indices)
+            jax.block_until_ready(state)
+        ends.append(jax.tree.map(np.asarray, (state, metrics)))
+    assert int(ends[0][0].step) == last
+    jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_the_same_predictions(tiny_config, random_split, devices):
+def test_the_same_predictions(tiny_config, random_split, on_disk, devices):
     experiment = set_up(tiny_config(), devices=parallel.devices(devices))
     variables = experiment.init_state(0).eval_variables()
     split = random_split(cases=11)  # not a multiple of the batch
@@ -105,7 +58,5 @@ def test_the_same_predictions(tiny_config, random_split, devices):
 
 
 def test_a_negative_budget_is_refused(tiny_config):
-    from mvo_jax.errors import UserError
-
     with pytest.raises(UserError, match=r"config\.data\.device_budget_mb is -1"):
         set_up(tiny_config(**{"data.device_budget_mb": -1}))
