@@ -91,6 +91,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.batch_size = 16
     config.eval.threshold_rule = "youden"  # chosen on validation
+    # A patient has MVO if any slice has, so the most suspicious slice speaks for the patient.
+    config.eval.patient_aggregation = "max"  # max, mean
 
     if argument == "released":
         config.train.total_steps = 10000

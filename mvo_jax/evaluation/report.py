@@ -5,7 +5,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from mvo_jax.evaluation.statistics import (
 )
 from mvo_jax.files import replace_file
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: patient_rule; patient_level at a threshold of its own
 FIXED_THRESHOLDS = (0.5, 0.44)  # the usual one, and that of the authors' code
 BASELINE_FEATURE = "fractional_area_change"
 
@@ -50,6 +50,21 @@ _HEADLINE = (
 )
 
 
+@dataclass(frozen=True)
+class PatientLevel:
+    """How slices become patients: a rule of ``statistics.by_patient`` and a threshold.
+
+    Args:
+        rule: ``max`` or ``mean``.
+        threshold: decision threshold for patients, chosen elsewhere (on validation patients).
+        threshold_origin: one sentence on how it was chosen.
+    """
+
+    rule: str
+    threshold: float
+    threshold_origin: str
+
+
 def summarise(
     test: Predictions,
     *,
@@ -60,6 +75,7 @@ def summarise(
     replicates: int = BOOTSTRAP_REPLICATES,
     seed: int = 0,
     confidence: float = 0.95,
+    patients: PatientLevel | None = None,
 ) -> dict[str, Any]:
     """All figures of one split as plain JSON types; what is not defined is null, never NaN.
 
@@ -74,6 +90,8 @@ def summarise(
         replicates: bootstrap samples.
         seed: of the bootstrap.
         confidence: of every interval.
+        patients: how to score patients; None leaves them out. They are left out too where every
+            patient has one slice, because the figures would be the same.
 
     Returns:
         The content of ``metrics.json``. If the split lacks a class, one ``OneClassWarning`` is
@@ -100,16 +118,16 @@ def summarise(
             "bootstrap": {"replicates": replicates, "seed": seed, "unit": "patient"},
             **_describe(test, threshold, replicates, seed, confidence),
             "fixed_thresholds": [_at_threshold(test, value) for value in FIXED_THRESHOLDS],
+            "patient_rule": None if patients is None else asdict(patients),
             "patient_level": None,
             "coarse_map": None,
             "baseline": None,
             "training": _training(training_history or ()),
         }
-        patients = by_patient(test)
-        if len(patients) < len(test):
+        if patients is not None and summary["patients"] < len(test):
+            whole = by_patient(test, patients.rule)
             summary["patient_level"] = {
-                "rule": "mean probability; positive if any case is; same threshold",
-                **_describe(patients, threshold, replicates, seed, confidence),
+                **_describe(whole, patients.threshold, replicates, seed, confidence),
             }
         if test.coarse_mask is not None and test.coarse_target is not None:
             summary["coarse_map"] = metrics.coarse_map_metrics(

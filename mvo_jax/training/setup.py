@@ -30,7 +30,7 @@ REQUIRED_KEYS = {
         "num_devices",
         "steps_per_dispatch",
     ),
-    "eval": ("batch_size", "threshold_rule"),
+    "eval": ("batch_size", "threshold_rule", "patient_aggregation"),
 }
 
 

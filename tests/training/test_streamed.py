@@ -20,7 +20,8 @@ from mvo_jax.training.setup import set_up
 def test_the_same_updates(tiny_config, random_split, on_disk, devices, per_dispatch):
     # 10 cases: batches of 8 cross the ends of epochs.
     split, first, last = random_split(cases=10), 3, 7
-    config = tiny_config(**{"model.variant": "cgmr"})
+    # The least that gathers, augments and differentiates: a scan takes XLA long to compile.
+    config = tiny_config(**{"model.variant": "backbone", "augment.max_rotation_deg": 0.0})
     experiment = set_up(config, devices=parallel.devices(devices))
 
     def draw(step: int) -> np.ndarray:
@@ -41,9 +42,8 @@ def test_the_same_updates(tiny_config, random_split, on_disk, devices, per_dispa
     jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_the_same_predictions(tiny_config, random_split, on_disk, devices):
-    experiment = set_up(tiny_config(), devices=parallel.devices(devices))
+def test_the_same_predictions(tiny_config, random_split, on_disk):
+    experiment = set_up(tiny_config(), devices=parallel.devices(2))
     variables = experiment.init_state(0).eval_variables()
     split = random_split(cases=11)  # not a multiple of the batch
     whole, streamed = (
