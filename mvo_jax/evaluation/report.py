@@ -292,20 +292,13 @@ def write_report(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", metrics.OneClassWarning)  # the summary has said it
         drawings = _drawings(predictions, summary, history)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=_percent, span=_span, number=_number, p_value=_p_value)
-    text = environment.get_template("report.html.j2").render(
+    text = render_page(
+        "report.html.j2",
         s=summary,
         rows=_headline_rows(summary),
         paper=PAPER_CONFUSION,
         drawings=drawings,
-        cards=_cards(cases, summary["threshold"]["value"]),
+        cards=case_cards(cases, summary["threshold"]["value"]),
         config_text=config_text,
         provenance={str(key): str(value) for key, value in provenance.items()},
         dataset=dataset,
@@ -314,6 +307,24 @@ def write_report(
         lge_colours=figures.LGE_COLOURS,
     )
     replace_file(path, text)
+
+
+def render_page(template: str, **values: Any) -> str:
+    """Fill in one of this room's templates; every value is escaped.
+
+    Args:
+        template: file name.
+        **values: what the template names.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=_percent, span=_span, number=_number, p_value=_p_value)
+    return environment.get_template(template).render(**values)
 
 
 def _drawings(
@@ -348,28 +359,35 @@ def _headline_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _cards(cases: Sequence[CaseRecord], threshold: float) -> list[dict[str, Any]]:
+def case_cards(cases: Sequence[CaseRecord], threshold: float) -> list[dict[str, Any]]:
+    """What the macro ``case_card`` draws of each case.
+
+    Args:
+        cases: in order.
+        threshold: called MVO where probability >= threshold.
+    """
     maps = [record.coarse_mask for record in cases if record.coarse_mask is not None]
-    # One scale for all, so that a negative's map can be compared with a positive's.
-    maximum = max([0.05, *(float(np.max(value)) for value in maps)])
+    maximum = figures.map_maximum(maps)
     cards = []
     for record in cases:
-        called = record.probability >= threshold
+        called = bool(record.probability >= threshold)
         verdict = {
             (1, True): "correct: MVO found",
             (0, False): "correct: no MVO",
             (1, False): "missed MVO",
             (0, True): "false alarm",
-        }[int(record.label), bool(called)]
+            (None, True): "MVO suspected",
+            (None, False): "no MVO suspected",
+        }[record.label, called]
         frames, height, width = record.video.shape
         cards.append(
             {
                 "case_id": record.case_id,
                 "role": record.role,
-                "label": int(record.label),
                 "probability": float(record.probability),
                 "verdict": verdict,
-                "right": bool(record.label) == bool(called),
+                "right": None if record.label is None else bool(record.label) == called,
+                "truth": {1: "truth: MVO", 0: "truth: no MVO", None: "truth unknown"}[record.label],
                 "frames": frames,
                 "shape": f"{width} / {height}",
                 "film": figures.film_strip_uri(record.video),
