@@ -31,6 +31,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.frames = 30
     config.data.image_size = 64
     config.data.slices_per_patient = 1
+    config.data.fold = 0  # test fold of a cohort prepared with --folds
 
     config.model = ConfigDict()
     config.model.name = "mvo_net"
