@@ -33,6 +33,7 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.slices_per_patient = 1
     # Larger splits are read from disk while training, with the same result; 0 reads all of them.
     config.data.device_budget_mb = 2048
+    config.data.fold = 0  # test fold of a cohort prepared with --folds
 
     config.model = ConfigDict()
     config.model.name = "mvo_net"

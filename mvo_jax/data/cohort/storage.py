@@ -42,6 +42,7 @@ class CohortFolder:
         folds: number of folds; 0 where the splits are train, validation and test.
         cases: stored split -> number of cases. Stored splits are train, validation and test, or
             fold_0, fold_1 and so on; and ``unlabelled``.
+        positive: stored split -> number of cases with MVO.
         settings: how it was prepared.
         files: name -> (bytes, sha256).
     """
@@ -52,6 +53,7 @@ class CohortFolder:
     spacing_mm: float
     folds: int
     cases: Mapping[str, int]
+    positive: Mapping[str, int]
     settings: Mapping[str, Any]
     files: Mapping[str, tuple[int, str]]
 
@@ -144,6 +146,7 @@ def open_cohort(path: str | os.PathLike) -> CohortFolder:
             spacing_mm=float(content["spacing_mm"]),
             folds=int(content["folds"]),
             cases={str(k): int(v) for k, v in content["cases"].items()},
+            positive={str(k): int(v) for k, v in content["positive"].items()},
             settings=content["settings"],
             files={k: (int(v["bytes"]), str(v["sha256"])) for k, v in content["files"].items()},
         )

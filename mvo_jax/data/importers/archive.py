@@ -30,18 +30,24 @@ def unpack(source: Path, scratch: Path) -> Path:
     """
     if source.suffix.lower() != ".zip" or not source.is_file():
         return source
-    name = printable(source)
+    name, done = printable(source), scratch / ".unpacked"
+    if done.is_file():  # by an earlier run that was interrupted later
+        return scratch
     try:
         with zipfile.ZipFile(source) as archive:
             items = archive.infolist()
-            _check(name, items, source.stat().st_size, shutil.disk_usage(source.parent).free)
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
+            _check(name, items, source.stat().st_size, shutil.disk_usage(scratch).free)
             for item in items:
                 archive.extract(item, scratch)
+            done.touch()
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise UserError(f"{name} is no sound .zip ({error})", "copy it again") from error
+    except UserError:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
     except OSError as error:
         shutil.rmtree(scratch, ignore_errors=True)
         raise UserError(
