@@ -14,6 +14,7 @@ VERBS = {
     "train": "train a model (train.py)",
     "eval": "evaluate a run and write its report (eval.py)",
     "summary": "parameters, FLOPs and memory of a config's model",
+    "predict": "probability of MVO for new images or a cohort",
     "phantom": "generate a simulated cohort",
     "prepare": "turn a folder of images into a cohort to train on",
 }

@@ -1,5 +1,6 @@
 """``python train.py --config FILE.py --workdir FOLDER``: train, or go on with, one run."""
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 from absl import flags
 
 from mvo_jax.cli.flags import parse
+from mvo_jax.data.clips import geometry_of
 from mvo_jax.data.splits import (
     AnySplit,
     StreamedSplit,
@@ -20,9 +22,10 @@ from mvo_jax.evaluation.metrics import brier_score, roc_auc
 from mvo_jax.evaluation.predict import Predictor
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.training.loop import train
-from mvo_jax.training.run_folder import RunFolder
+from mvo_jax.training.run_folder import RunFolder, write_json
 from mvo_jax.training.setup import set_up
 
+GEOMETRY = "geometry.json"
 SOURCE = Path(__file__).resolve().parents[2]
 
 
@@ -60,6 +63,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
         split_bytes(config.data, name)  # a cohort that cannot be must not leave a folder behind
     folder.open_for_training(config.to_dict(), SOURCE)
     training = load_split(config.data, "train")
+    # Images that are predicted later must be made as these were, wherever the cohort is then.
+    write_json(folder.path / GEOMETRY, dataclasses.asdict(geometry_of(config.data)))
     validation = load_split(config.data, "validation")
     check_patients_disjoint(training, validation)
     for split in (training, validation):
