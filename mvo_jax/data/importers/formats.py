@@ -3,14 +3,37 @@
 import dataclasses
 from pathlib import Path
 
+from mvo_jax.data.importers.acdc import ACDC
 from mvo_jax.data.importers.cine import CineSlice, Importer, Options, Series, printable
+from mvo_jax.data.importers.dicom import DICOM
+from mvo_jax.data.importers.emidec import EMIDEC
+from mvo_jax.data.importers.mnms import MNMS, MNMS2
 from mvo_jax.data.importers.nifti import NIFTI
 from mvo_jax.data.importers.npz import NPZ
+from mvo_jax.data.importers.png_layout import PNG
+from mvo_jax.data.importers.segment_mat import SEGMENT
+from mvo_jax.data.importers.shefpah import SHEFPAH
+from mvo_jax.data.importers.sunnybrook import SUNNYBROOK
 from mvo_jax.data.importers.walk import what_is_there
 from mvo_jax.errors import UserError
 
 # Layouts before the general formats they are made of: the first that recognises a source is taken.
-IMPORTERS: dict[str, Importer] = {i.name: i for i in (NIFTI, NPZ)}
+IMPORTERS: dict[str, Importer] = {
+    importer.name: importer
+    for importer in (
+        ACDC,
+        MNMS,
+        MNMS2,
+        EMIDEC,
+        SUNNYBROOK,
+        SHEFPAH,
+        PNG,
+        SEGMENT,
+        NIFTI,
+        DICOM,
+        NPZ,
+    )
+}
 
 
 def choose_importer(source: Path, name: str = "auto") -> Importer:

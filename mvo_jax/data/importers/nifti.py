@@ -87,22 +87,12 @@ def find(source: Path, options: Options) -> Iterator[Series]:
             yield Series(row.case_id or stem(path), path, row.patient_id, detail)
         return
     cine = pattern_to_regex(options.cine_pattern or CINE_PATTERN)
-    mask = pattern_to_regex(options.mask_pattern or MASK_PATTERN)
-    masks: dict[str, Path] = {}
-    for path in files_below(source):
-        match = mask.fullmatch(path.relative_to(source).as_posix())
-        if match:
-            case = match["case"]
-            if case in masks:
-                raise UserError(
-                    f"{printable(path)} and {printable(masks[case])} are both masks of {case!r}",
-                    "make the name in --mask_pattern unique, or pair them in a table",
-                )
-            masks[case] = path
+    masks = find_masks(source, options)
+    taken = set(masks.values())
     found = False
     for path in files_below(source):
         match = cine.fullmatch(path.relative_to(source).as_posix())
-        if match and path not in masks.values():
+        if match and path not in taken:
             found = True
             case = match["case"]
             detail = {"mask": masks[case]} if case in masks else {}
@@ -114,6 +104,28 @@ def find(source: Path, options: Options) -> Iterator[Series]:
             f"{options.cine_pattern or CINE_PATTERN}; there are {', '.join(names[:3]) or 'none'}",
             "give --cine_pattern and --mask_pattern, or a --table with columns cine and mask",
         )
+
+
+def find_masks(source: Path, options: Options) -> dict[str, Path]:
+    """Case -> mask file, by the mask pattern.
+
+    Raises:
+        UserError: two masks of one case.
+    """
+    pattern = pattern_to_regex(options.mask_pattern or MASK_PATTERN)
+    masks: dict[str, Path] = {}
+    for path in files_below(source):
+        match = pattern.fullmatch(path.relative_to(source).as_posix())
+        if match is None:
+            continue
+        case = match["case"]
+        if case in masks:
+            raise UserError(
+                f"{printable(path)} and {printable(masks[case])} are both masks of {case!r}",
+                "make the name in --mask_pattern unique, or pair them in a table",
+            )
+        masks[case] = path
+    return masks
 
 
 def below(source: Path, name: str, table: Path | None) -> Path:

@@ -97,7 +97,7 @@ def read_volume(path: Path, *, axes: int | None = None) -> Volume:
         )
     data = data.reshape(*shape[:3], -1).transpose(3, 2, 1, 0)
     if oriented:
-        data, affine = _as_displayed(data, affine)
+        data, affine = as_displayed(data, affine)
     row_mm, column_mm = (float(np.linalg.norm(affine[:3, axis])) for axis in (1, 0))
     return Volume(path, data, affine, (row_mm, column_mm), oriented)
 
@@ -127,14 +127,27 @@ def _check_header(path: Path, shape: tuple[int, ...], dtype: np.dtype, axes: int
         )
 
 
-def _as_displayed(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Flip rows and columns to the display convention, keeping data and affine together."""
+def display_flips(column: np.ndarray, row: np.ndarray) -> tuple[bool, bool]:
+    """Whether (rows, columns) must be reversed to lie as scanners display them.
+
+    Columns run to the patient's left, rows towards posterior or the feet.
+
+    Args:
+        column: RAS direction in which the column index grows.
+        row: RAS direction in which the row index grows.
+    """
+    # In RAS, left is -x, posterior is -y and feet are -z; small terms decide oblique ties.
+    flip_columns = float(column @ np.array([-1.0, -0.01, -0.01])) < 0
+    flip_rows = float(row @ np.array([-0.01, -1.0, -1.0])) < 0
+    return flip_rows, flip_columns
+
+
+def as_displayed(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reverse rows and columns of ``[..., H, W]`` where display asks for it, and the affine too."""
     affine = affine.copy()
-    # In RAS, left is -x, posterior is -y and feet are -z.
-    wanted = {0: np.array([-1.0, -0.01, -0.01]), 1: np.array([-0.01, -1.0, -1.0])}
-    for axis, direction in wanted.items():
-        if affine[:3, axis] @ direction < 0:
-            dimension = 3 - axis  # columns are the last axis of the data, rows the one before
+    flip_rows, flip_columns = display_flips(affine[:3, 0], affine[:3, 1])
+    for flip, axis, dimension in ((flip_columns, 0, -1), (flip_rows, 1, -2)):
+        if flip:
             data = np.flip(data, dimension)
             affine[:3, 3] += affine[:3, axis] * (data.shape[dimension] - 1)
             affine[:3, axis] *= -1
