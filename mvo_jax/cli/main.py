@@ -15,6 +15,7 @@ VERBS = {
     "eval": "evaluate a run and write its report (eval.py)",
     "summary": "parameters, FLOPs and memory of a config's model",
     "predict": "probability of MVO for new images or a cohort",
+    "inspect": "look at a cohort or a folder of images, and check it",
     "phantom": "generate a simulated cohort",
     "prepare": "turn a folder of images into a cohort to train on",
 }

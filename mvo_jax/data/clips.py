@@ -6,6 +6,7 @@ memory at a time.
 
 import dataclasses
 import itertools
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -174,6 +175,7 @@ def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejecte
         yield from _stored_clips(source, target)
         return
     importer, folder, options = source._opened
+    logging.getLogger("pydicom").setLevel(logging.ERROR)  # a line for every odd UID of every file
     found = False
     for series in importer.find(folder, options):
         found = True

@@ -672,6 +672,32 @@ def film_strip_uri(video: np.ndarray, *, largest_side: int = 64) -> str:
     return data_uri(_png(strip))
 
 
+def masked_frame_uri(
+    video: np.ndarray, lge_mask: np.ndarray | None, *, largest_side: int = 192
+) -> str:
+    """The first frame with its LGE mask over it, as a ``data:`` address holding a PNG.
+
+    Args:
+        video: uint8 ``[T, H, W]``.
+        lge_mask: uint8 ``[H, W]``, or None.
+        largest_side: pixels of the longer side.
+    """
+    low, high = (float(value) for value in np.percentile(video, (0.5, 99.5)))
+    grey = np.round(255 * np.clip((video[0] - low) / max(high - low, 1.0), 0, 1)).astype(np.uint8)
+    factor = largest_side / max(grey.shape)
+    size = (round(grey.shape[1] * factor), round(grey.shape[0] * factor))
+    image = Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC).convert("RGB")
+    if lge_mask is not None:
+        colours = np.zeros((*lge_mask.shape, 4), np.uint8)
+        for value, colour in enumerate(LGE_COLOURS[1:], start=1):
+            colours[lge_mask == value] = [*(round(255 * c) for c in to_rgb(colour)), 140]
+        # Values that mean nothing must be seen, not hidden.
+        colours[lge_mask >= len(LGE_COLOURS)] = [255, 0, 255, 255]
+        over = Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
+        image.paste(over, (0, 0), over)
+    return data_uri(_png(image.quantize(128)))
+
+
 def cine_gif(
     video: np.ndarray,
     coarse_mask: np.ndarray | None,
@@ -696,7 +722,7 @@ def cine_gif(
     laid = None
     if coarse_mask is not None:
         colours = np.round(255 * map_colours(coarse_mask, map_maximum)).astype(np.uint8)
-        laid = Image.fromarray(colours, "RGBA").resize(size, Image.Resampling.NEAREST)
+        laid = Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
     frames = []
     for image in grey:
         plain = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC).convert("RGB")
