@@ -19,7 +19,8 @@ from mvo_jax.errors import UserError
 MIN_FRAMES = 8  # fewer cannot show a heart beat
 _MIN_PIXELS = 16
 _PIXEL_MM = (0.2, 6.0)
-_HEART_MM = 10.0  # smoothing of motion energy, about the thickness of the wall
+_EDGE_MM = 2.0  # smoothing before edges are sought
+_RADIUS_MM = (12.0, 36.0)  # of the cavity, from a small apex to a dilated ventricle
 _PRIOR = 0.2  # standard deviation of where hearts lie, as a share of the image's shorter side
 UNLABELLED = -1
 
@@ -156,14 +157,14 @@ def prepare_series(
         One entry a slice, in order.
     """
     fault = _label_fault(slices, label)
-    energy = _combined_energy(slices)
+    votes = None if all(map(_has_centre, slices)) else combined_votes(slices)
     out: list[PreparedSlice | Rejected] = []
     for one in slices:
         try:
             for wrong in (fault, _label_fault([one], one.label)):
                 if wrong is not None:
                     raise wrong
-            out.append(_prepare(one, target, label, energy, still_images=still_images))
+            out.append(_prepare(one, target, label, votes, still_images=still_images))
         except UserError as error:
             out.append(Rejected(one.case_id, one.patient_id, one.source, error.cause, error.remedy))
     return out
@@ -197,12 +198,12 @@ def _prepare(
     one: CineSlice,
     target: Target,
     label: int | None,
-    energy: np.ndarray | None,
+    votes: np.ndarray | None,
     *,
     still_images: bool,
 ) -> PreparedSlice:
     _check(one, still_images=still_images)
-    window = choose_window(one, target, energy)
+    window = choose_window(one, target, votes)
     first = 0
     if target.end_diastole_first:
         known = end_diastole(one)
@@ -319,7 +320,7 @@ def end_diastole(one: CineSlice) -> int | None:
     return max(areas, key=areas.__getitem__) if areas else None
 
 
-def choose_window(one: CineSlice, target: Target, energy: np.ndarray | None = None) -> Window:
+def choose_window(one: CineSlice, target: Target, votes: np.ndarray | None = None) -> Window:
     """The crop: centred on the heart, moved as little as needed to hold all of the myocardium.
 
     The centre is the one given, else the middle of the myocardium (LGE mask or contours), else
@@ -330,7 +331,7 @@ def choose_window(one: CineSlice, target: Target, energy: np.ndarray | None = No
     Args:
         one: the slice.
         target: spacing and size.
-        energy: motion energy ``[H, W]`` of the series; that of the slice where None.
+        votes: ``combined_votes`` of the series; those of the slice where None.
 
     Raises:
         UserError: no spacing is known and the image is not of the target's size, or the
@@ -352,9 +353,6 @@ def choose_window(one: CineSlice, target: Target, energy: np.ndarray | None = No
 
     region = heart_region(one)
     box = None if region is None else _bounds(region)
-    ring = region is not None and bool(
-        one.anatomy or (one.lge_mask is not None and (one.lge_mask == MYOCARDIUM).any())
-    )
     if one.centre is not None:
         centre, origin = np.array(one.centre) + 0.5, "given"
         if not ((centre >= 0) & (centre <= shape)).all():
@@ -363,10 +361,12 @@ def choose_window(one: CineSlice, target: Target, energy: np.ndarray | None = No
                 f"{shape[0]}x{shape[1]}",
                 "centre_row and centre_column are pixels of the source, counted from 0",
             )
-    elif ring and box is not None:
+    elif _has_centre(one) and box is not None:
         centre, origin = box.mean(axis=0), "contours" if one.anatomy else "mask"
     else:
-        centre = motion_centre(motion_energy(one.cine) if energy is None else energy, one.pixel_mm)
+        if votes is None:
+            votes = ring_votes(one.cine, one.pixel_mm)
+        centre = motion_centre(votes, one.pixel_mm)
         origin = "motion"
     start = centre - extent / 2
     # Inside the image where it can be; around its middle where it cannot.
@@ -388,6 +388,12 @@ def choose_window(one: CineSlice, target: Target, energy: np.ndarray | None = No
     return Window(
         (float(start[0]), float(start[1])), (float(step[0]), float(step[1])), size, origin
     )
+
+
+def _has_centre(one: CineSlice) -> bool:
+    """Whether the middle of the heart is told, not sought. An infarct alone does not tell it."""
+    ring = one.lge_mask is not None and (one.lge_mask == MYOCARDIUM).any()
+    return one.centre is not None or ring or any(m.any() for m in one.anatomy.values())
 
 
 def heart_region(one: CineSlice) -> np.ndarray | None:
@@ -414,49 +420,81 @@ def motion_energy(cine: np.ndarray) -> np.ndarray:
     frames = len(cine)
     phase = 2.0 * np.pi * np.arange(frames) / frames
     basis = np.stack([f(k * phase) for k in (1, 2) for f in (np.cos, np.sin)])
-    harmonics = np.tensordot(basis / frames, cine.astype(np.float32), axes=1)
+    harmonics = np.tensordot((basis / frames).astype(np.float32), cine.astype(np.float32), axes=1)
     return np.square(harmonics).sum(axis=0)
 
 
-def _combined_energy(slices: Sequence[CineSlice]) -> np.ndarray | None:
-    """Motion energy of a stack: short-axis slices have the ventricle in about the same place."""
-    energies = [
-        e / e.sum()
-        for e in (
-            motion_energy(s.cine) for s in slices if s.cine.ndim == 3 and s.cine.dtype.kind in "uif"
-        )
-        if np.isfinite(e).all() and e.sum() > 0
-    ]
-    if not energies or len({e.shape for e in energies}) > 1:
-        return None
-    return np.sum(energies, axis=0)
+def ring_votes(cine: np.ndarray, pixel_mm: tuple[float, float]) -> np.ndarray:
+    """Where the centre of a moving bright disc in a dark ring would lie, float ``[H, W]``, sum 1.
 
-
-def motion_centre(energy: np.ndarray, pixel_mm: tuple[float, float]) -> np.ndarray:
-    """Centre of the beating heart from motion energy, in pixels from the image's outer edge.
-
-    The root of the energy is smoothed over a wall's thickness and weighted by where hearts lie (a
-    Gaussian about the image's middle); the centre is the centroid of its strongest 2 %, twice:
-    the second time only of what lies within 5 cm of the first.
+    A Hough transform for circles of any radius that a ventricle has: every moving edge of the mean
+    image votes along its gradient, towards the bright blood. Energy alone would find the right
+    ventricle, which moves more; its crescent has no common centre.
 
     Args:
-        energy: ``[H, W]``.
+        cine: ``[T, H, W]``.
         pixel_mm: (row, column) spacing.
     """
-    shape = np.array(energy.shape)
-    smooth = gaussian_filter(np.sqrt(energy), [_HEART_MM / 2 / p for p in pixel_mm])
-    at = np.stack(np.meshgrid(*(np.arange(n) + 0.5 for n in shape), indexing="ij"), axis=-1)
-    mm = np.array(pixel_mm)
-    spread = _PRIOR * float((shape * mm).min())
-    weight = smooth * np.exp(-np.square((at - shape / 2) * mm).sum(-1) / (2 * spread**2))
-    strong = np.where(weight >= np.quantile(weight, 0.98), weight, 0.0)
-    if strong.sum() <= 0:
+    mean = gaussian_filter(cine.mean(axis=0, dtype=np.float32), [_EDGE_MM / p for p in pixel_mm])
+    by_row, by_column = (np.asarray(g) for g in np.gradient(mean, *pixel_mm))
+    slope = np.hypot(by_row, by_column)
+    energy = gaussian_filter(np.sqrt(motion_energy(cine)), [2 * _EDGE_MM / p for p in pixel_mm])
+    limits = np.quantile(slope, 0.95), np.quantile(energy, 0.98)
+    if min(limits) <= 0:
+        return np.zeros(mean.shape)
+    # Saturated, so that many moderate edges count for more than one bright one.
+    weight = np.minimum(slope / limits[0], 1) * np.minimum(energy / limits[1], 1)
+    rows, columns = np.nonzero(weight > 0.15)
+    at = np.stack([rows, columns])
+    weight, size = weight[rows, columns], np.array(mean.shape)[:, None]
+    towards = np.stack([by_row[rows, columns], by_column[rows, columns]]) / slope[rows, columns]
+    towards /= np.array(pixel_mm)[:, None]
+    votes = np.zeros(mean.size)
+    for radius in np.arange(*_RADIUS_MM):
+        there = np.rint(at + towards * radius).astype(int)
+        inside = ((there >= 0) & (there < size)).all(axis=0)
+        index = there[0, inside] * size[1, 0] + there[1, inside]
+        votes += np.bincount(index, weight[inside], mean.size)
+    return votes.reshape(size[:, 0]) / max(votes.sum(), 1e-12)
+
+
+def combined_votes(slices: Sequence[CineSlice]) -> np.ndarray | None:
+    """Votes of a stack: short-axis slices have the ventricle in about the same place."""
+    if len({(s.cine.shape[1:], s.pixel_mm) for s in slices}) != 1:
+        return None
+    votes = [
+        ring_votes(s.cine, s.pixel_mm)
+        for s in slices
+        if s.pixel_mm is not None
+        and s.cine.ndim == 3
+        and s.cine.dtype.kind in "uif"
+        and min(s.cine.shape) >= MIN_FRAMES
+        and np.isfinite(s.cine).all()
+    ]
+    return np.sum(votes, axis=0) if votes else None
+
+
+def motion_centre(votes: np.ndarray, pixel_mm: tuple[float, float]) -> np.ndarray:
+    """Centre of the left ventricle, in pixels from the image's outer edge.
+
+    The votes, smoothed by 4 mm and weighted by where hearts lie: a Gaussian about the image's
+    middle with a fifth of its shorter side. Without any vote, the image's middle.
+
+    Args:
+        votes: ``[H, W]``, see ``ring_votes``.
+        pixel_mm: (row, column) spacing.
+    """
+    shape, mm = np.array(votes.shape), np.array(pixel_mm)
+    if votes.sum() <= 0:
         return shape / 2
-    centre = (at * strong[..., None]).sum((0, 1)) / strong.sum()
-    near = np.where(np.square((at - centre) * mm).sum(-1) < 50.0**2, strong, 0.0)
-    if near.sum() > 0:
-        centre = (at * near[..., None]).sum((0, 1)) / near.sum()
-    return centre
+    spread = _PRIOR * float((shape * mm).min())
+    row, column = (
+        np.exp(-np.square((np.arange(n) + 0.5 - n / 2) * p) / (2 * spread**2))
+        for n, p in zip(shape, mm, strict=True)
+    )
+    smooth = gaussian_filter(votes, [2 * _EDGE_MM / p for p in pixel_mm])
+    best = np.unravel_index(int((smooth * row[:, None] * column).argmax()), votes.shape)
+    return np.array(best) + 0.5
 
 
 @lru_cache(maxsize=256)

@@ -29,8 +29,8 @@ IMPORTERS: dict[str, Importer] = {
         SHEFPAH,
         PNG,
         SEGMENT,
+        DICOM,  # before NIfTI: masks of a DICOM cine are NIfTI files
         NIFTI,
-        DICOM,
         NPZ,
     )
 }

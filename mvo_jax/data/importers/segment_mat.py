@@ -130,7 +130,7 @@ def _check_v7_size(path: Path) -> None:
             kind, size = struct.unpack(f"{order}II", tag)
             start = file.tell()
             if kind == compressed_type:
-                inner = zlib.decompressobj().decompress(file.read(min(size, 64)), 8)
+                inner = zlib.decompressobj().decompress(file.read(min(size, 4096)), 8)
                 total += struct.unpack(f"{order}II", inner)[1]
             else:
                 total += size
