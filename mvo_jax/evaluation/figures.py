@@ -31,6 +31,8 @@ BLUE, VERMILLION, GREEN = "#0072b2", "#d55e00", "#009e73"
 # LGE labels 0 background, 1 infarct, 2 MVO, 3 myocardium; the paper's Fig. 3 draws the
 # myocardium blue and MVO white.
 LGE_COLOURS = ("#000000", "#e69f00", "#ffffff", "#1f6fb4")
+# Over a cine the blood is white too, so MVO takes another colour there.
+OVERLAY_COLOURS = (*LGE_COLOURS[:2], "#d0006f", LGE_COLOURS[3])
 # Inches for three and for two figures side by side, so that text comes out at the page's size.
 _THIRD, _HALF = (3.6, 3.6), (5.2, 4.4)
 BOX = "#f0e442"  # the paper's Fig. 3 marks MVO by yellow boxes
@@ -689,7 +691,7 @@ def masked_frame_uri(
     image = Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC).convert("RGB")
     if lge_mask is not None:
         colours = np.zeros((*lge_mask.shape, 4), np.uint8)
-        for value, colour in enumerate(LGE_COLOURS[1:], start=1):
+        for value, colour in enumerate(OVERLAY_COLOURS[1:], start=1):
             colours[lge_mask == value] = [*(round(255 * c) for c in to_rgb(colour)), 140]
         # Values that mean nothing must be seen, not hidden.
         colours[lge_mask >= len(LGE_COLOURS)] = [255, 0, 255, 255]

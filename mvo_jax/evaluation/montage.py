@@ -66,6 +66,6 @@ def write_montage(
         facts=facts,
         findings=findings,
         tiles=shown,
-        lge_colours=figures.LGE_COLOURS,
+        lge_colours=figures.OVERLAY_COLOURS,
     )
     replace_file(path, text)
