@@ -263,7 +263,7 @@ def _stored_clips(source: Source, target: Target | None) -> Iterator[Clip | Reje
                 f"the cohort {source.path} shows {have:.0f} mm of each slice, the model was "
                 f"trained on {need:.0f} mm",
                 f"prepare the images again with --image_size={target.image_size} "
-                f"--spacing_mm={target.spacing_mm:g}",
+                f"--spacing_mm={target.spacing_mm:.4g}",
             )
     for split in source.splits:
         verify(split)
