@@ -32,6 +32,9 @@ def get_config(argument: str = "") -> ConfigDict:
     config.data.frames = 30
     config.data.image_size = 64
     config.data.slices_per_patient = 1
+    # Larger splits are read from disk while training, with the same result; 0 reads all of them.
+    config.data.device_budget_mb = 2048
+    config.data.fold = 0  # test fold of a cohort prepared with --folds
 
     config.model = ConfigDict()
     config.model.name = "mvo_net"
@@ -90,6 +93,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.eval = ConfigDict()
     config.eval.batch_size = 16
     config.eval.threshold_rule = "youden"  # chosen on validation
+    # A patient has MVO if any slice has, so the most suspicious slice speaks for the patient.
+    config.eval.patient_aggregation = "max"  # max, mean
 
     if argument == "released":
         config.train.total_steps = 10000

@@ -1,6 +1,9 @@
-"""Files that are written as a whole or not at all. Every room may import this module."""
+"""Files and folders that are written whole or not at all. Every room may import this module."""
 
+import contextlib
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from mvo_jax.errors import UserError
@@ -28,6 +31,43 @@ def replace_file(path: str | os.PathLike, text: str) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}",
+            "choose a folder that can be written and has free space",
+        ) from error
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder to fill under another name; it takes its own name only if nothing goes wrong.
+
+    Args:
+        path: folder to make; may exist if it is empty.
+
+    Yields:
+        The folder to write to.
+
+    Raises:
+        UserError: the path holds something, or cannot be written.
+    """
+    path = Path(path).expanduser().absolute()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.incomplete")
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise UserError(
+                f"{path} exists already and is not an empty folder",
+                "choose another --out, or move it away",
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        try:
+            yield temporary
+            if path.exists():
+                path.rmdir()
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}",

@@ -133,6 +133,7 @@ def test_no_circular_import():
         ({"torch", "torchvision"}, "interop/"),
         ({"orbax"}, "training/checkpoint.py"),
         ({"tensorflow_datasets", "grain", "array_record"}, "data/"),
+        ({"nibabel", "pydicom", "h5py"}, "data/importers/"),
         ({"tensorflow", "keras"}, "nowhere"),
         ({"pytest"}, "nowhere"),
     ],

@@ -1,7 +1,9 @@
 """``python eval.py --workdir FOLDER``: predictions, metrics and report of a trained run."""
 
+import dataclasses
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,18 @@ from absl import flags
 
 from mvo_jax.cli.flags import config_from_json, parse
 from mvo_jax.cli.train import SOURCE, describe
-from mvo_jax.data.splits import Split, check_patients_disjoint, load_split
+from mvo_jax.data.splits import AnySplit, check_patients_disjoint, load_split
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.figures import CaseRecord, pick_cases
 from mvo_jax.evaluation.metrics import OneClassWarning, choose_threshold
 from mvo_jax.evaluation.predict import Predictor
-from mvo_jax.evaluation.predictions import Predictions, write_predictions
-from mvo_jax.evaluation.report import summarise, write_report, write_summary
+from mvo_jax.evaluation.predictions import (
+    Predictions,
+    write_patient_predictions,
+    write_predictions,
+)
+from mvo_jax.evaluation.report import PatientLevel, summarise, write_report, write_summary
+from mvo_jax.evaluation.statistics import PATIENT_RULES, by_patient
 from mvo_jax.training import parallel
 from mvo_jax.training.checkpoint import Checkpoints
 from mvo_jax.training.run_folder import RunFolder, provenance
@@ -41,28 +48,66 @@ def _define(values: flags.FlagValues) -> None:
     )
 
 
-def _threshold(rule: str, predictions: Predictions) -> tuple[float, str]:
-    try:
-        chosen = choose_threshold(predictions.label, predictions.probability, rule=rule)
-    except ValueError as error:
-        raise UserError(f"config.eval.threshold_rule: {error}", "set one of those") from error
-    return chosen.value, chosen.origin
+@dataclasses.dataclass(frozen=True)
+class Thresholds:
+    """What was chosen on the validation split: for slices, and for patients."""
+
+    value: float
+    origin: str
+    patients: PatientLevel
 
 
-def _gallery(split: Split, predictions: Predictions, threshold: float) -> list[CaseRecord]:
+def choose_thresholds(config: Any, validation: Predictions) -> Thresholds:
+    """Choose the decision thresholds of a run.
+
+    Args:
+        config: of the run.
+        validation: predictions of the validation split.
+
+    Raises:
+        UserError: ``config.eval`` names a rule that does not exist.
+    """
+    aggregation = config.eval.patient_aggregation
+    if aggregation not in PATIENT_RULES:
+        raise UserError(
+            f"config.eval.patient_aggregation is {aggregation!r}, which does not exist",
+            f"choose from {', '.join(PATIENT_RULES)}",
+        )
+    rule = config.eval.threshold_rule
+    patients = by_patient(validation, aggregation)
+    with warnings.catch_warnings():
+        # Said once, by the summary of the evaluated split.
+        warnings.simplefilter("ignore", OneClassWarning)
+        try:
+            one = choose_threshold(validation.label, validation.probability, rule=rule)
+            other = choose_threshold(patients.label, patients.probability, rule=rule)
+        except ValueError as error:
+            raise UserError(f"config.eval.threshold_rule: {error}", "set one of those") from error
+    slices = len(validation) / len(patients)
+    patient_level = PatientLevel(
+        rule=aggregation,
+        threshold=other.value,
+        threshold_origin=f"{other.origin}, by patient ({aggregation} of {slices:.3g} slices each)",
+    )
+    return Thresholds(one.value, one.origin, patient_level)
+
+
+def _gallery(split: AnySplit, predictions: Predictions, threshold: float) -> list[CaseRecord]:
     masks, targets = predictions.coarse_mask, predictions.coarse_target
+    picked = pick_cases(predictions, threshold)
+    clips = split.read([i for i, _ in picked])
     return [
         CaseRecord(
             case_id=split.case_id[i],
-            video=split.video[i, ..., 0],
+            video=clips["video"][row, ..., 0],
             label=int(split.label[i]),
             probability=float(predictions.probability[i]),
-            lge_mask=split.lge_mask[i],
+            lge_mask=clips["lge_mask"][row],
             coarse_target=None if targets is None else targets[i],
             coarse_mask=None if masks is None else masks[i],
             role=role,
         )
-        for i, role in pick_cases(predictions, threshold)
+        for row, (i, role) in enumerate(picked)
     ]
 
 
@@ -71,9 +116,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate one checkpoint of a run on one split and write everything beside it.
 
-    The threshold is chosen on the validation split; the evaluated split is scored once. Writes
+    The thresholds are chosen on the validation split; the evaluated split is scored once. Writes
     ``predictions_SPLIT.csv``, ``metrics.json`` and ``report.html`` for the test split, and
-    ``metrics_SPLIT.json`` and ``report_SPLIT.html`` for others.
+    ``metrics_SPLIT.json`` and ``report_SPLIT.html`` for others; where a patient has several slices
+    ``predictions_patients_SPLIT.csv`` too.
 
     Args:
         folder: a trained run.
@@ -101,27 +147,33 @@ def evaluate(
         check_patients_disjoint(chosen_on, evaluated)
     print(describe(evaluated), file=sys.stderr)
 
-    def predict(on: Split) -> Predictions:
+    def predict(on: AnySplit) -> Predictions:
         run = Predictor(experiment, on, batch_size=config.eval.batch_size, with_mask=True)
         return run(variables)
 
-    with warnings.catch_warnings():
-        # Said once, by the summary of the evaluated split.
-        warnings.simplefilter("ignore", OneClassWarning)
-        threshold, origin = _threshold(config.eval.threshold_rule, predict(chosen_on))
+    chosen = choose_thresholds(config, predict(chosen_on))
+    threshold = chosen.value
     predictions = predict(evaluated)
     history = folder.history()
     summary = summarise(
         predictions,
         threshold=threshold,
-        threshold_origin=origin,
+        threshold_origin=chosen.origin,
         features=evaluated.features or None,
         training_history=history,
+        patients=chosen.patients,
     )
     summary["checkpoint"] = {"which": checkpoint, "step": step}
 
     suffix = "" if split == "test" else f"_{split}"
     write_predictions(folder.path / f"predictions_{split}.csv", predictions, threshold)
+    if summary["patient_level"] is not None:
+        write_patient_predictions(
+            folder.path / f"predictions_patients_{split}.csv",
+            by_patient(predictions, chosen.patients.rule),
+            predictions,
+            chosen.patients.threshold,
+        )
     write_summary(folder.path / f"metrics{suffix}.json", summary)
     simulated = config.data.name == "phantom"
     write_report(
@@ -151,14 +203,20 @@ def main(arguments: list[str]) -> dict[str, Any]:
     summary = evaluate(
         folder, split=values.split, checkpoint=values.checkpoint, data_dir=values.data_dir
     )
-    auc = summary["metrics"]["auc"]
     suffix = "" if values.split == "test" else f"_{values.split}"
     print(f"report: {Path(folder.path) / f'report{suffix}.html'}")
-    if auc["value"] is None:
-        print(f"{values.split} AUC is not defined: the split has one class")
-    else:
-        print(
-            f"{values.split} AUC {auc['value']:.4f} "
-            f"(95 % interval {auc['low']:.4f} to {auc['high']:.4f})"
-        )
+    _print_auc(f"{values.split} AUC", summary["metrics"]["auc"])
+    if summary["patient_level"] is not None:
+        _print_auc(f"{values.split} AUC by patient", summary["patient_level"]["metrics"]["auc"])
+    elif summary["patients"] == summary["cases"]:
+        print("every patient has one slice: results by patient are the same")
     return summary
+
+
+def _print_auc(name: str, auc: Mapping[str, Any]) -> None:
+    if auc["value"] is None:
+        print(f"{name} is not defined: the split has one class")
+    elif auc["low"] is None:
+        print(f"{name} {auc['value']:.4f} (no interval: a class has one case)")
+    else:
+        print(f"{name} {auc['value']:.4f} (95 % interval {auc['low']:.4f} to {auc['high']:.4f})")

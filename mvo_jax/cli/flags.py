@@ -1,20 +1,27 @@
 """Command-line flags and the experiment config."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from mvo_jax.data.importers.cine import MASK_NAMES, Options
+from mvo_jax.data.importers.formats import IMPORTERS
+from mvo_jax.data.importers.table import COLUMNS, Table, read_table
 from mvo_jax.errors import UserError
 
 QUOTES = "'\""  # around the key in ml_collections' messages, once or twice
 
 
 def parse(
-    arguments: list[str], define: Callable[[flags.FlagValues], None], *, with_config: bool = False
+    arguments: list[str],
+    define: Callable[[flags.FlagValues], None],
+    *,
+    with_config: bool = False,
+    positional: Sequence[str] = (),
 ) -> flags.FlagValues:
     """Parse a command line with flags of its own, leaving absl's global flags alone.
 
@@ -22,6 +29,7 @@ def parse(
         arguments: command line after the verb.
         define: defines the flags, each with ``flag_values=`` the object it is given.
         with_config: also take ``--config FILE.py[:argument]`` and ``--config.KEY=VALUE``.
+        positional: flags that take the words without dashes, in this order; all must be given.
 
     Returns:
         Parsed flags; ``values.config`` is a locked ConfigDict.
@@ -46,6 +54,7 @@ def parse(
         print(values.get_help())
         raise SystemExit(0)
     try:
+        values.set_gnu_getopt(bool(positional))  # flags may follow the words
         rest = values(["mvo_jax", *arguments])[1:]
     except (AttributeError, KeyError) as error:  # ml_collections: unknown key or part
         text = str(error).strip(QUOTES).replace("\\n", " ").replace("\\'", "'")
@@ -57,6 +66,11 @@ def parse(
     except flags.Error as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(reason, "see --help, and the config file for its keys") from error
+    for name in positional:
+        if rest:
+            values[name].parse(rest.pop(0))
+        elif values[name].value is None:
+            raise UserError(f"{name.upper()} is missing", "see --help")
     if rest:
         raise UserError(f"unexpected arguments: {' '.join(rest)}", "see --help")
     if with_config and values.config is None:
@@ -101,3 +115,68 @@ def _available() -> str:
 def config_from_json(content: dict[str, Any]) -> Any:
     """The resolved config that a run folder keeps, locked again."""
     return ConfigDict(json.loads(json.dumps(content))).lock()
+
+
+def define_source_flags(values: flags.FlagValues) -> None:
+    """Flags that say how a source is to be read; the same for every verb that reads one."""
+    flags.DEFINE_string("source", None, "Folder, image file or .zip.", flag_values=values)
+    flags.DEFINE_string(
+        "format", "auto", f"Format: auto, {', '.join(IMPORTERS)}.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "table", None, f"CSV about the cases; columns: {', '.join(COLUMNS)}.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "cine_pattern",
+        None,
+        "NIfTI: path of a cine, like '{case}_cine.nii.gz'.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "mask_pattern", None, "NIfTI: path of its LGE mask, with {case}.", flag_values=values
+    )
+    flags.DEFINE_list(
+        "mask_values",
+        [],
+        "Meaning of mask values, like 0=background,1=myocardium,2=infarct,3=mvo.",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "pixel_mm", None, "Side of a pixel, for formats that do not store it.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "patient_from",
+        "header",
+        ["header", "folder"],
+        "DICOM: whether PatientID or the folder's name tells patients apart.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "still_images", False, "Take single images (LGE) in place of a cine.", flag_values=values
+    )
+
+
+def source_options(values: flags.FlagValues) -> Options:
+    """What the flags of ``define_source_flags`` say.
+
+    Raises:
+        UserError: a table that cannot be read, or mask values that mean nothing.
+    """
+    meaning: dict[int, int] = {}
+    for item in values.mask_values:
+        number, _, name = item.partition("=")
+        if name.strip() not in MASK_NAMES or not number.strip().isdigit():
+            raise UserError(
+                f"--mask_values has {item!r}",
+                f"write VALUE=NAME with the names {', '.join(MASK_NAMES)}",
+            )
+        meaning[int(number)] = MASK_NAMES.index(name.strip())
+    return Options(
+        table=Table() if values.table is None else read_table(Path(values.table).expanduser()),
+        cine_pattern=values.cine_pattern,
+        mask_pattern=values.mask_pattern,
+        mask_values=meaning,
+        pixel_mm=values.pixel_mm,
+        patient_from=values.patient_from,
+        still_images=values.still_images,
+    )

@@ -14,10 +14,13 @@ VERBS = {
     "train": "train a model (train.py)",
     "eval": "evaluate a run and write its report (eval.py)",
     "summary": "parameters, FLOPs and memory of a config's model",
+    "predict": "probability of MVO for new images or a cohort",
+    "inspect": "look at a cohort or a folder of images, and check it",
     "phantom": "generate a simulated cohort",
     "convert": "weights from a PyTorch checkpoint to here, and back",
     "fingerprint": "write and compare results of fixed computations on other machines",
     "parity": "compare the network, its gradients and its training with PyTorch",
+    "prepare": "turn a folder of images into a cohort to train on",
 }
 
 

@@ -1,5 +1,6 @@
 """``python train.py --config FILE.py --workdir FOLDER``: train, or go on with, one run."""
 
+import dataclasses
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,16 +10,24 @@ import numpy as np
 from absl import flags
 
 from mvo_jax.cli.flags import parse
-from mvo_jax.data.splits import Split, check_patients_disjoint, load_split, split_bytes
+from mvo_jax.data.clips import geometry_of
+from mvo_jax.data.splits import (
+    AnySplit,
+    StreamedSplit,
+    check_patients_disjoint,
+    load_split,
+    split_bytes,
+)
 from mvo_jax.evaluation.metrics import brier_score, roc_auc
 from mvo_jax.evaluation.predict import Predictor
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.interop.convert import initial_variables
 from mvo_jax.interop.weight_files import read_variables
 from mvo_jax.training.loop import train
-from mvo_jax.training.run_folder import RunFolder
+from mvo_jax.training.run_folder import RunFolder, write_json
 from mvo_jax.training.setup import Experiment, set_up
 
+GEOMETRY = "geometry.json"
 SOURCE = Path(__file__).resolve().parents[2]
 
 
@@ -26,11 +35,12 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values, required=True)
 
 
-def describe(split: Split) -> str:
-    """One line on a split: cases, patients, positives and memory."""
+def describe(split: AnySplit) -> str:
+    """One line on a split: cases, patients, positives, memory and where the images are."""
+    streamed = ", read from disk" if isinstance(split, StreamedSplit) else ""
     return (
         f"{split.name}: {len(split.label)} cases of {len(set(split.patient_id))} patients, "
-        f"{int(np.sum(split.label))} with MVO, {split.size_bytes / 1e6:.1f} MB"
+        f"{int(np.sum(split.label))} with MVO, {split.size_bytes / 1e6:.1f} MB{streamed}"
     )
 
 
@@ -69,6 +79,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
         initial, about = _initial(config.init_from, experiment)
     folder.open_for_training(config.to_dict(), SOURCE, about=about)
     training = load_split(config.data, "train")
+    # Images that are predicted later must be made as these were, wherever the cohort is then.
+    write_json(folder.path / GEOMETRY, dataclasses.asdict(geometry_of(config.data)))
     validation = load_split(config.data, "validation")
     check_patients_disjoint(training, validation)
     for split in (training, validation):

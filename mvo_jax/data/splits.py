@@ -1,37 +1,37 @@
-"""One split of a cohort, in memory and checked, whatever the cohort it comes from."""
+"""One split of a cohort, checked, in memory or on disk, whatever the cohort it comes from."""
 
 import dataclasses
 import itertools
+import sys
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from mvo_jax.data.phantom.cohort import CohortSpec
 from mvo_jax.errors import UserError
 
 _MVO = 2  # value in lge_mask
 _MASK_VALUES = 4
-_COHORTS = ("phantom",)
+_UNLABELLED = -1
+_COHORTS = ("phantom", "cohort")
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
-    """Cases of one split, ordered by case.
+class Cases:
+    """What is small of the cases of one split, ordered by case; always in memory.
 
     Attributes:
         name: train, validation, test or test_large.
-        video: uint8 [N, T, H, W, 1].
-        lge_mask: uint8 [N, H, W], 0 background, 1 infarct, 2 MVO, 3 myocardium.
-        label: int32 [N], 1 where the case has MVO.
+        label: int32 [N], 1 where the case has MVO, 0 where not, -1 where nobody knows.
         case_id: N names, all different.
         patient_id: N names; cases of one patient share one.
         features: float32 [N] by name, known of simulated cases; empty for real data.
     """
 
     name: str
-    video: np.ndarray
-    lge_mask: np.ndarray
     label: np.ndarray
     case_id: tuple[str, ...]
     patient_id: tuple[str, ...]
@@ -40,11 +40,63 @@ class Split:
     def __len__(self) -> int:
         return len(self.case_id)
 
+
+@dataclasses.dataclass(frozen=True)
+class Split(Cases):
+    """A split whose images are in memory.
+
+    Attributes:
+        video: uint8 [N, T, H, W, 1].
+        lge_mask: uint8 [N, H, W], 0 background, 1 infarct, 2 MVO, 3 myocardium.
+    """
+
+    video: np.ndarray
+    lge_mask: np.ndarray
+
     @property
     def size_bytes(self) -> int:
         """Memory that the arrays take."""
         arrays = (self.video, self.lge_mask, self.label, *self.features.values())
         return sum(array.nbytes for array in arrays)
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """'video' and 'lge_mask' of some cases, in the order asked for."""
+        return {"video": self.video[indices], "lge_mask": self.lge_mask[indices]}
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamedSplit(Cases):
+    """A split whose images stay on disk until they are read.
+
+    Attributes:
+        records: random access to the stored cases: ``__getitems__(places)``.
+        place: int64 [N], where each case is among the records.
+        size_bytes: memory that the images would take.
+    """
+
+    records: Any
+    place: np.ndarray
+    size_bytes: int
+
+    def read(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """'video' and 'lge_mask' of some cases, in the order asked for.
+
+        Raises:
+            UserError: the files have gone or changed since they were opened.
+        """
+        try:
+            cases = self.records.__getitems__(self.place[np.asarray(indices)].tolist())
+        except Exception as error:  # a lost block may surface as any kind, down to TFDS's decoding
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise UserError(
+                f"Split {self.name!r} can no longer be read: {reason}.",
+                "Check the disk and the data folder; the same command goes on from the last "
+                "checkpoint.",
+            ) from error
+        return {key: np.stack([case[key] for case in cases]) for key in ("video", "lge_mask")}
+
+
+AnySplit = Split | StreamedSplit
 
 
 def split_bytes(data_config: Any, name: str) -> int:
@@ -57,25 +109,43 @@ def split_bytes(data_config: Any, name: str) -> int:
     Raises:
         UserError: the cohort or the split does not exist, or a value is out of range.
     """
+    if data_config.name == "cohort":
+        cohort, stored = _cohort(data_config, name)
+        cases = sum(cohort.cases[split] for split in stored)
+        return cases * (cohort.frames + 1) * cohort.image_size**2
     spec = _phantom_spec(data_config)
     pixels = spec.image_size**2
     return spec.split_size(name).patients * spec.slices_per_patient * (spec.frames + 1) * pixels
 
 
-def load_split(data_config: Any, name: str, *, progress: bool = True) -> Split:
+def load_split(
+    data_config: Any, name: str, *, progress: bool = True, labelled: bool = True
+) -> AnySplit:
     """Load a split, generating a simulated cohort where it is missing.
 
+    A split larger than ``device_budget_mb`` stays on disk; only what ``Cases`` holds is in memory.
+
     Args:
-        data_config: has the fields ``name`` (the cohort: ``phantom``), ``dir`` (data folder, may
-            start with ``~``), ``preset``, ``seed``, ``size``, ``frames``, ``image_size`` and
-            ``slices_per_patient``.
-        name: train, validation, test or test_large.
-        progress: show the progress of generation on stderr.
+        data_config: has the fields ``name`` (``phantom`` simulated, ``cohort`` prepared from real
+            images), ``dir`` (the folder that holds simulated cohorts, or the prepared cohort
+            itself; may start with ``~``), ``frames``, ``image_size`` and ``device_budget_mb``
+            (10^6 bytes); for the simulated one ``preset``, ``seed``, ``size`` and
+            ``slices_per_patient``; for a prepared one ``fold``.
+        name: train, validation, test, test_large; of a prepared cohort also ``unlabelled``.
+        progress: show the progress of generation, and of checking a large split, on stderr.
+        labelled: refuse cases without a label; False for prediction.
 
     Raises:
         UserError: the cohort or split does not exist, a value is out of range, the data folder
             cannot be written, or the stored data are damaged or inconsistent.
     """
+    if data_config.name == "cohort":
+        cohort, stored = _cohort(data_config, name)
+        for part in stored:
+            cohort.verify(part)
+        builder = cohort.builder()
+        return _load(data_config, builder, stored, name, progress=progress, labelled=labelled)
+
     # Here, because TFDS takes a second to import and most of this package does without it.
     from mvo_jax.data.phantom.storage import ensure_cohort, verify_split
 
@@ -83,55 +153,100 @@ def load_split(data_config: Any, name: str, *, progress: bool = True) -> Split:
     spec.split_size(name)  # before minutes are spent on generation
     builder = ensure_cohort(data_config.dir, progress=progress, **dataclasses.asdict(spec))
     verify_split(builder, name)
-    split = _read(builder, name)
-    check_split(split)
+    return _load(data_config, builder, [name], name, progress=progress, labelled=True)
+
+
+def _load(
+    data_config: Any, builder: Any, stored: Sequence[str], name: str, **options: bool
+) -> AnySplit:
+    """Read and check a split, or what of it belongs in memory."""
+    size = split_bytes(data_config, name)
+    if size > 1e6 * data_config.device_budget_mb:
+        return _open(builder, stored, name, size_bytes=size, **options)
+    split = _read(builder, stored, name)
+    check_split(split, labelled=options["labelled"])
     return split
 
 
-def check_split(split: Split) -> None:
+def check_split(split: Split, *, labelled: bool = True) -> None:
     """Check shapes, types and the agreement of labels with masks.
 
     A split in which all cases have the same label is only warned about.
 
+    Args:
+        split: what to check.
+        labelled: refuse cases without a label.
+
     Raises:
         UserError: something does not fit; the message names the split and the case.
     """
-    n = len(split)
-    remedy = "Rebuild the data of this split: what is stored is not a cohort of this project."
+    _check_cases(split, labelled=labelled)
+    n, video, mask = len(split), split.video, split.lge_mask
 
     def require(condition: bool, what: str) -> None:
         if not condition:
-            raise UserError(f"Split {split.name!r}: {what}.", remedy)
+            raise _inconsistent(split.name, what)
 
-    require(n > 0, "it has no case")
-    video, mask, label = split.video, split.lge_mask, split.label
     require(video.ndim == 5 and len(video) == n, f"video has shape {video.shape} for {n} cases")
     require(mask.shape == (n, *video.shape[2:4]), f"lge_mask has shape {mask.shape}")
-    require(label.shape == (n,), f"label has shape {label.shape}")
-    require(len(split.patient_id) == n, f"{len(split.patient_id)} patient ids for {n} cases")
     for array, of, dtype in ((video, "video", "uint8"), (mask, "lge_mask", "uint8")):
         require(array.dtype == dtype, f"{of} is {array.dtype}, not {dtype}")
+    _check_masks(split.name, split.case_id, mask, split.label)
+
+
+def _inconsistent(name: str, what: str) -> UserError:
+    return UserError(
+        f"Split {name!r}: {what}.",
+        "Rebuild the data of this split: what is stored is not a cohort of this project.",
+    )
+
+
+def _check_cases(split: Cases, *, labelled: bool) -> None:
+    """Check everything but the images."""
+    n, label = len(split), split.label
+
+    def require(condition: bool, what: str) -> None:
+        if not condition:
+            raise _inconsistent(split.name, what)
+
+    require(n > 0, "it has no case")
+    require(label.shape == (n,), f"label has shape {label.shape}")
+    require(len(split.patient_id) == n, f"{len(split.patient_id)} patient ids for {n} cases")
     require(label.dtype == np.int32, f"label is {label.dtype}, not int32")
     require(len(set(split.case_id)) == n, "two cases have the same case_id")
     for key, values in split.features.items():
         require(values.shape == (n,), f"feature {key!r} has shape {values.shape}")
-    flat = mask.reshape(n, -1)
-    wrong = np.flatnonzero(flat.max(axis=1) >= _MASK_VALUES)
-    if wrong.size:
-        require(False, f"lge_mask of case {split.case_id[wrong[0]]} has values above 3")
-    wrong = np.flatnonzero((flat == _MVO).any(axis=1).astype(np.int32) != label)
-    if wrong.size:
-        case = wrong[0]
-        require(False, f"label {label[case]} of case {split.case_id[case]} denies its lge_mask")
-    if label.min() == label.max():
+    known = label != _UNLABELLED
+    if labelled and not known.all():
+        raise UserError(
+            f"Split {split.name!r} has {int(np.sum(~known))} unlabelled cases, "
+            f"{split.case_id[int(np.argmin(known))]} for one: nothing can be learned or scored.",
+            "Prepare them with LGE masks, or use them for prediction only.",
+        )
+    if known.all() and label.min() == label.max():
         warnings.warn(
             f"All {n} cases of split {split.name!r} have label {label[0]}: "
             "AUC and specificity or recall are undefined there.",
-            stacklevel=2,
+            stacklevel=3,
         )
 
 
-def check_patients_disjoint(*splits: Split) -> None:
+def _check_masks(name: str, case_id: Sequence[str], mask: np.ndarray, label: np.ndarray) -> None:
+    """Check the values of masks, and that they agree with the labels."""
+    flat = mask.reshape(len(mask), -1)
+    wrong = np.flatnonzero(flat.max(axis=1) >= _MASK_VALUES)
+    if wrong.size:
+        raise _inconsistent(name, f"lge_mask of case {case_id[wrong[0]]} has values above 3")
+    known = np.where(label == _UNLABELLED, 0, label)
+    wrong = np.flatnonzero((flat == _MVO).any(axis=1).astype(np.int32) != known)
+    if wrong.size:
+        case = wrong[0]
+        raise _inconsistent(
+            name, f"label {label[case]} of case {case_id[case]} denies its lge_mask"
+        )
+
+
+def check_patients_disjoint(*splits: Cases) -> None:
     """Check that no patient is in two splits.
 
     Raises:
@@ -164,9 +279,24 @@ def _phantom_spec(data_config: Any) -> CohortSpec:
     )
 
 
-def _read(builder: Any, name: str) -> Split:
+def _cohort(data_config: Any, name: str) -> tuple[Any, list[str]]:
+    """The prepared cohort that a config asks for, and the stored splits that make up a split."""
+    from mvo_jax.data.cohort.storage import open_cohort  # imports TFDS
+
+    cohort = open_cohort(data_config.dir)
+    for key in ("frames", "image_size"):
+        wanted, there = getattr(data_config, key), getattr(cohort, key)
+        if wanted != there:
+            raise UserError(
+                f"data.{key} is {wanted}, but the cohort {cohort.path} was prepared with {there}.",
+                f"Set --config.data.{key}={there}, or prepare the cohort with --{key}={wanted}.",
+            )
+    return cohort, cohort.stored_splits(name, data_config.fold if cohort.folds else 0)
+
+
+def _read(builder: Any, stored: Sequence[str], name: str) -> Split:
     """Read a split of a TFDS builder with the schema of ``phantom.builder.case_features``."""
-    cases = [dict(case) for case in builder.as_data_source(split=name)]
+    cases = [dict(case) for part in stored for case in builder.as_data_source(split=part)]
     cases.sort(key=lambda case: case["case_id"])
 
     def stack(key: str, dtype: type) -> np.ndarray:
@@ -184,3 +314,40 @@ def _read(builder: Any, name: str) -> Split:
             for key in builder.info.features["features"]
         },
     )
+
+
+def _open(
+    builder: Any,
+    stored: Sequence[str],
+    name: str,
+    *,
+    size_bytes: int,
+    progress: bool,
+    labelled: bool,
+) -> StreamedSplit:
+    """Check a split case by case and keep everything but the images."""
+    features = tuple(builder.info.features["features"])
+    cases: list[tuple[str, int, str, int, list[float]]] = []
+    records = builder.as_data_source(split="+".join(stored))
+    title = f"Checking split {name!r}"
+    shown = progress and sys.stderr.isatty()
+    for place in tqdm(range(len(records)), desc=title, unit="case", disable=not shown):
+        case = records[place]
+        case_id, label = case["case_id"].decode(), int(case["label"])
+        _check_masks(name, [case_id], case["lge_mask"][None], np.array([label]))
+        values = [float(case["features"][key]) for key in features]
+        cases.append((case_id, place, case["patient_id"].decode(), label, values))
+    cases.sort()
+    table = np.array([values for *_, values in cases], np.float32)
+    split = StreamedSplit(
+        name=name,
+        label=np.array([label for *_, label, _ in cases], np.int32),
+        case_id=tuple(case_id for case_id, *_ in cases),
+        patient_id=tuple(patient_id for _, _, patient_id, *_ in cases),
+        features={key: table[:, i] for i, key in enumerate(features)},
+        records=records,
+        place=np.array([place for _, place, *_ in cases], np.int64),
+        size_bytes=size_bytes,
+    )
+    _check_cases(split, labelled=labelled)
+    return split

@@ -9,7 +9,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from mvo_jax.data.clips import Overview
 from mvo_jax.evaluation import metrics
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.statistics import bootstrap_roc_band, wilson_interval
@@ -30,6 +31,8 @@ BLUE, VERMILLION, GREEN = "#0072b2", "#d55e00", "#009e73"
 # LGE labels 0 background, 1 infarct, 2 MVO, 3 myocardium; the paper's Fig. 3 draws the
 # myocardium blue and MVO white.
 LGE_COLOURS = ("#000000", "#e69f00", "#ffffff", "#1f6fb4")
+# Over a cine the blood is white too, so MVO takes another colour there.
+OVERLAY_COLOURS = (*LGE_COLOURS[:2], "#d0006f", LGE_COLOURS[3])
 # Inches for three and for two figures side by side, so that text comes out at the page's size.
 _THIRD, _HALF = (3.6, 3.6), (5.2, 4.4)
 BOX = "#f0e442"  # the paper's Fig. 3 marks MVO by yellow boxes
@@ -42,12 +45,13 @@ class CaseRecord:
     Args:
         case_id: name; shown by the report, never drawn.
         video: uint8 [T, H, W], frame 0 near end-diastole.
-        label: 1 = MVO present.
+        label: 1 = MVO present; None where nobody knows.
         probability: predicted probability of MVO.
         lge_mask: uint8 [H, W] with 0 background, 1 infarct, 2 MVO, 3 myocardium, or None.
         coarse_target: float [m, m] in [0, 1], or None.
         coarse_mask: float [m, m], the predicted map, or None.
         role: why the case is shown, e.g. "most confident positive".
+        source: where the clip was cut out of, or None.
 
     Raises:
         ValueError: the video is not a non-empty uint8 [T, H, W].
@@ -55,12 +59,13 @@ class CaseRecord:
 
     case_id: str
     video: np.ndarray
-    label: int
+    label: int | None
     probability: float
     lge_mask: np.ndarray | None = None
     coarse_target: np.ndarray | None = None
     coarse_mask: np.ndarray | None = None
     role: str = ""
+    source: Overview | None = None
 
     def __post_init__(self):
         video = self.video
@@ -483,7 +488,8 @@ def key_frames(video: np.ndarray) -> tuple[int, int, int]:
 def case_figure(record: CaseRecord, *, map_maximum: float = 1.0) -> Figure:
     """One row as in the paper's Fig. 3: cine frames, LGE mask, target and predicted coarse map.
 
-    Panels whose data the record lacks are left out. The yellow box holds the MVO of the LGE mask.
+    A frame of the source with the outline of the crop comes first where it is known. Panels whose
+    data the record lacks are left out. The yellow box holds the MVO of the LGE mask.
 
     Args:
         record: the case.
@@ -491,11 +497,8 @@ def case_figure(record: CaseRecord, *, map_maximum: float = 1.0) -> Figure:
             so that their colours compare. The target always runs from 0 to 1.
     """
     end_diastole, middle, end_systole = key_frames(record.video)
-    panels: list[tuple[str, str]] = [
-        ("cine", "End-diastole"),
-        ("cine", "Mid-systole"),
-        ("cine", "End-systole"),
-    ]
+    panels = [("source", "Source and crop")] if record.source is not None else []
+    panels += [("cine", "End-diastole"), ("cine", "Mid-systole"), ("cine", "End-systole")]
     if record.lge_mask is not None:
         panels.append(("lge", "LGE mask"))
     if record.coarse_target is not None:
@@ -515,6 +518,9 @@ def case_figure(record: CaseRecord, *, map_maximum: float = 1.0) -> Figure:
         ax.set_yticks([])
         ax.spines[:].set_visible(False)
         ax.set_title(title, fontsize=9, color=INK, pad=4)
+        if record.source is not None and kind == "source":
+            _draw_source(ax, record.source)
+            continue
         frame = next(frames) if kind == "cine" else end_diastole
         if kind != "lge":
             ax.imshow(
@@ -539,23 +545,57 @@ def case_figure(record: CaseRecord, *, map_maximum: float = 1.0) -> Figure:
                 record.coarse_target if kind == "target" else record.coarse_mask, np.float64
             )
             top = 1.0 if kind == "target" else map_maximum
-            scaled = np.clip(value / max(top, 1e-6), 0, 1)
-            # Opacity follows the value: the anatomy stays visible where the map is empty.
-            ax.imshow(
-                scaled,
-                cmap="inferno",
-                vmin=0,
-                vmax=1,
-                alpha=0.95 * np.sqrt(scaled),
-                interpolation="nearest",
-                extent=extent,
-            )
+            ax.imshow(map_colours(value, top), interpolation="nearest", extent=extent)
             ax.set_xlabel(f"max {value.max():.2f}", fontsize=8, color=MUTED, labelpad=2)
         if kind == "cine":
             ax.set_xlabel(f"frame {frame}", fontsize=8, color=MUTED, labelpad=2)
         if record.lge_mask is not None and kind != "target":
             _box_mvo(ax, record.lge_mask, (height, width))
     return figure
+
+
+def map_maximum(maps: Iterable[np.ndarray]) -> float:
+    """One brightest value for several predicted maps, so that a negative's can be compared with a
+    positive's.
+    """
+    return max([0.05, *(float(np.max(value)) for value in maps)])
+
+
+def map_colours(value: np.ndarray, maximum: float) -> np.ndarray:
+    """A coarse map as colours to lay over the image.
+
+    Opacity follows the value: the anatomy stays visible where the map is empty.
+
+    Args:
+        value: float ``[m, m]``.
+        maximum: value drawn in the brightest colour.
+
+    Returns:
+        float ``[m, m, 4]``: red, green, blue and opacity in [0, 1].
+    """
+    scaled = np.clip(value / max(maximum, 1e-6), 0, 1)
+    colours = matplotlib.colormaps["inferno"](scaled)
+    colours[..., 3] = 0.95 * np.sqrt(scaled)
+    return colours
+
+
+def _draw_source(ax: Axes, source: Overview) -> None:
+    height, width = source.image.shape
+    ax.imshow(source.image, cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
+    ax.add_patch(
+        Rectangle(
+            (source.left - 0.5, source.top - 0.5),
+            source.right - source.left,
+            source.bottom - source.top,
+            fill=False,
+            edgecolor=BOX,
+            linewidth=1.2,
+        )
+    )
+    # The crop may reach beyond a small image.
+    ax.set_xlim(min(0, source.left) - 1, max(width, source.right))
+    ax.set_ylim(max(height, source.bottom), min(0, source.top) - 1)
+    ax.set_xlabel(f"{width} x {height} pixels", fontsize=8, color=MUTED, labelpad=2)
 
 
 def _box_mvo(ax: Axes, lge_mask: np.ndarray, shape: tuple[int, int]) -> None:
@@ -599,13 +639,18 @@ def to_svg(figure: Figure, *, salt: str) -> str:
     return re.sub(r'<g id="[A-Za-z0-9]+(?:\.[A-Za-z0-9]+)?_\d+"', "<g", text)
 
 
-def to_png_uri(figure: Figure, *, dots_per_inch: int = 144) -> str:
-    """The figure as a ``data:`` address holding a PNG of 256 colours (a third of the size)."""
+def to_png(figure: Figure, *, dots_per_inch: int = 144) -> bytes:
+    """The figure as a PNG of 256 colours (a third of the size)."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dots_per_inch)
     buffer.seek(0)
     with Image.open(buffer) as image:
-        return _png_uri(image.convert("RGB").quantize(256))
+        return _png(image.convert("RGB").quantize(256))
+
+
+def to_png_uri(figure: Figure, *, dots_per_inch: int = 144) -> str:
+    """The figure as a ``data:`` address holding its PNG."""
+    return data_uri(to_png(figure, dots_per_inch=dots_per_inch))
 
 
 def film_strip_uri(video: np.ndarray, *, largest_side: int = 64) -> str:
@@ -626,10 +671,94 @@ def film_strip_uri(video: np.ndarray, *, largest_side: int = 64) -> str:
     strip = Image.new("L", (size[0] * len(frames), size[1]))
     for index, frame in enumerate(frames):
         strip.paste(frame.resize(size, Image.Resampling.BOX), (index * size[0], 0))
-    return _png_uri(strip)
+    return data_uri(_png(strip))
 
 
-def _png_uri(image: Image.Image) -> str:
+def masked_frame_uri(
+    video: np.ndarray, lge_mask: np.ndarray | None, *, largest_side: int = 192
+) -> str:
+    """The first frame with its LGE mask over it, as a ``data:`` address holding a PNG.
+
+    Args:
+        video: uint8 ``[T, H, W]``.
+        lge_mask: uint8 ``[H, W]``, or None.
+        largest_side: pixels of the longer side.
+    """
+    low, high = (float(value) for value in np.percentile(video, (0.5, 99.5)))
+    grey = np.round(255 * np.clip((video[0] - low) / max(high - low, 1.0), 0, 1)).astype(np.uint8)
+    factor = largest_side / max(grey.shape)
+    size = (round(grey.shape[1] * factor), round(grey.shape[0] * factor))
+    image = Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC).convert("RGB")
+    if lge_mask is not None:
+        colours = np.zeros((*lge_mask.shape, 4), np.uint8)
+        for value, colour in enumerate(OVERLAY_COLOURS[1:], start=1):
+            colours[lge_mask == value] = [*(round(255 * c) for c in to_rgb(colour)), 140]
+        # Values that mean nothing must be seen, not hidden.
+        colours[lge_mask >= len(LGE_COLOURS)] = [255, 0, 255, 255]
+        over = Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
+        image.paste(over, (0, 0), over)
+    return data_uri(_png(image.quantize(128)))
+
+
+def cine_gif(
+    video: np.ndarray,
+    coarse_mask: np.ndarray | None,
+    *,
+    map_maximum: float = 1.0,
+    side: int = 256,
+    beat_ms: int = 1000,
+) -> bytes:
+    """The beat as an animated GIF; beside it the same with the predicted coarse map.
+
+    Args:
+        video: uint8 ``[T, H, W]``.
+        coarse_mask: float ``[m, m]``; None draws the cine alone.
+        map_maximum: value drawn in the brightest colour.
+        side: pixels of the longer side of an image.
+        beat_ms: duration of the beat.
+    """
+    low, high = (float(value) for value in np.percentile(video, (0.5, 99.5)))
+    grey = np.round(255 * np.clip((video - low) / max(high - low, 1.0), 0, 1)).astype(np.uint8)
+    factor = side / max(video.shape[1:])
+    size = (round(video.shape[2] * factor), round(video.shape[1] * factor))
+    laid = None
+    if coarse_mask is not None:
+        colours = np.round(255 * map_colours(coarse_mask, map_maximum)).astype(np.uint8)
+        laid = Image.fromarray(colours).resize(size, Image.Resampling.NEAREST)
+    frames = []
+    for image in grey:
+        plain = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC).convert("RGB")
+        if laid is not None:
+            both = Image.new("RGB", (2 * size[0] + 4, size[1]), "white")
+            both.paste(plain, (0, 0))
+            plain.paste(laid, (0, 0), laid)
+            both.paste(plain, (size[0] + 4, 0))
+            plain = both
+        frames.append(plain)
+    # One palette for all frames, or the greys would flicker.
+    sample = Image.new("RGB", (frames[0].width, 3 * frames[0].height))
+    for i, frame in enumerate((frames[0], frames[len(frames) // 3], frames[2 * len(frames) // 3])):
+        sample.paste(frame, (0, i * frame.height))
+    palette = sample.quantize(256)
+    indexed = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
+    buffer = io.BytesIO()
+    indexed[0].save(
+        buffer,
+        format="GIF",
+        save_all=True,
+        append_images=indexed[1:],
+        duration=max(20, round(beat_ms / len(frames) / 10) * 10),  # GIF counts in 10 ms
+        loop=0,
+    )
+    return buffer.getvalue()
+
+
+def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()
+
+
+def data_uri(png: bytes) -> str:
+    """A PNG as a ``data:`` address."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")

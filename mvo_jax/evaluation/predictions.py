@@ -4,6 +4,8 @@ import csv
 import io
 import math
 import os
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,7 @@ from mvo_jax.errors import UserError
 from mvo_jax.files import replace_file
 
 COLUMNS = ("case_id", "patient_id", "label", "probability", "decision", "threshold")
+PATIENT_COLUMNS = ("patient_id", "slices", "label", "probability", "decision", "threshold")
 _REMEDY = "restore the file or write it again with eval.py"
 
 
@@ -108,18 +111,49 @@ def write_predictions(path: str | os.PathLike, predictions: Predictions, thresho
         ValueError: threshold is not in [0, 1].
         UserError: the file cannot be written.
     """
+    names = zip(predictions.case_id, predictions.patient_id, strict=True)
+    _write(path, COLUMNS, names, predictions, threshold)
+
+
+def write_patient_predictions(
+    path: str | os.PathLike, patients: Predictions, slices: Predictions, threshold: float
+) -> None:
+    """Writes the table ``patient_id,slices,label,probability,decision,threshold``.
+
+    Args:
+        path: CSV file; replaced as a whole.
+        patients: one row a patient, as ``statistics.by_patient`` makes them.
+        slices: what they were made of; gives the number of slices.
+        threshold: in [0, 1], chosen for patients.
+
+    Raises:
+        ValueError: threshold is not in [0, 1].
+        UserError: the file cannot be written.
+    """
+    count = Counter(slices.patient_id)
+    names = ((patient, count[patient]) for patient in patients.case_id)
+    _write(path, PATIENT_COLUMNS, names, patients, threshold)
+
+
+def _write(
+    path: str | os.PathLike,
+    columns: tuple[str, ...],
+    names: Iterable[tuple[str | int, ...]],
+    predictions: Predictions,
+    threshold: float,
+) -> None:
+    """Writes a table that starts with some names and ends with what was predicted."""
     threshold = float(threshold)
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold {threshold} is not in [0, 1]")
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for index, case_id in enumerate(predictions.case_id):
+    writer.writerow(columns)
+    for index, name in enumerate(names):
         probability = float(predictions.probability[index])
         writer.writerow(
             (
-                case_id,
-                predictions.patient_id[index],
+                *name,
                 int(predictions.label[index]),
                 repr(probability),
                 int(probability >= threshold),

@@ -5,7 +5,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from mvo_jax.evaluation.statistics import (
 )
 from mvo_jax.files import replace_file
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: patient_rule; patient_level at a threshold of its own
 FIXED_THRESHOLDS = (0.5, 0.44)  # the usual one, and that of the authors' code
 BASELINE_FEATURE = "fractional_area_change"
 
@@ -50,6 +50,21 @@ _HEADLINE = (
 )
 
 
+@dataclass(frozen=True)
+class PatientLevel:
+    """How slices become patients: a rule of ``statistics.by_patient`` and a threshold.
+
+    Args:
+        rule: ``max`` or ``mean``.
+        threshold: decision threshold for patients, chosen elsewhere (on validation patients).
+        threshold_origin: one sentence on how it was chosen.
+    """
+
+    rule: str
+    threshold: float
+    threshold_origin: str
+
+
 def summarise(
     test: Predictions,
     *,
@@ -60,6 +75,7 @@ def summarise(
     replicates: int = BOOTSTRAP_REPLICATES,
     seed: int = 0,
     confidence: float = 0.95,
+    patients: PatientLevel | None = None,
 ) -> dict[str, Any]:
     """All figures of one split as plain JSON types; what is not defined is null, never NaN.
 
@@ -74,6 +90,8 @@ def summarise(
         replicates: bootstrap samples.
         seed: of the bootstrap.
         confidence: of every interval.
+        patients: how to score patients; None leaves them out. They are left out too where every
+            patient has one slice, because the figures would be the same.
 
     Returns:
         The content of ``metrics.json``. If the split lacks a class, one ``OneClassWarning`` is
@@ -100,16 +118,16 @@ def summarise(
             "bootstrap": {"replicates": replicates, "seed": seed, "unit": "patient"},
             **_describe(test, threshold, replicates, seed, confidence),
             "fixed_thresholds": [_at_threshold(test, value) for value in FIXED_THRESHOLDS],
+            "patient_rule": None if patients is None else asdict(patients),
             "patient_level": None,
             "coarse_map": None,
             "baseline": None,
             "training": _training(training_history or ()),
         }
-        patients = by_patient(test)
-        if len(patients) < len(test):
+        if patients is not None and summary["patients"] < len(test):
+            whole = by_patient(test, patients.rule)
             summary["patient_level"] = {
-                "rule": "mean probability; positive if any case is; same threshold",
-                **_describe(patients, threshold, replicates, seed, confidence),
+                **_describe(whole, patients.threshold, replicates, seed, confidence),
             }
         if test.coarse_mask is not None and test.coarse_target is not None:
             summary["coarse_map"] = metrics.coarse_map_metrics(
@@ -274,20 +292,13 @@ def write_report(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", metrics.OneClassWarning)  # the summary has said it
         drawings = _drawings(predictions, summary, history)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=_percent, span=_span, number=_number, p_value=_p_value)
-    text = environment.get_template("report.html.j2").render(
+    text = render_page(
+        "report.html.j2",
         s=summary,
         rows=_headline_rows(summary),
         paper=PAPER_CONFUSION,
         drawings=drawings,
-        cards=_cards(cases, summary["threshold"]["value"]),
+        cards=case_cards(cases, summary["threshold"]["value"]),
         config_text=config_text,
         provenance={str(key): str(value) for key, value in provenance.items()},
         dataset=dataset,
@@ -296,6 +307,24 @@ def write_report(
         lge_colours=figures.LGE_COLOURS,
     )
     replace_file(path, text)
+
+
+def render_page(template: str, **values: Any) -> str:
+    """Fill in one of this room's templates; every value is escaped.
+
+    Args:
+        template: file name.
+        **values: what the template names.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=_percent, span=_span, number=_number, p_value=_p_value)
+    return environment.get_template(template).render(**values)
 
 
 def _drawings(
@@ -330,28 +359,35 @@ def _headline_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _cards(cases: Sequence[CaseRecord], threshold: float) -> list[dict[str, Any]]:
+def case_cards(cases: Sequence[CaseRecord], threshold: float) -> list[dict[str, Any]]:
+    """What the macro ``case_card`` draws of each case.
+
+    Args:
+        cases: in order.
+        threshold: called MVO where probability >= threshold.
+    """
     maps = [record.coarse_mask for record in cases if record.coarse_mask is not None]
-    # One scale for all, so that a negative's map can be compared with a positive's.
-    maximum = max([0.05, *(float(np.max(value)) for value in maps)])
+    maximum = figures.map_maximum(maps)
     cards = []
     for record in cases:
-        called = record.probability >= threshold
+        called = bool(record.probability >= threshold)
         verdict = {
             (1, True): "correct: MVO found",
             (0, False): "correct: no MVO",
             (1, False): "missed MVO",
             (0, True): "false alarm",
-        }[int(record.label), bool(called)]
+            (None, True): "MVO suspected",
+            (None, False): "no MVO suspected",
+        }[record.label, called]
         frames, height, width = record.video.shape
         cards.append(
             {
                 "case_id": record.case_id,
                 "role": record.role,
-                "label": int(record.label),
                 "probability": float(record.probability),
                 "verdict": verdict,
-                "right": bool(record.label) == bool(called),
+                "right": None if record.label is None else bool(record.label) == called,
+                "truth": {1: "truth: MVO", 0: "truth: no MVO", None: "truth unknown"}[record.label],
                 "frames": frames,
                 "shape": f"{width} / {height}",
                 "film": figures.film_strip_uri(record.video),

@@ -416,20 +416,41 @@ def bootstrap_roc_band(
     return RocBand(grid, low, high)
 
 
-def by_patient(predictions: Predictions) -> Predictions:
-    """One row a patient: mean probability, label 1 if any case is positive.
+PATIENT_RULES = ("max", "mean")
+
+
+def by_patient(predictions: Predictions, rule: str = "max") -> Predictions:
+    """One row a patient: label 1 if any slice is positive, probability from those of the slices.
+
+    ``max`` follows the label: a patient has MVO if any slice has. It grows with the number of
+    slices, so its threshold must be chosen at patient level too. ``mean`` does not grow, but one
+    positive slice among many negative ones is lost in it.
 
     Patients are sorted by name; ``case_id`` becomes the patient's name; coarse maps are dropped.
+
+    Args:
+        predictions: slices.
+        rule: ``max`` or ``mean`` of the slices' probabilities.
+
+    Raises:
+        ValueError: another rule.
     """
+    if rule not in PATIENT_RULES:
+        raise ValueError(f"unknown patient rule '{rule}'; known: {', '.join(PATIENT_RULES)}")
     patients, index = np.unique(np.asarray(predictions.patient_id), return_inverse=True)
-    count = np.bincount(index)
     positive = np.bincount(index, weights=predictions.label) > 0
-    mean = np.bincount(index, weights=predictions.probability) / count
+    if rule == "max":
+        probability = np.zeros(len(patients))
+        np.maximum.at(probability, index, predictions.probability)
+    else:
+        total = np.bincount(index, weights=predictions.probability)
+        # A mean of ones may round to just above 1.
+        probability = np.clip(total / np.bincount(index), 0, 1)
     names = tuple(str(name) for name in patients)
     return Predictions(
         split=f"{predictions.split} (patients)",
         case_id=names,
         patient_id=names,
         label=positive.astype(np.int32),
-        probability=np.clip(mean, 0, 1),  # a mean of ones may round to just above 1
+        probability=probability,
     )

@@ -12,14 +12,16 @@ import numpy as np
 from tqdm import tqdm
 
 from mvo_jax.data.batches import batch_indices
-from mvo_jax.data.splits import Split
+from mvo_jax.data.splits import AnySplit, StreamedSplit
+from mvo_jax.data.stream import read_batches
 from mvo_jax.errors import EXIT_NON_FINITE, UserError
 from mvo_jax.training import parallel
 from mvo_jax.training.checkpoint import Checkpoints
 from mvo_jax.training.optim import learning_rate_schedule
 from mvo_jax.training.run_folder import MetricsWriter, RunFolder
 from mvo_jax.training.setup import Experiment
-from mvo_jax.training.step import make_resident_step, make_train_step
+from mvo_jax.training.state import TrainState
+from mvo_jax.training.step import make_resident_step, make_streamed_step, make_train_step
 
 MAX_DISPATCHES_IN_FLIGHT = 2
 
@@ -61,7 +63,7 @@ def train(
     config: Any,
     experiment: Experiment,
     folder: RunFolder,
-    split: Split,
+    split: AnySplit,
     validate: Callable[[Any], Mapping[str, float]],
     *,
     initial: Mapping[str, Any] | None = None,
@@ -75,7 +77,8 @@ def train(
         config: resolved config.
         experiment: ``setup.set_up(config)``.
         folder: opened for this config.
-        split: training cases.
+        split: training cases; those of a ``StreamedSplit`` are read while the device computes,
+            with the same result.
         validate: maps {'params', 'batch_stats'} to metrics of the validation split, 'auc' among
             them, by which the best checkpoint is chosen. The test split is never seen here.
         initial: variables that a run without a checkpoint starts from, whole or in part.
@@ -89,7 +92,6 @@ def train(
             checkpoint stays), or a checkpoint does not fit.
     """
     options = config.train
-    num_devices = len(experiment.devices)
     on_cpu = jax.default_backend() == "cpu"
     # On a CPU dispatch costs nothing and convolution gradients inside a scan are slow.
     steps_per_dispatch = options.steps_per_dispatch or (1 if on_cpu else 20)
@@ -107,32 +109,13 @@ def train(
     if best["step"] > step:  # the kill came between saving the best and the latest
         best = {"step": -1, "auc": -math.inf}
 
-    # 2. The split in device memory, and the compiled step.
-    data = parallel.replicate(
-        {"video": split.video, "lge_mask": split.lge_mask, "label": split.label},
-        experiment.devices,
-    )
-    run_step = parallel.data_parallel(
-        make_resident_step(
-            make_train_step(
-                experiment.model,
-                experiment.optimiser,
-                experiment.loss,
-                ema_decay=experiment.ema_decay,
-                axis_name=parallel.AXIS,
-            ),
-            augmentation=experiment.augmentation,
-            mask_size=experiment.mask_size,
-            axis_name=parallel.AXIS,
-        ),
-        in_axes=(None, None, 0, None),
-        out_axes=None,
-        on=experiment.devices,
-        donate=(0,),
-    )
-    # Initialisation and the run draw from different keys.
-    run_key = parallel.replicate(
-        jax.random.fold_in(jax.random.key(config.seed), 1), experiment.devices
+    # 2. The compiled step and what feeds it.
+    def draw(k: int) -> np.ndarray:
+        cases = len(split)
+        return batch_indices(config.seed, k, num_cases=cases, batch_size=options.batch_size)
+
+    run_steps = make_run_steps(
+        config, experiment, split, draw, range(step, options.total_steps), steps_per_dispatch
     )
     rate = learning_rate_schedule(experiment.optimiser_settings)
 
@@ -164,18 +147,8 @@ def train(
             # A dispatch ends where something is due.
             due = [options.log_every, options.eval_every, options.total_steps]
             stop = min([n - step % n for n in due[:2]] + [due[2] - step, steps_per_dispatch])
-            indices = np.stack(
-                [
-                    batch_indices(
-                        config.seed,
-                        k,
-                        num_cases=len(split.label),
-                        batch_size=options.batch_size,
-                    )
-                    for k in range(step, step + stop)
-                ]
-            )
-            state, metrics = run_step(state, data, parallel.shard(indices, num_devices), run_key)
+            indices = np.stack([draw(k) for k in range(step, step + stop)])
+            state, metrics = run_steps(state, indices)
             in_flight.append((step, indices, metrics))
             step += stop
 
@@ -191,7 +164,7 @@ def train(
                 progress.advance(step, speed, loss)
             if log_due:
                 means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-                means["learning_rate"] = float(rate(step - 1))
+                means["learning_rate"] = float(np.asarray(rate(step - 1)))
                 means["clips_per_second"] = speed
                 writer.write(step, "train", means)
                 progress.log(speed, options.batch_size, loss)
@@ -223,3 +196,68 @@ def train(
         "best_auc": best["auc"] if best["auc"] >= 0 else math.nan,
         "seconds": time.perf_counter() - started,
     }
+
+
+def make_run_steps(
+    config: Any,
+    experiment: Experiment,
+    split: AnySplit,
+    draw: Callable[[int], np.ndarray],
+    steps: range,
+    steps_per_dispatch: int,
+) -> Callable[[TrainState, np.ndarray], tuple[TrainState, Any]]:
+    """Build ``run_steps(state, indices [K, B]) -> (state, metrics [K])``.
+
+    Args:
+        config: resolved config.
+        experiment: what it describes.
+        split: placed in device memory, or read from disk in the order of ``steps``.
+        draw: cases of a step; what ``run_steps`` is called with.
+        steps: the steps to come.
+        steps_per_dispatch: largest K.
+    """
+    devices, num_devices = experiment.devices, len(experiment.devices)
+    update = make_train_step(
+        experiment.model,
+        experiment.optimiser,
+        experiment.loss,
+        ema_decay=experiment.ema_decay,
+        axis_name=parallel.AXIS,
+    )
+    batches: dict[str, Any] = {
+        "augmentation": experiment.augmentation,
+        "mask_size": experiment.mask_size,
+        "axis_name": parallel.AXIS,
+    }
+    placed: dict[str, Any] = {"out_axes": None, "on": devices, "donate": (0,)}
+    # Initialisation and the run draw from different keys.
+    run_key = parallel.replicate(jax.random.fold_in(jax.random.key(config.seed), 1), devices)
+
+    if isinstance(split, StreamedSplit):
+        streamed = parallel.data_parallel(
+            make_streamed_step(update, **batches), in_axes=(None, 0, None), **placed
+        )
+        # The next dispatch is read while one runs.
+        read = read_batches(split, draw, steps, ahead=2 * steps_per_dispatch)
+
+        def run_streamed(state: TrainState, indices: np.ndarray) -> tuple[TrainState, Any]:
+            taken = [next(read) for _ in indices]
+            clips = {
+                key: parallel.shard(np.stack([clip[key] for clip in taken]), num_devices, axis=1)
+                for key in taken[0]
+            }
+            return streamed(state, clips, run_key)
+
+        return run_streamed
+
+    resident = parallel.data_parallel(
+        make_resident_step(update, **batches), in_axes=(None, None, 0, None), **placed
+    )
+    data = parallel.replicate(
+        {"video": split.video, "lge_mask": split.lge_mask, "label": split.label}, devices
+    )
+
+    def run_resident(state: TrainState, indices: np.ndarray) -> tuple[TrainState, Any]:
+        return resident(state, data, parallel.shard(indices, num_devices), run_key)
+
+    return run_resident

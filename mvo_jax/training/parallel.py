@@ -46,14 +46,21 @@ def check_divisible(batch_size: int, num_devices: int) -> None:
         )
 
 
-def shard(indices: np.ndarray, num_devices: int) -> np.ndarray:
-    """Split the last axis over devices: ``[..., B]`` to ``[D, ..., B / D]``.
+def shard(array: np.ndarray, num_devices: int, *, axis: int = -1) -> np.ndarray:
+    """Split the batch axis over devices: ``[..., B]`` to ``[D, ..., B / D]``.
+
+    Args:
+        array: of a whole batch.
+        num_devices: D.
+        axis: where the batch is.
 
     Raises:
         UserError: the batch is not divisible by the number of devices.
     """
-    check_divisible(indices.shape[-1], num_devices)
-    return np.moveaxis(indices.reshape(*indices.shape[:-1], num_devices, -1), -2, 0)
+    axis %= array.ndim
+    check_divisible(array.shape[axis], num_devices)
+    before, after = array.shape[:axis], array.shape[axis + 1 :]
+    return np.moveaxis(array.reshape(*before, num_devices, -1, *after), axis, 0)
 
 
 def replicate(tree: Any, on: Sequence[Device]) -> Any:

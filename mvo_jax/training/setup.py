@@ -20,7 +20,7 @@ REPORTED_MASK_SIZE = 16
 
 # What is read of a config beside the fields of the model and of the settings classes.
 REQUIRED_KEYS = {
-    "data": ("frames", "image_size"),
+    "data": ("frames", "image_size", "device_budget_mb"),
     "model": ("name", "num_outputs"),  # `build_model` asks for the rest
     "loss": (),
     "optimizer": ("ema_decay",),
@@ -33,7 +33,7 @@ REQUIRED_KEYS = {
         "num_devices",
         "steps_per_dispatch",
     ),
-    "eval": ("batch_size", "threshold_rule"),
+    "eval": ("batch_size", "threshold_rule", "patient_aggregation"),
 }
 
 
@@ -111,6 +111,7 @@ def set_up(config: Any, *, devices: Sequence[parallel.Device] | None = None) -> 
                 "start from a config of this repository",
             )
     for part, key, least in (
+        ("data", "device_budget_mb", 0),
         ("train", "num_devices", 0),
         ("train", "steps_per_dispatch", 0),
         ("train", "batch_size", 1),

@@ -195,8 +195,48 @@ def make_resident_step(
         K = 1 stays outside of it, because a convolution's weight gradient inside a loop is 43 to
         86 times slower on a CPU. The keys of an update are folded from (run key, step).
     """
+    update = _make_update(train_step, augmentation, mask_size, axis_name)
 
-    def one(state: TrainState, data: Batch, indices: Array, key: Array):
+    def step(state: TrainState, data: Batch, indices: Array, key: Array):
+        return _run_updates(lambda state, now: update(state, data, now, key), state, indices)
+
+    return step
+
+
+def make_streamed_step(
+    train_step: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]],
+    *,
+    augmentation: Augmentation,
+    mask_size: int,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
+    """Build ``step(state, clips, key)``: as ``make_resident_step``, for clips read by the host.
+
+    Returns:
+        A function of the state, 'video' uint8 ``[K, b, T, H, W, C]``, 'lge_mask' uint8
+        ``[K, b, H, W]`` and 'label' ``[K, b]`` of this device, and the run's key. Given the clips
+        that the resident step would gather it makes the same updates.
+    """
+    update = _make_update(train_step, augmentation, mask_size, axis_name)
+
+    def step(state: TrainState, clips: Batch, key: Array):
+        def one(state: TrainState, now: Batch) -> tuple[TrainState, Metrics]:
+            return update(state, now, jnp.arange(now["label"].shape[0]), key)
+
+        return _run_updates(one, state, clips)
+
+    return step
+
+
+def _make_update(
+    train_step: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]],
+    augmentation: Augmentation,
+    mask_size: int,
+    axis_name: str | None,
+) -> Callable[[TrainState, Batch, Array, Array], tuple[TrainState, Metrics]]:
+    """One update from the cases ``indices [b]`` of some clips."""
+
+    def update(state: TrainState, data: Batch, indices: Array, key: Array):
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
         batch = make_batch(
             data,
@@ -208,13 +248,15 @@ def make_resident_step(
         )
         return train_step(state, batch, dropout_key)
 
-    def step(state: TrainState, data: Batch, indices: Array, key: Array):
-        if indices.shape[0] == 1:
-            state, metrics = one(state, data, indices[0], key)
-            return state, jax.tree.map(lambda x: x[None], metrics)
-        return lax.scan(lambda carry, now: one(carry, data, now, key), state, indices)
+    return update
 
-    return step
+
+def _run_updates(one: Callable, state: TrainState, inputs: Any) -> tuple[TrainState, Metrics]:
+    """Run ``one(state, input) -> (state, metrics)`` over the leading axis of ``inputs``."""
+    if jax.tree.leaves(inputs)[0].shape[0] == 1:
+        state, metrics = one(state, jax.tree.map(lambda x: x[0], inputs))
+        return state, jax.tree.map(lambda x: x[None], metrics)
+    return lax.scan(one, state, inputs)
 
 
 def make_eval_step(

@@ -26,6 +26,7 @@ def config(tmp_path_factory):
         frames=8,
         image_size=32,
         slices_per_patient=2,
+        device_budget_mb=1000,
     )
 
 

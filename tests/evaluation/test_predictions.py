@@ -9,8 +9,10 @@ from mvo_jax.errors import UserError
 from mvo_jax.evaluation.predictions import (
     Predictions,
     read_predictions,
+    write_patient_predictions,
     write_predictions,
 )
+from mvo_jax.evaluation.statistics import by_patient
 from mvo_jax.files import replace_file
 
 HEADER = "case_id,patient_id,label,probability,decision,threshold\n"
@@ -150,3 +152,14 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, monkeypatch):
         replace_file(path, "new")
     assert path.read_text() == "old"
     assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]  # nothing left behind
+
+
+def test_patients_table(tmp_path):
+    slices = make(5)  # p0 p0 p1 p1 p2, labels 0 1 0 1 0, 0.1 to 0.9
+    write_patient_predictions(tmp_path / "p.csv", by_patient(slices), slices, 0.5)
+    assert (tmp_path / "p.csv").read_text() == (
+        "patient_id,slices,label,probability,decision,threshold\n"
+        "p0,2,1,0.30000000000000004,0,0.5\n"
+        "p1,2,1,0.7000000000000001,1,0.5\n"
+        "p2,1,0,0.9,1,0.5\n"
+    )

@@ -15,6 +15,7 @@ from PIL import Image
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation import figures, metrics, report
 from mvo_jax.evaluation.predictions import Predictions
+from mvo_jax.evaluation.report import PatientLevel
 from mvo_jax.evaluation.statistics import paired_delong_test
 
 VOID = {"meta", "img", "br", "input", "link", "hr"}
@@ -91,6 +92,7 @@ def record(case_id="case", label=1, frames=30, side=64, maps=True, **changes):
     return figures.CaseRecord(case_id, **(values | changes))
 
 
+BY_PATIENT = PatientLevel("max", 0.5, "by hand")
 HISTORY = [
     {"event": "started"},
     {"step": 10, "split": "train", "loss": 0.7, "auc": 0.55, "learning_rate": 1e-5},
@@ -126,7 +128,7 @@ def write(path, predictions, summary=None, **changes):
 
 def test_summary_holds_what_the_functions_give():
     data = make(per_patient=2)
-    summary = summarise(data, training_history=HISTORY)
+    summary = summarise(data, training_history=HISTORY, patients=BY_PATIENT)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary  # plain types only
     assert summary["cases"] == 60
     assert summary["patients"] == 30
@@ -148,6 +150,42 @@ def test_summary_holds_what_the_functions_give():
         "best_validation_auc": 0.6,
         "best_validation_step": 10,
     }
+
+
+@pytest.mark.parametrize("rule", ["max", "mean"])
+def test_patients_are_scored_at_their_own_threshold(tmp_path, rule):
+    data = make(per_patient=3)
+    by_hand = PatientLevel(rule, 0.62, "chosen on validation patients")
+    summary = summarise(data, patients=by_hand)
+    slices = [[i for i in range(60) if data.patient_id[i] == f"p{k}"] for k in range(20)]
+    join = {"max": max, "mean": lambda values: sum(values) / len(values)}[rule]
+    called = [join(data.probability[one]) >= 0.62 for one in slices]
+    truth = [bool(data.label[one].any()) for one in slices]
+    found = summary["patient_level"]
+    assert found["cases"] == 20
+    assert found["positive"] == sum(truth)
+    pairs = list(zip(truth, called, strict=True))
+    assert found["confusion"] == {
+        "true_positive": pairs.count((True, True)),
+        "false_positive": pairs.count((False, True)),
+        "true_negative": pairs.count((False, False)),
+        "false_negative": pairs.count((True, False)),
+    }
+    assert found["metrics"]["recall"]["low"] < found["metrics"]["recall"]["value"]
+    text, _ = write(tmp_path / "r.html", data, summary)
+    assert "Every patient has one slice" not in text
+    assert {"max": "maximum", "mean": "mean"}[rule] + " over the slices" in text
+    assert "0.6200: chosen on validation patients" in text
+
+
+def test_one_slice_a_patient_is_said_and_not_printed_twice(tmp_path):
+    data = make()
+    summary = summarise(data, patients=BY_PATIENT)
+    assert summary["patient_level"] is None
+    assert summary["patient_rule"]["rule"] == "max"
+    text, page = write(tmp_path / "r.html", data, summary)
+    assert "Every patient has one slice" in text
+    assert len([t for t in page.text if t == "By patient"]) == 1  # the heading
 
 
 def test_perfect_separation(tmp_path):

@@ -353,10 +353,22 @@ def test_roc_band_surrounds_the_curve():
     assert (np.diff(band.low) >= 0).all()
 
 
-def test_by_patient():
+@pytest.mark.parametrize(("rule", "expected"), [("max", [0.4, 0.9, 1.0]), ("mean", [0.3, 0.6, 1])])
+def test_by_patient(rule, expected):
     data = make([1, 0, 0, 0, 1], [0.9, 0.3, 0.2, 0.4, 1.0], ("b", "b", "a", "a", "c"))
-    patients = statistics.by_patient(data)
+    patients = statistics.by_patient(data, rule)
     assert patients.case_id == ("a", "b", "c")
     assert patients.label.tolist() == [0, 1, 1]
-    np.testing.assert_allclose(patients.probability, [0.3, 0.6, 1.0], atol=1e-15)
+    np.testing.assert_allclose(patients.probability, expected, atol=1e-15)
     assert "test" in patients.split
+
+
+def test_by_patient_with_one_slice_each_changes_nothing():
+    data = make([1, 0, 1], [0.1 + 0.2, 0.7, 1 / 3], ("a", "b", "c"))
+    for rule in statistics.PATIENT_RULES:
+        assert (statistics.by_patient(data, rule).probability == data.probability).all()
+
+
+def test_an_unknown_patient_rule_is_refused():
+    with pytest.raises(ValueError, match="'median'; known: max, mean"):
+        statistics.by_patient(make([1, 0], [0.5, 0.5], ("a", "b")), "median")

@@ -9,7 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs.mvo import get_config
-from mvo_jax.data.splits import Split
+from mvo_jax.data.splits import Split, StreamedSplit
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -61,3 +61,34 @@ def _random_split(*, cases: int = 16, name: str = "train", seed: int = 0) -> Spl
 @pytest.fixture(scope="package")
 def random_split() -> Callable[..., Split]:
     return _random_split
+
+
+class Records:
+    """Cases as stored: in another order than the split's."""
+
+    def __init__(self, split: Split, order: np.ndarray):
+        self._split, self._order = split, order
+
+    def __getitems__(self, places: list[int]) -> list[dict[str, np.ndarray]]:
+        cases = [self._order[place] for place in places]
+        return [{"video": self._split.video[i], "lge_mask": self._split.lge_mask[i]} for i in cases]
+
+
+def _on_disk(split: Split) -> StreamedSplit:
+    order = np.random.default_rng(1).permutation(len(split))
+    return StreamedSplit(
+        name=split.name,
+        label=split.label,
+        case_id=split.case_id,
+        patient_id=split.patient_id,
+        features={},
+        records=Records(split, order),
+        place=np.argsort(order),
+        size_bytes=split.size_bytes,
+    )
+
+
+@pytest.fixture(scope="package")
+def on_disk() -> Callable[[Split], StreamedSplit]:
+    """The same cases, streamed. Reading TFDS files is tested in tests/data/test_stream.py."""
+    return _on_disk

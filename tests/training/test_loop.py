@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from mvo_jax.data.splits import Split
+from mvo_jax.data.splits import AnySplit
 from mvo_jax.errors import EXIT_NON_FINITE, UserError
 from mvo_jax.training import parallel
 from mvo_jax.training.checkpoint import Checkpoints
@@ -74,7 +74,7 @@ def start(tiny_config, random_split) -> Callable[..., Run]:
         kill_at: int | None = None,
         devices: int = 1,
         changes: dict[str, Any] | None = None,
-        split: Split | None = None,
+        split: AnySplit | None = None,
     ) -> Run:
         config = tiny_config(**(changes or {}))
         experiment = set_up(config, devices=parallel.devices(devices))
@@ -157,6 +157,16 @@ def test_a_killed_run_resumes_to_the_same_bytes(start, uninterrupted, tmp_path, 
     assert resumed.state_bytes() == uninterrupted.state_bytes()
     assert resumed.rows() == uninterrupted.rows()
     assert resumed.best()[1] == 50
+
+
+def test_a_streamed_run_resumes_to_the_bytes_of_a_resident_one(
+    start, uninterrupted, random_split, on_disk, tmp_path
+):
+    killed = start(tmp_path, kill_at=40, split=on_disk(random_split()))
+    assert killed.latest_step() == 30
+    resumed = start(tmp_path, split=on_disk(random_split()))
+    assert resumed.state_bytes() == uninterrupted.state_bytes()
+    assert resumed.rows() == uninterrupted.rows()
 
 
 def test_logging_windows_survive_a_kill_when_they_do_not_fit_the_evaluations(start, tmp_path):

@@ -75,6 +75,20 @@ def ensure_cohort(
         return _builder(spec, root)
 
 
+def open_cohort(folder: str | os.PathLike) -> tfds.core.DatasetBuilder:
+    """Builder of a simulated cohort that is there already.
+
+    Args:
+        folder: the cohort's own folder, which holds ``dataset_info.json``.
+
+    Raises:
+        UserError: the cohort is damaged.
+    """
+    _check_complete(Path(folder))
+    with _quiet_tfds():
+        return tfds.builder_from_directory(folder)
+
+
 def verify_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
     """Check the content of a split's files against the checksums written with them.
 

@@ -1,0 +1,103 @@
+"""``python -m mvo_jax prepare SOURCE --out COHORT``: a folder of images to a prepared cohort."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+from absl import flags
+
+from mvo_jax.cli.flags import define_source_flags, parse, source_options
+from mvo_jax.data.cohort.geometry import Target
+from mvo_jax.data.cohort.partition import Partition
+from mvo_jax.data.phantom.workers import available_cores
+from mvo_jax.errors import UserError
+
+
+def _define(values: flags.FlagValues) -> None:
+    define_source_flags(values)
+    flags.DEFINE_string("out", None, "Folder of the cohort.", flag_values=values, required=True)
+    flags.DEFINE_integer("frames", 30, "Frames a clip.", flag_values=values)
+    flags.DEFINE_integer("image_size", 64, "Pixels along each side.", flag_values=values)
+    flags.DEFINE_float("spacing_mm", 2.0, "Side of a pixel.", flag_values=values)
+    flags.DEFINE_list(
+        "window",
+        None,
+        "Grey values that become 0 and 255, like 0,1500; robust percentiles of each clip if left "
+        "out.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "end_diastole_first", False, "Start every clip at end-diastole.", flag_values=values
+    )
+    flags.DEFINE_list(
+        "fractions",
+        ["0.65", "0.15", "0.2"],
+        "Shares of the patients in train, validation and test.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("folds", 0, "Folds in place of fractions.", flag_values=values)
+    flags.DEFINE_integer("split_seed", 0, "Seed of the division.", flag_values=values)
+    flags.DEFINE_integer("jobs", None, "Processes; all cores if left out.", flag_values=values)
+    flags.DEFINE_bool(
+        "strict", False, "End at the first case that cannot be prepared.", flag_values=values
+    )
+
+
+def _numbers(name: str, texts: list[str]) -> tuple[float, ...]:
+    try:
+        return tuple(float(text) for text in texts)
+    except ValueError:
+        raise UserError(
+            f"--{name} is {','.join(texts)}", "give numbers with commas between them"
+        ) from None
+
+
+def main(arguments: list[str]) -> None:
+    """Prepare the cohort and say what it holds and what was rejected."""
+    values = parse(arguments, _define, positional=("source",))
+    window = None if values.window is None else _numbers("window", values.window)
+    if window is not None and len(window) != 2:
+        raise UserError(f"--window has {len(window)} numbers", "give two: --window 0,1500")
+    target = Target(
+        frames=values.frames,
+        image_size=values.image_size,
+        spacing_mm=values.spacing_mm,
+        window=None if window is None else (window[0], window[1]),
+        end_diastole_first=values.end_diastole_first,
+    )
+    partition = Partition(
+        fractions=_numbers("fractions", values.fractions),
+        folds=values.folds,
+        seed=values.split_seed,
+    )
+    options = source_options(values)
+    from mvo_jax.data.cohort.prepare import prepare, read_rejected  # imports TFDS
+
+    cohort = prepare(
+        Path(values.source),
+        Path(values.out),
+        format=values.format,
+        options=options,
+        target=target,
+        partition=partition,
+        jobs=available_cores() if values.jobs is None else values.jobs,
+        strict=values.strict,
+    )
+    print(
+        f"{cohort.path}: {cohort.frames} frames of {cohort.image_size}x{cohort.image_size} pixels, "
+        f"{cohort.spacing_mm:g} mm"
+    )
+    for split, cases in cohort.cases.items():
+        positive = cohort.positive[split]
+        what = "without label, for prediction" if split == "unlabelled" else f"{positive} with MVO"
+        print(f"  {split:12}{cases:7} cases, {what}")
+    rejected = read_rejected(cohort.path)
+    if rejected:
+        print(
+            f"{len(rejected)} cases were rejected, see {cohort.path / 'rejected.csv'}; the most "
+            "frequent causes:",
+            file=sys.stderr,
+        )
+        for remedy, count in Counter(row["remedy"] for row in rejected).most_common(3):
+            example = next(row["cause"] for row in rejected if row["remedy"] == remedy)
+            print(f"  {count:6}  {example}\n          {remedy}", file=sys.stderr)

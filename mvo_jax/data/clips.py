@@ -1,0 +1,345 @@
+"""Clips of any origin one by one: a source of images, a prepared cohort, a simulated cohort.
+
+What training reads as a split, ``predict`` and ``inspect`` read from here; only one series is in
+memory at a time.
+"""
+
+import dataclasses
+import itertools
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mvo_jax.data.cohort.geometry import (
+    UNLABELLED,
+    PreparedSlice,
+    Rejected,
+    Target,
+    prepare_series,
+)
+from mvo_jax.data.importers.archive import unpack
+from mvo_jax.data.importers.cine import MVO, CineSlice, Importer, Options, Series, printable
+from mvo_jax.data.importers.formats import choose_importer, load_series, series_label
+from mvo_jax.errors import UserError
+
+COHORT_INDEX, TFDS_INDEX = "cohort.json", "dataset_info.json"
+# Simulated fields of view are 115 to 128 mm, whatever the number of pixels.
+SIMULATED_FIELD_OF_VIEW_MM = 121.5
+_SAME_SPACING = 0.01  # relative; headers round
+_LEAST_COVER = 0.9  # of the crop a model was trained on; less would be filled up with edge pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Overview:
+    """Where a clip was cut out of its source.
+
+    Attributes:
+        image: uint8 ``[H, W]``, one frame of the source.
+        top: row of the crop's upper edge, counted from the outer edge of pixel 0; and so on.
+        left: see ``top``.
+        bottom: see ``top``.
+        right: see ``top``.
+    """
+
+    image: np.ndarray
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A slice in the geometry of a model.
+
+    Attributes:
+        case_id: name.
+        patient_id: patient.
+        slice_index: position in the stack.
+        source: file or folder.
+        split: stored split of a cohort; None of other sources.
+        video: uint8 ``[T, H, W, 1]``.
+        lge_mask: uint8 ``[H, W]``; None where none was drawn.
+        label: 1 MVO, 0 none, -1 unknown.
+        spacing_mm: side of a pixel; None where nobody knows.
+        source_frames: phases before resampling in time.
+        anatomy: source frame -> uint8 ``[H, W]``, 1 LV cavity, 2 LV myocardium.
+        overview: where the crop lies; None of cohorts, which store crops only.
+    """
+
+    case_id: str
+    patient_id: str
+    slice_index: int
+    source: str
+    split: str | None
+    video: np.ndarray
+    lge_mask: np.ndarray | None
+    label: int
+    spacing_mm: float | None
+    source_frames: int
+    anatomy: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    overview: Overview | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What a path holds.
+
+    Attributes:
+        path: folder or file as given.
+        kind: ``cohort`` (prepared), ``simulated``, or the name of a format.
+        splits: stored split -> number of cases; empty where that is not known before reading.
+        spacing_mm: of a cohort.
+        folds: of a prepared cohort; 0 where it has none.
+    """
+
+    path: Path
+    kind: str
+    splits: Mapping[str, int]
+    spacing_mm: float | None
+    folds: int
+    _opened: Any
+
+    @property
+    def is_cohort(self) -> bool:
+        """Whether the clips are stored as they are trained on."""
+        return self.kind in ("cohort", "simulated")
+
+
+def open_source(path: Path, *, form: str, options: Options, scratch: Path) -> Source:
+    """Find out what a path holds, without reading images.
+
+    Args:
+        path: folder or file; a ``.zip`` is unpacked.
+        form: name of a format, or ``auto``.
+        options: how to read a source of images.
+        scratch: folder that may be made for the content of a ``.zip``.
+
+    Raises:
+        UserError: the path does not exist, is empty or is not recognised, or a cohort is damaged.
+    """
+    path = path.expanduser()
+    if form == "auto" and path.is_dir():
+        if (path / COHORT_INDEX).is_file():
+            from mvo_jax.data.cohort.storage import open_cohort  # imports TFDS
+
+            cohort = open_cohort(path)
+            if not sum(cohort.cases.values()):
+                raise UserError(f"the cohort {path} has no case", "prepare it again")
+            return Source(path, "cohort", cohort.cases, cohort.spacing_mm, cohort.folds, cohort)
+        simulated = _simulated_cohorts(path)
+        if len(simulated) > 1:
+            names = ", ".join(str(folder.relative_to(path)) for folder in simulated[:4])
+            raise UserError(
+                f"{path} holds {len(simulated)} simulated cohorts", f"name one of them: {names}"
+            )
+        if simulated:
+            return _open_simulated(simulated[0])
+    importer = choose_importer(path, form)
+    return Source(path, importer.name, {}, None, 0, (importer, unpack(path, scratch), options))
+
+
+def _simulated_cohorts(path: Path) -> list[Path]:
+    """Folders of simulated cohorts: the path itself, or below it as they are stored."""
+    for pattern in (".", "*", "*/*", "phantom/*/*"):
+        found = sorted(p.parent for p in path.glob(f"{pattern}/{TFDS_INDEX}"))
+        if found:
+            return found
+    return []
+
+
+def _open_simulated(folder: Path) -> Source:
+    from mvo_jax.data.phantom.storage import open_cohort  # imports TFDS
+
+    builder: Any = open_cohort(folder)
+    splits = {name: info.num_examples for name, info in builder.info.splits.items()}
+    size = builder.info.features["video"].shape[1]
+    return Source(folder, "simulated", splits, SIMULATED_FIELD_OF_VIEW_MM / size, 0, builder)
+
+
+def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejected]:
+    """Read every slice of a source; what cannot be read is told and does not stop the rest.
+
+    Args:
+        source: from ``open_source``.
+        target: geometry to bring the clips to; None leaves a cohort's as they are stored.
+
+    Raises:
+        UserError: a cohort is damaged or too small for the target, or nothing is there at all.
+    """
+    if source.is_cohort:
+        yield from _stored_clips(source, target)
+        return
+    importer, folder, options = source._opened
+    logging.getLogger("pydicom").setLevel(logging.ERROR)  # a line for every odd UID of every file
+    found = False
+    for series in importer.find(folder, options):
+        found = True
+        yield from _series_clips(importer, series, options, target or Target())
+    if not found:
+        raise UserError(
+            f"{printable(source.path)} holds nothing to read as {importer.title}",
+            "check the folder, or name its format with --format",
+        )
+
+
+def _series_clips(
+    importer: Importer, series: Series, options: Options, target: Target
+) -> Iterator[Clip | Rejected]:
+    name, patient = printable(series.name), printable(series.patient_id or "")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # readers grumble about headers; faults are raised
+            slices = load_series(importer, series, options)
+            label = series_label(series, slices, options)
+            still = options.still_images
+            results = prepare_series(slices, target, label=label, still_images=still)
+    except UserError as error:
+        yield Rejected(name, patient, printable(series.path), error.cause, error.remedy)
+        return
+    except Exception as error:  # whatever a library makes of one bad file, the rest goes on
+        cause = f"{printable(series.path)}: {type(error).__name__}: {printable(error)[:200]}"
+        yield Rejected(
+            name, patient, printable(series.path), cause, "check the file, or leave it out"
+        )
+        return
+    for one, result in zip(slices, results, strict=True):
+        if isinstance(result, Rejected):
+            yield result
+        else:
+            yield _clip(result, split=None, overview=_overview(one, result))
+
+
+def _overview(one: CineSlice, result: PreparedSlice) -> Overview:
+    frame = np.asarray(one.cine[result.first_frame], np.float32)
+    low, high = np.percentile(frame, (0.5, 99.5))
+    grey = np.clip((frame - low) / max(float(high - low), 1e-6), 0, 1)
+    (top, left), (down, across) = result.window.start, result.window.step
+    size = result.window.size
+    image = np.round(255 * grey).astype(np.uint8)
+    return Overview(image, top, left, top + size * down, left + size * across)
+
+
+def _clip(result: PreparedSlice, *, split: str | None, overview: Overview | None) -> Clip:
+    return Clip(
+        case_id=printable(result.case_id),
+        patient_id=printable(result.patient_id),
+        slice_index=result.slice_index,
+        source=printable(result.source),
+        split=split,
+        video=result.video,
+        lge_mask=result.lge_mask if result.lge_mask.any() else None,
+        label=result.label,
+        spacing_mm=result.spacing_mm,
+        source_frames=result.source_frames,
+        anatomy=result.anatomy,
+        overview=overview,
+    )
+
+
+def _stored_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejected]:
+    stored = source._opened
+    if source.kind == "cohort":
+        builder, verify = stored.builder(), stored.verify
+    else:
+        from mvo_jax.data.phantom.storage import verify_split
+
+        builder, verify = stored, lambda split: verify_split(stored, split)
+    shape = builder.info.features["video"].shape
+    spacing = source.spacing_mm
+    assert spacing is not None
+    fits = target is None or (
+        shape[:2] == (target.frames, target.image_size)
+        and abs(spacing / target.spacing_mm - 1) <= _SAME_SPACING
+    )
+    if target is not None and not fits:
+        have, need = shape[1] * spacing, target.image_size * target.spacing_mm
+        if have < _LEAST_COVER * need:
+            raise UserError(
+                f"the cohort {source.path} shows {have:.0f} mm of each slice, the model was "
+                f"trained on {need:.0f} mm",
+                f"prepare the images again with --image_size={target.image_size} "
+                f"--spacing_mm={target.spacing_mm:.4g}",
+            )
+    for split in source.splits:
+        verify(split)
+        for case in builder.as_data_source(split=split):
+            clip = _stored_clip(case, source, split, spacing)
+            yield clip if target is None or fits else _refit(clip, target)
+
+
+def _stored_clip(case: Mapping[str, Any], source: Source, split: str, spacing: float) -> Clip:
+    mask = case["lge_mask"]
+    return Clip(
+        case_id=case["case_id"].decode(),
+        patient_id=case["patient_id"].decode(),
+        slice_index=int(case["slice_index"]),
+        source=f"{source.path} [{split}]",
+        split=split,
+        video=case["video"],
+        lge_mask=mask if mask.any() else None,
+        label=int(case["label"]),
+        spacing_mm=spacing,
+        source_frames=len(case["video"]),
+    )
+
+
+def _refit(clip: Clip, target: Target) -> Clip | Rejected:
+    """A stored clip in another geometry, its grey values kept."""
+    middle = tuple((n - 1) / 2 for n in clip.video.shape[1:3])
+    mask = clip.lge_mask
+    one = CineSlice(
+        case_id=clip.case_id,
+        patient_id=clip.patient_id,
+        slice_index=clip.slice_index,
+        source=clip.source,
+        cine=clip.video[..., 0],
+        pixel_mm=None if clip.spacing_mm is None else (clip.spacing_mm, clip.spacing_mm),
+        lge_mask=mask,
+        has_mvo=None if mask is None else bool((mask == MVO).any()),
+        centre=(middle[0], middle[1]),
+        label=None if clip.label == UNLABELLED else clip.label,
+    )
+    stored = dataclasses.replace(target, window=(0.0, 255.0), end_diastole_first=False)
+    (result,) = prepare_series([one], stored)
+    return (
+        result if isinstance(result, Rejected) else _clip(result, split=clip.split, overview=None)
+    )
+
+
+def geometry_of(data_config: Any) -> Target:
+    """How clips of a training cohort were made, so that others can be made alike.
+
+    Args:
+        data_config: see ``splits.load_split``.
+
+    Raises:
+        UserError: the prepared cohort cannot be opened.
+    """
+    if data_config.name == "cohort":
+        from mvo_jax.data.cohort.storage import open_cohort  # imports TFDS
+
+        settings = open_cohort(data_config.dir).settings
+        window = settings["window"]
+        return Target(
+            frames=settings["frames"],
+            image_size=settings["image_size"],
+            spacing_mm=settings["spacing_mm"],
+            window=None if window is None else (window[0], window[1]),
+            end_diastole_first=settings["end_diastole_first"],
+        )
+    return Target(
+        frames=data_config.frames,
+        image_size=data_config.image_size,
+        spacing_mm=SIMULATED_FIELD_OF_VIEW_MM / data_config.image_size,
+    )
+
+
+def batched(clips: Iterator[Clip], size: int) -> Iterator[list[Clip]]:
+    """Clips in lists of ``size``; the last may be shorter."""
+    while batch := list(itertools.islice(clips, size)):
+        yield batch

@@ -1,0 +1,412 @@
+"""A folder of images to a prepared cohort: every series once, then the splits, then the files."""
+
+import contextlib
+import csv
+import errno
+import fcntl
+import hashlib
+import io
+import json
+import os
+import shutil
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import tqdm
+
+from mvo_jax.data.cohort.geometry import Target
+from mvo_jax.data.cohort.partition import Partition, check_table_splits, divide
+from mvo_jax.data.cohort.storage import (
+    FORMAT,
+    INDEX,
+    MANIFEST,
+    RECORDS,
+    REJECTED,
+    UNLABELLED_SPLIT,
+    CohortFolder,
+    example_of,
+    file_hashes,
+    open_cohort,
+    write_records,
+)
+from mvo_jax.data.cohort.work import (
+    Recipe,
+    Row,
+    read_case,
+    rejection,
+    result_path,
+    run_all,
+    stored_rows,
+)
+from mvo_jax.data.importers.archive import unpack
+from mvo_jax.data.importers.cine import Options, Series, printable
+from mvo_jax.data.importers.formats import choose_importer
+from mvo_jax.data.importers.table import Table
+from mvo_jax.errors import UserError
+from mvo_jax.files import replace_file
+
+WORK = ".work"
+MANIFEST_COLUMNS = (
+    "case_id", "patient_id", "slice", "label", "split", "source", "spacing_mm", "frames", "sha256",
+    "source_frames", "first_frame", "start_row", "start_column", "step_row", "step_column",
+    "centre_from", "grey_low", "grey_high",
+)  # fmt: skip
+REJECTED_COLUMNS = ("case_id", "patient_id", "source", "cause", "remedy")
+_SECONDS_BETWEEN_LINES = 10
+
+
+def prepare(
+    source: Path,
+    out: Path,
+    *,
+    format: str = "auto",
+    options: Options,
+    target: Target,
+    partition: Partition,
+    jobs: int,
+    strict: bool = False,
+    progress: bool = True,
+) -> CohortFolder:
+    """Prepare a cohort, or go on with one that was interrupted.
+
+    Every series becomes one finished file below ``OUT/.work``; a killed run does only what is
+    missing, and tries again what was rejected. ``cohort.json`` is written last: without it the
+    folder is no cohort. Memory holds one series a process and some hundred bytes a case.
+
+    Args:
+        source: folder, file or ``.zip``.
+        out: the prepared cohort; new, or one that this call began earlier.
+        format: key of ``IMPORTERS`` or ``auto``.
+        options: ``importers.cine.Options``.
+        target: ``geometry.Target``.
+        partition: how cases are divided where the table does not say.
+        jobs: processes.
+        strict: the first case that cannot be prepared ends the run.
+        progress: show progress on stderr.
+
+    Raises:
+        UserError: source, table or output folder cannot be used, nothing could be prepared, or
+            with ``strict`` anything could not.
+    """
+    source, out = source.expanduser().absolute(), out.expanduser().absolute()
+    if not os.path.exists(source):
+        raise UserError(f"{printable(source)} does not exist", "give the folder of your images")
+    settings = _settings(source, format, options, target, partition)
+    if (out / INDEX).is_file():
+        return _already_there(out, settings)
+    with _work_folder(out, settings) as work_folder:
+        folder = unpack(source, work_folder / "source")
+        importer = choose_importer(folder, format)
+        recipe = Recipe(importer.name, options, target, folder)
+        cases, rejected = _read_all(
+            importer.find(folder, options),
+            recipe,
+            work_folder / "series",
+            jobs=jobs,
+            strict=strict,
+            progress=progress,
+        )
+        replace_file(out / REJECTED, _csv(REJECTED_COLUMNS, rejected))
+        if not cases:
+            first = f"; the first: {rejected[0]['cause']}" if rejected else ""
+            raise UserError(
+                f"no case of {source} could be prepared ({len(rejected)} rejected{first})",
+                f"see {out / REJECTED} for all causes"
+                if rejected
+                else "check the folder and --format",
+            )
+        late = _assign(cases, options.table, partition)
+        if late:
+            if strict:
+                raise UserError(late[0]["cause"], late[0]["remedy"])
+            rejected += late
+            cases = [c for c in cases if "split" in c]
+            replace_file(out / REJECTED, _csv(REJECTED_COLUMNS, rejected))
+        _finish(out, work_folder, cases, settings, partition, target)
+    shutil.rmtree(out / WORK, ignore_errors=True)
+    return open_cohort(out)
+
+
+def _settings(
+    source: Path, format: str, options: Options, target: Target, partition: Partition
+) -> Row:
+    """What decides the result, as JSON."""
+    table = options.table.path
+    digest = None if table is None else hashlib.sha256(table.read_bytes()).hexdigest()
+    return {
+        "source": str(source),
+        "format": format,
+        "table": None if table is None else [str(table), digest],
+        "cine_pattern": options.cine_pattern,
+        "mask_pattern": options.mask_pattern,
+        "mask_values": {str(k): v for k, v in options.mask_values.items()},
+        "pixel_mm": options.pixel_mm,
+        "patient_from": options.patient_from,
+        "still_images": options.still_images,
+        "frames": target.frames,
+        "image_size": target.image_size,
+        "spacing_mm": target.spacing_mm,
+        "window": None if target.window is None else list(target.window),
+        "end_diastole_first": target.end_diastole_first,
+        "fractions": list(partition.fractions),
+        "folds": partition.folds,
+        "seed": partition.seed,
+    }
+
+
+def _already_there(out: Path, settings: Row) -> CohortFolder:
+    cohort = open_cohort(out)
+    _compare(out, dict(cohort.settings), settings)
+    shutil.rmtree(out / WORK, ignore_errors=True)  # killed between the last file and the tidying
+    return cohort
+
+
+def _compare(out: Path, old: Row, new: Row) -> None:
+    changed = [f"{k} {old.get(k)} -> {v}" for k, v in new.items() if old.get(k) != v]
+    if changed:
+        raise UserError(
+            f"{out} was prepared with other settings: {'; '.join(changed)[:300]}",
+            "give another --out, or delete that folder",
+        )
+
+
+@contextlib.contextmanager
+def _work_folder(out: Path, settings: Row) -> Iterator[Path]:
+    """The folder of unfinished work, held by this process alone."""
+    work = out / WORK
+    try:
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out} is a file", "give a folder that does not exist yet as --out")
+        if out.is_dir() and any(out.iterdir()) and not work.is_dir():
+            raise UserError(
+                f"{out} is not empty and no cohort", "give a folder that does not exist yet"
+            )
+        work.mkdir(parents=True, exist_ok=True)
+        with (work / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"another process is preparing {out}", "wait for it, or give another --out"
+                ) from None
+            record = work / "settings.json"
+            if record.is_file() and any((work / "series").glob("*/*.json")):
+                _compare(out, json.loads(record.read_text()), settings)
+            else:
+                replace_file(record, json.dumps(settings, indent=2) + "\n")
+            yield work
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"no space is left for {out}", "free some; the same command then goes on"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise UserError(
+                f"{error.filename or out} cannot be used ({error.strerror})",
+                "give an --out that can be written, and check the permissions of the source",
+            ) from error
+        raise
+
+
+def _read_all(
+    found: Iterator[Series],
+    recipe: Recipe,
+    folder: Path,
+    *,
+    jobs: int,
+    strict: bool,
+    progress: bool,
+) -> tuple[list[Row], list[Row]]:
+    """Prepare every series that is not done yet; (accepted, rejected), both sorted by case."""
+    accepted: list[Row] = []
+    rejected: list[Row] = []
+    names: dict[str, str] = {}
+
+    def take(rows: list[Row]) -> None:
+        for row in rows:
+            if "cause" not in row:
+                accepted.append(row)
+                continue
+            if strict:
+                raise UserError(row["cause"], row["remedy"])
+            rejected.append(row)
+
+    def todo() -> Iterator[Series]:
+        for series in found:
+            path = str(series.path)
+            if series.name in names:
+                first = names[series.name]
+                doubles.append(
+                    rejection(
+                        series,
+                        recipe,
+                        f"{path}: the case id {series.name!r} is also that of {first}",
+                        "rename one, or give case ids in a table",
+                    )
+                )
+                continue
+            names[series.name] = path
+            rows = stored_rows(result_path(folder, series), series)
+            if rows is None:
+                yield series
+            else:
+                done.append(rows)
+
+    doubles: list[Row] = []
+    done: list[list[Row]] = []
+    with _progress(enabled=progress) as advance:
+        for _, rows in run_all(todo(), recipe, folder, jobs=jobs):
+            take(rows)
+            advance(len(accepted), len(rejected))
+        for rows in done:
+            take(rows)
+        take(doubles)
+    accepted.sort(key=lambda row: (row["case_id"], row["source"]))
+    unique: list[Row] = []
+    for row in accepted:
+        if unique and unique[-1]["case_id"] == row["case_id"]:
+            take(
+                [
+                    {
+                        **{k: row[k] for k in ("case_id", "patient_id", "source")},
+                        "cause": f"{row['source']}: the case id {row['case_id']!r} is also that of "
+                        f"{unique[-1]['source']}",
+                        "remedy": "rename one, or give case ids in a table",
+                    }
+                ]
+            )
+        else:
+            unique.append(row)
+    rejected.sort(key=lambda row: (row["case_id"], row["source"]))
+    return unique, rejected
+
+
+def _assign(cases: list[Row], table: Table, partition: Partition) -> list[Row]:
+    """Set ``split`` of every case; returns rejections of those that have none."""
+    labelled = [c for c in cases if c["label"] >= 0]
+    for case in cases:
+        if case["label"] < 0:
+            case["split"] = UNLABELLED_SPLIT
+    by_table = any(row.split is not None for row in table.rows.values())
+    if not by_table:
+        labels: dict[str, list[int]] = defaultdict(list)
+        for case in labelled:
+            labels[case["patient_id"]].append(case["label"])
+        splits = divide(labels, partition) if labels else {}
+        for case in labelled:
+            case["split"] = splits[case["patient_id"]]
+        return []
+    late: list[Row] = []
+    seen: dict[str, set[str]] = defaultdict(set)
+    for case in labelled:
+        row = table.row(case["case_id"], case["series"], case["patient_id"])
+        if row is None or row.split is None:
+            late.append(
+                {
+                    **{k: case[k] for k in ("case_id", "patient_id", "source")},
+                    "cause": f"{case['source']}: {table.path} gives {case['case_id']} no split",
+                    "remedy": "give every labelled case a split, or none to have them divided",
+                }
+            )
+            continue
+        case["split"] = row.split
+        seen[case["patient_id"]].add(row.split)
+    check_table_splits(seen)
+    if len(late) == len(cases):
+        raise UserError(late[0]["cause"], late[0]["remedy"])
+    return late
+
+
+def _finish(
+    out: Path, work: Path, cases: list[Row], settings: Row, partition: Partition, target: Target
+) -> None:
+    """Write the files of the cohort, the index last."""
+    cases.sort(key=lambda case: (case["split"], case["case_id"]))
+    counts: dict[str, int] = defaultdict(int)
+    for case in cases:
+        counts[case["split"]] += 1
+    records = work / RECORDS
+    for old in (records, out / RECORDS):
+        shutil.rmtree(old, ignore_errors=True)
+    records.mkdir()
+    write_records(
+        records,
+        ((case["split"], example_of(read_case(work / "series", case), case)) for case in cases),
+        splits=counts,
+        frames=target.frames,
+        image_size=target.image_size,
+    )
+    records.rename(out / RECORDS)
+    manifest = [
+        case
+        | {
+            "slice": case["slice_index"],
+            "label": "" if case["label"] < 0 else case["label"],
+            "spacing_mm": "" if case["spacing_mm"] is None else f"{case['spacing_mm']:.6g}",
+            **{k: f"{case[k]:.6g}" for k in ("step_row", "step_column", "grey_low", "grey_high")},
+        }
+        for case in sorted(cases, key=lambda case: case["case_id"])
+    ]
+    replace_file(out / MANIFEST, _csv(MANIFEST_COLUMNS, manifest))
+    index = {
+        "format": FORMAT,
+        "frames": target.frames,
+        "image_size": target.image_size,
+        "spacing_mm": target.spacing_mm,
+        "folds": partition.folds if any(n.startswith("fold_") for n in counts) else 0,
+        "cases": dict(counts),
+        "positive": {n: sum(c["label"] == 1 for c in cases if c["split"] == n) for n in counts},
+        "settings": settings,
+        "files": file_hashes(out),
+    }
+    replace_file(out / INDEX, json.dumps(index, indent=2) + "\n")
+
+
+def read_rejected(cohort: Path) -> list[Row]:
+    """Rows of a cohort's ``rejected.csv``."""
+    with (cohort / REJECTED).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _csv(columns: tuple[str, ...], rows: list[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: printable(v) for k, v in row.items()} for row in rows)
+    return text.getvalue()
+
+
+@contextlib.contextmanager
+def _progress(*, enabled: bool) -> Iterator[Callable[[int, int], None]]:
+    """A function to call with (accepted, rejected); a bar on a terminal, lines elsewhere."""
+    if not enabled:
+        yield lambda accepted, rejected: None
+    elif sys.stderr.isatty():
+        with tqdm.tqdm(desc="Preparing", unit="series") as bar:
+
+            def advance(accepted: int, rejected: int) -> None:
+                bar.update()
+                bar.set_postfix(cases=accepted, rejected=rejected, refresh=False)
+
+            yield advance
+    else:
+        started = last = time.monotonic()
+        series = 0
+
+        def line(accepted: int, rejected: int) -> None:
+            nonlocal last, series
+            series += 1
+            now = time.monotonic()
+            if now - last >= _SECONDS_BETWEEN_LINES:
+                last = now
+                print(
+                    f"Preparing: {series} series, {accepted} cases, {rejected} rejected, "
+                    f"{now - started:.0f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+
+        yield line

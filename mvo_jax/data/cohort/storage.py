@@ -1,0 +1,251 @@
+"""A prepared cohort on disk: TFDS files, a manifest and what they must hash to.
+
+    COHORT/cohort.json     settings, splits, size and sha256 of every file; written last
+    COHORT/manifest.csv    one row a case
+    COHORT/rejected.csv    one row a case that could not be prepared, with its cause
+    COHORT/tfds/           array_record files, dataset_info.json, features.json
+
+A folder without ``cohort.json`` is not a cohort.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import absl.logging
+import numpy as np
+import tensorflow_datasets as tfds
+
+from mvo_jax.data.phantom.builder import case_features
+from mvo_jax.errors import UserError
+
+FORMAT = 1  # raised whenever an older reader would misunderstand the files
+UNLABELLED_SPLIT = "unlabelled"
+INDEX, MANIFEST, REJECTED, RECORDS = "cohort.json", "manifest.csv", "rejected.csv", "tfds"
+_EXAMPLES_PER_FILE = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class CohortFolder:
+    """A complete prepared cohort.
+
+    Attributes:
+        path: the folder.
+        frames: frames a clip.
+        image_size: pixels along each side.
+        spacing_mm: side of a pixel.
+        folds: number of folds; 0 where the splits are train, validation and test.
+        cases: stored split -> number of cases. Stored splits are train, validation and test, or
+            fold_0, fold_1 and so on; and ``unlabelled``.
+        positive: stored split -> number of cases with MVO.
+        settings: how it was prepared.
+        files: name -> (bytes, sha256).
+    """
+
+    path: Path
+    frames: int
+    image_size: int
+    spacing_mm: float
+    folds: int
+    cases: Mapping[str, int]
+    positive: Mapping[str, int]
+    settings: Mapping[str, Any]
+    files: Mapping[str, tuple[int, str]]
+
+    def stored_splits(self, name: str, fold: int = 0) -> list[str]:
+        """The stored splits that make up a split.
+
+        With folds, fold number ``fold`` is the test split, the next one validation, the others
+        train.
+
+        Args:
+            name: train, validation, test or unlabelled.
+            fold: which fold is the test split; only of a cohort with folds.
+
+        Raises:
+            UserError: the cohort has no such split or fold.
+        """
+        if self.folds and name != UNLABELLED_SPLIT:
+            if not 0 <= fold < self.folds:
+                raise UserError(
+                    f"data.fold is {fold}; the cohort {self.path} has {self.folds} folds",
+                    f"set --config.data.fold to 0 to {self.folds - 1}",
+                )
+            test, validation = f"fold_{fold}", f"fold_{(fold + 1) % self.folds}"
+            rest = [f"fold_{i}" for i in range(self.folds)]
+            rest = [n for n in rest if n not in (test, validation)]
+            splits = {"train": rest, "validation": [validation], "test": [test]}
+            if name in splits:
+                return splits[name]
+        elif name in self.cases:
+            return [name]
+        known = "train, validation, test" if self.folds else ", ".join(self.cases)
+        if set(self.cases) == {UNLABELLED_SPLIT}:
+            raise UserError(
+                f"the cohort {self.path} has no split {name!r}: its {self.cases[UNLABELLED_SPLIT]} "
+                "cases are unlabelled",
+                "training and evaluation need LGE masks; prepare with them, or use this cohort for "
+                "prediction only",
+            )
+        raise UserError(
+            f"the cohort {self.path} has no split {name!r}",
+            f"it has: {known}; prepare again with --fractions or a split column to change that",
+        )
+
+    def builder(self) -> tfds.core.DatasetBuilder:
+        """The TFDS builder; ``as_data_source(split=STORED_SPLIT)`` reads cases at random."""
+        with quiet_tfds():
+            return tfds.builder_from_directory(self.path / RECORDS)
+
+    def verify(self, stored_split: str) -> None:
+        """Check the content of a split's files against what was written.
+
+        Raises:
+            UserError: a file has changed.
+        """
+        for name, (_, digest) in self.files.items():
+            mine = name.startswith(f"{RECORDS}/cohort-{stored_split}.")
+            if mine and sha256(self.path / name) != digest:
+                raise _damaged(self.path, name, "has changed since it was written")
+
+
+def open_cohort(path: str | os.PathLike) -> CohortFolder:
+    """Open a prepared cohort and check that every file is there in its full size.
+
+    Raises:
+        UserError: no cohort, one still being prepared, of a newer version, or damaged.
+    """
+    folder = Path(path).expanduser().absolute()
+    index = folder / INDEX
+    if not index.is_file():
+        if (folder / ".work").is_dir():
+            raise UserError(
+                f"the cohort {folder} is not finished",
+                "repeat the command that prepares it; it goes on where it stopped",
+            )
+        raise UserError(
+            f"{folder} is no prepared cohort ({INDEX} is missing)",
+            "make one with: python -m mvo_jax prepare SOURCE --out COHORT",
+        )
+    try:
+        content = json.loads(index.read_text())
+        if content["format"] != FORMAT:
+            raise UserError(
+                f"{index} has format {content['format']}, this version reads {FORMAT}",
+                "prepare the cohort again with this version",
+            )
+        cohort = CohortFolder(
+            path=folder,
+            frames=int(content["frames"]),
+            image_size=int(content["image_size"]),
+            spacing_mm=float(content["spacing_mm"]),
+            folds=int(content["folds"]),
+            cases={str(k): int(v) for k, v in content["cases"].items()},
+            positive={str(k): int(v) for k, v in content["positive"].items()},
+            settings=content["settings"],
+            files={k: (int(v["bytes"]), str(v["sha256"])) for k, v in content["files"].items()},
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(folder, INDEX, "cannot be read") from error
+    for name, (size, digest) in cohort.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise _damaged(folder, name, "is missing")
+        if file.stat().st_size != size:
+            raise _damaged(folder, name, f"has {file.stat().st_size} bytes instead of {size}")
+        # Case files are hashed when they are read, see ``verify``.
+        if file.suffix == ".json" and sha256(file) != digest:
+            raise _damaged(folder, name, "has changed since it was written")
+    return cohort
+
+
+def write_records(
+    folder: Path,
+    examples: Iterable[tuple[str, Mapping[str, Any]]],
+    *,
+    splits: Iterable[str],
+    frames: int,
+    image_size: int,
+) -> None:
+    """Write TFDS files, one example in memory at a time.
+
+    Args:
+        folder: empty folder.
+        examples: (stored split, example of ``case_features``).
+        splits: names of all stored splits.
+        frames: frames a clip.
+        image_size: pixels along each side.
+    """
+    info = tfds.core.DatasetInfo(
+        builder=tfds.core.DatasetIdentity(
+            name="cohort",
+            version=tfds.core.Version("1.0.0"),
+            data_dir=str(folder),
+            module_name=__name__,
+        ),
+        description="Short-axis cine prepared by mvo_jax.",
+        features=case_features(frames, image_size, ()),
+        disable_shuffling=True,
+    )
+    with quiet_tfds():
+        # download_and_prepare keeps up to 1 GB of examples in memory; this writer keeps one.
+        writer = tfds.core.SequentialWriter(
+            info, max_examples_per_shard=_EXAMPLES_PER_FILE, file_format="array_record"
+        )
+        writer.initialize_splits(list(splits))
+        for split, example in examples:
+            writer.add_examples({split: [dict(example)]})
+        writer.close_all()
+
+
+def example_of(arrays: Mapping[str, np.ndarray], row: Mapping[str, Any]) -> dict[str, Any]:
+    """An example of ``case_features`` from a prepared case."""
+    return {
+        "video": arrays["video"],
+        "lge_mask": arrays["lge_mask"],
+        "label": int(row["label"]),
+        "case_id": row["case_id"],
+        "patient_id": row["patient_id"],
+        "slice_index": int(row["slice_index"]),
+        "features": {},
+    }
+
+
+def file_hashes(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every file of a cohort but the index."""
+    files = [folder / MANIFEST, folder / REJECTED, *sorted((folder / RECORDS).iterdir())]
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in files
+    }
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damaged(folder: Path, name: str, what: str) -> UserError:
+    return UserError(
+        f"the cohort is damaged: {folder / name} {what}",
+        f"delete the folder {folder} and prepare it again",
+    )
+
+
+@contextlib.contextmanager
+def quiet_tfds() -> Iterator[None]:
+    """Keep TFDS from printing and drawing bars of its own."""
+    verbosity = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    tfds.disable_progress_bar()
+    try:
+        yield
+    finally:
+        tfds.enable_progress_bar()
+        absl.logging.set_verbosity(verbosity)

@@ -1,0 +1,105 @@
+"""ACDC: ``patientNNN/patientNNN_4d.nii.gz`` with masks at end-diastole and end-systole.
+
+Mask values 1 RV, 2 LV myocardium, 3 LV cavity; frame numbers in ``Info.cfg`` and in names count
+from 1. There is no LGE: cases are prepared for prediction, without label.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mvo_jax.data.importers.cine import CineSlice, Importer, Options, Series, map_mask, printable
+from mvo_jax.data.importers.nifti import to_slices
+from mvo_jax.data.importers.volume import read_volume
+from mvo_jax.data.importers.walk import files_below
+from mvo_jax.errors import UserError
+
+_CINE = re.compile(r"(patient\d+)_4d\.nii(\.gz)?")
+_ANATOMY = {0: 0, 1: 0, 2: 2, 3: 1}  # the RV is not part of the project's anatomy
+
+
+def recognise(source: Path) -> bool:
+    """A folder with ``patientNNN_4d.nii.gz`` somewhere below."""
+    return source.is_dir() and any(_CINE.fullmatch(p.name) for p in files_below(source))
+
+
+def find(source: Path, options: Options) -> Iterator[Series]:
+    """One series a patient."""
+    del options
+    for path in files_below(source):
+        match = _CINE.fullmatch(path.name)
+        if match:
+            yield Series(match[1], path, match[1])
+
+
+def read_info(path: Path) -> dict[str, str]:
+    """``Info.cfg``: lines ``KEY: VALUE``."""
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except OSError as error:
+        raise UserError(
+            f"{printable(path)} cannot be read ({error.strerror})",
+            "keep Info.cfg beside the images; it names end-diastole",
+        ) from error
+    pairs = (line.partition(":") for line in lines)
+    return {key.strip(): value.strip() for key, colon, value in pairs if colon}
+
+
+def load(series: Series, options: Options) -> list[CineSlice]:
+    """Read a patient."""
+    del options
+    cine = read_volume(series.path, axes=4)
+    info = read_info(series.path.parent / "Info.cfg")
+    anatomy: dict[int, np.ndarray] = {}
+    frames = len(cine.data)
+    numbers = {}
+    for key in ("ED", "ES"):
+        if not info.get(key, "").isdigit() or not 1 <= int(info[key]) <= frames:
+            raise UserError(
+                f"{printable(series.path.parent / 'Info.cfg')}: {key} is {info.get(key)!r} of "
+                f"{frames} frames",
+                "frame numbers count from 1; copy the file again",
+            )
+        numbers[key] = int(info[key]) - 1
+        suffix = series.path.name.removeprefix(f"{series.name}_4d")
+        path = series.path.with_name(f"{series.name}_frame{int(info[key]):02d}_gt{suffix}")
+        if path.exists():
+            mask = read_volume(path, axes=3)
+            if mask.data.shape[1:] != cine.data.shape[1:]:
+                raise UserError(
+                    f"{printable(path)} has another shape than the cine", "copy both again"
+                )
+            anatomy[numbers[key]] = map_mask(path, mask.data[0], _ANATOMY, what="anatomy")
+    check_cavity_inside(series.path, anatomy)
+    return to_slices(series, cine, None, anatomy=anatomy, end_diastole=numbers["ED"])
+
+
+def check_cavity_inside(path: Path, anatomy: dict[int, np.ndarray]) -> None:
+    """Find label maps that swap the LV cavity and the RV, as ACDC and M&Ms do to each other.
+
+    The cavity of the left ventricle touches its myocardium along most of its border; the right
+    ventricle's does not.
+
+    Raises:
+        UserError: the labels are those of the other data set.
+    """
+    for mask in anatomy.values():
+        cavity, muscle = mask == 1, mask == 2
+        if not cavity.any() or not muscle.any():
+            continue
+        touching = total = 0
+        for axis, by in ((-1, 1), (-1, -1), (-2, 1), (-2, -1)):
+            beside = np.roll(muscle, by, axis), np.roll(cavity, by, axis)
+            touching += int((cavity & beside[0]).sum())
+            total += int((cavity & ~beside[1]).sum())
+        if touching < total / 2:
+            raise UserError(
+                f"{printable(path)}: the LV cavity is not inside the myocardium; ACDC and M&Ms "
+                "number their labels in opposite order",
+                "give the right --format: acdc (1 RV, 3 LV) or mnms, mnms2 (1 LV, 3 RV)",
+            )
+
+
+ACDC = Importer("acdc", "ACDC, cine with masks at two phases, no LGE", recognise, find, load)

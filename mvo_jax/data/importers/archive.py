@@ -1,0 +1,80 @@
+"""A ``.zip`` as a source, unpacked without trusting it."""
+
+import shutil
+import stat
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from mvo_jax.data.importers.cine import printable
+from mvo_jax.errors import UserError
+
+MAX_ARCHIVE_BYTES = 1 << 40  # unpacked; free space on the disk is the tighter limit
+_MAX_RATIO = 200  # of unpacked to packed; images reach 20, bombs 1000 and more
+_MAX_NAMES = 10_000_000
+
+
+def unpack(source: Path, scratch: Path) -> Path:
+    """A folder with the content of a source: the source itself unless it is a ``.zip``.
+
+    Args:
+        source: folder, image file or ``.zip``.
+        scratch: where an archive is unpacked to; made anew.
+
+    Returns:
+        The folder to read.
+
+    Raises:
+        UserError: the archive is damaged, holds paths that lead out of it, links, encrypted or
+            duplicate names, or would not fit on the disk.
+    """
+    if source.suffix.lower() != ".zip" or not source.is_file():
+        return source
+    name, done = printable(source), scratch / ".unpacked"
+    if done.is_file():  # by an earlier run that was interrupted later
+        return scratch
+    try:
+        with zipfile.ZipFile(source) as archive:
+            items = archive.infolist()
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir(parents=True)
+            _check(name, items, source.stat().st_size, shutil.disk_usage(scratch).free)
+            for item in items:
+                archive.extract(item, scratch)
+            done.touch()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise UserError(f"{name} is no sound .zip ({error})", "copy it again") from error
+    except UserError:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    except OSError as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise UserError(
+            f"{name} cannot be unpacked to {printable(scratch)} ({error.strerror or error})",
+            "free some space, or unpack it yourself and give the folder",
+        ) from error
+    return scratch
+
+
+def _check(name: str, items: list[zipfile.ZipInfo], packed: int, free: int) -> None:
+    def bad(cause: str) -> UserError:
+        return UserError(f"{name} {cause}", "unpack it yourself and give the folder")
+
+    total, seen = 0, set()
+    for item in items:
+        path = PurePosixPath(item.filename.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or ":" in item.filename:
+            raise bad(f"holds the path {printable(item.filename)!r}, which leads out of it")
+        if stat.S_ISLNK(item.external_attr >> 16):
+            raise bad(f"holds the link {printable(item.filename)!r}")
+        if item.flag_bits & 1:
+            raise bad("is encrypted")
+        if path in seen:
+            raise bad(f"holds {printable(item.filename)!r} twice")
+        seen.add(path)
+        total += item.file_size
+    if len(items) > _MAX_NAMES or total > max(packed * _MAX_RATIO, 1 << 24):
+        raise bad(f"would unpack to {total:,} bytes, {total // max(packed, 1)} times its size")
+    if total > min(free, MAX_ARCHIVE_BYTES):
+        raise bad(f"would unpack to {total:,} bytes; {free:,} are free")

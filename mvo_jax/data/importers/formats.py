@@ -1,0 +1,119 @@
+"""The table of formats, and how a source's format is told."""
+
+import dataclasses
+from pathlib import Path
+
+from mvo_jax.data.importers.acdc import ACDC
+from mvo_jax.data.importers.cine import CineSlice, Importer, Options, Series, printable
+from mvo_jax.data.importers.dicom import DICOM
+from mvo_jax.data.importers.emidec import EMIDEC
+from mvo_jax.data.importers.mnms import MNMS, MNMS2
+from mvo_jax.data.importers.nifti import NIFTI
+from mvo_jax.data.importers.npz import NPZ
+from mvo_jax.data.importers.png_layout import PNG
+from mvo_jax.data.importers.segment_mat import SEGMENT
+from mvo_jax.data.importers.shefpah import SHEFPAH
+from mvo_jax.data.importers.sunnybrook import SUNNYBROOK
+from mvo_jax.data.importers.walk import what_is_there
+from mvo_jax.errors import UserError
+
+# Layouts before the general formats they are made of: the first that recognises a source is taken.
+IMPORTERS: dict[str, Importer] = {
+    importer.name: importer
+    for importer in (
+        ACDC,
+        MNMS,
+        MNMS2,
+        EMIDEC,
+        SUNNYBROOK,
+        SHEFPAH,
+        PNG,
+        SEGMENT,
+        DICOM,  # before NIfTI: masks of a DICOM cine are NIfTI files
+        NIFTI,
+        NPZ,
+    )
+}
+
+
+def choose_importer(source: Path, name: str = "auto") -> Importer:
+    """The importer of a source.
+
+    Args:
+        source: folder or file.
+        name: key of ``IMPORTERS``, or ``auto`` to go by what is there.
+
+    Raises:
+        UserError: the source does not exist or is not recognised, or there is no such format.
+    """
+    if name not in ("auto", *IMPORTERS):
+        raise UserError(
+            f"there is no format {name!r}", f"formats are: auto, {', '.join(IMPORTERS)}"
+        )
+    try:
+        exists = source.exists()
+    except OSError:  # links in a circle, or a name too long
+        exists = False
+    if not exists:
+        raise UserError(f"{printable(source)} does not exist", "give the folder of your images")
+    if name != "auto":
+        return IMPORTERS[name]
+    for importer in IMPORTERS.values():
+        if importer.recognise(source):
+            return importer
+    raise UserError(
+        f"{printable(source)} is in no format that is recognised: it holds {what_is_there(source)}",
+        f"say which with --format: {', '.join(IMPORTERS)}",
+    )
+
+
+def load_series(importer: Importer, series: Series, options: Options) -> list[CineSlice]:
+    """Read a series and add what the user's table says about it.
+
+    Raises:
+        UserError: it cannot be read; the message names the file.
+    """
+    for text in (series.name, str(series.path)):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{printable(series.path)}: the name is not UTF-8", "rename the file or folder"
+            ) from error
+    try:
+        slices = importer.load(series, options)
+    except MemoryError as error:
+        raise UserError(
+            f"{printable(series.path)} does not fit into memory", "use fewer --jobs"
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"{printable(error.filename or series.path)} cannot be read "
+            f"({error.strerror or error})",
+            "check the file and its permissions",
+        ) from error
+    if not slices:
+        raise UserError(
+            f"{printable(series.path)} holds no short-axis cine", "leave it out of the source"
+        )
+    return [_with_row(one, series, options) for one in slices]
+
+
+def series_label(series: Series, slices: list[CineSlice], options: Options) -> int | None:
+    """What the table says of a whole series or its patient; 1 means MVO in some slice."""
+    row = options.table.row(series.name, *(s.patient_id for s in slices[:1]))
+    return None if row is None else row.label
+
+
+def _with_row(one: CineSlice, series: Series, options: Options) -> CineSlice:
+    own = options.table.row(one.case_id)
+    row = own or options.table.row(series.name, one.patient_id)
+    if row is None:
+        return one
+    changes = {
+        "centre": row.centre,
+        "end_diastole": row.end_diastole,
+        "patient_id": row.patient_id,
+        "label": None if own is None else own.label,
+    }
+    return dataclasses.replace(one, **{k: v for k, v in changes.items() if v is not None})

@@ -1,0 +1,205 @@
+"""NIfTI: 4-D cine (X, Y, Z, T) and 3-D LGE masks, paired by a table or by their names."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mvo_jax.data.importers.cine import (
+    MVO,
+    CineSlice,
+    Importer,
+    Options,
+    Series,
+    map_mask,
+    printable,
+    slice_name,
+)
+from mvo_jax.data.importers.volume import Volume, mask_on_cine, read_volume
+from mvo_jax.data.importers.walk import files_below
+from mvo_jax.errors import UserError
+
+CINE_PATTERN = "**/{case}_cine.nii*"
+MASK_PATTERN = "**/{case}_lge_mask.nii*"
+SUFFIXES = (".nii", ".nii.gz")
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file is named like a NIfTI image."""
+    return path.name.endswith(SUFFIXES)
+
+
+def stem(path: Path) -> str:
+    """Name of a NIfTI file without its suffixes."""
+    return re.sub(r"\.nii(\.gz)?$", "", path.name)
+
+
+def recognise(source: Path) -> bool:
+    """A NIfTI file, or a folder that holds one."""
+    if source.is_file():
+        return is_nifti(source)
+    return any(is_nifti(path) for path in files_below(source))
+
+
+def pattern_to_regex(pattern: str) -> re.Pattern[str]:
+    """A path pattern: ``{case}`` and ``{patient}`` are names, ``*`` and ``**`` as in the shell.
+
+    Raises:
+        UserError: no ``{case}``, or a placeholder that does not exist.
+    """
+    if "{case}" not in pattern:
+        raise UserError(
+            f"the pattern {pattern!r} has no {{case}}", "write for example '{case}_cine.nii.gz'"
+        )
+    out, seen = "", set()
+    for part in re.split(r"(\*\*/|\*|\{[^}]*\})", pattern):
+        if part == "**/":
+            out += "(?:.*/)?"
+        elif part == "*":
+            out += "[^/]*"
+        elif part in ("{case}", "{patient}"):
+            group = part[1:-1]
+            out += f"(?P={group})" if group in seen else f"(?P<{group}>[^/]+)"
+            seen.add(group)
+        elif part.startswith("{"):
+            raise UserError(
+                f"the pattern {pattern!r} has {part}", "placeholders are {case} and {patient}"
+            )
+        else:
+            out += re.escape(part)
+    return re.compile(out)
+
+
+def find(source: Path, options: Options) -> Iterator[Series]:
+    """Cine files by the table's column ``cine``, by a pattern, or a single file."""
+    if source.is_file():
+        yield Series(name=stem(source), path=source)
+        return
+    rows = [row for row in options.table.rows.values() if row.cine is not None]
+    if rows:
+        for row in rows:
+            assert row.cine is not None
+            path = below(source, row.cine, options.table.path)
+            detail = (
+                {} if row.mask is None else {"mask": below(source, row.mask, options.table.path)}
+            )
+            yield Series(row.case_id or stem(path), path, row.patient_id, detail)
+        return
+    cine = pattern_to_regex(options.cine_pattern or CINE_PATTERN)
+    masks = find_masks(source, options)
+    taken = set(masks.values())
+    found = False
+    for path in files_below(source):
+        match = cine.fullmatch(path.relative_to(source).as_posix())
+        if match and path not in taken:
+            found = True
+            case = match["case"]
+            detail = {"mask": masks[case]} if case in masks else {}
+            yield Series(case, path, match.groupdict().get("patient"), detail)
+    if not found:
+        names = [printable(p.relative_to(source)) for p in files_below(source) if is_nifti(p)]
+        raise UserError(
+            f"no cine below {printable(source)} is named like "
+            f"{options.cine_pattern or CINE_PATTERN}; there are {', '.join(names[:3]) or 'none'}",
+            "give --cine_pattern and --mask_pattern, or a --table with columns cine and mask",
+        )
+
+
+def find_masks(source: Path, options: Options) -> dict[str, Path]:
+    """Case -> mask file, by the mask pattern.
+
+    Raises:
+        UserError: two masks of one case.
+    """
+    pattern = pattern_to_regex(options.mask_pattern or MASK_PATTERN)
+    masks: dict[str, Path] = {}
+    for path in files_below(source):
+        match = pattern.fullmatch(path.relative_to(source).as_posix())
+        if match is None:
+            continue
+        case = match["case"]
+        if case in masks:
+            raise UserError(
+                f"{printable(path)} and {printable(masks[case])} are both masks of {case!r}",
+                "make the name in --mask_pattern unique, or pair them in a table",
+            )
+        masks[case] = path
+    return masks
+
+
+def below(source: Path, name: str, table: Path | None) -> Path:
+    """A path that a table names, which must stay below the source.
+
+    Raises:
+        UserError: it is absolute or leads out with ``..``.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(
+            f"{table}: the path {name!r} leads out of {printable(source)}",
+            "give paths relative to the source folder",
+        )
+    return source / name
+
+
+def load(series: Series, options: Options) -> list[CineSlice]:
+    """Read a cine and its mask."""
+    cine = read_volume(series.path, axes=4)
+    mask = None
+    if "mask" in series.detail:
+        mask = read_mask(series.detail["mask"], options)
+    return to_slices(series, cine, mask)
+
+
+def read_mask(path: Path, options: Options) -> Volume:
+    """A 3-D mask in the project's values."""
+    volume = read_volume(path, axes=3)
+    return with_data(volume, map_mask(path, volume.data, options.mask_values))
+
+
+def with_data(volume: Volume, data: np.ndarray) -> Volume:
+    """The same geometry with other values."""
+    return Volume(volume.path, data, volume.affine, volume.pixel_mm, volume.oriented)
+
+
+def to_slices(
+    series: Series,
+    cine: Volume,
+    mask: Volume | None,
+    *,
+    anatomy: dict[int, np.ndarray] | None = None,
+    end_diastole: int | None = None,
+) -> list[CineSlice]:
+    """Slices of a 4-D cine.
+
+    Args:
+        series: what is read.
+        cine: ``data`` is ``[T, Z, H, W]``.
+        mask: LGE mask in the project's values.
+        anatomy: frame -> uint8 ``[Z, H, W]``, 1 LV cavity, 2 LV myocardium.
+        end_diastole: 0-based frame.
+    """
+    count = cine.data.shape[1]
+    on_grid, own = (None, None) if mask is None else mask_on_cine(mask, cine)
+    out = []
+    for z in range(count):
+        drawn = {t: m[z] for t, m in (anatomy or {}).items() if m[z].any()}
+        out.append(
+            CineSlice(
+                case_id=slice_name(series.name, z, count),
+                patient_id=series.patient_id or series.name,
+                slice_index=z,
+                source=str(series.path),
+                cine=cine.data[:, z],
+                pixel_mm=cine.pixel_mm,
+                lge_mask=None if on_grid is None else on_grid[z],
+                has_mvo=None if own is None else bool((own[z] == MVO).any()),
+                anatomy=drawn,
+                end_diastole=end_diastole,
+                position_mm=z * cine.slice_mm,
+            )
+        )
+    return out
+
+
+NIFTI = Importer("nifti", "NIfTI 4-D cine with 3-D LGE masks", recognise, find, load)

@@ -1,0 +1,134 @@
+"""The PNG layout of the released code: ``<case>_FF_input.png`` and one ``<case>_FF_gt.png``.
+
+FF is the frame in two digits; frames are taken in that order, the frame of the mask is the key
+frame. Mask values 0 background, 1 infarct, 2 MVO, 3 myocardium, 255 ignored (taken as background).
+Inputs and masks may lie in one folder or in two (``img_dir``, ``ann_dir``), at any depth.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mvo_jax.data.importers.cine import (
+    MVO,
+    CineSlice,
+    Importer,
+    Options,
+    Series,
+    check_size,
+    map_mask,
+    printable,
+)
+from mvo_jax.data.importers.walk import files_below
+from mvo_jax.errors import UserError
+
+_FILE = re.compile(r"(.+)_(\d\d)_(input|gt)\.png")
+_VALUES = {0: 0, 1: 1, 2: 2, 3: 3, 255: 0}
+
+
+def recognise(source: Path) -> bool:
+    """A folder with a file that is named so."""
+    return source.is_dir() and any(_FILE.fullmatch(p.name) for p in files_below(source))
+
+
+def find(source: Path, options: Options) -> Iterator[Series]:
+    """One series a case, with or without a mask."""
+    del options
+    inputs: dict[str, dict[int, Path]] = {}
+    masks: dict[str, list[Path]] = {}
+    for path in files_below(source):
+        match = _FILE.fullmatch(path.name)
+        if match is None:
+            continue
+        case, frame = match[1], int(match[2])
+        if match[3] == "gt":
+            masks.setdefault(case, []).append(path)
+        elif frame in inputs.setdefault(case, {}):
+            raise UserError(
+                f"{printable(path)} and {printable(inputs[case][frame])} are the same frame",
+                "give each case a name of its own",
+            )
+        else:
+            inputs[case][frame] = path
+    for case in sorted(inputs.keys() | masks.keys()):
+        frames = inputs.get(case, {})
+        of_case = masks.get(case, [])
+        first = next(iter([*frames.values(), *of_case]))
+        yield Series(case, first, None, {"frames": frames, "masks": of_case})
+
+
+def load(series: Series, options: Options) -> list[CineSlice]:
+    """Read the frames and the mask of a case."""
+    frames, masks = series.detail["frames"], series.detail["masks"]
+    if len(masks) > 1:
+        raise UserError(
+            f"{printable(masks[1])}: case {series.name} has {len(masks)} masks",
+            "keep one _gt.png a case",
+        )
+    numbers = sorted(frames)
+    if not numbers:
+        raise UserError(
+            f"{printable(series.path)}: case {series.name} has a mask and no _input.png",
+            "add the frames, or leave the mask out",
+        )
+    missing = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
+    if missing:
+        raise UserError(
+            f"{printable(series.path)}: case {series.name} lacks frames {missing[:8]}",
+            "add <case>_FF_input.png for every frame",
+        )
+    images = [read_png(frames[n]) for n in numbers]
+    if len({image.shape for image in images}) > 1:
+        raise UserError(
+            f"{printable(series.path)}: frames of case {series.name} differ in size",
+            "export all frames in one size",
+        )
+    mask = None
+    if masks:
+        mask = map_mask(masks[0], read_png(masks[0]), options.mask_values or _VALUES)
+    spacing = None if options.pixel_mm is None else (options.pixel_mm, options.pixel_mm)
+    return [
+        CineSlice(
+            case_id=series.name,
+            patient_id=series.name,
+            slice_index=0,
+            source=str(series.path),
+            cine=np.stack(images),
+            pixel_mm=spacing,
+            lge_mask=mask,
+            has_mvo=None if mask is None else bool((mask == MVO).any()),
+        )
+    ]
+
+
+def read_png(path: Path) -> np.ndarray:
+    """A grey (or palette) image of 8 or 16 bits, ``[H, W]``.
+
+    Raises:
+        UserError: damaged, too large, or colour.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    name = printable(path)
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            check_size(path, image.width * image.height)
+            if image.mode not in ("L", "P", "1", "I;16", "I"):
+                raise UserError(f"{name} is a colour image ({image.mode})", "export grey images")
+            return np.asarray(image).astype(np.uint8 if image.mode == "1" else None)
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise UserError(
+            f"{name} cannot be read as PNG ({printable(error)[:120]})", "copy it again"
+        ) from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise UserError(
+            f"{name} cannot be read as PNG ({printable(error)[:120]})",
+            "copy it again; it may be cut off",
+        ) from error
+
+
+PNG = Importer("png", "the released code's PNG layout", recognise, find, load)

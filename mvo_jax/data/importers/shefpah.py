@@ -1,0 +1,108 @@
+"""ShefPAH-179: ``SA_64x64/DICOM/Subject_N/Phase_1..20.dcm`` and ``landmarks_64x64.csv``.
+
+Short-axis cine of 20 phases for pulmonary hypertension. Its ``Group`` is another disease than MVO,
+so cases are prepared for prediction, without label; the middle of the landmarks is the centre of
+the crop.
+"""
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mvo_jax.data.importers import dicom
+from mvo_jax.data.importers.cine import CineSlice, Importer, Options, Series, printable
+from mvo_jax.errors import UserError
+
+_PHASE = re.compile(r"Phase_(\d+)\.dcm", re.IGNORECASE)
+_SUBJECT = re.compile(r"Subject_(\d+)", re.IGNORECASE)
+
+
+def _folder(source: Path) -> Path | None:
+    for path in (source / "DICOM", source / "SA_64x64" / "DICOM", source):
+        if path.is_dir() and any(path.glob("Subject_*")):
+            return path
+    return None
+
+
+def recognise(source: Path) -> bool:
+    """Folders ``Subject_N``, perhaps below ``SA_64x64/DICOM``."""
+    return source.is_dir() and _folder(source) is not None
+
+
+def find(source: Path, options: Options) -> Iterator[Series]:
+    """One series a subject, in the order of their numbers."""
+    del options
+    folder = _folder(source)
+    if folder is None:
+        raise UserError(
+            f"{printable(source)} has no folders Subject_N", "give the folder of ShefPAH-179"
+        )
+    centres = read_landmarks(folder.parent / "landmarks_64x64.csv")
+    subjects = [(int(m[1]), p) for p in folder.iterdir() if (m := _SUBJECT.fullmatch(p.name))]
+    for number, path in sorted(subjects):
+        centre = centres.get(number)
+        yield Series(path.name, path, path.name, {} if centre is None else {"centre": centre})
+
+
+def read_landmarks(path: Path) -> dict[int, tuple[float, float]]:
+    """Subject number -> middle of its landmarks (row, column); empty without the file.
+
+    The subject is the first column; landmark columns come in pairs x, y.
+    """
+    if not path.is_file():
+        return {}
+    out = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            header = next(reader)
+            skip = {i for i, name in enumerate(header) if i == 0 or name.strip().lower() == "group"}
+            for cells in reader:
+                number = re.search(r"\d+", cells[0])
+                values = [float(c) for i, c in enumerate(cells) if i not in skip and c.strip()]
+                if number is None or len(values) < 2 or len(values) % 2:
+                    raise ValueError(f"line {reader.line_num}")
+                points = np.array(values).reshape(-1, 2)
+                out[int(number[0])] = (float(points[:, 1].mean()), float(points[:, 0].mean()))
+    except (ValueError, IndexError, StopIteration, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"{printable(path)} cannot be read ({error})",
+            "it has a subject, x and y of three landmarks, and Group",
+        ) from error
+    return out
+
+
+def load(series: Series, options: Options) -> list[CineSlice]:
+    """Read the phases of a subject in the order of their numbers."""
+    phases = sorted(
+        (int(m[1]), p) for p in series.path.iterdir() if (m := _PHASE.fullmatch(p.name))
+    )
+    numbers = [n for n, _ in phases]
+    if not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        raise UserError(
+            f"{printable(series.path)} has the phases {numbers}", "add the missing Phase_N.dcm"
+        )
+    images = []
+    for _, path in phases:
+        images += [next(iter(dicom.read_headers(path)))]
+    cine = dicom.read_pixels([dicom.Slice(tuple(images))])[0]
+    spacing = images[0].spacing
+    if options.pixel_mm is not None:
+        spacing = (options.pixel_mm, options.pixel_mm)
+    return [
+        CineSlice(
+            case_id=series.name,
+            patient_id=series.name,
+            slice_index=0,
+            source=str(series.path),
+            cine=cine,
+            pixel_mm=spacing,
+            centre=series.detail.get("centre"),
+        )
+    ]
+
+
+SHEFPAH = Importer("shefpah", "ShefPAH-179, cine with landmarks, no LGE", recognise, find, load)

@@ -1,0 +1,91 @@
+"""Sunnybrook Cardiac Data: DICOM cine with expert contours.
+
+    dicom/SCD0000101/81.dcm                                          patient's images
+    contours/link.csv                                                patient_id,original_id
+    contours/SC-HF-I-1/i-contours/IM-0001-0099-icontour-manual.txt   endocardium of 99.dcm
+    contours/SC-HF-I-1/o-contours/IM-0001-0099-ocontour-manual.txt   epicardium of 99.dcm
+
+A line of a contour is ``x y``: column and row in pixels.
+"""
+
+import csv
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mvo_jax.data.importers import dicom
+from mvo_jax.data.importers.cine import CineSlice, Importer, Options, Series, printable
+from mvo_jax.data.importers.contours import anatomy_of
+from mvo_jax.errors import UserError
+
+_NAME = re.compile(r"IM-\d+-(\d+)-([io])contour-manual\.txt")
+
+
+def recognise(source: Path) -> bool:
+    """The folders ``dicom`` and ``contours`` with ``link.csv``."""
+    return (source / "dicom").is_dir() and (source / "contours" / "link.csv").is_file()
+
+
+def find(source: Path, options: Options) -> Iterator[Series]:
+    """One series a patient."""
+    link = source / "contours" / "link.csv"
+    try:
+        with link.open(encoding="utf-8-sig", newline="") as file:
+            original = {row["patient_id"]: row["original_id"] for row in csv.DictReader(file)}
+    except (OSError, KeyError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{printable(link)} cannot be read ({error})", "columns are patient_id,original_id"
+        ) from error
+    for series in dicom.find(source / "dicom", options):
+        folder = source / "contours" / original.get(series.name, series.name)
+        detail = {**series.detail, **({"contours": folder} if folder.is_dir() else {})}
+        yield dataclasses.replace(series, detail=detail)
+
+
+def load(series: Series, options: Options) -> list[CineSlice]:
+    """Read the stack, and the contours as masks of the frames they were drawn on."""
+    slices = dicom.load(series, options)
+    if "contours" not in series.detail:
+        return slices
+    contours = read_contours(series.detail["contours"])
+    out = []
+    for one, stack in zip(slices, dicom.read_stack(series, options), strict=True):
+        anatomy = {}
+        flip_rows, flip_columns = dicom.flipped(stack.first)
+        for t, image in enumerate(stack.images):
+            number = re.search(r"(\d+)$", image.path.stem)
+            drawn = contours.get(int(number[1]), {}) if number else {}
+            if drawn:
+                mask = anatomy_of(drawn.get("i"), drawn.get("o"), image.shape)
+                anatomy[t] = mask[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+        out.append(dataclasses.replace(one, anatomy=anatomy))
+    return out
+
+
+def read_contours(folder: Path) -> dict[int, dict[str, np.ndarray]]:
+    """Image number -> ``i`` and ``o`` -> float ``[N, 2]`` (row, column)."""
+    out: dict[int, dict[str, np.ndarray]] = {}
+    for path in sorted(folder.glob("?-contours/*.txt")):
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            continue
+        try:
+            points = np.loadtxt(path, ndmin=2)
+        except ValueError as error:
+            raise UserError(
+                f"{printable(path)} is no contour ({error})", "copy it again"
+            ) from error
+        if points.shape[1:] != (2,) or len(points) < 3 or not np.isfinite(points).all():
+            raise UserError(
+                f"{printable(path)} is no contour (shape {points.shape})", "a line is 'x y'"
+            )
+        out.setdefault(int(match[1]), {})[match[2]] = points[:, ::-1]
+    return out
+
+
+SUNNYBROOK = Importer(
+    "sunnybrook", "Sunnybrook Cardiac Data, DICOM with contours", recognise, find, load
+)

@@ -1,0 +1,211 @@
+"""NIfTI volumes as (time, slice, row, column) arrays with a world geometry.
+
+NIfTI stores (X, Y, Z, T); this is the one place where it is transposed.
+"""
+
+import dataclasses
+import gzip
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mvo_jax.data.importers.cine import check_size, printable
+from mvo_jax.errors import UserError
+
+_MAX_SLICES = 60
+_UNIT_MM = {"mm": 1.0, "unknown": 1.0, "meter": 1e3, "micron": 1e-3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """A volume, oriented as it is displayed.
+
+    Attributes:
+        path: where it was read.
+        data: ``[T, Z, H, W]``.
+        affine: float ``[4, 4]``: (column, row, slice) index to RAS mm.
+        pixel_mm: (row, column).
+        oriented: whether the file states an orientation.
+    """
+
+    path: Path
+    data: np.ndarray
+    affine: np.ndarray
+    pixel_mm: tuple[float, float]
+    oriented: bool
+
+    @property
+    def slice_mm(self) -> float:
+        """Distance of neighbouring slices."""
+        return float(np.linalg.norm(self.affine[:3, 2]))
+
+
+def read_volume(path: Path, *, axes: int | None = None) -> Volume:
+    """Read a NIfTI file.
+
+    Rows are turned to run down (towards posterior or feet) and columns to the patient's left, by
+    the file's orientation, as scanners display; a file that states none is taken as it lies.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+        axes: 4 for a cine, 3 for a mask; None for either.
+
+    Raises:
+        UserError: missing, damaged, of another shape, colour, or claiming more than can be read.
+    """
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    name = printable(path)
+    if not path.exists():
+        raise UserError(f"{name} does not exist", "check the name, and links that lead nowhere")
+    if path.stat().st_size == 0:
+        raise UserError(f"{name} is empty (0 bytes)", "copy it again")
+    try:
+        image: Any = nibabel.load(path)
+        shape = tuple(int(n) for n in image.shape)
+        dtype = image.get_data_dtype()
+        _check_header(path, shape, dtype, axes)
+        slope, intercept = image.dataobj.slope, image.dataobj.inter
+        plain = slope in (1.0, None) and intercept in (0.0, None)
+        data = np.asanyarray(image.dataobj) if plain else image.dataobj.get_scaled(np.float32)
+        header, affine = image.header, np.array(image.affine, float)
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+        ImageFileError,
+        HeaderDataError,
+    ) as error:
+        kind = "is no gzip file" if isinstance(error, gzip.BadGzipFile) else "cannot be read"
+        text = (str(error).splitlines() or [""])[0][:120]
+        raise UserError(
+            f"{name} {kind} ({type(error).__name__}: {printable(text)})",
+            "copy it again; it may be cut off or not a NIfTI file",
+        ) from error
+    spatial, _ = header.get_xyzt_units()
+    affine[:3] *= _UNIT_MM.get(spatial, 1.0)
+    oriented = bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise UserError(
+            f"{name}: the orientation in the header is no orientation",
+            "write the file again with its sform or qform",
+        )
+    data = data.reshape(*shape[:3], -1).transpose(3, 2, 1, 0)
+    if oriented:
+        data, affine = as_displayed(data, affine)
+    row_mm, column_mm = (float(np.linalg.norm(affine[:3, axis])) for axis in (1, 0))
+    return Volume(path, data, affine, (row_mm, column_mm), oriented)
+
+
+def _check_header(path: Path, shape: tuple[int, ...], dtype: np.dtype, axes: int | None) -> None:
+    name, size = printable(path), "x".join(map(str, shape))
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if dtype.kind not in "buif":
+        raise UserError(
+            f"{name} holds colour or complex values ({dtype})", "export grey images (magnitude)"
+        )
+    if any(n < 1 for n in shape):
+        raise UserError(f"{name} claims {size} voxels", "write the file again")
+    check_size(path, int(np.prod([int(n) for n in shape], dtype=object)), max(4, dtype.itemsize))
+    if len(shape) not in (3, 4) or (axes is not None and len(shape) != axes):
+        wanted = {3: "3 axes (X, Y, Z)", 4: "4 axes (X, Y, Z, T)", None: "3 or 4 axes"}[axes]
+        raise UserError(
+            f"{name} has {len(shape)} axes, {size}; expected {wanted}",
+            "check which file is the cine and which the mask; a one-slice cine is (X, Y, 1, T)",
+        )
+    slices = list(shape)[2]
+    if slices > _MAX_SLICES:
+        raise UserError(
+            f"{name} has {size} voxels: {slices} slices are no short-axis stack",
+            "check the order of the axes: NIfTI wants (X, Y, Z, T), not (T, X, Y, Z)",
+        )
+
+
+def display_flips(column: np.ndarray, row: np.ndarray) -> tuple[bool, bool]:
+    """Whether (rows, columns) must be reversed to lie as scanners display them.
+
+    Columns run to the patient's left, rows towards posterior or the feet.
+
+    Args:
+        column: RAS direction in which the column index grows.
+        row: RAS direction in which the row index grows.
+    """
+    # In RAS, left is -x, posterior is -y and feet are -z; small terms decide oblique ties.
+    flip_columns = float(column @ np.array([-1.0, -0.01, -0.01])) < 0
+    flip_rows = float(row @ np.array([-0.01, -1.0, -1.0])) < 0
+    return flip_rows, flip_columns
+
+
+def as_displayed(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reverse rows and columns of ``[..., H, W]`` where display asks for it, and the affine too."""
+    affine = affine.copy()
+    flip_rows, flip_columns = display_flips(affine[:3, 0], affine[:3, 1])
+    for flip, axis, dimension in ((flip_columns, 0, -1), (flip_rows, 1, -2)):
+        if flip:
+            data = np.flip(data, dimension)
+            affine[:3, 3] += affine[:3, axis] * (data.shape[dimension] - 1)
+            affine[:3, axis] *= -1
+    return data, affine
+
+
+def mask_on_cine(mask: Volume, cine: Volume) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Bring the labels of a 3-D mask onto the slices of a cine.
+
+    Each pixel of the cine takes the label of the nearest voxel of the mask; a slice of the cine
+    farther than one slice distance from every slice of the mask gets background.
+
+    Args:
+        mask: ``data`` is ``[1, Z', H', W']``, already in the project's values.
+        cine: ``data`` is ``[T, Z, H, W]``.
+
+    Returns:
+        (uint8 ``[Z, H, W]``; for each slice of the cine the mask's own slice, uint8
+        ``[H', W']``, empty where there is none: labels are read there, before any resampling).
+
+    Raises:
+        UserError: the grids differ and one of the files states no orientation.
+    """
+    labels = mask.data[0]
+    grid = cine.data.shape[1:]
+    same = labels.shape == grid and (
+        not (mask.oriented and cine.oriented)
+        or np.allclose(mask.affine, cine.affine, rtol=0, atol=1e-2)
+    )
+    if same:
+        return labels, list(labels)
+    if not (mask.oriented and cine.oriented):
+        raise UserError(
+            f"{printable(mask.path)} has {labels.shape[::-1]} voxels, {printable(cine.path)} "
+            f"{grid[::-1]}, and no orientation to match them by",
+            "export both with their orientation, or the mask on the cine's grid",
+        )
+    to_mask = np.linalg.inv(mask.affine) @ cine.affine
+    rows, columns = np.meshgrid(np.arange(grid[1]), np.arange(grid[2]), indexing="ij")
+    out, own = np.zeros(grid, np.uint8), []
+    reach = max(0.5, min(1.0, cine.slice_mm / mask.slice_mm))
+    for z in range(grid[0]):
+        middle = to_mask @ [(grid[2] - 1) / 2, (grid[1] - 1) / 2, z, 1.0]
+        k = int(np.rint(middle[2]).clip(0, len(labels) - 1))
+        if abs(middle[2] - k) > reach:
+            own.append(np.zeros((0, 0), np.uint8))
+            continue
+        points = np.stack([columns, rows, np.full_like(rows, z), np.ones_like(rows)], axis=-1)
+        x, y, at = np.moveaxis(np.rint(points @ to_mask[:3].T), -1, 0).astype(int)
+        depth = at.clip(k - 1, k + 1)  # a tilt between the two may cross into the next slice
+        inside = (
+            (x >= 0)
+            & (x < labels.shape[2])
+            & (y >= 0)
+            & (y < labels.shape[1])
+            & (depth >= 0)
+            & (depth < len(labels))
+        )
+        out[z][inside] = labels[depth[inside], y[inside], x[inside]]
+        own.append(labels[k])
+    return out, own

@@ -1,0 +1,69 @@
+"""Files of a source, in a fixed order, through links but never in circles."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from mvo_jax.data.importers.cine import printable
+from mvo_jax.errors import UserError
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, sorted by path; hidden ones are left out.
+
+    Links to folders are followed, each real folder once, so a loop ends.
+
+    Raises:
+        UserError: a folder cannot be listed.
+    """
+    seen: set[tuple[int, int]] = set()
+
+    def walk(current: Path) -> Iterator[Path]:
+        try:
+            status = current.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                return
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(current) as listing:
+                entries = sorted((e for e in listing if not e.name.startswith(".")), key=_name)
+        except OSError as error:
+            raise UserError(
+                f"the folder {printable(current)} cannot be listed ({error.strerror})",
+                "check its permissions",
+            ) from error
+        for entry in entries:
+            try:
+                is_folder = entry.is_dir()
+            except OSError:  # a link that points at itself: opening the file will say so
+                is_folder = False
+            if is_folder:
+                yield from walk(current / entry.name)
+            else:
+                yield current / entry.name
+
+    yield from walk(folder)
+
+
+def _name(entry: os.DirEntry) -> str:
+    return entry.name
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Folders directly below a folder, sorted; hidden ones are left out."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def what_is_there(source: Path, limit: int = 2000) -> str:
+    """Kinds of files below a source, for a message."""
+    if source.is_file():
+        return f"the file {printable(source.name)}"
+    counts: Counter[str] = Counter()
+    for i, path in enumerate(files_below(source)):
+        if i == limit:
+            break
+        suffixes = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+        counts[suffixes.lower() or "(no suffix)"] += 1
+    if not counts:
+        return "no file"
+    return ", ".join(f"{n} {printable(suffix)}" for suffix, n in counts.most_common(6))

@@ -1,0 +1,301 @@
+"""`predict` and `inspect`: from a streamed run on several slices a patient to pages and tables."""
+
+import csv
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mvo_jax.cli.main import run
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLES = Path(os.environ.get("MVO_JAX_SAMPLES", ROOT.parent / "shared" / "samples"))
+# How ml_collections loads a config file.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def cohorts(tmp_path_factory) -> Path:
+    """A simulated cohort with two slices a patient."""
+    folder = tmp_path_factory.mktemp("several")
+    shape = ["--frames=8", "--image_size=32", "--slices_per_patient=2"]
+    assert run("phantom", [f"--data_dir={folder}", "--size=tiny", "--preset=easy", *shape]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, cohorts, tmp_path_factory) -> Path:
+    """A run of a few steps, read from disk; never evaluated."""
+    workdir = tmp_path_factory.mktemp("runs") / "streamed"
+    changes = {
+        "data.dir": cohorts,
+        "data.slices_per_patient": 2,
+        "data.device_budget_mb": 0,
+        "model.variant": "cgmr",
+        "model.mask_size": 8,
+        "train.total_steps": 4,
+        "train.eval_every": 4,
+        "optimizer.warmup_steps": 1,
+    }
+    flags = [f"--config.{key}={value}" for key, value in changes.items()]
+    home = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        assert run("train", [*tiny, *flags, f"--workdir={workdir}"]) == 0
+    finally:
+        os.chdir(home)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("runs") / "evaluated"
+    shutil.copytree(trained, workdir)
+    assert run("eval", [f"--workdir={workdir}"]) == 0
+    return workdir
+
+
+def beating(cases: int, *, frames: int = 10, size: int = 96, seed: int = 0) -> np.ndarray:
+    """A bright disc that beats in the middle of a noisy image."""
+    draws = np.random.default_rng(seed)
+    at = np.hypot(*(np.mgrid[:size, :size] - size / 2))
+    radius = 14 + 4 * np.cos(2 * np.pi * np.arange(frames) / frames)
+    disc = 900.0 * (at < radius[:, None, None])
+    return (disc + draws.integers(50, 150, (cases, frames, size, size))).astype(np.uint16)
+
+
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """Two patients, the first with two slices, and a file that is none."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    np.savez(folder / "a.npz", cine=beating(2), pixel_mm=1.5, patient_id=["A", "A"])
+    np.savez(folder / "b.npz", cine=beating(1, frames=25, seed=1)[0], pixel_mm=1.5)
+    (folder / "c.npz").write_bytes(b"not an archive")
+    return folder
+
+
+def test_eval_scores_patients_too(evaluated):
+    cases, patients = (
+        rows(evaluated / f"predictions_{name}test.csv") for name in ("", "patients_")
+    )
+    assert (len(cases), len(patients)) == (16, 8)
+    for patient in patients:
+        own = [c for c in cases if c["patient_id"] == patient["patient_id"]]
+        assert int(patient["slices"]) == len(own) == 2
+        assert float(patient["probability"]) == max(float(c["probability"]) for c in own)
+        assert int(patient["label"]) == max(int(c["label"]) for c in own)
+    summary = json.loads((evaluated / "metrics.json").read_text())
+    assert summary["patient_level"]["cases"] == 8
+    assert summary["patient_rule"]["threshold"] == float(patients[0]["threshold"])
+    assert "maximum over the slices" in (evaluated / "report.html").read_text()
+
+
+def test_a_cohort_is_predicted_as_eval_does(evaluated, cohorts, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = [f"--workdir={evaluated}", str(cohorts), f"--out={out}", "--pictures=3"]
+    assert run("predict", arguments) == 0
+    printed = capsys.readouterr().out
+    assert "Research software" in printed
+    assert str(out / "summary.html") in printed
+
+    found = {row["case_id"]: row for row in rows(out / "predictions.csv")}
+    assert len(found) == 64  # all splits
+    summary = json.loads((evaluated / "metrics.json").read_text())
+    for row in rows(evaluated / "predictions_test.csv"):
+        ours = found[row["case_id"]]
+        # The same program on the same batch size; only the cases beside it differ.
+        assert float(ours["probability"]) == pytest.approx(float(row["probability"]), abs=1e-6)
+        assert float(ours["threshold"]) == summary["threshold"]["value"]
+        assert ours["label"] == row["label"]
+    content = json.loads((out / "predictions.json").read_text())
+    assert "not for clinical use" in content["note"]
+    assert content["threshold"]["origin"].endswith("as in metrics.json")
+    assert len(content["patients"]) == len(rows(out / "predictions_patients.csv")) == 32
+
+    # Pictures of the three highest probabilities.
+    drawn = [row for row in content["cases"] if row["picture"]]
+    assert len(drawn) == 3
+    least = min(row["probability"] for row in drawn)
+    assert sum(row["probability"] > least for row in content["cases"]) <= 2
+    for row in drawn:
+        with Image.open(out / row["animation"]) as animation:
+            assert animation.n_frames == 8
+            assert animation.size == (2 * 256 + 4, 256)  # the coarse map beside the cine
+        with Image.open(out / row["picture"]) as picture:
+            assert picture.width > picture.height
+    page = (out / "summary.html").read_text()
+    assert "Research software" in page
+    assert "trained on simulated images only" in page
+    assert page.count('<article class="case">') == 3
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)  # works offline
+    assert "<script" not in page
+
+
+def test_images_are_brought_to_the_geometry_and_a_bad_file_stops_nothing(
+    evaluated, images, tmp_path, refused
+):
+    out = tmp_path / "out"
+    cause, _ = refused("predict", f"--workdir={evaluated}", images, f"--out={out}", code=4)
+    assert "c.npz" in cause
+    assert [row["case_id"] for row in rows(out / "predictions.csv")] == ["a_s00", "a_s01", "b"]
+    assert [row["case_id"] for row in rows(out / "failed.csv")] == ["c"]
+    assert [r["slices"] for r in rows(out / "predictions_patients.csv")] == ["2", "1"]
+    content = json.loads((out / "predictions.json").read_text())
+    assert {row["label"] for row in content["cases"]} == {None}
+    with Image.open(out / "pictures" / "b.gif") as animation:
+        assert animation.n_frames == 8  # 25 phases in the file
+    page = (out / "summary.html").read_text()
+    assert "Not predicted" in page
+    assert "truth unknown" in page
+    assert not (out / "unpacked").exists()
+
+
+def test_without_overlay(evaluated, images, tmp_path):
+    out = tmp_path / "out"
+    arguments = [f"--workdir={evaluated}", str(images / "b.npz"), f"--out={out}", "--nooverlay"]
+    assert run("predict", arguments) == 0
+    with Image.open(out / "pictures" / "b.gif") as animation:
+        assert animation.size == (256, 256)
+    assert "Predicted maps" not in (out / "summary.html").read_text()
+    assert not (out / "predictions_patients.csv").exists()
+    assert not (out / "failed.csv").exists()
+
+
+def test_the_threshold_of_a_run_that_was_never_evaluated(
+    trained, evaluated, images, tmp_path, refused, capsys
+):
+    one = str(images / "b.npz")
+    assert run("predict", [f"--workdir={trained}", one, f"--out={tmp_path / 'chosen'}"]) == 0
+    assert "never evaluated" in capsys.readouterr().err
+    chosen = json.loads((tmp_path / "chosen" / "predictions.json").read_text())["threshold"]
+    summary = json.loads((evaluated / "metrics.json").read_text())
+    assert chosen["value"] == summary["threshold"]["value"]
+    assert chosen["patient_value"] == summary["patient_rule"]["threshold"]
+
+    told = [f"--workdir={trained}", one, f"--out={tmp_path / 'told'}", "--threshold=0.25"]
+    assert run("predict", told) == 0
+    found = json.loads((tmp_path / "told" / "predictions.json").read_text())["threshold"]
+    assert (found["value"], found["origin"]) == (0.25, "given on the command line")
+
+    (tmp_path / "file").write_text("")
+    cause, remedy = refused(
+        "predict",
+        f"--workdir={trained}",
+        one,
+        f"--out={tmp_path / 'none'}",
+        f"--data_dir={tmp_path / 'file' / 'data'}",
+    )
+    assert "no threshold is known" in cause
+    assert "--threshold" in remedy
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("given", ["no run", "no checkpoint", "no input", "empty", "unreadable"])
+def test_what_cannot_be_predicted_leaves_nothing(evaluated, tmp_path, refused, given):
+    workdir, source = evaluated, tmp_path / "input"
+    words = {"no input": "does not exist", "empty": "no file", "unreadable": "input.npz"}
+    if given == "no run":
+        workdir, words[given] = tmp_path / "nowhere", "config.json does not exist"
+    elif given == "no checkpoint":
+        workdir, words[given] = tmp_path / "run", "has no checkpoints"
+        workdir.mkdir()
+        shutil.copy(evaluated / "config.json", workdir)
+    elif given == "empty":
+        source.mkdir()
+    elif given == "unreadable":
+        source = tmp_path / "input.npz"
+        source.write_bytes(b"")
+    parent = tmp_path / "results"
+    cause, _ = refused("predict", f"--workdir={workdir}", source, f"--out={parent / 'out'}")
+    assert words[given] in cause
+    assert not parent.exists() or list(parent.iterdir()) == []
+
+
+def test_out_must_be_free_and_writable(evaluated, images, tmp_path, refused):
+    one = images / "b.npz"
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "notes.txt").write_text("mine")
+    cause, _ = refused("predict", f"--workdir={evaluated}", one, f"--out={full}")
+    assert "not an empty folder" in cause
+    assert [path.name for path in full.iterdir()] == ["notes.txt"]
+    cause, _ = refused(
+        "predict", f"--workdir={evaluated}", one, f"--out={full / 'notes.txt' / 'o'}"
+    )
+    assert "notes.txt" in cause
+    cause, _ = refused("predict", f"--workdir={evaluated}", one)
+    assert "out" in cause
+
+
+def test_a_cohort_of_another_geometry(evaluated, tmp_path, refused):
+    source = tmp_path / "source.npz"
+    np.savez(source, cine=beating(2), pixel_mm=1.5)
+    for name, flags in {
+        "small": ["--spacing_mm=1.5"],
+        "same": ["--spacing_mm=4", "--frames=12"],
+    }.items():
+        shape = ["--image_size=32", "--jobs=1", *flags]
+        assert run("prepare", [str(source), f"--out={tmp_path / name}", *shape]) == 0
+    # 48 mm of a heart that was trained on in 122 mm.
+    cause, remedy = refused(
+        "predict", f"--workdir={evaluated}", tmp_path / "small", f"--out={tmp_path / 'out'}"
+    )
+    assert "48 mm" in cause
+    assert "--spacing_mm=3.797" in remedy
+    assert not (tmp_path / "out").exists()
+    # Another number of frames and another spacing are resampled.
+    arguments = [f"--workdir={evaluated}", str(tmp_path / "same"), f"--out={tmp_path / 'out'}"]
+    assert run("predict", arguments) == 0
+    assert len(rows(tmp_path / "out" / "predictions.csv")) == 2
+
+
+def test_predict_on_real_cine(evaluated, tmp_path):
+    source = SAMPLES / "sunnybrook" / "dicom" / "SCD0000101"
+    if not source.is_dir():
+        pytest.skip(f"the Sunnybrook samples are not at {SAMPLES} (set MVO_JAX_SAMPLES)")
+    out = tmp_path / "out"
+    assert run("predict", [f"--workdir={evaluated}", str(source), f"--out={out}"]) == 0
+    found = rows(out / "predictions.csv")
+    assert [int(row["slice_index"]) for row in found] == [0, 1, 2]
+    assert len({row["patient_id"] for row in found}) == 1
+    assert len(list((out / "pictures").glob("*.gif"))) == 3
+
+
+def test_inspect_of_a_simulated_cohort(cohorts, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert run("inspect", [str(cohorts), f"--out={page}", "--tiles=10"]) == 0
+    printed = capsys.readouterr().out
+    assert "no check failed" in printed
+    assert re.search(r"train +16 +32 +16 +16 +0", printed)
+    text = page.read_text()
+    assert text.count('<div class="pair">') == 10
+    assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
+
+
+def test_inspect_of_images_with_faults(images, tmp_path, refused, capsys):
+    shutil.copy(images / "b.npz", images / "again.npz")
+    page = tmp_path / "page.html"
+    cause, remedy = refused("inspect", images, f"--out={page}", code=4)
+    assert "same pixels as another case" in cause
+    assert "cannot be read or prepared" in cause
+    assert str(page) in remedy
+    text = page.read_text()
+    assert "2 checks failed" in text
+    assert text.count('<figure class="flawed">') == 1
+    assert "c.npz" in text
+
+
+def test_inspect_of_nothing(tmp_path, refused):
+    assert "does not exist" in refused("inspect", tmp_path / "none")[0]
+    assert "SOURCE is missing" in refused("inspect")[0]

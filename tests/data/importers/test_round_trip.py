@@ -1,0 +1,146 @@
+"""A simulated cohort in other people's formats, prepared, is the same cohort."""
+
+import dataclasses
+import warnings
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from configs.mvo import get_config
+from mvo_jax.data.batches import batch_indices
+from mvo_jax.data.cohort.geometry import Target
+from mvo_jax.data.cohort.partition import Partition
+from mvo_jax.data.cohort.prepare import prepare
+from mvo_jax.data.importers.cine import Options
+from mvo_jax.data.splits import Split, load_split
+from mvo_jax.training import parallel
+from mvo_jax.training.setup import set_up
+from mvo_jax.training.step import make_resident_step, make_train_step
+from tests.data.importers import writers
+
+PIXEL_MM = 1.875
+WRITERS = {
+    "nifti": writers.write_nifti,
+    "dicom": writers.write_dicom,
+    "mat7": writers.write_mat7,
+    "mat73": writers.write_mat73,
+    "png": writers.write_png,
+    "npz": writers.write_npz,
+}
+
+
+def prepared(source, out, *, window=(0.0, 255.0), **options):
+    return prepare(
+        source,
+        out,
+        format="auto",
+        options=Options(**options),
+        target=Target(frames=16, spacing_mm=PIXEL_MM, window=window),
+        partition=Partition(fractions=(1.0, 0.0, 0.0)),
+        jobs=1,
+        strict=True,
+        progress=False,
+    )
+
+
+def config(path, **changes):
+    values = {"name": "cohort", "dir": str(path), "frames": 16, "image_size": 64, "fold": 0}
+    return SimpleNamespace(**(values | changes))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_same_clips_masks_and_labels(simulated, tmp_path, name):
+    for case_id, video, mask, _ in simulated:
+        keywords = {} if name == "png" else {"pixel_mm": PIXEL_MM}
+        WRITERS[name](tmp_path / "source", case_id, video, mask, **keywords)
+    options = {"pixel_mm": PIXEL_MM} if name == "png" else {}
+    cohort = prepared(tmp_path / "source", tmp_path / "out", **options)
+    assert dict(cohort.cases) == {"train": 16}
+    split = load_split(config(tmp_path / "out"), "train")
+    assert split.case_id == tuple(c[0] for c in simulated)
+    # Same spacing, size, frames and window: nothing is resampled, so not a bit may differ.
+    assert np.array_equal(split.video[..., 0], np.stack([c[1] for c in simulated]))
+    assert split.label.tolist() == [c[3] for c in simulated]
+    if name.startswith("mat"):  # contours have no holes and no notches, so the ring may be smoother
+        for of in (1, 2):
+            assert np.array_equal(split.lge_mask == of, np.stack([c[2] for c in simulated]) == of)
+        agree = (split.lge_mask == np.stack([c[2] for c in simulated])).mean()
+        assert agree > 0.995
+    else:
+        assert np.array_equal(split.lge_mask, np.stack([c[2] for c in simulated]))
+
+
+def test_robust_window_keeps_the_clip_up_to_a_linear_map(simulated, tmp_path):
+    for case_id, video, mask, _ in simulated[:4]:
+        writers.write_nifti(tmp_path / "source", case_id, video, mask, pixel_mm=PIXEL_MM)
+    prepared(tmp_path / "source", tmp_path / "out", window=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the four may be of one class
+        split = load_split(config(tmp_path / "out"), "train")
+    for (_, video, _, _), clip in zip(simulated, split.video[..., 0], strict=False):
+        low, high = np.percentile(video, [0.5, 99.5])
+        expected = np.clip((video - low) * 255 / (high - low), 0, 255)
+        assert np.abs(expected - clip).max() <= 0.5 + 1e-3  # rounding to a grey level
+
+
+def test_resampled_to_another_spacing_and_back(simulated, tmp_path):
+    """At 1 mm and 32 frames in the source, the prepared clip is the original up to smoothing."""
+    _, video, mask, _ = simulated[0]
+    fine = video.repeat(2, axis=1).repeat(2, axis=2)
+    large = mask.repeat(2, axis=0).repeat(2, axis=1)
+    writers.write_nifti(tmp_path / "source", "a", fine, large, pixel_mm=PIXEL_MM / 2)
+    prepared(tmp_path / "source", tmp_path / "out")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        split = load_split(config(tmp_path / "out"), "train")
+    assert np.array_equal(split.lge_mask[0], mask)
+    # The triangle that averages two fine pixels reaches a quarter into the neighbours.
+    error = np.abs(split.video[0, ..., 0].astype(float) - video)
+    assert np.median(error) <= 4
+    assert np.corrcoef(split.video[0].ravel(), video.ravel())[0, 1] > 0.99
+
+
+def test_training_on_it_gives_the_same_first_loss(simulated, tmp_path):
+    for case_id, video, mask, _ in simulated:
+        writers.write_dicom(tmp_path / "source", case_id, video, mask, pixel_mm=PIXEL_MM)
+    prepared(tmp_path / "source", tmp_path / "out")
+    mine = load_split(config(tmp_path / "out"), "train")
+    original = dataclasses.replace(
+        mine,
+        video=np.stack([c[1] for c in simulated])[..., None],
+        lge_mask=np.stack([c[2] for c in simulated]),
+        label=np.array([c[3] for c in simulated], np.int32),
+    )
+    small: Any = get_config().unlock()
+    small.data.frames = 16
+    small.model.update(width=8, stage_sizes=(1,), in_channels=1, num_heads=2, mask_size=16)
+    small.train.update(batch_size=8, num_devices=1)
+    experiment = set_up(small.lock())
+    step = parallel.data_parallel(
+        make_resident_step(
+            make_train_step(
+                experiment.model, experiment.optimiser, experiment.loss, axis_name=parallel.AXIS
+            ),
+            augmentation=experiment.augmentation,
+            mask_size=experiment.mask_size,
+            axis_name=parallel.AXIS,
+        ),
+        in_axes=(None, None, 0, None),
+        out_axes=None,
+        on=experiment.devices,
+        donate=(),
+    )
+    state = experiment.init_state(0)
+    indices = parallel.shard(batch_indices(0, 0, num_cases=16, batch_size=8)[None], 1)
+
+    def first_loss(split: Split) -> float:
+        data = {"video": split.video, "lge_mask": split.lge_mask, "label": split.label}
+        return float(step(state, data, indices, jax.random.key(1))[1]["loss"][0])
+
+    assert np.isfinite(first_loss(original))
+    assert first_loss(mine) == first_loss(original)
+    flipped = dataclasses.replace(original, label=1 - original.label)
+    assert first_loss(flipped) != first_loss(original)  # the loss does see the data

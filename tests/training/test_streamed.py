@@ -1,0 +1,62 @@
+"""A split read from disk gives the updates and predictions of one in device memory, bit for bit.
+
+Whole runs, killed and resumed, are in test_loop.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+from mvo_jax.data.batches import batch_indices
+from mvo_jax.errors import UserError
+from mvo_jax.evaluation.predict import Predictor
+from mvo_jax.training import parallel
+from mvo_jax.training.loop import make_run_steps
+from mvo_jax.training.setup import set_up
+
+
+# On an accelerator several steps run in one dispatch; two take that path here too.
+@pytest.mark.parametrize(("devices", "per_dispatch"), [(1, 2), (2, 1)])
+def test_the_same_updates(tiny_config, random_split, on_disk, devices, per_dispatch):
+    # 10 cases: batches of 8 cross the ends of epochs.
+    split, first, last = random_split(cases=10), 3, 7
+    # The least that gathers, augments and differentiates: a scan takes XLA long to compile.
+    config = tiny_config(**{"model.variant": "backbone", "augment.max_rotation_deg": 0.0})
+    experiment = set_up(config, devices=parallel.devices(devices))
+
+    def draw(step: int) -> np.ndarray:
+        return batch_indices(config.seed, step, num_cases=10, batch_size=8)
+
+    ends = []
+    for kind in (split, on_disk(split)):
+        steps = range(first, last)
+        run_steps = make_run_steps(config, experiment, kind, draw, steps, per_dispatch)
+        state = experiment.init_state(0)
+        state = state.replace(step=state.step + first)
+        for step in range(first, last, per_dispatch):
+            indices = np.stack([draw(k) for k in range(step, step + per_dispatch)])
+            state, metrics = run_steps(state, indices)
+            jax.block_until_ready(state)
+        ends.append(jax.tree.map(np.asarray, (state, metrics)))
+    assert int(ends[0][0].step) == last
+    jax.tree.map(np.testing.assert_array_equal, *ends)
+
+
+def test_the_same_predictions(tiny_config, random_split, on_disk):
+    experiment = set_up(tiny_config(), devices=parallel.devices(2))
+    variables = experiment.init_state(0).eval_variables()
+    split = random_split(cases=11)  # not a multiple of the batch
+    whole, streamed = (
+        Predictor(experiment, kind, batch_size=4, with_mask=True)(variables)
+        for kind in (split, on_disk(split))
+    )
+    assert len(whole) == len(streamed) == 11
+    assert len(set(whole.probability)) == 11
+    for name in ("probability", "coarse_mask", "coarse_target", "label"):
+        np.testing.assert_array_equal(getattr(streamed, name), getattr(whole, name))
+    assert streamed.case_id == whole.case_id
+
+
+def test_a_negative_budget_is_refused(tiny_config):
+    with pytest.raises(UserError, match=r"config\.data\.device_budget_mb is -1"):
+        set_up(tiny_config(**{"data.device_budget_mb": -1}))
