@@ -13,6 +13,7 @@ from mvo_jax.errors import EXIT_USER_ERROR, UserError
 VERBS = {
     "train": "train a model (train.py)",
     "eval": "evaluate a run and write its report (eval.py)",
+    "compare": "train and evaluate several systems, one table (the paper's Table 1)",
     "summary": "parameters, FLOPs and memory of a config's model",
     "phantom": "generate a simulated cohort",
 }

@@ -274,15 +274,8 @@ def write_report(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", metrics.OneClassWarning)  # the summary has said it
         drawings = _drawings(predictions, summary, history)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(percent=_percent, span=_span, number=_number, p_value=_p_value)
-    text = environment.get_template("report.html.j2").render(
+    text = render_page(
+        "report.html.j2",
         s=summary,
         rows=_headline_rows(summary),
         paper=PAPER_CONFUSION,
@@ -296,6 +289,25 @@ def write_report(
         lge_colours=figures.LGE_COLOURS,
     )
     replace_file(path, text)
+
+
+def render_page(template: str, **values: Any) -> str:
+    """Fill in one of this room's templates; every value is escaped.
+
+    Args:
+        template: file name.
+        **values: what the template names.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=_percent, span=_span, number=_number, p_value=_p_value)
+    environment.filters["p_short"] = _p_short
+    return environment.get_template(template).render(**values)
 
 
 def _drawings(
@@ -385,3 +397,10 @@ def _p_value(value: float | None) -> str:
     if value is None:
         return "not defined"
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def _p_short(value: float | None) -> str:
+    """For a column that is headed 'p'."""
+    if value is None:
+        return "–"  # noqa: RUF001
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

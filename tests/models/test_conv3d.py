@@ -58,9 +58,7 @@ def test_value_and_gradients_equal_torch_in_float64(case, lowering):
             return jnp.square(y).sum(), y
 
         params = {"kernel": kernel, "bias": bias}
-        step = jax.jit(
-            jax.grad(loss, argnums=(0, 1), has_aux=True), compiler_options=QUICK_COMPILE
-        )
+        step = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True), compiler_options=QUICK_COMPILE)
         gradients, value = step(params, x)
     theirs = [torch.tensor(a, requires_grad=True) for a in (x, kernel, bias)]
     out = F.conv3d(
