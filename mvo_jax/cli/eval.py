@@ -184,13 +184,14 @@ def evaluate(
         history=history,
         config_text=str(config),
         provenance={"checkpoint": f"{checkpoint}, step {step}", **provenance(SOURCE)},
-        dataset=_dataset_line(config.data),
+        dataset=dataset_line(config.data),
         simulated=simulated,
     )
     return summary
 
 
-def _dataset_line(data: Any) -> str:
+def dataset_line(data: Any) -> str:
+    """One line on the cohort that a config names."""
     if data.name != "phantom":
         return str(data.name)
     return f"simulated cohort, preset {data.preset!r}, seed {data.seed}, size {data.size!r}"

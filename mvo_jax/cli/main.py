@@ -13,6 +13,7 @@ from mvo_jax.errors import EXIT_USER_ERROR, UserError
 VERBS = {
     "train": "train a model (train.py)",
     "eval": "evaluate a run and write its report (eval.py)",
+    "compare": "train and evaluate several systems, one table (the paper's Table 1)",
     "summary": "parameters, FLOPs and memory of a config's model",
     "predict": "probability of MVO for new images or a cohort",
     "inspect": "look at a cohort or a folder of images, and check it",

@@ -324,6 +324,7 @@ def render_page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(percent=_percent, span=_span, number=_number, p_value=_p_value)
+    environment.filters["p_short"] = _p_short
     return environment.get_template(template).render(**values)
 
 
@@ -421,3 +422,10 @@ def _p_value(value: float | None) -> str:
     if value is None:
         return "not defined"
     return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def _p_short(value: float | None) -> str:
+    """For a column that is headed 'p'."""
+    if value is None:
+        return "–"  # noqa: RUF001
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -5,7 +5,7 @@ narrow; the bootstrap draws whole patients and is the one to quote then.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -197,6 +197,25 @@ def paired_delong_test(
     p = 2 * float(special.ndtr(-abs(z)))
     low, high = difference - quantile * error, difference + quantile * error
     return PairedDeLong(auc_a, auc_b, difference, max(-1.0, low), min(1.0, high), z, p)
+
+
+def holm_adjusted(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for testing several hypotheses (Holm, Scand J Stat 1979, 6:65).
+
+    Args:
+        p_values: of one family, in any order; nan where a test is not defined.
+
+    Returns:
+        Adjusted values in the same order, at most 1. A nan stays nan and does not count.
+    """
+    order = sorted(
+        (i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i]
+    )
+    adjusted, largest = [math.nan] * len(p_values), 0.0
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
 
 
 def hanley_mcneil_interval(

@@ -85,17 +85,17 @@ class Unit3d(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``."""
-        window, stride = (self.kernel_size,) * 3, (self.stride,) * 3
-        margin = (0, 0, 0)
-        if self.stride == 1:
-            margin = (self.kernel_size // 2,) * 3
-        else:
-            x = _pad_same(x, window, stride)  # one-sided at even sizes
+        window: Triple = (self.kernel_size, self.kernel_size, self.kernel_size)
+        stride: Triple = (self.stride, self.stride, self.stride)
+        # With a stride the padding is one-sided at even sizes, so it cannot be the convolution's.
+        margin = self.kernel_size // 2 if self.stride == 1 else 0
+        if self.stride > 1:
+            x = _pad_same(x, window, stride)
         x = Conv3d(
             self.features,
             window,
             stride,
-            margin,
+            (margin, margin, margin),
             in_channels=self.in_channels,
             lowering=self.lowering,
             dtype=self.dtype,

@@ -6,19 +6,20 @@ forms:
 * ``gated``: a CLS token that sees all tokens in both attentions and is seen by all, equation (5) to
   (11) of the paper; a gated MLP; a position for every (frame, patch); no bias in the fused
   query-key-value maps. It follows the public PyTorch implementation lucidrains/TimeSformer-pytorch
-  with its LayerNorm and learned positions, because at dim 512, depth 12, 12 heads of 64 and patch
-  16 (76,243,969 parameters) that comes nearest to the MICCAI paper's 76.54 M; which configuration
-  the paper ran is not known.
+  with its LayerNorm and learned positions, which start as N(0, 1), because at dim 512, depth 12, 12
+  heads of 64 and patch 16 (76,243,969 parameters) that comes nearest to the MICCAI paper's 76.54 M;
+  which configuration the paper ran is not known.
 * ``released``: the authors' code, facebookresearch/TimeSformer. The CLS token takes no part in the
   attention over time; every frame has a copy of it in the attention over space, and their outputs
   are averaged; one more linear map after the attention over time; plain MLP; one set of positions
-  for patches and one for frames; LayerNorm epsilon 1e-6. Weights of that code fit this form.
+  for patches and one for frames, starting as N(0, 0.02); LayerNorm epsilon 1e-6. Weights of that
+  code fit this form.
 
 512 is no multiple of 12 heads, so the width of a head is a choice of its own (``head_dim``), as in
 the first implementation; the second has hidden size / heads.
 
-Differences: tokens and positions start as N(0, 0.02) in both forms, linear maps as
-torch.nn.Linear does; no stochastic depth (the authors' code drops branches at rates up to 0.1).
+Differences: linear maps start as torch.nn.Linear's in both forms; no stochastic depth (the authors'
+code drops branches at rates up to 0.1).
 """
 
 from typing import Any
@@ -32,6 +33,7 @@ from mvo_jax.models.temporal_encoder import LayerNorm
 
 FORMS = ("gated", "released")
 EPSILON = {"gated": 1e-5, "released": 1e-6}
+TOKEN_DEVIATION = {"gated": 1.0, "released": 0.02}  # of CLS token and positions at the start
 
 
 class Block(nn.Module):
@@ -212,7 +214,7 @@ class TimeSformer(nn.Module):
         number = x.shape[2]
 
         def learned(name: str, *shape: int) -> Array:
-            normal = nn.initializers.normal(0.02)
+            normal = nn.initializers.normal(TOKEN_DEVIATION[self.form])
             shape = (1, *shape, self.hidden_size)
             return self.param(name, normal, shape, self.param_dtype).astype(self.dtype)
 

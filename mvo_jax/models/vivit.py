@@ -7,11 +7,11 @@ the paper's 41.98 M; which configuration the paper ran is not known.
 
 As there: a learned position for every (time step, patch) and for the spatial CLS token of every
 step; a LayerNorm after each encoder and one more before the classifier; no bias in the fused
-query-key-value map; the temporal encoder has a CLS token and no positions of its own. The authors'
-code (scenic) learns one set of positions for patches and one for time steps, and has biases.
+query-key-value map; the temporal encoder has a CLS token and no positions of its own; CLS tokens
+and positions start as N(0, 1). The authors' code (scenic) learns one set of positions for patches
+and one for time steps, starts them as N(0, 0.02), and has biases.
 
-Differences: CLS tokens and positions start as N(0, 0.02), the ViT paper's, and not as N(0, 1);
-tubelets of several frames (``tubelet_size``), where the PyTorch code has single frames.
+Difference: tubelets of several frames (``tubelet_size``), where the PyTorch code has single frames.
 """
 
 from typing import Any
@@ -128,7 +128,7 @@ class ViViT(nn.Module):
         steps, number = x.shape[1:3]
 
         def learned(name: str, *shape: int) -> Array:
-            normal = nn.initializers.normal(0.02)
+            normal = nn.initializers.normal(1.0)
             shape = (1, *shape, self.hidden_size)
             return self.param(name, normal, shape, self.param_dtype).astype(self.dtype)
 

@@ -119,22 +119,33 @@ class RunFolder:
                 f"cannot create {self.path}: {error.strerror}", "choose another --workdir"
             ) from error
         if (self.path / "config.json").exists():
-            old, new = _flatten(self.config()), _flatten(wanted)
-            changed = [
-                f"{key} {old.get(key, 'absent')!r} -> {new.get(key, 'absent')!r}"
-                for key in sorted(old.keys() | new.keys())
-                if old.get(key, "absent") != new.get(key, "absent")
-            ]
-            if changed:
-                raise UserError(
-                    f"{self.path} holds a run of another config ({'; '.join(changed)})",
-                    "choose another --workdir, or repeat the command with the config of that run",
-                )
+            self.check_config(wanted)
         else:
             write_json(self.path / "config.json", wanted)
         starts_path = self.path / "provenance.json"
         starts = read_json(starts_path) if starts_path.exists() else []
         write_json(starts_path, [*starts, {**provenance(source), **(about or {})}])
+
+    def check_config(self, config: Mapping[str, Any]) -> None:
+        """Check that the run of this folder has the same config.
+
+        Args:
+            config: the resolved config.
+
+        Raises:
+            UserError: it has another one; every difference is listed.
+        """
+        old, new = _flatten(self.config()), _flatten(json.loads(json.dumps(config)))
+        changed = [
+            f"{key} {old.get(key, 'absent')!r} -> {new.get(key, 'absent')!r}"
+            for key in sorted(old.keys() | new.keys())
+            if old.get(key, "absent") != new.get(key, "absent")
+        ]
+        if changed:
+            raise UserError(
+                f"{self.path} holds a run of another config ({'; '.join(changed)})",
+                "choose another --workdir, or repeat the command with the config of that run",
+            )
 
     def history(self) -> list[dict[str, Any]]:
         """Rows of ``metrics.jsonl``; an incomplete last line is left out."""

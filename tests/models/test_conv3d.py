@@ -78,12 +78,12 @@ def test_value_and_gradients_equal_torch_in_float64(case, lowering):
 def test_a_grey_clip_counts_as_equal_channels():
     x = np.random.default_rng(0).standard_normal((1, 3, 6, 6, 1)).astype(np.float32)
     layer = Conv3d(4, (3, 3, 3), padding=(1, 1, 1), in_channels=3, lowering="im2col_matmul")
-    variables = layer.init(jax.random.key(0), x)
+    variables: Any = layer.init(jax.random.key(0), x)
     assert variables["params"]["kernel"].shape == (3, 3, 3, 3, 4)
     # float32 sums of 81 products, in another order.
-    np.testing.assert_allclose(
-        layer.apply(variables, x), layer.apply(variables, np.repeat(x, 3, -1)), atol=1e-6
-    )
+    ours: Any = layer.apply(variables, x)
+    copied: Any = layer.apply(variables, np.repeat(x, 3, -1))
+    np.testing.assert_allclose(ours, copied, atol=1e-6)
 
 
 @pytest.mark.parametrize("lowering", ["conv3d", "conv2d", "im2col_matmul"])
