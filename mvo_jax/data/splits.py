@@ -192,6 +192,7 @@ def check_split(split: Split, *, labelled: bool = True) -> None:
     for array, of, dtype in ((video, "video", "uint8"), (mask, "lge_mask", "uint8")):
         require(array.dtype == dtype, f"{of} is {array.dtype}, not {dtype}")
     _check_masks(split.name, split.case_id, mask, split.label)
+    _warn_of_one_class(split)
 
 
 def _inconsistent(name: str, what: str) -> UserError:
@@ -223,9 +224,13 @@ def _check_cases(split: Cases, *, labelled: bool) -> None:
             f"{split.case_id[int(np.argmin(known))]} for one: nothing can be learned or scored.",
             "Prepare them with LGE masks, or use them for prediction only.",
         )
-    if known.all() and label.min() == label.max():
+
+
+def _warn_of_one_class(split: Cases) -> None:
+    label = split.label
+    if label[0] != _UNLABELLED and label.min() == label.max():
         warnings.warn(
-            f"All {n} cases of split {split.name!r} have label {label[0]}: "
+            f"All {len(split)} cases of split {split.name!r} have label {label[0]}: "
             "AUC and specificity or recall are undefined there.",
             stacklevel=3,
         )
@@ -350,4 +355,5 @@ def _open(
         size_bytes=size_bytes,
     )
     _check_cases(split, labelled=labelled)
+    _warn_of_one_class(split)
     return split
