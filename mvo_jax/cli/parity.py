@@ -17,13 +17,16 @@ from mvo_jax.interop.parity.report import text_table, value_text, write_html, wr
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum(
-        "dtype", "both", [*suite.DTYPES, "both"], "Precision to compare in.", flag_values=values
+        "dtype", "float64", [*suite.DTYPES, "both"], "Precision to compare in.", flag_values=values
     )
     flags.DEFINE_integer(
         "steps", 100, "Training steps of AdamW and of SGD.", lower_bound=1, flag_values=values
     )
     flags.DEFINE_bool(
         "full_size", True, "Also one forward pass of the full network.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "jobs", 2, "Processes that share the work.", lower_bound=1, flag_values=values
     )
     flags.DEFINE_string("report", "", "HTML page to write.", flag_values=values)
     flags.DEFINE_string("json", "", "JSON file to write.", flag_values=values)
@@ -43,7 +46,9 @@ def main(arguments: list[str]) -> None:
     def say(text: str) -> None:
         print(f"{time.perf_counter() - start:6.0f} s  {text}", file=sys.stderr)
 
-    result = suite.run(dtypes, steps=values.steps, full_size=values.full_size, say=say)
+    result = suite.run(
+        dtypes, steps=values.steps, full_size=values.full_size, jobs=values.jobs, say=say
+    )
     seconds = round(time.perf_counter() - start)
     about = {
         **{name: importlib.metadata.version(name) for name in ("jax", "flax", "optax", "torch")},

@@ -92,9 +92,7 @@ def from_torch(
     """
     file = read_torch(source)
     shapes = flatten(model_shapes(model, clip))
-    covered = {
-        path: leaf for path, leaf in shapes.items() if any(r.torch_key(path) for r in layout.rules)
-    }
+    covered = {path: leaf for path, leaf in shapes.items() if layout.torch_keys(path)}
     target, adapted = dict(covered), ""
     channels = _other_stem_channels(file.arrays, covered, layout)
     if channels and not adapt_stem:
@@ -185,7 +183,7 @@ def to_layout(content: VariablesFile, layout: Layout) -> tuple[dict[str, np.ndar
             f"{', '.join(wrong[:6])}",
             "convert or train again; the file was put together by hand",
         )
-    kept = {path: v for path, v in flat.items() if any(r.torch_key(path) for r in layout.rules)}
+    kept = {path: value for path, value in flat.items() if layout.torch_keys(path)}
     if not kept:
         raise UserError(
             f"nothing of these variables is part of the {layout.name!r} layout",

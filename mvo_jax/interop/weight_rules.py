@@ -185,6 +185,19 @@ class Layout:
             for leaf in leaves
         )
 
+    @functools.cached_property
+    def _torch_keys(self) -> dict[str, list[tuple[str, Rule]]]:
+        """What ``torch_keys`` found: training steps ask for the same paths again and again."""
+        return {}
+
+    def torch_keys(self, path: str) -> list[tuple[str, Rule]]:
+        """Keys of a Flax path, with their rules; exactly one where the table is whole."""
+        if path not in self._torch_keys:
+            self._torch_keys[path] = [
+                (key, rule) for rule in self.rules if (key := rule.torch_key(path)) is not None
+            ]
+        return self._torch_keys[path]
+
     def ignores(self, key: str) -> bool:
         """Whether the list of ignored keys has this key."""
         return any(re.fullmatch(pattern, key) for pattern in self.ignored)
@@ -271,11 +284,10 @@ def to_torch(
     Raises:
         UserError: arrays that no rule, or more than one rule, maps. All are listed.
     """
-    table = layout.rules
     state_dict: StateDict = {}
     problems = _Problems()
     for path, value in flatten(variables).items():
-        found = [(key, rule) for rule in table if (key := rule.torch_key(path)) is not None]
+        found = layout.torch_keys(path)
         if len(found) != 1:
             problems.add("without a rule" if not found else "with several rules", path)
             continue
@@ -361,7 +373,7 @@ def to_flax(
         else:
             filled[path] = array
     for path in (path for path in wanted if path not in origin):
-        missing = next((k for rule in table if (k := rule.torch_key(path)) is not None), path)
+        missing = next((key for key, _ in layout.torch_keys(path)), path)
         problems.add("keys missing", missing)
     problems.check(
         f"{source} does not fit the model in the {layout.name!r} layout",

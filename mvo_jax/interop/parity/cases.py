@@ -68,6 +68,9 @@ class Case:
         """m of the coarse mask."""
         return self.options.get("mask_size", 16)
 
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
     def __str__(self) -> str:
         options = self.options
         detail = ", ".join(f"{k} {v}" for k, v in self.network.items() if k != "variant")

@@ -3,9 +3,11 @@
 Importable without torch; the functions that compute need it.
 """
 
+import concurrent.futures
 import dataclasses
 import importlib.metadata
 import math
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +84,7 @@ def run(
     steps: int = 100,
     full_size: bool = True,
     cases: Sequence[Case] | None = None,
+    jobs: int = 2,
     say: Say = lambda text: None,
 ) -> Result:
     """Compare everything.
@@ -92,6 +95,7 @@ def run(
         full_size: also one forward pass of the full network in each dtype.
         cases: networks to compare; by default every variant of Table 2 with every lowering, and a
             deep one. float32 takes of each network the first lowering, and all of the full one.
+        jobs: processes that share the work.
         say: called with a line of progress.
 
     Returns:
@@ -101,31 +105,47 @@ def run(
         UserError: torch is not installed.
     """
     require_torch()
-    import torch
-
     cases = [*table2_cases(), deep_case()] if cases is None else list(cases)
+    tasks = [(dtype, group) for dtype in dtypes for group in _by_network(cases)]
     result = Result()
-    threads = torch.get_num_threads()
-    # Small tensors gain nothing from threads that wait for each other.
-    torch.set_num_threads(1)
-    try:
-        with jax.enable_x64(True):
-            result.rows += formulas(steps)
-            if "float64" in dtypes:
-                for group in _by_network(cases):
-                    _compare_float64(group, steps, result, say)
-            if "float32" in dtypes:
-                for group in _by_network(cases):
-                    full = group[0].options["variant"] == "full"
-                    for case in group if full else group[:1]:
-                        say(f"float32: {case}")
-                        result.rows += float32_rows(case)
-    finally:
-        torch.set_num_threads(threads)
+    with jax.enable_x64(True):
+        result.rows += formulas(steps)
+    # Most of the time is compilation, which uses one core.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        running = {
+            pool.submit(_compare_network, dtype, group, steps): (dtype, group)
+            for dtype, group in tasks
+        }
+        found = {}
+        for future in concurrent.futures.as_completed(running):
+            dtype, group = running[future]
+            found[dtype, group[0]] = future.result()
+            say(f"{dtype}: {group[0].options['variant']}, {len(group)} lowerings")
+    for dtype, group in tasks:
+        result.rows += found[dtype, group[0]].rows
+        result.traces += found[dtype, group[0]].traces
     if full_size:
         with jax.enable_x64(True):
-            say("full size, 30x64x64")
             result.rows += full_size_rows(dtypes)
+        say("full size, 30x64x64")
+    return result
+
+
+def _compare_network(dtype: str, group: list[Case], steps: int) -> Result:
+    """One network with each of its lowerings, in a process of its own."""
+    import torch
+
+    # Small tensors gain nothing from threads that wait for each other.
+    torch.set_num_threads(1)
+    result = Result()
+    with jax.enable_x64(True):
+        if dtype == "float64":
+            _compare_float64(group, steps, result)
+        else:
+            full = group[0].options["variant"] == "full"
+            for case in group if full else group[:1]:
+                result.rows += float32_rows(case)
     return result
 
 
@@ -137,7 +157,7 @@ def _by_network(cases: Sequence[Case]) -> list[list[Case]]:
     return list(groups.values())
 
 
-def _compare_float64(group: Sequence[Case], steps: int, result: Result, say: Say) -> None:
+def _compare_float64(group: Sequence[Case], steps: int, result: Result) -> None:
     """All stages and trajectories of one network with each lowering.
 
     The torch side of a trajectory runs once: the dropout masks it is given do not depend on the
@@ -150,7 +170,6 @@ def _compare_float64(group: Sequence[Case], steps: int, result: Result, say: Say
     batches = [pair.cast(pair.draw_batch(network, seed=seed), "float64") for seed in range(BATCHES)]
     paths: dict[str, Any] = {}
     for case in group:
-        say(f"float64: {case}")
         flax = pair.FlaxSide(case, "float64")
         variables = flax.variables(weights)
         result.rows += stage_rows(case, flax, weights, batches[0])
