@@ -1,4 +1,4 @@
-"""ViViT's and TimeSformer's weights to torch and back: every key, every bit, and what is refused."""
+"""Weights of ViViT and TimeSformer to torch and back: every key, every bit, every refusal."""
 
 from typing import Any
 
