@@ -265,7 +265,7 @@ def write_comparison(
 
 def _csv(table: Mapping[str, Any]) -> str:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer: Any = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for row in table["rows"]:
         auc, against, paper = row["auc"] or {}, row["against"] or {}, row["paper"] or {}

@@ -96,7 +96,7 @@ def test_no_more_is_read_ahead_than_asked_for(streamed):
         drawn.append(step)
         return draw(step)
 
-    batches = read_batches(streamed, watched, range(1000), ahead=4)
+    batches: Any = read_batches(streamed, watched, range(1000), ahead=4)
     for _ in range(3):
         next(batches)
     batches.close()

@@ -60,7 +60,8 @@ def test_round_trip_is_bit_exact(name):
     variables = random_bits(shapes)
     state = weight_rules.to_torch(variables, layout)
     back = weight_rules.to_flax(state, shapes, layout)
-    before, after = flatten_dict(variables), flatten_dict(back)
+    before: dict[Any, Any] = flatten_dict(variables)
+    after: dict[Any, Any] = flatten_dict(back)
     assert before.keys() == after.keys()
     for path, value in before.items():
         assert value.shape == after[path].shape

@@ -18,6 +18,13 @@ def _heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
 
 
+def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Attention of each head, ``[..., S, hidden]`` to ``[..., heads, S, head_dim]``."""
+    return F.scaled_dot_product_attention(
+        _heads(query, heads), _heads(key, heads), _heads(value, heads)
+    )
+
+
 def _joined(x: Tensor) -> Tensor:
     """``[..., heads, S, D]`` to ``[..., S, heads * D]``."""
     return x.transpose(-3, -2).flatten(-2)
@@ -74,15 +81,12 @@ class JointAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, 1 + T * N, hidden]`` to the same shape."""
         query, key, value = self.to_qkv(x).chunk(3, dim=-1)
-        cls = F.scaled_dot_product_attention(
-            *(_heads(part, self.heads) for part in (query[:, :1], key, value))
-        )
+        cls = _attend(query[:, :1], key, value, self.heads)
         grouped = [self.group(part[:, 1:]) for part in (query, key, value)]
         for part, index in ((key, 1), (value, 2)):
             own = part[:, None, :1].expand(-1, grouped[index].shape[1], -1, -1)
             grouped[index] = torch.cat([own, grouped[index]], dim=2)
-        out = F.scaled_dot_product_attention(*(_heads(part, self.heads) for part in grouped))
-        out = _joined(out)
+        out = _joined(_attend(*grouped, self.heads))
         out = (out.transpose(1, 2) if self.over_time else out).flatten(1, 2)
         return self.to_out(torch.cat([_joined(cls), out], dim=1))
 
@@ -99,8 +103,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., S, hidden]`` to the same shape."""
-        parts = (_heads(part, self.heads) for part in self.qkv(x).chunk(3, dim=-1))
-        return self.proj_drop(self.proj(_joined(F.scaled_dot_product_attention(*parts))))
+        query, key, value = self.qkv(x).chunk(3, dim=-1)
+        return self.proj_drop(self.proj(_joined(_attend(query, key, value, self.heads))))
 
 
 class ReleasedMlp(nn.Module):
@@ -190,7 +194,7 @@ class Released(nn.Module):
     def forward(self, video: Tensor) -> Tensor:
         """Logits of ``[B, T, H, W, C]``."""
         batch, frames = video.shape[:2]
-        x = self.patch_embed.proj(video.flatten(0, 1).permute(0, 3, 1, 2))
+        x = self.patch_embed.get_submodule("proj")(video.flatten(0, 1).permute(0, 3, 1, 2))
         x = x.flatten(2).transpose(1, 2).unflatten(0, (batch, frames))
         cls = self.cls_drop(self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
         x = self.pos_drop(x + self.pos_embed[:, None, 1:])

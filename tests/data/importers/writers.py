@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 from scipy.io import savemat
 
 MR, ENHANCED_MR = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.4.1"
@@ -41,7 +41,7 @@ def dicom_header(case: str, rows: int, columns: int, **changes: Any) -> FileData
     """A grey MR image without pixels."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = pydicom.uid.UID(MR)
+    meta.MediaStorageSOPClassUID = UID(MR)
     meta.MediaStorageSOPInstanceUID = generate_uid()
     out = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     out.SOPClassUID, out.SOPInstanceUID = MR, meta.MediaStorageSOPInstanceUID
@@ -113,7 +113,7 @@ def write_enhanced(folder: Path, case: str, cine: np.ndarray, *, pixel_mm: float
     """One enhanced multi-frame file, frames by time and then slice; ``cine`` [T, Z, H, W]."""
     frames, slices, rows, columns = cine.shape
     image = dicom_header(case, rows, columns, SOPClassUID=ENHANCED_MR)
-    image.file_meta.MediaStorageSOPClassUID = pydicom.uid.UID(ENHANCED_MR)
+    image.file_meta.MediaStorageSOPClassUID = UID(ENHANCED_MR)
     image.NumberOfFrames = frames * slices
 
     def item(**values: Any) -> pydicom.Sequence:
@@ -298,6 +298,6 @@ def write_npz(
     """A plain archive."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{case}.npz"
-    masks = {} if mask is None else {"lge_mask": mask}
+    masks: dict[str, Any] = {} if mask is None else {"lge_mask": mask}
     np.savez_compressed(path, cine=cine, pixel_mm=pixel_mm, **masks)
     return path
