@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -154,9 +155,8 @@ def test_images_are_brought_to_the_geometry_and_a_bad_file_stops_nothing(
     content = json.loads((out / "predictions.json").read_text())
     assert {row["label"] for row in content["cases"]} == {None}
     with Image.open(out / "pictures" / "b.gif") as animation:
-        assert (
-            animation.n_frames == 8
-        )  # 25 phases in the file  # pyright: ignore[reportAttributeAccessIssue] (animations have it)
+        frames: Any = animation
+        assert frames.n_frames == 8  # 25 phases in the file
     page = (out / "summary.html").read_text()
     assert "Not predicted" in page
     assert "truth unknown" in page

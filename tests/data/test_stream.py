@@ -3,6 +3,7 @@
 import shutil
 import threading
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest

@@ -86,7 +86,7 @@ class JointAttention(nn.Module):
         for part, index in ((key, 1), (value, 2)):
             own = part[:, None, :1].expand(-1, grouped[index].shape[1], -1, -1)
             grouped[index] = torch.cat([own, grouped[index]], dim=2)
-        out = _joined(_attend(*grouped, self.heads))
+        out = _joined(_attend(grouped[0], grouped[1], grouped[2], self.heads))
         out = (out.transpose(1, 2) if self.over_time else out).flatten(1, 2)
         return self.to_out(torch.cat([_joined(cls), out], dim=1))
 
