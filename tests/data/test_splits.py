@@ -54,6 +54,7 @@ def test_load(config):
     from mvo_jax.data.phantom.cohort import CohortSpec
 
     split = load_split(config, "train", progress=False)
+    assert isinstance(split, Split)
     assert split.name == "train"
     assert len(split) == 32
     assert split.video.shape == (32, 8, 32, 32, 1)
@@ -76,6 +77,7 @@ def test_load(config):
 
 def test_memory_is_known_before_and_after(config):
     split = load_split(config, "test", progress=False)
+    assert isinstance(split, Split)
     images = split.video.nbytes + split.lge_mask.nbytes
     assert split_bytes(config, "test") == images == 16 * (8 + 1) * 32 * 32
     numbers = 16 * 4 * (1 + len(split.features))  # int32 label, float32 features
