@@ -139,6 +139,7 @@ def open_source(path: Path, *, form: str, options: Options, scratch: Path) -> So
             )
         if simulated:
             return _open_simulated(simulated[0])
+    logging.getLogger("pydicom").setLevel(logging.ERROR)  # a line for every odd UID of every file
     importer = choose_importer(path, form)
     return Source(path, importer.name, {}, None, 0, (importer, unpack(path, scratch), options))
 
@@ -175,7 +176,6 @@ def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejecte
         yield from _stored_clips(source, target)
         return
     importer, folder, options = source._opened
-    logging.getLogger("pydicom").setLevel(logging.ERROR)  # a line for every odd UID of every file
     found = False
     for series in importer.find(folder, options):
         found = True

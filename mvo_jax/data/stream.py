@@ -1,6 +1,6 @@
 """Batches of a split that stays on disk, read ahead of the device by Grain."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import numpy as np
 
@@ -25,7 +25,7 @@ class _Batches:
 
 def read_batches(
     split: StreamedSplit, indices_of: Callable[[int], np.ndarray], steps: range, *, ahead: int
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
     """Read the batches of some steps in order, a few of them before they are asked for.
 
     Nothing is shuffled here: which cases a batch holds is the caller's choice, so a stream that

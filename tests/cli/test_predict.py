@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -131,7 +130,7 @@ def test_a_cohort_is_predicted_as_eval_does(evaluated, cohorts, tmp_path, capsys
     assert sum(row["probability"] > least for row in content["cases"]) <= 2
     for row in drawn:
         with Image.open(out / row["animation"]) as animation:
-            assert animation.n_frames == 8  # pyright: ignore[reportAttributeAccessIssue] (animations have it)
+            assert getattr(animation, "n_frames", 1) == 8
             assert animation.size == (2 * 256 + 4, 256)  # the coarse map beside the cine
         with Image.open(out / row["picture"]) as picture:
             assert picture.width > picture.height
@@ -155,8 +154,7 @@ def test_images_are_brought_to_the_geometry_and_a_bad_file_stops_nothing(
     content = json.loads((out / "predictions.json").read_text())
     assert {row["label"] for row in content["cases"]} == {None}
     with Image.open(out / "pictures" / "b.gif") as animation:
-        frames: Any = animation
-        assert frames.n_frames == 8  # 25 phases in the file
+        assert getattr(animation, "n_frames", 1) == 8  # 25 phases in the file
     page = (out / "summary.html").read_text()
     assert "Not predicted" in page
     assert "truth unknown" in page

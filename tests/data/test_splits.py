@@ -1,7 +1,6 @@
 import dataclasses
 import warnings
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +53,8 @@ def test_load(config):
     from mvo_jax.data.phantom.case import simulate_case
     from mvo_jax.data.phantom.cohort import CohortSpec
 
-    split: Any = load_split(config, "train", progress=False)
+    split = load_split(config, "train", progress=False)
+    assert isinstance(split, Split)
     assert split.name == "train"
     assert len(split) == 32
     assert split.video.shape == (32, 8, 32, 32, 1)
@@ -76,7 +76,8 @@ def test_load(config):
 
 
 def test_memory_is_known_before_and_after(config):
-    split: Any = load_split(config, "test", progress=False)
+    split = load_split(config, "test", progress=False)
+    assert isinstance(split, Split)
     images = split.video.nbytes + split.lge_mask.nbytes
     assert split_bytes(config, "test") == images == 16 * (8 + 1) * 32 * 32
     numbers = 16 * 4 * (1 + len(split.features))  # int32 label, float32 features

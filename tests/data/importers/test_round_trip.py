@@ -48,7 +48,14 @@ def prepared(source, out, *, window=(0.0, 255.0), **options):
 
 def config(path, **changes):
     values = {"name": "cohort", "dir": str(path), "frames": 16, "image_size": 64, "fold": 0}
+    values["device_budget_mb"] = 2048
     return SimpleNamespace(**(values | changes))
+
+
+def load(data_config, name: str) -> Split:
+    split = load_split(data_config, name)
+    assert isinstance(split, Split)
+    return split
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -59,7 +66,7 @@ def test_same_clips_masks_and_labels(simulated, tmp_path, name):
     options = {"pixel_mm": PIXEL_MM} if name == "png" else {}
     cohort = prepared(tmp_path / "source", tmp_path / "out", **options)
     assert dict(cohort.cases) == {"train": 16}
-    split: Any = load_split(config(tmp_path / "out"), "train")
+    split = load(config(tmp_path / "out"), "train")
     assert split.case_id == tuple(c[0] for c in simulated)
     # Same spacing, size, frames and window: nothing is resampled, so not a bit may differ.
     assert np.array_equal(split.video[..., 0], np.stack([c[1] for c in simulated]))
@@ -79,7 +86,7 @@ def test_robust_window_keeps_the_clip_up_to_a_linear_map(simulated, tmp_path):
     prepared(tmp_path / "source", tmp_path / "out", window=None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the four may be of one class
-        split: Any = load_split(config(tmp_path / "out"), "train")
+        split = load(config(tmp_path / "out"), "train")
     for (_, video, _, _), clip in zip(simulated, split.video[..., 0], strict=False):
         low, high = np.percentile(video, [0.5, 99.5])
         expected = np.clip((video - low) * 255 / (high - low), 0, 255)
@@ -95,7 +102,7 @@ def test_resampled_to_another_spacing_and_back(simulated, tmp_path):
     prepared(tmp_path / "source", tmp_path / "out")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        split: Any = load_split(config(tmp_path / "out"), "train")
+        split = load(config(tmp_path / "out"), "train")
     assert np.array_equal(split.lge_mask[0], mask)
     # The triangle that averages two fine pixels reaches a quarter into the neighbours.
     error = np.abs(split.video[0, ..., 0].astype(float) - video)
@@ -107,7 +114,7 @@ def test_training_on_it_gives_the_same_first_loss(simulated, tmp_path):
     for case_id, video, mask, _ in simulated:
         writers.write_dicom(tmp_path / "source", case_id, video, mask, pixel_mm=PIXEL_MM)
     prepared(tmp_path / "source", tmp_path / "out")
-    mine: Any = load_split(config(tmp_path / "out"), "train")
+    mine = load(config(tmp_path / "out"), "train")
     original = dataclasses.replace(
         mine,
         video=np.stack([c[1] for c in simulated])[..., None],
