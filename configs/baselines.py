@@ -13,7 +13,7 @@ for ``-quick``. Convolutional systems train with the paper's SGD at 0.01 for mod
 the two transformers with AdamW, as their authors do where they train from scratch or nearly so.
 ``loss.mask_loss_weight`` counts for ``mvo_net`` alone; the others have no mask branch.
 
-Expected: the paper's figures are in ``PAPER``. ``-quick``: test AUC above 0.85 on 240 cases.
+Expected: the paper's figures are in ``PAPER``; what ``-quick`` reaches is not measured yet.
 Cost: full size, see docs/reproduction.md for seconds a step; ``-quick`` a few minutes each on 2 CPU
 cores.
 """
