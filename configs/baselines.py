@@ -10,7 +10,7 @@ Names: ``mvo_net`` (the paper's method), ``vivit``, ``timesformer``, ``c3d``, ``
 
 All rows share data, augmentation, steps and batch: those of configs/mvo.py, or of configs/demo.py
 for ``-quick``. Convolutional systems train with the paper's SGD at 0.01 for models without BERT,
-the two transformers with AdamW, as their authors do where they train from scratch or nearly so.
+the two transformers with AdamW, which is our choice.
 ``loss.mask_loss_weight`` counts for ``mvo_net`` alone; the others have no mask branch.
 
 Expected: the paper's figures are in ``PAPER``; what ``-quick`` reaches is not measured yet.
