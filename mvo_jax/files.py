@@ -3,7 +3,7 @@
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mvo_jax.errors import UserError
@@ -19,14 +19,26 @@ def replace_file(path: str | os.PathLike, text: str) -> None:
     Raises:
         UserError: the folder cannot be written.
     """
+    replace_with(path, lambda temporary: temporary.write_bytes(text.encode()))
+
+
+def replace_with(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
+    """Has ``write`` make a file under another name, which takes its own once it is on disk.
+
+    Args:
+        path: file to write; missing parent folders are made.
+        write: writes the whole content to the path it is given.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-                file.flush()
+            write(temporary)
+            with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         finally:

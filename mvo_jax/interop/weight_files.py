@@ -8,9 +8,8 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,8 @@ import safetensors
 import safetensors.numpy
 
 from mvo_jax.errors import UserError
-from mvo_jax.interop.weight_rules import StateDict
+from mvo_jax.files import replace_with
+from mvo_jax.interop.weight_rules import StateDict, flatten, unflatten
 
 # Name of the one entry of the safetensors metadata: several would be written in random order.
 ENTRY = "mvo_jax"
@@ -88,15 +88,8 @@ def read_variables(path: Path) -> VariablesFile:
             f"{path} does not hold Flax variables of this project ({FORMAT!r})",
             "make one with: python -m mvo_jax convert --source CHECKPOINT --layout NAME --out FILE",
         )
-    tree: dict[str, Any] = {}
-    for name, value in arrays.items():
-        *parents, leaf = name.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
     return VariablesFile(
-        variables=tree,
+        variables=unflatten(arrays),
         model=metadata["model"],
         clip=tuple(metadata["clip"]),
         provenance=metadata["provenance"],
@@ -110,7 +103,8 @@ def write_variables(path: Path, content: VariablesFile) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    arrays = {name: np.ascontiguousarray(value) for name, value in _flat(content.variables)}
+    flat = flatten(content.variables)
+    arrays = {name: np.ascontiguousarray(flat[name]) for name in sorted(flat)}
     about = {
         "format": FORMAT,
         "model": content.model,
@@ -173,14 +167,6 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    for name, value in sorted(tree.items()):
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", np.asarray(value)
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -270,20 +256,13 @@ def _arrays(path: Path, content: Any) -> StateDict:
     return arrays
 
 
-def _write(path: Path, save: Any) -> None:
-    """Save under another name first, so that a whole file or none is there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+def _write(path: Path, save: Callable[[Path], object]) -> None:
+    """Save a whole file or none; torch and safetensors have errors of their own for a full disk."""
+
+    def checked(temporary: Path) -> None:
         try:
             save(temporary)
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-        raise UserError(
-            f"cannot write {path}: {getattr(error, 'strerror', None) or error}",
-            "choose a folder that can be written and has free space",
-        ) from error
+        except (RuntimeError, safetensors.SafetensorError) as error:
+            raise OSError(str(error).splitlines()[0]) from error
+
+    replace_with(path, checked)

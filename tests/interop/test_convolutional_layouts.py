@@ -57,15 +57,6 @@ def trunk(shapes: Any) -> dict[str, Any]:
     return {kind: {"trunk": tree["trunk"]} for kind, tree in shapes.items() if "trunk" in tree}
 
 
-def random_bits(like: Any) -> Any:
-    rng = np.random.default_rng(0)
-
-    def draw(leaf: Any) -> np.ndarray:
-        return np.frombuffer(rng.bytes(leaf.size * 4), np.float32).reshape(leaf.shape)
-
-    return jax.tree.map(draw, like)
-
-
 def empty(like: Any) -> Any:
     """Arrays of one byte an element: full-size networks are only counted here."""
     return jax.tree.map(lambda leaf: np.empty(leaf.shape, np.uint8), like)
@@ -191,7 +182,7 @@ def test_trunk_has_the_keys_of_the_published_checkpoint(name):
 
 @every_system
 @pytest.mark.parametrize("published", [False, True])
-def test_round_trip_is_bit_exact(name, published):
+def test_round_trip_is_bit_exact(name, published, random_bits):
     shapes = shapes_of(name, **SMALL[name])
     if published:
         shapes = trunk(shapes)
@@ -211,7 +202,7 @@ def test_round_trip_is_bit_exact(name, published):
 
 
 @every_system
-def test_heads_of_other_classes_are_left_out_and_nothing_else(name):
+def test_heads_of_other_classes_are_left_out_and_nothing_else(name, random_bits):
     shapes = trunk(shapes_of(name, **SMALL[name]))
     state = weight_rules.to_torch(random_bits(shapes), PUBLIC[name])
     state |= {key: np.zeros(shape, np.float32) for key, shape in HEADS[name].items()}

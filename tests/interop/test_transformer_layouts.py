@@ -43,18 +43,8 @@ def shapes_of(model: Any, clip: tuple[int, ...] = (4, 16, 16, 3)) -> dict[str, A
     return dict(jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), video))
 
 
-def random_bits(like: Any) -> Any:
-    """Arrays of random bytes: signed zeros, infinities and NaN payloads are among them."""
-    rng = np.random.default_rng(0)
-
-    def draw(leaf: Any) -> np.ndarray:
-        return np.frombuffer(rng.bytes(leaf.size * 4), np.float32).reshape(leaf.shape)
-
-    return jax.tree.map(draw, like)
-
-
 @every_network
-def test_round_trip_is_bit_exact(name):
+def test_round_trip_is_bit_exact(name, random_bits):
     layout, flax_class, _, options = NETWORKS[name]
     shapes = shapes_of(flax_class(**options))
     variables = random_bits(shapes)
@@ -69,7 +59,7 @@ def test_round_trip_is_bit_exact(name):
 
 
 @every_network
-def test_keys_and_shapes_are_those_of_the_torch_model(name):
+def test_keys_and_shapes_are_those_of_the_torch_model(name, random_bits):
     layout, flax_class, torch_class, options = NETWORKS[name]
     state = weight_rules.to_torch(random_bits(shapes_of(flax_class(**options))), layout)
     expected = torch_class(4, 16, **options).state_dict()
@@ -77,7 +67,7 @@ def test_keys_and_shapes_are_those_of_the_torch_model(name):
 
 
 @every_network
-def test_what_does_not_fit_is_refused(name):
+def test_what_does_not_fit_is_refused(name, random_bits):
     layout, flax_class, _, options = NETWORKS[name]
     shapes = shapes_of(flax_class(**options))
     state = weight_rules.to_torch(random_bits(shapes), layout)
@@ -155,7 +145,7 @@ def test_orientation_of_a_patch_kernel():
         rule.to_torch(matrix[:-1])
 
 
-def test_a_grey_embedding_cannot_be_written_as_the_published_convolution():
+def test_a_grey_embedding_cannot_be_written_as_the_published_convolution(random_bits):
     options = {**NETWORKS["released"][3], "in_channels": 1}
     variables = random_bits(shapes_of(TimeSformer(**options), (4, 16, 16, 1)))
     with pytest.raises(UserError, match="of wrong shape: params/patch_embedding/kernel"):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
+import markupsafe
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -113,16 +114,9 @@ def write_html(path: str | os.PathLike, result: Result, about: Mapping[str, Any]
         count=len(result.rows),
         families=families(result.rows),
         rows=result.rows,
-        drawings=[(title, _Markup(svg)) for title, svg in drawings],
+        drawings=[(title, markupsafe.Markup(svg)) for title, svg in drawings],
     )
     replace_file(path, page)
-
-
-class _Markup(str):
-    """Text that is HTML already."""
-
-    def __html__(self) -> str:
-        return self
 
 
 def drift_figure(traces: Sequence[Trace], quantity: str) -> Figure:
