@@ -6,7 +6,7 @@ Every room may import this module.
 EXIT_COMPARISON = 1  # parity or fingerprint: two results differ by more than they may
 EXIT_USER_ERROR = 2  # bad config, data or arguments: the message names the cause and the remedy
 EXIT_NON_FINITE = 3  # the loss or a gradient became NaN or infinite
-EXIT_FINDINGS = 4  # the command did its work and found something wrong with the data
+EXIT_FINDINGS = 4  # done and written, but some cases or systems failed, or a check of the data did
 
 
 class UserError(Exception):

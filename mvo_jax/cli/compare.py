@@ -19,8 +19,8 @@ from absl import flags
 from mvo_jax.cli import eval as evaluation
 from mvo_jax.cli import train as training
 from mvo_jax.cli.flags import parse
-from mvo_jax.data.splits import load_split
-from mvo_jax.errors import UserError
+from mvo_jax.data.splits import load_split, split_bytes
+from mvo_jax.errors import EXIT_FINDINGS, UserError
 from mvo_jax.evaluation.comparison import (
     AREA_CHANGE,
     ScoredRun,
@@ -41,7 +41,6 @@ from mvo_jax.training.setup import set_up
 # What rows may differ in. The rest (data, augmentation, steps, batch, thresholds) is shared.
 OWN_PARTS = ("model", "optimizer", "loss", "seed")
 MARKER = "comparison.json"
-EXIT_SOME_FAILED = 4
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -154,8 +153,8 @@ def _open(out: Path, about: Mapping[str, Any]) -> None:
 def _run(flags_of_row: Sequence[str], folder: RunFolder, config: Any, split: str) -> None:
     """Train and evaluate one run, as far as that is not done."""
     suffix = "" if split == "test" else f"_{split}"
-    if (folder.path / f"metrics{suffix}.json").exists():
-        # The last file but the report; whether it is of this config is checked as in training.
+    if (folder.path / f"report{suffix}.html").exists():
+        # The last file that is written; whether it is of this config is checked as in training.
         folder.check_config(config.to_dict())
         return
     training.main([*flags_of_row, f"--workdir={folder.path}"])
@@ -214,9 +213,13 @@ def main(arguments: list[str]) -> dict[str, Any]:
     configs = {name: _config(flags_of(name, seeds[0])) for name in systems}
     _check_shared(configs)
     costs = {}
-    for name, config in configs.items():  # also finds what cannot work before anything is trained
+    # Also finds what cannot work before a folder is made or anything is trained.
+    for name, config in configs.items():
         costs[name] = _cost(config)
-    first = next(iter(configs.values())).to_dict()
+    shared = next(iter(configs.values()))
+    for split in ("train", "validation", values.split):
+        split_bytes(shared.data, split)
+    first = shared.to_dict()
     about = {
         "config": values.config,
         "quick": values.quick,
@@ -257,7 +260,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         raise UserError(
             f"{len(failures)} of {len(systems)} systems failed: {', '.join(failures)}",
             "see the table for the causes; the same command tries them again and keeps the rest",
-            exit_code=EXIT_SOME_FAILED,
+            exit_code=EXIT_FINDINGS,
         )
     return table
 

@@ -1,0 +1,205 @@
+"""`compare`: several systems trained, evaluated and tabulated; repeated, broken, refused."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mvo_jax.cli import compare
+from mvo_jax.cli.main import run
+from mvo_jax.errors import EXIT_FINDINGS, UserError
+from mvo_jax.evaluation.predictions import read_predictions
+from mvo_jax.evaluation.statistics import paired_delong_test
+
+# How ml_collections loads a config file.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+ROOT = Path(__file__).resolve().parents[2]
+
+# The form of configs/baselines.py with small rows, as a user writes it.
+ROWS_FILE = """
+from configs import mvo
+
+ROWS = ("plain", "encoder", "vivit")
+REFERENCE = "plain"
+PAPER = {"encoder": {"auc": 65.45}}
+VIVIT = dict(name="vivit", num_outputs=1, in_channels=1, hidden_size=16, num_layers=1, num_heads=2,
+             head_dim=8, mlp_dim=16, patch_size=8, tubelet_size=4, dropout_rate=0.0,
+             dtype="float32")
+
+
+def get_config(argument=""):
+    name, _, size = argument.partition("-")
+    config = mvo.get_config("quick").unlock()
+    config.data.update(dict(dir=%(data)r, preset="easy", size="tiny", frames=8, image_size=32))
+    config.model.update(dict(width=8, stage_sizes=(1,), num_heads=2, mask_size=32))
+    config.model.variant = "bert" if name == "encoder" else "backbone"
+    if name == "vivit":
+        config.model = VIVIT
+    if size and name == "encoder":
+        config.train.batch_size = 4
+    config.train.update(dict(batch_size=8, total_steps=4, log_every=2, eval_every=2,
+                             num_devices=1)) if not size else None
+    config.eval.batch_size = 8
+    return config.lock()
+"""
+
+
+@pytest.fixture(scope="module")
+def rows_file(data_dir, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("configs") / "rows.py"
+    path.write_text(ROWS_FILE % {"data": str(data_dir)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def compared(rows_file, tmp_path_factory) -> Path:
+    """Folder of a comparison of all rows with two seeds."""
+    out = tmp_path_factory.mktemp("comparison") / "table"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        assert run("compare", [f"--config={rows_file}", f"--out={out}", "--seeds=0,1"]) == 0
+    return out
+
+
+@pytest.fixture
+def copied(compared, tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(ROOT)
+    return Path(shutil.copytree(compared, tmp_path / "table"))
+
+
+def table_rows(out: Path) -> dict[str, dict[str, str]]:
+    with (out / "table.csv").open(encoding="utf-8", newline="") as file:
+        return {row["system"]: row for row in csv.DictReader(file)}
+
+
+def test_every_row_is_in_the_table(compared):
+    rows = table_rows(compared)
+    assert list(rows) == ["plain", "encoder", "vivit", "fractional area change alone"]
+    for name in ("plain", "encoder", "vivit"):
+        row = rows[name]
+        assert row["runs"] == "2"
+        assert row["failure"] == ""
+        assert 0 <= float(row["auc"]) <= 1
+        assert len(row["auc_by_seed"].split()) == 2
+        assert int(row["parameters"]) > 0
+        assert float(row["seconds_per_step"]) > 0
+    assert rows["encoder"]["paper_auc"] == "65.45"
+    assert int(rows["encoder"]["parameters"]) > int(rows["plain"]["parameters"])
+    assert rows["plain"]["p"] == ""  # the row that the others are tested against
+    page = (compared / "table.html").read_text()
+    text = (compared / "table.md").read_text()
+    for name in rows:
+        assert name in page
+        assert f"| {name} |" in text
+    assert "4 steps of 8 clips" in page
+
+
+def test_tests_are_of_the_written_predictions(compared):
+    def mean(name: str):
+        runs = [
+            read_predictions(
+                compared / f"{name}-seed{seed}" / "predictions_test.csv", split="test"
+            )[0]
+            for seed in (0, 1)
+        ]
+        return runs[0].label, (runs[0].probability + runs[1].probability) / 2
+
+    label, reference = mean("plain")
+    for name in ("encoder", "vivit"):
+        expected = paired_delong_test(label, reference, mean(name)[1])
+        row = table_rows(compared)[name]
+        assert float(row["reference_minus_system"]) == pytest.approx(expected.difference)
+        assert float(row["p"]) == pytest.approx(expected.p)
+        assert float(row["p_holm"]) >= float(row["p"])
+
+
+def test_repeated_it_trains_nothing_and_says_the_same(copied, rows_file, monkeypatch):
+    def refuse(arguments):
+        raise AssertionError(f"trained again: {arguments}")
+
+    monkeypatch.setattr(compare.training, "main", refuse)
+    monkeypatch.setattr(compare.evaluation, "main", refuse)
+    before = (copied / "table.csv").read_bytes()
+    assert run("compare", [f"--config={rows_file}", f"--out={copied}", "--seeds=0,1"]) == 0
+    assert (copied / "table.csv").read_bytes() == before
+
+
+def test_a_row_cut_off_before_its_report_is_evaluated_again(copied, rows_file):
+    folder = copied / "vivit-seed0"
+    (folder / "report.html").unlink()
+    (folder / "predictions_test.csv").unlink()
+    before = (copied / "table.csv").read_bytes()
+    assert run("compare", [f"--config={rows_file}", f"--out={copied}", "--seeds=0,1"]) == 0
+    assert (folder / "report.html").exists()
+    assert (copied / "table.csv").read_bytes() == before
+
+
+def test_a_failing_system_stops_no_other(rows_file, data_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    train = compare.training.main
+
+    def fail_encoder(arguments):
+        if any("encoder" in word for word in arguments):
+            raise UserError("the encoder cannot be trained", "mend it")
+        return train(arguments)
+
+    monkeypatch.setattr(compare.training, "main", fail_encoder)
+    out = tmp_path / "out"
+    words = [f"--config={rows_file}", f"--out={out}", "--systems=plain,encoder"]
+    assert run("compare", words) == EXIT_FINDINGS
+    assert "1 of 2 systems failed: encoder" in capsys.readouterr().err
+    rows = table_rows(out)
+    assert rows["encoder"]["failure"] == "seed 0: the encoder cannot be trained"
+    assert rows["encoder"]["auc"] == ""
+    assert 0 <= float(rows["plain"]["auc"]) <= 1
+
+    monkeypatch.setattr(compare.training, "main", train)
+    assert run("compare", words) == 0  # tried again, the finished row kept
+    assert table_rows(out)["encoder"]["failure"] == ""
+
+
+def test_rows_may_differ_in_the_system_only(refused, rows_file, tmp_path):
+    cause, _ = refused("compare", f"--config={rows_file}", f"--out={tmp_path / 'o'}", "--quick")
+    assert "config.train of 'encoder' differs" in cause
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--systems=plain,vivid"], "no system 'vivid'"),
+        (["--seeds=one"], "--seeds is 'one'"),
+        (["--seeds=-1"], "--seeds is '-1'"),
+        (["--config.data.size=huge"], "huge"),
+        (["--config.data.preset=harder"], "harder"),
+        (["--split=tomorrow"], "tomorrow"),
+        (["--config.model.width=0"], "width"),
+    ],
+)
+def test_refused_before_anything_is_written(refused, rows_file, tmp_path, flags, words):
+    out = tmp_path / "out"
+    cause, remedy = refused("compare", f"--config={rows_file}", f"--out={out}", *flags)
+    assert words in cause + remedy
+    assert not out.exists()
+
+
+def test_folders_that_hold_something_else(refused, copied, rows_file, tmp_path):
+    cause, _ = refused(
+        "compare", f"--config={rows_file}", f"--out={copied}", "--config.data.seed=5"
+    )
+    assert "holds another comparison" in cause
+    assert json.loads((copied / "comparison.json").read_text())["data"]["seed"] == 0
+
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "letter.txt").write_text("mine")
+    cause, _ = refused("compare", f"--config={rows_file}", f"--out={other}")
+    assert "not the folder of a comparison" in cause
+
+
+def test_a_config_without_rows(refused, tmp_path):
+    cause, remedy = refused("compare", "--config=configs/mvo.py", f"--out={tmp_path / 'o'}")
+    assert "no rows to compare" in cause
+    assert "configs/baselines.py" in remedy
