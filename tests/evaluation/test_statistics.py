@@ -108,6 +108,32 @@ def test_paired_delong_that_cannot_be_tested_is_nan():
     assert math.isnan(result.low)
 
 
+@pytest.mark.parametrize(
+    ("p_values", "expected"),
+    [
+        # Sorted 0.005 0.01 0.03 0.04 times 4 3 2 1; the last must not fall below the one before.
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.5, 0.4, 0.9], [1.0, 1.0, 1.0]),
+        ([0.02, math.nan, 0.03], [0.04, math.nan, 0.04]),  # a nan is no hypothesis
+        ([], []),
+    ],
+)
+def test_holm_by_hand(p_values, expected):
+    assert statistics.holm_adjusted(p_values) == pytest.approx(expected, nan_ok=True)
+
+
+def test_holm_keeps_the_family_error_rate():
+    # All hypotheses true, their statistics correlated as those of rows scored on the same cases.
+    generator = np.random.default_rng(0)
+    shared = generator.normal(size=(2000, 1))
+    z = math.sqrt(0.5) * (shared + generator.normal(size=(2000, 6)))
+    smallest = [min(statistics.holm_adjusted(2 * stats.norm.sf(abs(row)))) for row in z]
+    rejected = np.mean(np.array(smallest) < 0.05)
+    # 2000 tables: three standard errors of a rate of 0.05 are 0.015.
+    assert rejected < 0.065
+    assert rejected > 0.01  # not so careful that it could never reject
+
+
 def test_the_papers_auc_has_an_interval_of_about_63_to_82():
     published = statistics.hanley_mcneil_interval(0.727, 44, 86)
     assert published.low == pytest.approx(0.63, abs=0.005)
