@@ -11,7 +11,8 @@ query-key-value map; the temporal encoder has a CLS token and no positions of it
 and positions start as N(0, 1). The authors' code (scenic) learns one set of positions for patches
 and one for time steps, starts them as N(0, 0.02), and has biases.
 
-Difference: tubelets of several frames (``tubelet_size``), where the PyTorch code has single frames.
+Differences: tubelets of several frames (``tubelet_size``) and tokens that start smaller
+(``token_deviation``) can be asked for; the PyTorch code has neither.
 """
 
 from typing import Any
@@ -77,6 +78,8 @@ class ViViT(nn.Module):
         mlp_dim: width of the MLPs.
         patch_size: pixels along each side of a patch.
         tubelet_size: frames of a patch; 1 embeds single frames, the authors' models have 2.
+        token_deviation: standard deviation of CLS tokens and positions at the start; 0.02 in the
+            authors' code. Large ones hide the images from the first blocks.
         dropout_rate: after the embedding, the attention and in the MLPs.
         axis_name: device axis of the batch; None on one device.
         dtype: compute dtype.
@@ -92,6 +95,7 @@ class ViViT(nn.Module):
     mlp_dim: int = 2048
     patch_size: int = 4
     tubelet_size: int = 1
+    token_deviation: float = 1.0
     dropout_rate: float = 0.0
     axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
@@ -128,7 +132,7 @@ class ViViT(nn.Module):
         steps, number = x.shape[1:3]
 
         def learned(name: str, *shape: int) -> Array:
-            normal = nn.initializers.normal(1.0)
+            normal = nn.initializers.normal(self.token_deviation)
             shape = (1, *shape, self.hidden_size)
             return self.param(name, normal, shape, self.param_dtype).astype(self.dtype)
 

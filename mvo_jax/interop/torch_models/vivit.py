@@ -124,6 +124,7 @@ class TorchViViT(RecordedModel):
         mlp_dim: width of the MLPs.
         patch_size: pixels along each side of a patch.
         tubelet_size: frames of a patch.
+        token_deviation: standard deviation of CLS tokens and positions at the start.
         dropout_rate: after the embedding, the attention and in the MLPs.
     """
 
@@ -141,6 +142,7 @@ class TorchViViT(RecordedModel):
         mlp_dim: int = 2048,
         patch_size: int = 4,
         tubelet_size: int = 1,
+        token_deviation: float = 1.0,
         dropout_rate: float = 0.0,
     ):
         super().__init__()
@@ -149,9 +151,9 @@ class TorchViViT(RecordedModel):
         # Index 0 of the public implementation is the cutting, which has no parameters.
         self.to_patch_embedding = nn.Sequential(nn.Identity(), nn.Linear(values, hidden_size))
         shape = frames // tubelet_size, (image_size // patch_size) ** 2 + 1, hidden_size
-        self.pos_embedding = nn.Parameter(0.02 * torch.randn(1, *shape))
-        self.space_token = nn.Parameter(0.02 * torch.randn(1, 1, hidden_size))
-        self.temporal_token = nn.Parameter(0.02 * torch.randn(1, 1, hidden_size))
+        self.pos_embedding = nn.Parameter(token_deviation * torch.randn(1, *shape))
+        self.space_token = nn.Parameter(token_deviation * torch.randn(1, 1, hidden_size))
+        self.temporal_token = nn.Parameter(token_deviation * torch.randn(1, 1, hidden_size))
         sizes = num_layers, hidden_size, num_heads, head_dim, mlp_dim, dropout_rate
         self.space_transformer = Transformer("space", *sizes)
         self.temporal_transformer = Transformer("time", *sizes)
