@@ -23,6 +23,11 @@ VERBS = {
     "parity": "compare the network, its gradients and its training with PyTorch",
     "prepare": "turn a folder of images into a cohort to train on",
 }
+_GOES_ON = {
+    "train": "; the same command goes on from the last checkpoint",
+    "compare": "; the same command goes on from the last checkpoint",
+    "prepare": "; the same command goes on with the next series",
+}
 
 
 def run(verb: str, arguments: list[str]) -> int:
@@ -47,7 +52,7 @@ def run(verb: str, arguments: list[str]) -> int:
         print(f"error: {error.cause}\n  what to do: {error.remedy}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"interrupted{_GOES_ON.get(verb, '')}", file=sys.stderr)
         return 130
     return 0
 

@@ -8,7 +8,7 @@ from absl import flags
 
 from mvo_jax.cli.flags import define_source_flags, parse, source_options
 from mvo_jax.data.cohort.geometry import Target
-from mvo_jax.data.cohort.partition import Partition
+from mvo_jax.data.cohort.partition import Partition, split_order
 from mvo_jax.data.phantom.workers import available_cores
 from mvo_jax.errors import UserError
 
@@ -83,15 +83,21 @@ def main(arguments: list[str]) -> None:
         jobs=available_cores() if values.jobs is None else values.jobs,
         strict=values.strict,
     )
+    manifest, rejected = cohort.manifest().values(), read_rejected(cohort.path)
     print(
         f"{cohort.path}: {cohort.frames} frames of {cohort.image_size}x{cohort.image_size} pixels, "
         f"{cohort.spacing_mm:g} mm"
     )
-    for split, cases in cohort.cases.items():
+    for split in sorted(cohort.cases, key=split_order):
+        patients = len({row["patient_id"] for row in manifest if row["split"] == split})
         positive = cohort.positive[split]
         what = "without label, for prediction" if split == "unlabelled" else f"{positive} with MVO"
-        print(f"  {split:12}{cases:7} cases, {what}")
-    rejected = read_rejected(cohort.path)
+        print(f"  {split:12}{cohort.cases[split]:7} slices of {patients} patients, {what}")
+    by_motion = sum(row["centre_from"] == "motion" for row in manifest)
+    if by_motion:
+        print(
+            f"{by_motion} crops were placed by the motion of the heart, an estimate: look at them"
+        )
     if rejected:
         print(
             f"{len(rejected)} cases were rejected, see {cohort.path / 'rejected.csv'}; the most "
@@ -101,3 +107,4 @@ def main(arguments: list[str]) -> None:
         for remedy, count in Counter(row["remedy"] for row in rejected).most_common(3):
             example = next(row["cause"] for row in rejected if row["remedy"] == remedy)
             print(f"  {count:6}  {example}\n          {remedy}", file=sys.stderr)
+    print(f"look at it: python -m mvo_jax inspect {cohort.path}")

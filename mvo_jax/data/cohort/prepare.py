@@ -30,6 +30,7 @@ from mvo_jax.data.cohort.storage import (
     example_of,
     file_hashes,
     open_cohort,
+    read_rows,
     write_records,
 )
 from mvo_jax.data.cohort.work import (
@@ -365,10 +366,9 @@ def _finish(
     replace_file(out / INDEX, json.dumps(index, indent=2) + "\n")
 
 
-def read_rejected(cohort: Path) -> list[Row]:
-    """Rows of a cohort's ``rejected.csv``."""
-    with (cohort / REJECTED).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def read_rejected(cohort: Path) -> list[dict[str, str]]:
+    """Rows of ``rejected.csv`` in a cohort's folder, finished or not."""
+    return read_rows(cohort / REJECTED)
 
 
 def _csv(columns: tuple[str, ...], rows: list[Row]) -> str:

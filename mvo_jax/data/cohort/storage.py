@@ -9,6 +9,7 @@ A folder without ``cohort.json`` is not a cohort.
 """
 
 import contextlib
+import csv
 import dataclasses
 import hashlib
 import json
@@ -101,6 +102,16 @@ class CohortFolder:
         """The TFDS builder; ``as_data_source(split=STORED_SPLIT)`` reads cases at random."""
         with quiet_tfds():
             return tfds.builder_from_directory(self.path / RECORDS)
+
+    def manifest(self) -> dict[str, dict[str, str]]:
+        """Rows of ``manifest.csv`` by case id.
+
+        Raises:
+            UserError: the file has changed.
+        """
+        if sha256(self.path / MANIFEST) != self.files[MANIFEST][1]:
+            raise _damaged(self.path, MANIFEST, "has changed since it was written")
+        return {row["case_id"]: row for row in read_rows(self.path / MANIFEST)}
 
     def verify(self, stored_split: str) -> None:
         """Check the content of a split's files against what was written.
@@ -223,6 +234,12 @@ def file_hashes(folder: Path) -> dict[str, dict[str, Any]]:
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in files
     }
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV table."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def sha256(path: Path) -> str:
