@@ -23,6 +23,10 @@ VERBS = {
     "parity": "compare the network, its gradients and its training with PyTorch",
     "prepare": "turn a folder of images into a cohort to train on",
 }
+# Numpy's products round otherwise with another number of threads, and what is made of an image must
+# not depend on it. The products are small: one thread is also the fastest.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_READ_IMAGES = ("prepare", "inspect", "predict")
 _GOES_ON = {
     "train": "; the same command goes on from the last checkpoint",
     "compare": "; the same command goes on from the last checkpoint",
@@ -43,6 +47,8 @@ def run(verb: str, arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     configure_xla(os.environ)
+    if verb in _READ_IMAGES:
+        os.environ.update(_ONE_THREAD)
     module = importlib.import_module(f"mvo_jax.cli.{verb}")
     try:
         module.main(arguments)

@@ -245,7 +245,7 @@ def write_records(
 
 def _file_names(folder: Path, split: str) -> Any:
     return tfds.core.ShardedFileTemplate(
-        data_dir=tfds.core.as_path(folder),
+        data_dir=tfds.core.Path(folder),
         dataset_name="cohort",
         split=split,
         filetype_suffix="array_record",

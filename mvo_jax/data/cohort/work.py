@@ -249,7 +249,8 @@ def run_all(
         todo: what to do; taken from as work is finished.
         recipe: how.
         folder: where results go.
-        jobs: processes; 1 works in this one.
+        jobs: processes; 1 works in this one, where numpy may have several threads and round
+            otherwise (a grey level in a million); the commands give it one.
     """
     if jobs <= 1:
         for series in todo:
@@ -328,6 +329,7 @@ class _Child:
             | {
                 "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
                 "OMP_NUM_THREADS": "1",
+                "MKL_NUM_THREADS": "1",
                 "OPENBLAS_NUM_THREADS": "1",
             },
         )
