@@ -151,7 +151,7 @@ def main(arguments: list[str]) -> list[Finding]:
     print(f"page: {out}")
     faults = [finding for finding in found if finding.is_fault]
     if faults:
-        names = ", ".join(finding.check for finding in faults)
+        names = ", ".join(dict.fromkeys(finding.check for finding in faults))
         raise UserError(
             f"{len(faults)} of the checks failed: {names}",
             f"{faults[0].remedy}; all findings are in {out}",
