@@ -6,8 +6,6 @@ memory at a time.
 
 import dataclasses
 import itertools
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,12 @@ from mvo_jax.data.cohort.geometry import (
 )
 from mvo_jax.data.importers.archive import unpack
 from mvo_jax.data.importers.cine import MVO, CineSlice, Importer, Options, Series, printable
-from mvo_jax.data.importers.formats import choose_importer, load_series, series_label
+from mvo_jax.data.importers.formats import (
+    choose_importer,
+    load_series,
+    quiet_readers,
+    series_label,
+)
 from mvo_jax.errors import UserError
 
 COHORT_INDEX, TFDS_INDEX = "cohort.json", "dataset_info.json"
@@ -139,7 +142,6 @@ def open_source(path: Path, *, form: str, options: Options, scratch: Path) -> So
             )
         if simulated:
             return _open_simulated(simulated[0])
-    logging.getLogger("pydicom").setLevel(logging.ERROR)  # a line for every odd UID of every file
     importer = choose_importer(path, form)
     return Source(path, importer.name, {}, None, 0, (importer, unpack(path, scratch), options))
 
@@ -192,8 +194,7 @@ def _series_clips(
 ) -> Iterator[Clip | Rejected]:
     name, patient = printable(series.name), printable(series.patient_id or "")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # readers grumble about headers; faults are raised
+        with quiet_readers():
             slices = load_series(importer, series, options)
             label = series_label(series, slices, options)
             still = options.still_images

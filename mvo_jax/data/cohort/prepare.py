@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -109,7 +110,12 @@ def prepare(
             strict=strict,
             progress=progress,
         )
-        replace_file(out / REJECTED, _csv(REJECTED_COLUMNS, rejected))
+        lost = _rows_without_case(options.table, cases, rejected)
+        if lost and strict:
+            raise UserError(lost[0]["cause"], lost[0]["remedy"])
+        rejected += lost
+        if cases or rejected:
+            replace_file(out / REJECTED, _csv(REJECTED_COLUMNS, rejected))
         if not cases:
             first = f"; the first: {rejected[0]['cause']}" if rejected else ""
             raise UserError(
@@ -197,7 +203,14 @@ def _work_folder(out: Path, settings: Row) -> Iterator[Path]:
                 _compare(out, json.loads(record.read_text()), settings)
             else:
                 replace_file(record, json.dumps(settings, indent=2) + "\n")
-            yield work
+            try:
+                yield work
+            except UserError:
+                if not (out / REJECTED).is_file() and not any((work / "series").glob("*/*.json")):
+                    shutil.rmtree(work, ignore_errors=True)  # nothing to go on with
+                    with contextlib.suppress(OSError):  # not ours alone
+                        out.rmdir()
+                raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
@@ -282,6 +295,26 @@ def _read_all(
             unique.append(row)
     rejected.sort(key=lambda row: (row["case_id"], row["source"]))
     return unique, rejected
+
+
+def _rows_without_case(table: Table, cases: list[Row], rejected: list[Row]) -> list[Row]:
+    """Rejections of rows that name nothing: a slip in a name would lose a label silently."""
+    names = {case["series"] for case in cases}
+    for row in (*cases, *rejected):
+        series = re.sub(r"_s\d+$", "", row["case_id"])
+        names |= {row["case_id"], row["patient_id"], series}
+    example = min((case["case_id"] for case in cases), default="")
+    return [
+        {
+            "case_id": key,
+            "patient_id": row.patient_id or "",
+            "source": str(table.path),
+            "cause": f"{table.path}: line {row.line} names {key!r}, which the source does not hold",
+            "remedy": "correct the name" + (f"; case ids are like {example!r}" if example else ""),
+        }
+        for key, row in table.rows.items()
+        if row.cine is None and printable(key) not in names
+    ]
 
 
 def _assign(cases: list[Row], table: Table, partition: Partition) -> list[Row]:

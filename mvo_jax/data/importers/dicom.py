@@ -43,9 +43,9 @@ _TAGS = [
     "SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "PatientID",
     "Modality", "ImageType", "Rows", "Columns", "SamplesPerPixel", "PixelSpacing",
     "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness", "TriggerTime",
-    "NominalCardiacTriggerDelayTime", "TemporalPositionIdentifier", "InstanceNumber", "AcquisitionNumber",
-    "CardiacNumberOfImages", "NumberOfFrames", "PerFrameFunctionalGroupsSequence",
-    "SharedFunctionalGroupsSequence",
+    "NominalCardiacTriggerDelayTime", "TemporalPositionIdentifier", "InstanceNumber",
+    "AcquisitionNumber", "CardiacNumberOfImages", "NumberOfFrames",
+    "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence",
 ]  # fmt: skip
 # What tells the phases of a slice apart, best first.
 _TIMES = (
@@ -490,7 +490,7 @@ def read_pixels(slices: Sequence[Slice]) -> list[np.ndarray]:
 
 def _pixels(path: Path) -> np.ndarray:
     import pydicom
-    from pydicom.pixels import apply_modality_lut
+    from pydicom.pixels import apply_modality_lut, get_decoder
 
     syntax = ""
     try:
@@ -511,15 +511,15 @@ def _pixels(path: Path) -> np.ndarray:
         raise
     except Exception as error:
         text = printable((str(error).splitlines() or [""])[0])[:120]
-        if syntax:
+        if syntax and not get_decoder(data.file_meta.TransferSyntaxUID).is_available:
             raise UserError(
-                f"{printable(path)} is compressed ({syntax}) and no decoder for it is installed "
-                f"({text})",
+                f"{printable(path)} is compressed ({syntax}) and no decoder for it is installed",
                 "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress the "
                 "files (gdcmconv --raw)",
             ) from error
+        what = f"compressed pixels ({syntax})" if syntax else "pixels"
         raise UserError(
-            f"{printable(path)}: the pixels cannot be read ({type(error).__name__}: {text})",
+            f"{printable(path)}: the {what} cannot be read ({type(error).__name__}: {text})",
             "copy it again; it may be cut off",
         ) from error
 

@@ -72,7 +72,7 @@ def read_volume(path: Path, *, axes: int | None = None) -> Volume:
         _check_header(path, shape, dtype, axes)
         slope, intercept = image.dataobj.slope, image.dataobj.inter
         plain = slope in (1.0, None) and intercept in (0.0, None)
-        data = np.asanyarray(image.dataobj) if plain else image.dataobj.get_scaled(np.float32)
+        data = np.asarray(image.dataobj, None if plain else np.float32)
         header, affine = image.header, np.array(image.affine, float)
     except (
         OSError,

@@ -5,6 +5,7 @@ Every fault is a file written here, beside one sound case of the same format.
 
 import dataclasses
 import gzip
+import os
 import struct
 import warnings
 import zipfile
@@ -19,12 +20,14 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
-from pydicom.uid import UID, JPEG2000Lossless
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless
 from scipy.io import savemat
 
 from mvo_jax.data.cohort.geometry import Target
 from mvo_jax.data.cohort.partition import Partition
 from mvo_jax.data.cohort.prepare import prepare, read_rejected
+from mvo_jax.data.cohort.storage import CohortFolder
 from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.table import read_table
 from mvo_jax.errors import UserError
@@ -46,10 +49,13 @@ MASK = np.where((_AT > 6) & (_AT < 10), 3, 0).astype(np.uint8)  # all myocardium
 MVO_MASK = np.where((MASK == 3) & (np.arange(SIZE) > 20), 2, MASK).astype(np.uint8)
 
 
-def run(source: Path, out: Path, *, strict: bool = False, **options: Any):
+def run(
+    source: Path, out: Path, *, strict: bool = False, format: str = "auto", **options: Any
+) -> CohortFolder:
     return prepare(
         source,
         out,
+        format=format,
         options=Options(**options),
         target=Target(frames=FRAMES, image_size=SIZE, spacing_mm=PIXEL_MM),
         partition=Partition(fractions=(1.0, 0.0, 0.0)),
@@ -324,10 +330,13 @@ def set_tags(**values: Any) -> Callable[[Path], None]:
     return every_file(change)
 
 
-def compress(image: Any) -> None:
-    image.file_meta.TransferSyntaxUID = JPEG2000Lossless
-    image.PixelData = encapsulate([b"\xff\x4f" + b"\0" * 98])
-    image["PixelData"].VR = "OB"
+def compressed(syntax: UID) -> Callable[[Any], None]:
+    def change(image: Any) -> None:
+        image.file_meta.TransferSyntaxUID = syntax
+        image.PixelData = encapsulate([b"\xff\x4f" + b"\0" * 98])
+        image["PixelData"].VR = "OB"
+
+    return change
 
 
 def raw_tag(name: str, value: bytes) -> Callable[[Any], None]:
@@ -405,7 +414,13 @@ DICOM = {
     "colour": Fault(every_file(dicom_colour), (".dcm", "colour")),
     "2^16 per axis": Fault(set_tags(Rows=65535, Columns=65535), (".dcm", "GiB")),
     "half a billion frames": Fault(many_frames, ("many.dcm", "frames")),
-    "compressed": Fault(every_file(compress), (".dcm", "JPEG 2000", "decoder")),
+    "compressed, no codec": Fault(
+        every_file(compressed(JPEGLSLossless)),
+        (".dcm", "JPEG-LS", *(() if get_decoder(JPEGLSLossless).is_available else ("no decoder",))),
+    ),
+    "compressed, damaged": Fault(
+        every_file(compressed(JPEG2000Lossless)), (".dcm", "JPEG 2000", "compressed pixels")
+    ),
     "no pixels": Fault(set_tags(PixelData=None), (".dcm", "pixels")),
     "no bits": Fault(set_tags(BitsAllocated=None), (".dcm", "pixels")),
     "spacing of nought": Fault(set_tags(PixelSpacing=[0, 0]), ("bad", "mm")),
@@ -642,7 +657,7 @@ MAT = {
 }
 
 
-GOOD: dict[str, Callable[[Path], object]] = {
+GOOD: dict[str, Callable[[Path], Path]] = {
     "nifti": lambda f: writers.write_nifti(f, "good", CINE, MASK, pixel_mm=PIXEL_MM),
     "dicom": lambda f: writers.write_dicom(f, "good", CINE, MASK, pixel_mm=PIXEL_MM),
     "png": lambda f: writers.write_png(f, "good", CINE, MASK),
@@ -681,3 +696,352 @@ def test_a_bad_case_is_told_and_the_others_go_on(name, tmp_path):
     check_message(refusal.value.cause, refusal.value.remedy, *fault.words)
     assert not (strict / "cohort.json").exists()
     assert not (strict / "tfds").exists()
+
+
+# Sources
+
+
+def archive(folder: Path, *names: str) -> Path:
+    """A ``.zip`` that holds a sound case and files of these names."""
+    sound = GOOD["npz"](folder)
+    path = folder / "source.zip"
+    with zipfile.ZipFile(path, "w") as out:
+        out.write(str(sound), "good.npz")
+        for name in names:
+            out.writestr(name, b"x")
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../outside.npz", "a/../../outside.npz", "/outside.npz", "..\\outside.npz", "C:\\x.npz"],
+)
+def test_an_archive_does_not_lead_out_of_itself(tmp_path, name):
+    path = archive(tmp_path, name)
+    refused(path, tmp_path / "deep" / "out", "source.zip", "leads out of it")
+    assert not list(tmp_path.rglob("outside.npz"))
+
+
+def link(path: Path) -> None:
+    item = zipfile.ZipInfo("link.npz")
+    item.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(path, "a") as out:
+        out.writestr(item, "/etc/passwd")
+
+
+def bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("large.npz", bytes(1 << 25))
+
+
+def double(path: Path) -> None:
+    with zipfile.ZipFile(path, "a") as out, pytest.warns(UserWarning, match="Duplicate"):
+        out.writestr("good.npz", b"x")
+
+
+def encrypted(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(bytes(content))
+
+
+def empty_archive(path: Path) -> None:
+    with zipfile.ZipFile(path, "w"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (link, "link.npz"),
+        (bomb, "would unpack"),
+        (double, "twice"),
+        (encrypted, "encrypted"),
+        (cut, "no sound .zip"),
+        (lambda p: p.write_bytes(b""), "no sound .zip"),
+        (empty_archive, "no file"),
+    ],
+    ids=["link", "bomb", "double", "encrypted", "cut", "zero-length", "empty"],
+)
+def test_archives_are_not_trusted(tmp_path, damage, words):
+    path = archive(tmp_path)
+    damage(path)
+    refused(path, tmp_path / "out", "source", words)
+
+
+def refused(source: Path, out: Path, *words: str, **options: Any) -> None:
+    """The whole source is refused and nothing is written."""
+    with pytest.raises(UserError) as refusal:
+        run(source, out, **options)
+    check_message(refusal.value.cause, refusal.value.remedy, *words)
+    assert not out.exists()
+
+
+def test_a_sound_archive(tmp_path):
+    cohort = run(archive(tmp_path), tmp_path / "out")
+    assert dict(cohort.cases) == {"unlabelled": 1} or dict(cohort.cases) == {"train": 1}
+    assert [p.name for p in (tmp_path / "out").iterdir() if p.is_dir()] == ["tfds"]
+
+
+def test_an_empty_folder(tmp_path):
+    (tmp_path / "source").mkdir()
+    refused(tmp_path / "source", tmp_path / "out", "source", "no file")
+
+
+def test_a_folder_of_something_else(tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "thesis.docx").write_text("x")
+    refused(tmp_path / "source", tmp_path / "out", "source", "1 .docx")
+
+
+def test_a_missing_folder_and_one_that_links_to_itself(tmp_path):
+    refused(tmp_path / "none", tmp_path / "out", "none", "does not exist")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    refused(tmp_path / "loop", tmp_path / "out", "loop", "does not exist")
+
+
+def test_a_folder_of_another_format(tmp_path):
+    GOOD["npz"](tmp_path / "source")
+    refused(tmp_path / "source", tmp_path / "out", "no case", "source", format="segment")
+
+
+def test_two_masks_of_one_case(tmp_path):
+    source = tmp_path / "source"
+    GOOD["nifti"](source)
+    GOOD["nifti"](source / "copy")
+    refused(source, tmp_path / "out", "good_lge_mask.nii.gz", "both masks")
+
+
+def test_folders_in_a_circle_end(tmp_path):
+    source = tmp_path / "source"
+    GOOD["nifti"](source)
+    (source / "deep").mkdir()
+    (source / "deep" / "up").symlink_to(source, target_is_directory=True)
+    (source / "again").symlink_to(source / "deep", target_is_directory=True)
+    assert sum(run(source, tmp_path / "out").cases.values()) == 1
+    assert read_rejected(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("name", ["pipe_cine.nii.gz", "pipe.dcm", "pipe", "pipe.npz"])
+def test_a_pipe_is_passed_over(tmp_path, name):
+    """Opening it would wait for a writer for ever."""
+    source = tmp_path / "source"
+    GOOD["npz" if name == "pipe.npz" else "nifti"](source)
+    os.mkfifo(source / name)
+    assert sum(run(source, tmp_path / "out").cases.values()) == 1
+
+
+def test_what_systems_leave_beside_the_images(tmp_path):
+    source = tmp_path / "source"
+    GOOD["dicom"](source)
+    for name in (
+        "Thumbs.db",
+        ".DS_Store",
+        "good/._000_0.dcm",
+        "good/desktop.ini",
+        "good/notes.txt",
+    ):
+        (source / name).write_bytes(b"\0\1")
+    assert sum(run(source, tmp_path / "out").cases.values()) == 1
+    assert read_rejected(tmp_path / "out") == []
+
+
+def test_case_ids_twice_in_names(tmp_path):
+    source = tmp_path / "source"
+    for center in ("a", "b"):
+        writers.write_nifti(source / center, "p01", CINE, None, pixel_mm=PIXEL_MM)
+    assert sum(run(source, tmp_path / "out").cases.values()) == 1
+    (row,) = read_rejected(tmp_path / "out")
+    check_message(row["cause"], row["remedy"], "'p01'", "a/p01_cine.nii.gz", "b/p01_cine.nii.gz")
+
+
+def test_case_ids_twice_in_files(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("x", "y"):
+        np.savez(source / f"{name}.npz", cine=CINE, pixel_mm=2.0, case_id="p01")
+    assert sum(run(source, tmp_path / "out").cases.values()) == 1
+    (row,) = read_rejected(tmp_path / "out")
+    check_message(row["cause"], row["remedy"], "'p01'", "x.npz", "y.npz")
+
+
+@pytest.mark.parametrize("form", ["nifti", "dicom", "npz", "png", "mat"])
+def test_names_that_are_not_utf8(tmp_path, form):
+    source = tmp_path / "source"
+    GOOD[form](source)
+    for path in list(source.rglob("good*")):
+        path.rename(Path(os.fsdecode(os.fsencode(path).replace(b"good", b"M\xfcller"))))
+    GOOD[form](source)
+    assert sum(run(source, tmp_path / "out").cases.values()) == 1
+    (row,) = read_rejected(tmp_path / "out")
+    check_message(row["cause"], row["remedy"], "not UTF-8", "M\\udcfcller")
+
+
+def test_names_of_other_alphabets_are_kept(tmp_path):
+    writers.write_nifti(tmp_path / "source", "Übung 患者 1", CINE, None, pixel_mm=PIXEL_MM)
+    run(tmp_path / "source", tmp_path / "out")
+    assert "Übung 患者 1" in (tmp_path / "out" / "manifest.csv").read_text("utf-8")
+
+
+def test_one_case_is_enough_and_none_is_not(tmp_path):
+    GOOD["npz"](tmp_path / "one")
+    assert sum(run(tmp_path / "one", tmp_path / "out").cases.values()) == 1
+    npz_file(b"")(tmp_path / "one")
+    (tmp_path / "one" / "good.npz").unlink()
+    with pytest.raises(UserError) as refusal:
+        run(tmp_path / "one", tmp_path / "none")
+    check_message(refusal.value.cause, refusal.value.remedy, "no case", "1 rejected", "bad.npz")
+    assert not (tmp_path / "none" / "cohort.json").exists()
+    assert len(read_rejected(tmp_path / "none")) == 1  # which the remedy names
+    assert str(tmp_path / "none" / "rejected.csv") in refusal.value.remedy
+
+
+# Tables
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"case_id,label\n", "no rows"),
+        (b"name,mvo\na,1\n", "unknown or repeated columns ['name', 'mvo']"),
+        (b"case_id,label,label\na,1,0\n", "repeated columns"),
+        (b"label,split\n1,train\n", "neither case_id"),
+        (b"case_id,label\na,NaN\n", "line 2 has label 'NaN'"),
+        (b"case_id,label\na,1\nb,2\n", "line 3 has label '2'"),
+        (b"case_id,label\na,yes\n", "'yes'"),
+        (b"case_id,label\na,1.0\n", "'1.0'"),
+        (b"case_id,split\na,valid\n", "'valid'"),
+        (b"case_id,label\na,1\na,0\n", "line 3 repeats case_id 'a' of line 2"),
+        (b"case_id,label\na,1,\n", "3 cells for 2 columns"),
+        (b"case_id,label\n,1\n", "line 2 has no case_id"),
+        (b"case_id,label\nM\xfcller,1\n", "not UTF-8"),
+        ("case_id,label\na,1\n".encode("utf-16"), "not UTF-8"),
+        (b"case_id,label\na\0,1\n", "not text"),
+        (b'case_id,label\n"a,1\n', "cells"),
+        (b"case_id,centre_row\na,5\n", "half a centre"),
+        (b"case_id,centre_row,centre_column\na,nan,5\n", "'nan'"),
+        (b"case_id,end_diastole\na,1.5\n", "1.5"),
+        (b"case_id,end_diastole\na,-1\n", "'-1'"),
+    ],
+)
+def test_tables_with_mistakes(tmp_path, content, words):
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as refusal:
+        read_table(path)
+    check_message(refusal.value.cause, refusal.value.remedy, str(path), words)
+
+
+def test_tables_that_are_no_files(tmp_path):
+    for path in (tmp_path, tmp_path / "none.csv"):
+        with pytest.raises(UserError) as refusal:
+            read_table(path)
+        check_message(refusal.value.cause, refusal.value.remedy, str(path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfcase_id,label\r\ngood,0\r\n\r\n",
+        b"Case_ID;Label\rgood;0\r",
+        b" case_id\tlabel \ngood\t 0\n",
+        b'"case_id","label"\n"good","0"',
+    ],
+    ids=["BOM and CRLF", "semicolons and CR", "tabs and blanks", "quotes"],
+)
+def test_tables_as_spreadsheets_save_them(tmp_path, content):
+    source, path = tmp_path / "source", tmp_path / "table.csv"
+    writers.write_nifti(source, "good", CINE, None, pixel_mm=PIXEL_MM)
+    path.write_bytes(content)
+    cohort = run(source, tmp_path / "out", table=read_table(path))
+    assert dict(cohort.cases) == {"train": 1}
+    assert cohort.positive["train"] == 0
+
+
+@pytest.mark.parametrize("column", ["cine", "mask"])
+@pytest.mark.parametrize("name", ["../other.nii.gz", "/etc/passwd", "a/../../b.nii.gz"])
+def test_tables_do_not_lead_out_of_the_source(tmp_path, column, name):
+    source, path = tmp_path / "source", tmp_path / "table.csv"
+    GOOD["nifti"](source)
+    other = {"cine": "mask", "mask": "cine"}[column]
+    path.write_text(f"case_id,{column},{other}\ngood,{name},good_cine.nii.gz\n")
+    refused(source, tmp_path / "out", str(path), "leads out", table=read_table(path))
+
+
+def test_rows_of_a_table_that_name_nothing(tmp_path):
+    """A slip in a name would otherwise leave a case without its label, silently."""
+    source, path = tmp_path / "source", tmp_path / "table.csv"
+    GOOD["nifti"](source)
+    path.write_text("case_id,label\ngood,0\ngod,0\n")
+    cohort = run(source, tmp_path / "out", table=read_table(path))
+    assert sum(cohort.cases.values()) == 1
+    (row,) = read_rejected(tmp_path / "out")
+    check_message(row["cause"], row["remedy"], str(path), "line 3", "'god'")
+
+
+# What is odd and right
+
+
+def first_clip(source: Path, out: Path, *, frames: int = FRAMES, **options: Any) -> np.ndarray:
+    """The only case, uint8 [T, H, W], grey values 0 to 250 kept."""
+    cohort = prepare(
+        source,
+        out,
+        options=Options(**options),
+        target=Target(frames, SIZE, PIXEL_MM, window=(0.0, 255.0)),
+        partition=Partition(fractions=(1.0, 0.0, 0.0)),
+        jobs=1,
+        strict=True,
+        progress=False,
+    )
+    (split,) = cohort.cases
+    (case,) = cohort.builder().as_data_source(split=split)
+    return case["video"][..., 0]
+
+
+def monochrome1(image: Any) -> None:
+    image.PhotometricInterpretation = "MONOCHROME1"
+    stored = 255 - np.frombuffer(image.PixelData, np.uint8)
+    image.PixelData = stored.tobytes()
+
+
+def rescaled(image: Any) -> None:
+    image.RescaleSlope, image.RescaleIntercept = "0.5", "-20"
+    stored = 2 * (image.pixel_array.astype(np.int16) + 20)
+    writers.set_pixels(image, stored)
+
+
+@pytest.mark.parametrize("change", [monochrome1, rescaled])
+def test_stored_values_of_dicom(tmp_path, change):
+    every_file(change)(tmp_path / "source")
+    assert np.array_equal(first_clip(tmp_path / "source", tmp_path / "out"), CINE)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.float32, np.float64, ">i2"])
+@pytest.mark.parametrize("form", ["nifti", "npz"])
+def test_types_of_pixels(tmp_path, dtype, form):
+    writer = {"nifti": writers.write_nifti, "npz": writers.write_npz}[form]
+    writer(tmp_path / "source", "a", CINE.astype(dtype), None, pixel_mm=PIXEL_MM)
+    assert np.array_equal(first_clip(tmp_path / "source", tmp_path / "out"), CINE)
+
+
+def test_scale_of_nifti(tmp_path):
+    path = writers.write_nifti(tmp_path / "source", "a", CINE, None, pixel_mm=PIXEL_MM)
+    rewrite_header(path, 112, "<ff", 0.5, 10.0)
+    clip = first_clip(tmp_path / "source", tmp_path / "out")
+    assert np.array_equal(clip, np.rint(CINE * 0.5 + 10).astype(np.uint8))
+
+
+@pytest.mark.parametrize("frames", [25, 32])
+def test_phases_of_other_numbers_become_thirty(tmp_path, frames):
+    """A sine over the beat is met by the spline to a grey level or two."""
+
+    def beat(count: int) -> np.ndarray:
+        phase = 2 * np.pi * np.arange(count) / count
+        return 120 + 80 * np.sin(phase)[:, None, None] * (_AT < 9) + np.zeros((1, SIZE, SIZE))
+
+    writers.write_npz(tmp_path / "source", "a", beat(frames), None, pixel_mm=PIXEL_MM)
+    clip = first_clip(tmp_path / "source", tmp_path / "out", frames=30)
+    assert clip.shape[0] == 30
+    assert np.abs(clip - beat(30)).max() < 1.0
