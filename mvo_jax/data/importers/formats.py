@@ -77,17 +77,18 @@ def quiet_readers() -> Iterator[None]:
 
     pydicom has a line for every odd UID of every file, nibabel one for every odd header.
     """
+    # Switched off, not set to a level: pydicom sets its own when it is first imported.
     loggers = [logging.getLogger(name) for name in ("pydicom", "nibabel", "nibabel.global")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
+    before = [logger.disabled for logger in loggers]
     try:
+        for logger in loggers:
+            logger.disabled = True
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled
 
 
 def load_series(importer: Importer, series: Series, options: Options) -> list[CineSlice]:
