@@ -37,7 +37,9 @@ def _define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer("folds", 0, "Folds in place of fractions.", flag_values=values)
     flags.DEFINE_integer("split_seed", 0, "Seed of the division.", flag_values=values)
-    flags.DEFINE_integer("jobs", None, "Processes; all cores if left out.", flag_values=values)
+    flags.DEFINE_integer(
+        "jobs", None, "Processes; all cores if left out.", lower_bound=1, flag_values=values
+    )
     flags.DEFINE_bool(
         "strict", False, "End at the first case that cannot be prepared.", flag_values=values
     )

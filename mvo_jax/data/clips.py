@@ -4,11 +4,8 @@ What training reads as a split, ``predict`` and ``inspect`` read from here; only
 memory at a time.
 """
 
-import contextlib
 import dataclasses
 import itertools
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +19,14 @@ from mvo_jax.data.cohort.geometry import (
     Target,
     prepare_series,
 )
-from mvo_jax.data.importers.archive import unpack
+from mvo_jax.data.importers.archive import named_after, renamed, unpack
 from mvo_jax.data.importers.cine import MVO, CineSlice, Importer, Options, Series, printable
-from mvo_jax.data.importers.formats import choose_importer, load_series, series_label
+from mvo_jax.data.importers.formats import (
+    choose_importer,
+    load_series,
+    quiet_readers,
+    series_label,
+)
 from mvo_jax.errors import UserError
 
 COHORT_INDEX, TFDS_INDEX = "cohort.json", "dataset_info.json"
@@ -152,28 +154,10 @@ def open_source(path: Path, *, form: str, options: Options, scratch: Path) -> So
             )
         if simulated:
             return _open_simulated(simulated[0])
-    # A line for every odd UID of every file; the level would be set anew by pydicom's import.
-    logging.getLogger("pydicom").propagate = False
     folder = unpack(path, scratch)
     with named_after(path, folder):
         importer = choose_importer(folder, form)
     return Source(path, importer.name, {}, None, 0, (importer, folder, options))
-
-
-@contextlib.contextmanager
-def named_after(source: Path, folder: Path) -> Iterator[None]:
-    """Have errors name the archive that the user knows, not the folder it was unpacked to."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(
-            renamed(error.cause, folder, source), error.remedy, exit_code=error.exit_code
-        ) from error
-
-
-def renamed(text: str, folder: Path, source: Path) -> str:
-    """A message or path with the unpacked folder called by its archive's name."""
-    return text if folder == source else text.replace(printable(folder), printable(source))
 
 
 def _simulated_cohorts(path: Path) -> list[Path]:
@@ -231,8 +215,7 @@ def _series_clips(
 ) -> Iterator[Clip | Rejected]:
     name, patient = printable(series.name), printable(series.patient_id or "")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # readers grumble about headers; faults are raised
+        with quiet_readers():
             slices = load_series(importer, series, options)
             label = series_label(series, slices, options)
             still = options.still_images

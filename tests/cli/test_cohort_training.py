@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def cohort(data_dir, tmp_path_factory) -> Path:
     """The simulated cohort as NIfTI with its splits in a table, prepared."""
     folder = tmp_path_factory.mktemp("prepared")
     rows = []
-    data = get_config().unlock().data
+    data: Any = get_config().unlock().data
     data.update(dir=str(data_dir), size="tiny", preset="easy", frames=8, image_size=32)
     for name in ("train", "validation", "test"):
         split = load_split(data, name, progress=False)

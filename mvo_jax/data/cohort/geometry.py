@@ -157,14 +157,16 @@ def prepare_series(
         One entry a slice, in order.
     """
     fault = _label_fault(slices, label)
-    votes = None if all(map(_has_centre, slices)) else combined_votes(slices)
+    faults = [_fault(one, still_images=still_images) for one in slices]
+    sound = [one for one, wrong in zip(slices, faults, strict=True) if wrong is None]
+    votes = None if all(map(_has_centre, sound)) else combined_votes(sound)
     out: list[PreparedSlice | Rejected] = []
-    for one in slices:
+    for one, wrong in zip(slices, faults, strict=True):
         try:
-            for wrong in (fault, _label_fault([one], one.label)):
-                if wrong is not None:
-                    raise wrong
-            out.append(_prepare(one, target, label, votes, still_images=still_images))
+            for error in (fault, wrong, _label_fault([one], one.label)):
+                if error is not None:
+                    raise error
+            out.append(_prepare(one, target, label, votes))
         except UserError as error:
             out.append(Rejected(one.case_id, one.patient_id, one.source, error.cause, error.remedy))
     return out
@@ -199,14 +201,10 @@ def _prepare(
     target: Target,
     label: int | None,
     votes: np.ndarray | None,
-    *,
-    still_images: bool,
 ) -> PreparedSlice:
-    _check(one, still_images=still_images)
     window = choose_window(one, target, votes)
-    first = 0
+    first, known = 0, end_diastole(one)
     if target.end_diastole_first:
-        known = end_diastole(one)
         if known is None:
             raise UserError(
                 f"{printable(one.source)}: end-diastole is not known, so the cycle cannot be "
@@ -254,6 +252,15 @@ def _label(one: CineSlice, label: int | None) -> int:
     if drawn:
         return int(bool(one.has_mvo))
     return 0 if 0 in (label, one.label) else UNLABELLED
+
+
+def _fault(one: CineSlice, *, still_images: bool) -> UserError | None:
+    """What ``_check`` finds, if anything."""
+    try:
+        _check(one, still_images=still_images)
+    except UserError as error:
+        return error
+    return None
 
 
 def _check(one: CineSlice, *, still_images: bool) -> None:
@@ -462,15 +469,7 @@ def combined_votes(slices: Sequence[CineSlice]) -> np.ndarray | None:
     """Votes of a stack: short-axis slices have the ventricle in about the same place."""
     if len({(s.cine.shape[1:], s.pixel_mm) for s in slices}) != 1:
         return None
-    votes = [
-        ring_votes(s.cine, s.pixel_mm)
-        for s in slices
-        if s.pixel_mm is not None
-        and s.cine.ndim == 3
-        and s.cine.dtype.kind in "uif"
-        and min(s.cine.shape) >= MIN_FRAMES
-        and np.isfinite(s.cine).all()
-    ]
+    votes = [ring_votes(s.cine, s.pixel_mm) for s in slices if s.pixel_mm is not None]
     return np.sum(votes, axis=0) if votes else None
 
 

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -43,7 +44,7 @@ from mvo_jax.data.cohort.work import (
     run_all,
     stored_rows,
 )
-from mvo_jax.data.importers.archive import unpack
+from mvo_jax.data.importers.archive import named_after, renamed, unpack
 from mvo_jax.data.importers.cine import Options, Series, printable
 from mvo_jax.data.importers.formats import choose_importer
 from mvo_jax.data.importers.table import Table
@@ -101,17 +102,25 @@ def prepare(
         return _already_there(out, settings)
     with _work_folder(out, settings) as work_folder:
         folder = unpack(source, work_folder / "source")
-        importer = choose_importer(folder, format)
-        recipe = Recipe(importer.name, options, target, folder)
-        cases, rejected = _read_all(
-            importer.find(folder, options),
-            recipe,
-            work_folder / "series",
-            jobs=jobs,
-            strict=strict,
-            progress=progress,
-        )
-        _write_rejected(out, rejected)
+        with named_after(source, folder):
+            importer = choose_importer(folder, format)
+            recipe = Recipe(importer.name, options, target, folder)
+            cases, rejected = _read_all(
+                importer.find(folder, options),
+                recipe,
+                work_folder / "series",
+                jobs=jobs,
+                strict=strict,
+                progress=progress,
+            )
+        for row in rejected:
+            row["cause"] = renamed(row["cause"], folder, source)
+        lost = _rows_without_case(options.table, cases, rejected)
+        if lost and strict:
+            raise UserError(lost[0]["cause"], lost[0]["remedy"])
+        rejected += lost
+        if cases or rejected:
+            _write_rejected(out, rejected)
         if not cases:
             first = f"; the first: {rejected[0]['cause']}" if rejected else ""
             raise UserError(
@@ -199,7 +208,14 @@ def _work_folder(out: Path, settings: Row) -> Iterator[Path]:
                 _compare(out, json.loads(record.read_text()), settings)
             else:
                 replace_file(record, json.dumps(settings, indent=2) + "\n")
-            yield work
+            try:
+                yield work
+            except UserError:
+                if not (out / REJECTED).is_file() and not any((work / "series").glob("*/*.json")):
+                    shutil.rmtree(work, ignore_errors=True)  # nothing to go on with
+                    with contextlib.suppress(OSError):  # not ours alone
+                        out.rmdir()
+                raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
@@ -275,6 +291,26 @@ def _read_all(
             unique.append(case)
     rejected.sort(key=lambda row: (row["case_id"], row["source"]))
     return unique, rejected
+
+
+def _rows_without_case(table: Table, cases: list[Accepted], rejected: list[Row]) -> list[Row]:
+    """Rejections of rows that name nothing: a slip in a name would lose a label silently."""
+    names = {name for case in cases for name in (case.series, case.case_id, case.patient_id)}
+    for row in rejected:
+        series = re.sub(r"_s\d+$", "", row["case_id"])
+        names |= {row["case_id"], row["patient_id"], series}
+    example = min((case.case_id for case in cases), default="")
+    return [
+        {
+            "case_id": key,
+            "patient_id": row.patient_id or "",
+            "source": str(table.path),
+            "cause": f"{table.path}: line {row.line} names {key!r}, which the source does not hold",
+            "remedy": "correct the name" + (f"; case ids are like {example!r}" if example else ""),
+        }
+        for key, row in table.rows.items()
+        if row.cine is None and printable(key) not in names
+    ]
 
 
 def _assign(cases: list[Accepted], table: Table, partition: Partition) -> list[Row]:

@@ -15,7 +15,6 @@ import queue
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import numpy as np
 import mvo_jax
 from mvo_jax.data.cohort.geometry import PreparedSlice, Rejected, Target, prepare_series
 from mvo_jax.data.importers.cine import Options, Series, printable
-from mvo_jax.data.importers.formats import IMPORTERS, load_series, series_label
+from mvo_jax.data.importers.formats import IMPORTERS, load_series, quiet_readers, series_label
 from mvo_jax.errors import UserError
 
 Row = dict[str, Any]
@@ -86,8 +85,7 @@ def work(series: Series, recipe: Recipe, path: Path) -> list[Row]:
     """
     options = recipe.options
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # readers grumble about headers; faults are raised
+        with quiet_readers():
             slices = load_series(IMPORTERS[recipe.format], series, options)
             results = prepare_series(
                 slices,

@@ -26,7 +26,7 @@ from mvo_jax.data.importers.cine import (
     slice_name,
 )
 from mvo_jax.data.importers.contours import anatomy_of, fill
-from mvo_jax.data.importers.volume import Volume, as_displayed, mask_on_cine
+from mvo_jax.data.importers.volume import Volume, as_displayed, check_mask_is_seen, mask_on_cine
 from mvo_jax.data.importers.walk import files_below
 from mvo_jax.errors import UserError
 
@@ -211,7 +211,9 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     labels = own = None
     if scars:
         mask = _scar_mask(series.path, scars[0])
-        labels, own = mask_on_cine(_volume(series.path, scars[0], mask[None]), volume)
+        drawn = _volume(series.path, scars[0], mask[None])
+        labels, own = mask_on_cine(drawn, volume)
+        check_mask_is_seen(drawn, series.path, labels)
     count = volume.data.shape[1]
     out = []
     for z in range(count):
@@ -295,8 +297,13 @@ def volume_affine(stack: dict[str, Any]) -> np.ndarray:
 def _volume(path: Path, stack: dict[str, Any], data: np.ndarray) -> Volume:
     for field in ("ResolutionX", "ResolutionY"):
         _number(path, stack, field)
-    affine = volume_affine(stack)
     oriented = "ImageOrientation" in stack and "ImagePosition" in stack
+    if oriented and (np.size(stack["ImageOrientation"]), np.size(stack["ImagePosition"])) != (6, 3):
+        raise UserError(
+            f"{printable(path)}: ImageOrientation and ImagePosition have not 6 and 3 numbers",
+            "save the file from Segment again",
+        )
+    affine = volume_affine(stack)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise UserError(
             f"{printable(path)}: ImageOrientation is no orientation",

@@ -6,6 +6,7 @@ NIfTI stores (X, Y, Z, T); this is the one place where it is transposed.
 import dataclasses
 import gzip
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def read_volume(path: Path, *, axes: int | None = None) -> Volume:
         _check_header(path, shape, dtype, axes)
         slope, intercept = image.dataobj.slope, image.dataobj.inter
         plain = slope in (1.0, None) and intercept in (0.0, None)
-        data = np.asanyarray(image.dataobj) if plain else image.dataobj.get_scaled(np.float32)
+        data = np.asarray(image.dataobj, None if plain else np.float32)
         header, affine = image.header, np.array(image.affine, float)
     except (
         OSError,
@@ -152,6 +153,26 @@ def as_displayed(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.n
             affine[:3, 3] += affine[:3, axis] * (data.shape[dimension] - 1)
             affine[:3, axis] *= -1
     return data, affine
+
+
+def check_mask_is_seen(mask: Volume, cine: Path, on_cine: Sequence[np.ndarray | None]) -> None:
+    """Refuse a mask of which nothing lies on the cine: a positive case would lose its label.
+
+    Args:
+        mask: as it was drawn, ``[1, Z', H', W']``.
+        cine: for messages.
+        on_cine: what ``mask_on_cine`` made of it, slice by slice.
+
+    Raises:
+        UserError: something is drawn and nothing of it is seen.
+    """
+    if mask.data.any() and not any(one is not None and one.any() for one in on_cine):
+        raise UserError(
+            f"{printable(mask.path)}: nothing that is drawn lies on the slices of "
+            f"{printable(cine)}",
+            "check that LGE and cine are of one patient and one examination, with their "
+            "orientation",
+        )
 
 
 def mask_on_cine(mask: Volume, cine: Volume) -> tuple[np.ndarray, list[np.ndarray]]:
