@@ -60,8 +60,8 @@ def content(folder: Path) -> dict[str, bytes]:
 def results(out: Path) -> dict[Path, int]:
     """Finished series, with the time each was written."""
     found = {}
-    for path in (out / ".work" / "series").glob("*/*.json"):
-        with contextlib.suppress(FileNotFoundError):  # tidied away at the end
+    with contextlib.suppress(FileNotFoundError):  # tidied away at the end, perhaps just now
+        for path in (out / ".work" / "series").glob("*/*.json"):
             found[path] = path.stat().st_mtime_ns
     return found
 
