@@ -95,6 +95,9 @@ def main(arguments: list[str]) -> None:
         positive = cohort.positive[split]
         what = "without label, for prediction" if split == "unlabelled" else f"{positive} with MVO"
         print(f"  {split:12}{cohort.cases[split]:7} slices of {patients} patients, {what}")
+    unknown = sum(not row["spacing_mm"] for row in manifest)
+    if unknown:
+        print(f"{unknown} slices do not say how large a pixel is; if it is known, give --pixel_mm")
     by_motion = sum(row["centre_from"] == "motion" for row in manifest)
     if by_motion:
         print(

@@ -314,7 +314,7 @@ def _stored_clip(
         video=case["video"],
         lge_mask=mask if mask.any() else None,
         label=int(case["label"]),
-        spacing_mm=spacing,
+        spacing_mm=None if known.get("spacing_mm") == "" else spacing,
         source_frames=int(known.get("source_frames", len(case["video"]))),
         centre_from=known.get("centre_from"),
     )
