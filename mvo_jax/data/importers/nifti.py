@@ -183,7 +183,7 @@ def to_slices(
     check_axes_of_slices_and_phases(cine)
     on_grid, own = (None, None) if mask is None else mask_on_cine(mask, cine)
     if mask is not None and on_grid is not None:
-        check_mask_is_seen(mask, series.path, on_grid)
+        check_mask_is_seen(mask, series.path, list(on_grid))
     out = []
     for z in range(count):
         drawn = {t: m[z] for t, m in (anatomy or {}).items() if m[z].any()}

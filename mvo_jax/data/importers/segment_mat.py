@@ -213,7 +213,7 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         mask = _scar_mask(series.path, scars[0])
         drawn = _volume(series.path, scars[0], mask[None])
         labels, own = mask_on_cine(drawn, volume)
-        check_mask_is_seen(drawn, series.path, labels)
+        check_mask_is_seen(drawn, series.path, list(labels))
     count = volume.data.shape[1]
     out = []
     for z in range(count):

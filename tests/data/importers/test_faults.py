@@ -19,6 +19,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.dataelem import RawDataElement
 from pydicom.encaps import encapsulate
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless
@@ -344,9 +345,7 @@ def raw_tag(name: str, value: bytes) -> Callable[[Any], None]:
 
     def change(image: Any) -> None:
         element = image[name]
-        raw = pydicom.dataelem.RawDataElement(
-            element.tag, element.VR, len(value), value, 0, False, True
-        )
+        raw = RawDataElement(element.tag, element.VR, len(value), value, 0, False, True)
         image._dict[element.tag] = raw
 
     return change
@@ -457,8 +456,8 @@ def png(folder: Path, cine: np.ndarray = CINE, mask: np.ndarray | None = MASK) -
     return writers.write_png(folder, "bad", cine, mask)
 
 
-def frame(change: Callable[[Path], object]) -> Callable[[Path], None]:
-    return lambda folder: change(png(folder) / "bad_04_input.png") and None
+def frame(change: Callable[[Path], object]) -> Callable[[Path], object]:
+    return lambda folder: change(png(folder) / "bad_04_input.png")
 
 
 def save(array: np.ndarray) -> Callable[[Path], None]:
@@ -996,7 +995,8 @@ def first_clip(source: Path, out: Path, *, frames: int = FRAMES, **options: Any)
         progress=False,
     )
     (split,) = cohort.cases
-    (case,) = cohort.builder().as_data_source(split=split)
+    builder: Any = cohort.builder()
+    (case,) = builder.as_data_source(split=split)
     return case["video"][..., 0]
 
 
