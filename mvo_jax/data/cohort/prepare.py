@@ -77,7 +77,7 @@ def prepare(
 
     Every series becomes one finished file below ``OUT/.work``; a killed run does only what is
     missing, and tries again what was rejected. ``cohort.json`` is written last: without it the
-    folder is no cohort. Memory holds one series a process and some hundred bytes a case.
+    folder is no cohort. Memory holds one series a process and about 2 kB a case.
 
     Args:
         source: folder, file or ``.zip``.
