@@ -55,7 +55,10 @@ def _numbers(name: str, texts: list[str]) -> tuple[float, ...]:
 
 
 def main(arguments: list[str]) -> None:
-    """Prepare the cohort and say what it holds and what was rejected."""
+    """Prepare the cohort and say what it holds and what was rejected.
+
+    Exit code 0: a cohort is there, though cases may be rejected (not with ``--strict``); 2: none.
+    """
     values = parse(arguments, _define, positional=("source",))
     window = None if values.window is None else _numbers("window", values.window)
     if window is not None and len(window) != 2:

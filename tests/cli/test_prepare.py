@@ -6,7 +6,9 @@ Exit code 0: a cohort is there, rejected cases are counted on stderr and listed 
 
 import csv
 import json
+import os
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +145,33 @@ def test_an_output_that_is_in_use(source, tmp_path, refused):
     inside = full / "notes.txt" / "out"
     assert "notes.txt" in refused("prepare", source, f"--out={inside}", *SHAPE)[0]
     assert (full / "notes.txt").read_text() == "mine"
+
+
+def test_an_output_whose_name_is_not_utf8(source, tmp_path, refused):
+    out = os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller")
+    cause, _ = refused("prepare", source, f"--out={out}", *SHAPE)
+    assert "M\\udcfcller: the name is not UTF-8" in cause
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
+    named = tmp_path / "Müller 患者"
+    assert run("prepare", [str(source), f"--out={named}", *SHAPE]) == 0
+    assert len(rows(named / "manifest.csv")) == 6
+
+
+def test_archives(source, tmp_path, refused):
+    path, out = tmp_path / "images.zip", tmp_path / "out"
+    with zipfile.ZipFile(path, "w") as archive:
+        for image in sorted(source.iterdir()):
+            archive.write(image, f"study/{image.name}")
+    assert run("prepare", [str(path), f"--out={out}", *SHAPE]) == 0
+    assert len(rows(out / "manifest.csv")) == 6
+    assert not (out / ".work").exists()
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("../../evil.npz", b"x")
+    cause, remedy = refused("prepare", path, f"--out={tmp_path / 'no'}", *SHAPE)
+    assert "'../../evil.npz', which leads out of it" in cause
+    assert "unpack it yourself" in remedy
+    assert not (tmp_path / "no").exists()
+    assert not list(tmp_path.parent.rglob("evil.npz"))
 
 
 def test_another_cohort_is_not_overwritten(source, tmp_path, refused):

@@ -97,6 +97,10 @@ def prepare(
     source, out = source.expanduser().absolute(), out.expanduser().absolute()
     if not os.path.exists(source):
         raise UserError(f"{printable(source)} does not exist", "give the folder of your images")
+    try:
+        str(out).encode()  # the record writer takes text only
+    except UnicodeEncodeError as error:
+        raise UserError(f"{printable(out)}: the name is not UTF-8", "give another --out") from error
     settings = _settings(source, format, options, target, partition)
     if (out / INDEX).is_file():
         return _already_there(out, settings)

@@ -5,7 +5,6 @@ NIfTI stores (X, Y, Z, T); this is the one place where it is transposed.
 
 import dataclasses
 import gzip
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,8 +56,6 @@ def read_volume(path: Path, *, axes: int | None = None) -> Volume:
         UserError: missing, damaged, of another shape, colour, or claiming more than can be read.
     """
     import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
 
     name = printable(path)
     if not path.exists():
@@ -74,14 +71,9 @@ def read_volume(path: Path, *, axes: int | None = None) -> Volume:
         plain = slope in (1.0, None) and intercept in (0.0, None)
         data = np.asarray(image.dataobj, None if plain else np.float32)
         header, affine = image.header, np.array(image.affine, float)
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        zlib.error,
-        ImageFileError,
-        HeaderDataError,
-    ) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # the reader raises what damaged bytes happen to lead to
         kind = "is no gzip file" if isinstance(error, gzip.BadGzipFile) else "cannot be read"
         text = (str(error).splitlines() or [""])[0][:120]
         raise UserError(

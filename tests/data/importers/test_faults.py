@@ -29,7 +29,10 @@ from mvo_jax.data.cohort.geometry import Target
 from mvo_jax.data.cohort.partition import Partition
 from mvo_jax.data.cohort.prepare import prepare, read_rejected
 from mvo_jax.data.cohort.storage import CohortFolder
+from mvo_jax.data.cohort.work import Recipe, work
 from mvo_jax.data.importers.cine import Options
+from mvo_jax.data.importers.formats import IMPORTERS
+from mvo_jax.data.importers.mat5 import claimed_bytes
 from mvo_jax.data.importers.table import read_table
 from mvo_jax.errors import UserError
 from tests.data.importers import writers
@@ -544,14 +547,12 @@ def huge_npz(folder: Path) -> None:
         archive.writestr("cine.npy", head + b"0123456789")
 
 
-def deflated_npz(folder: Path) -> None:
-    """Three GiB of nought in three MiB."""
-    with (
-        zipfile.ZipFile(folder / "bad.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
-        archive.open("cine.npy", "w", force_zip64=True) as file,
-    ):
-        for _ in range(33):
-            file.write(b"\0" * (1 << 26))
+def claiming_npz(folder: Path) -> None:
+    """An entry that says it unpacks to 3 GB."""
+    npz()(folder)
+    content = bytearray((folder / "bad.npz").read_bytes())
+    struct.pack_into("<I", content, content.index(b"PK\x01\x02") + 24, 3_000_000_000)
+    (folder / "bad.npz").write_bytes(content)
 
 
 def npy_named_npz(folder: Path) -> None:
@@ -566,7 +567,7 @@ NPZ = {
     "object arrays": Fault(npz(cine=np.array([CINE, None], object)), ("bad.npz", "objects")),
     "object names": Fault(npz(patient_id=np.array([{}], object)), ("bad.npz", "objects")),
     "2^15 per axis": Fault(huge_npz, ("bad.npz", "GiB")),
-    "unpacks to 2 GiB": Fault(deflated_npz, ("bad.npz", "GiB")),
+    "unpacks to 3 GB": Fault(claiming_npz, ("bad.npz", "GiB")),
     "an .npy": Fault(npy_named_npz, ("bad.npz", "cannot be read")),
     "no cine": Fault(npz(cine=None), ("bad.npz", "'cine'")),
     "unknown key": Fault(npz(label=1), ("bad.npz", "label")),
@@ -977,6 +978,67 @@ def test_rows_of_a_table_that_name_nothing(tmp_path):
     assert sum(cohort.cases.values()) == 1
     (row,) = read_rejected(tmp_path / "out")
     check_message(row["cause"], row["remedy"], str(path), "line 3", "'god'")
+
+
+# Damage
+
+
+def test_kinds_and_sizes_in_mat_files_are_checked_before_they_are_believed(tmp_path):
+    """Without compression there is no checksum, and the reader crashes on what it does not know."""
+    mat(lambda stacks: None)(tmp_path)
+    path = tmp_path / "bad.mat"
+    sound = path.read_bytes()
+    assert claimed_bytes(path) == len(sound) - 136
+    words = np.frombuffer(sound[: len(sound) // 8 * 8], "<u4").reshape(-1, 2)
+    doubles = [8 * int(i) for i in np.flatnonzero((words == [9, 8]).all(axis=1))]
+    assert len(doubles) > 5
+    for place in doubles:
+        path.write_bytes(sound[:place] + struct.pack("<I", 99) + sound[place + 4 :])
+        with pytest.raises(ValueError, match="unknown kind"):
+            claimed_bytes(path)
+    # Dimensions follow their tag (int32, 8 bytes), of the whole structure and of its fields.
+    sizes = [8 * int(i) for i in np.flatnonzero((words == [5, 8]).all(axis=1))]
+    for place in sizes:
+        path.write_bytes(sound[: place + 8] + struct.pack("<ii", 1, 1 << 30) + sound[place + 16 :])
+        with pytest.raises(ValueError, match="claims"):
+            claimed_bytes(path)
+        path.write_bytes(sound[: place + 8] + struct.pack("<ii", -1, 5) + sound[place + 16 :])
+        with pytest.raises(ValueError, match="dimensions"):
+            claimed_bytes(path)
+
+
+SOUND: dict[str, tuple[str, Callable[[Path], object]]] = {
+    **{form: (form, GOOD[form]) for form in ("nifti", "dicom", "png", "npz")},
+    "segment": ("segment", GOOD["mat"]),
+    "segment v6": ("segment", mat(lambda stacks: None)),
+    "segment v7.3": ("segment", lambda f: writers.write_mat73(f, "good", CINE, MASK)),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_changed_bytes_are_told_in_a_line(name, tmp_path):
+    """Whatever is hit, most often in the headers: read as it is, or refused by name."""
+    form, write = SOUND[name]
+    write_folder = tmp_path / "sound"
+    write_folder.mkdir()
+    write(write_folder)
+    draws = np.random.default_rng(0)
+    files = sorted(p for p in write_folder.rglob("*") if p.is_file())
+    recipe = Recipe(form, Options(), Target(FRAMES, SIZE, PIXEL_MM), write_folder)
+    for i in range(30):
+        path = files[draws.integers(len(files))]
+        sound = path.read_bytes()
+        content = bytearray(sound)
+        for _ in range(draws.integers(1, 6)):
+            reach = len(content) if draws.random() < 0.3 else min(len(content), 700)
+            content[draws.integers(reach)] = draws.integers(256)
+        path.write_bytes(content)
+        for series in IMPORTERS[form].find(write_folder, Options()):
+            for row in work(series, recipe, tmp_path / "result" / str(i)):
+                if "cause" in row:
+                    check_message(row["cause"], row["remedy"])
+                    assert row["remedy"] != "check the file, or leave it out"  # nobody knew it
+        path.write_bytes(sound)
 
 
 # What is odd and right
