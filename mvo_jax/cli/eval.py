@@ -192,8 +192,12 @@ def evaluate(
 
 def dataset_line(data: Any) -> str:
     """One line on the cohort that a config names."""
-    if data.name != "phantom":
-        return str(data.name)
+    if data.name == "cohort":
+        from mvo_jax.data.cohort.storage import open_cohort  # imports TFDS
+
+        folds = open_cohort(data.dir).folds
+        fold = f", test fold {data.fold} of 0 to {folds - 1}" if folds else ""
+        return f"prepared cohort {Path(data.dir).name!r}{fold}"
     return f"simulated cohort, preset {data.preset!r}, seed {data.seed}, size {data.size!r}"
 
 

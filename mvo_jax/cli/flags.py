@@ -1,6 +1,7 @@
 """Command-line flags and the experiment config."""
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,8 @@ def parse(
         ) from error
     except flags.Error as error:
         reason = str(error).strip().splitlines()[0]
+        if missing := re.match(r"flag (--\w+)=None: Flag .* other than None", reason):
+            raise UserError(f"{missing[1]} is missing", "see --help") from error
         raise UserError(reason, "see --help, and the config file for its keys") from error
     for name in positional:
         if rest:

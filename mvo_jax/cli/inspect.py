@@ -14,6 +14,7 @@ from mvo_jax.cli.flags import define_source_flags, parse, source_options
 from mvo_jax.data.checks import Finding, Inspection
 from mvo_jax.data.clips import Clip, Source, open_source, read_clips
 from mvo_jax.data.cohort.geometry import Rejected, Target
+from mvo_jax.data.cohort.partition import split_order
 from mvo_jax.data.importers.cine import printable
 from mvo_jax.errors import EXIT_FINDINGS, UserError
 from mvo_jax.evaluation.montage import write_montage
@@ -77,7 +78,7 @@ def _rows(inspection: Inspection) -> list[dict[str, Any]]:
             "unknown": count.unknown,
             "positive_patients": len(count.positive_patients),
         }
-        for name, count in inspection.splits.items()
+        for name, count in sorted(inspection.splits.items(), key=lambda item: split_order(item[0]))
     ]
 
 
@@ -86,12 +87,16 @@ def _facts(source: Source, inspection: Inspection) -> dict[str, str]:
         return ", ".join(f"{key} ({n})" for key, n in sorted(counts.items(), key=lambda i: -i[1]))
 
     shapes = {f"{s[0]} frames of {s[1]}x{s[2]}": n for s, n in inspection.shapes.items()}
+    placed = {"crops placed by": listed(dict(inspection.placed))} if inspection.placed else {}
+    rejected = source.rejected if source.is_cohort else len(inspection.rejected)
+    see = f" when it was prepared, see {source.path / 'rejected.csv'}" if source.rejected else ""
     return {
         "kind": source.kind,
         "clips": listed(shapes),
         "frames in the source": listed(dict(inspection.source_frames)),
         "pixel, mm": listed(dict(inspection.spacings)),
-        "rejected": str(len(inspection.rejected)),
+        **placed,
+        "rejected": f"{rejected}{see}",
     }
 
 
@@ -146,7 +151,7 @@ def main(arguments: list[str]) -> list[Finding]:
     print(f"page: {out}")
     faults = [finding for finding in found if finding.is_fault]
     if faults:
-        names = ", ".join(finding.check for finding in faults)
+        names = ", ".join(dict.fromkeys(finding.check for finding in faults))
         raise UserError(
             f"{len(faults)} of the checks failed: {names}",
             f"{faults[0].remedy}; all findings are in {out}",

@@ -23,6 +23,15 @@ VERBS = {
     "parity": "compare the network, its gradients and its training with PyTorch",
     "prepare": "turn a folder of images into a cohort to train on",
 }
+# Numpy's products round otherwise with another number of threads, and what is made of an image must
+# not depend on it. The products are small: one thread is also the fastest.
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_READ_IMAGES = ("prepare", "inspect", "predict")
+_GOES_ON = {
+    "train": "; the same command goes on from the last checkpoint",
+    "compare": "; the same command goes on from the last checkpoint",
+    "prepare": "; the same command goes on with the next series",
+}
 
 
 def run(verb: str, arguments: list[str]) -> int:
@@ -38,6 +47,8 @@ def run(verb: str, arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     configure_xla(os.environ)
+    if verb in _READ_IMAGES:
+        os.environ.update(_ONE_THREAD)
     module = importlib.import_module(f"mvo_jax.cli.{verb}")
     try:
         module.main(arguments)
@@ -47,8 +58,10 @@ def run(verb: str, arguments: list[str]) -> int:
         print(f"error: {error.cause}\n  what to do: {error.remedy}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"interrupted{_GOES_ON.get(verb, '')}", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `| head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

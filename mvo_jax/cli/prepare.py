@@ -8,7 +8,7 @@ from absl import flags
 
 from mvo_jax.cli.flags import define_source_flags, parse, source_options
 from mvo_jax.data.cohort.geometry import Target
-from mvo_jax.data.cohort.partition import Partition
+from mvo_jax.data.cohort.partition import Partition, split_order
 from mvo_jax.data.phantom.workers import available_cores
 from mvo_jax.errors import UserError
 
@@ -37,7 +37,9 @@ def _define(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer("folds", 0, "Folds in place of fractions.", flag_values=values)
     flags.DEFINE_integer("split_seed", 0, "Seed of the division.", flag_values=values)
-    flags.DEFINE_integer("jobs", None, "Processes; all cores if left out.", flag_values=values)
+    flags.DEFINE_integer(
+        "jobs", None, "Processes; all cores if left out.", lower_bound=1, flag_values=values
+    )
     flags.DEFINE_bool(
         "strict", False, "End at the first case that cannot be prepared.", flag_values=values
     )
@@ -53,7 +55,10 @@ def _numbers(name: str, texts: list[str]) -> tuple[float, ...]:
 
 
 def main(arguments: list[str]) -> None:
-    """Prepare the cohort and say what it holds and what was rejected."""
+    """Prepare the cohort and say what it holds and what was rejected.
+
+    Exit code 0: a cohort is there, though cases may be rejected (not with ``--strict``); 2: none.
+    """
     values = parse(arguments, _define, positional=("source",))
     window = None if values.window is None else _numbers("window", values.window)
     if window is not None and len(window) != 2:
@@ -83,15 +88,24 @@ def main(arguments: list[str]) -> None:
         jobs=available_cores() if values.jobs is None else values.jobs,
         strict=values.strict,
     )
+    manifest, rejected = cohort.manifest().values(), read_rejected(cohort.path)
     print(
         f"{cohort.path}: {cohort.frames} frames of {cohort.image_size}x{cohort.image_size} pixels, "
         f"{cohort.spacing_mm:g} mm"
     )
-    for split, cases in cohort.cases.items():
+    for split in sorted(cohort.cases, key=split_order):
+        patients = len({row["patient_id"] for row in manifest if row["split"] == split})
         positive = cohort.positive[split]
         what = "without label, for prediction" if split == "unlabelled" else f"{positive} with MVO"
-        print(f"  {split:12}{cases:7} cases, {what}")
-    rejected = read_rejected(cohort.path)
+        print(f"  {split:12}{cohort.cases[split]:7} slices of {patients} patients, {what}")
+    unknown = sum(not row["spacing_mm"] for row in manifest)
+    if unknown:
+        print(f"{unknown} slices do not say how large a pixel is; if it is known, give --pixel_mm")
+    by_motion = sum(row["centre_from"] == "motion" for row in manifest)
+    if by_motion:
+        print(
+            f"{by_motion} crops were placed by the motion of the heart, an estimate: look at them"
+        )
     if rejected:
         print(
             f"{len(rejected)} cases were rejected, see {cohort.path / 'rejected.csv'}; the most "
@@ -101,3 +115,4 @@ def main(arguments: list[str]) -> None:
         for remedy, count in Counter(row["remedy"] for row in rejected).most_common(3):
             example = next(row["cause"] for row in rejected if row["remedy"] == remedy)
             print(f"  {count:6}  {example}\n          {remedy}", file=sys.stderr)
+    print(f"look at it: python -m mvo_jax inspect {cohort.path}")

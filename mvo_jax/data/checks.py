@@ -62,6 +62,7 @@ class Inspection:
         self.shapes: Counter[tuple[int, ...]] = Counter()
         self.source_frames: Counter[int] = Counter()
         self.spacings: Counter[str] = Counter()
+        self.placed: Counter[str] = Counter()
         self.rejected: list[Rejected] = []
         self._splits_of: dict[str, set[str]] = defaultdict(set)
         self._by_pixels: dict[bytes, str] = {}
@@ -80,6 +81,10 @@ class Inspection:
         self._splits_of[clip.patient_id].add(split)
         wrong = [*self._repeated(clip, split), *_faults(clip)]
         self._ring(clip, wrong)
+        if clip.centre_from is not None:
+            self.placed[clip.centre_from] += 1
+        if clip.centre_from == "motion":
+            self._found[_MOTION].append(clip.case_id)
         where = f"{clip.case_id} ({clip.split})" if clip.split else clip.case_id
         for name, detail in wrong:
             self._found[name].append(f"{where}{detail}")
@@ -240,6 +245,7 @@ class Inspection:
 
 
 _RING = "myocardium does not enclose the cavity"
+_MOTION = "crop placed by motion"
 
 # name -> (must be mended, cause, remedy)
 _CHECKS = {
@@ -282,6 +288,11 @@ _CHECKS = {
         True,
         "MVO touches neither infarct nor myocardium",
         "the values of the mask look exchanged: check --mask_values",
+    ),
+    _MOTION: (
+        False,
+        "without mask, contours or a given centre the crop is placed by what moves: an estimate",
+        "look at all of these crops; give the centre in a table where one misses the ventricle",
     ),
     "mask touches the edge of the crop": (
         False,

@@ -6,8 +6,6 @@ memory at a time.
 
 import dataclasses
 import itertools
-import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +19,14 @@ from mvo_jax.data.cohort.geometry import (
     Target,
     prepare_series,
 )
-from mvo_jax.data.importers.archive import unpack
+from mvo_jax.data.importers.archive import named_after, renamed, unpack
 from mvo_jax.data.importers.cine import MVO, CineSlice, Importer, Options, Series, printable
-from mvo_jax.data.importers.formats import choose_importer, load_series, series_label
+from mvo_jax.data.importers.formats import (
+    choose_importer,
+    load_series,
+    quiet_readers,
+    series_label,
+)
 from mvo_jax.errors import UserError
 
 COHORT_INDEX, TFDS_INDEX = "cohort.json", "dataset_info.json"
@@ -69,6 +72,7 @@ class Clip:
         source_frames: phases before resampling in time.
         anatomy: source frame -> uint8 ``[H, W]``, 1 LV cavity, 2 LV myocardium.
         overview: where the crop lies; None of cohorts, which store crops only.
+        centre_from: what placed the crop, see ``geometry.Window``; None where nobody knows.
     """
 
     case_id: str
@@ -83,6 +87,7 @@ class Clip:
     source_frames: int
     anatomy: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
     overview: Overview | None = None
+    centre_from: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +100,7 @@ class Source:
         splits: stored split -> number of cases; empty where that is not known before reading.
         spacing_mm: of a cohort.
         folds: of a prepared cohort; 0 where it has none.
+        rejected: cases that could not be prepared, of a prepared cohort.
     """
 
     path: Path
@@ -103,6 +109,7 @@ class Source:
     spacing_mm: float | None
     folds: int
     _opened: Any
+    rejected: int = 0
 
     @property
     def is_cohort(self) -> bool:
@@ -125,12 +132,20 @@ def open_source(path: Path, *, form: str, options: Options, scratch: Path) -> So
     path = path.expanduser()
     if form == "auto" and path.is_dir():
         if (path / COHORT_INDEX).is_file():
-            from mvo_jax.data.cohort.storage import open_cohort  # imports TFDS
+            from mvo_jax.data.cohort.storage import REJECTED, open_cohort, read_rows  # imports TFDS
 
             cohort = open_cohort(path)
             if not sum(cohort.cases.values()):
                 raise UserError(f"the cohort {path} has no case", "prepare it again")
-            return Source(path, "cohort", cohort.cases, cohort.spacing_mm, cohort.folds, cohort)
+            return Source(
+                path,
+                "cohort",
+                cohort.cases,
+                cohort.spacing_mm,
+                cohort.folds,
+                cohort,
+                len(read_rows(path / REJECTED)),
+            )
         simulated = _simulated_cohorts(path)
         if len(simulated) > 1:
             names = ", ".join(str(folder.relative_to(path)) for folder in simulated[:4])
@@ -139,9 +154,10 @@ def open_source(path: Path, *, form: str, options: Options, scratch: Path) -> So
             )
         if simulated:
             return _open_simulated(simulated[0])
-    logging.getLogger("pydicom").setLevel(logging.ERROR)  # a line for every odd UID of every file
-    importer = choose_importer(path, form)
-    return Source(path, importer.name, {}, None, 0, (importer, unpack(path, scratch), options))
+    folder = unpack(path, scratch)
+    with named_after(path, folder):
+        importer = choose_importer(folder, form)
+    return Source(path, importer.name, {}, None, 0, (importer, folder, options))
 
 
 def _simulated_cohorts(path: Path) -> list[Path]:
@@ -177,9 +193,16 @@ def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejecte
         return
     importer, folder, options = source._opened
     found = False
-    for series in importer.find(folder, options):
-        found = True
-        yield from _series_clips(importer, series, options, target or Target())
+    with named_after(source.path, folder):
+        for series in importer.find(folder, options):
+            found = True
+            for one in _series_clips(importer, series, options, target or Target()):
+                where = renamed(one.source, folder, source.path)
+                if isinstance(one, Rejected):
+                    cause = renamed(one.cause, folder, source.path)
+                    yield dataclasses.replace(one, source=where, cause=cause)
+                else:
+                    yield dataclasses.replace(one, source=where)
     if not found:
         raise UserError(
             f"{printable(source.path)} holds nothing to read as {importer.title}",
@@ -192,8 +215,7 @@ def _series_clips(
 ) -> Iterator[Clip | Rejected]:
     name, patient = printable(series.name), printable(series.patient_id or "")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # readers grumble about headers; faults are raised
+        with quiet_readers():
             slices = load_series(importer, series, options)
             label = series_label(series, slices, options)
             still = options.still_images
@@ -238,13 +260,15 @@ def _clip(result: PreparedSlice, *, split: str | None, overview: Overview | None
         source_frames=result.source_frames,
         anatomy=result.anatomy,
         overview=overview,
+        centre_from=result.window.centre_from,
     )
 
 
 def _stored_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejected]:
     stored = source._opened
+    manifest: Mapping[str, Mapping[str, str]] = {}
     if source.kind == "cohort":
-        builder, verify = stored.builder(), stored.verify
+        builder, verify, manifest = stored.builder(), stored.verify, stored.manifest()
     else:
         from mvo_jax.data.phantom.storage import verify_split
 
@@ -268,14 +292,21 @@ def _stored_clips(source: Source, target: Target | None) -> Iterator[Clip | Reje
     for split in source.splits:
         verify(split)
         for case in builder.as_data_source(split=split):
-            clip = _stored_clip(case, source, split, spacing)
+            clip = _stored_clip(case, source, split, spacing, manifest)
             yield clip if target is None or fits else _refit(clip, target)
 
 
-def _stored_clip(case: Mapping[str, Any], source: Source, split: str, spacing: float) -> Clip:
-    mask = case["lge_mask"]
+def _stored_clip(
+    case: Mapping[str, Any],
+    source: Source,
+    split: str,
+    spacing: float,
+    manifest: Mapping[str, Mapping[str, str]],
+) -> Clip:
+    mask, case_id = case["lge_mask"], case["case_id"].decode()
+    known = manifest.get(case_id, {})
     return Clip(
-        case_id=case["case_id"].decode(),
+        case_id=case_id,
         patient_id=case["patient_id"].decode(),
         slice_index=int(case["slice_index"]),
         source=f"{source.path} [{split}]",
@@ -283,8 +314,9 @@ def _stored_clip(case: Mapping[str, Any], source: Source, split: str, spacing: f
         video=case["video"],
         lge_mask=mask if mask.any() else None,
         label=int(case["label"]),
-        spacing_mm=spacing,
-        source_frames=len(case["video"]),
+        spacing_mm=None if known.get("spacing_mm") == "" else spacing,
+        source_frames=int(known.get("source_frames", len(case["video"]))),
+        centre_from=known.get("centre_from"),
     )
 
 
@@ -306,8 +338,11 @@ def _refit(clip: Clip, target: Target) -> Clip | Rejected:
     )
     stored = dataclasses.replace(target, window=(0.0, 255.0), end_diastole_first=False)
     (result,) = prepare_series([one], stored)
-    return (
-        result if isinstance(result, Rejected) else _clip(result, split=clip.split, overview=None)
+    if isinstance(result, Rejected):
+        return result
+    again = _clip(result, split=clip.split, overview=None)
+    return dataclasses.replace(
+        again, source_frames=clip.source_frames, centre_from=clip.centre_from
     )
 
 

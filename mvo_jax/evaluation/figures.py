@@ -44,7 +44,7 @@ class CaseRecord:
 
     Args:
         case_id: name; shown by the report, never drawn.
-        video: uint8 [T, H, W], frame 0 near end-diastole.
+        video: uint8 [T, H, W], one heart beat.
         label: 1 = MVO present; None where nobody knows.
         probability: predicted probability of MVO.
         lge_mask: uint8 [H, W] with 0 background, 1 infarct, 2 MVO, 3 myocardium, or None.
@@ -466,10 +466,11 @@ def history_series(
 
 
 def key_frames(video: np.ndarray) -> tuple[int, int, int]:
-    """Frames near end-diastole, mid-systole and end-systole.
+    """The first frame, the one that differs most from it, and the one halfway: (0, half, most).
 
-    Clips start at end-diastole; end-systole is estimated as the frame of the first two thirds
-    that differs most from the first one, after a 2x2 average against noise.
+    Simulated and most triggered clips start near end-diastole, and these are then diastole,
+    mid-systole and systole; nothing says so of a clip of unknown origin. The most different frame
+    is sought in the first two thirds, after a 2x2 average against noise.
 
     Args:
         video: uint8 [T, H, W].
@@ -479,10 +480,10 @@ def key_frames(video: np.ndarray) -> tuple[int, int, int]:
     if even.size:
         even = even.reshape(frames, even.shape[1] // 2, 2, even.shape[2] // 2, 2).mean((2, 4))
         distance = np.abs(even - even[0]).mean(axis=(1, 2))[: max(1, 2 * frames // 3)]
-        end_systole = int(np.argmax(distance))
+        most = int(np.argmax(distance))
     else:
-        end_systole = frames // 3
-    return 0, end_systole // 2, end_systole
+        most = frames // 3
+    return 0, most // 2, most
 
 
 def case_figure(record: CaseRecord, *, map_maximum: float = 1.0) -> Figure:
@@ -496,9 +497,9 @@ def case_figure(record: CaseRecord, *, map_maximum: float = 1.0) -> Figure:
         map_maximum: predicted value drawn in the brightest colour; use one for all cases shown
             so that their colours compare. The target always runs from 0 to 1.
     """
-    end_diastole, middle, end_systole = key_frames(record.video)
+    first, halfway, most = key_frames(record.video)
     panels = [("source", "Source and crop")] if record.source is not None else []
-    panels += [("cine", "End-diastole"), ("cine", "Mid-systole"), ("cine", "End-systole")]
+    panels += [("cine", "First frame"), ("cine", "Halfway"), ("cine", "Largest change")]
     if record.lge_mask is not None:
         panels.append(("lge", "LGE mask"))
     if record.coarse_target is not None:
@@ -511,7 +512,7 @@ def case_figure(record: CaseRecord, *, map_maximum: float = 1.0) -> Figure:
     high = max(high, low + 1)
     height, width = record.video.shape[1:]
     extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-    frames = iter((end_diastole, middle, end_systole))
+    frames = iter((first, halfway, most))
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for ax, (kind, title) in zip(axes, panels, strict=True):
         ax.set_xticks([])
@@ -521,7 +522,7 @@ def case_figure(record: CaseRecord, *, map_maximum: float = 1.0) -> Figure:
         if record.source is not None and kind == "source":
             _draw_source(ax, record.source)
             continue
-        frame = next(frames) if kind == "cine" else end_diastole
+        frame = next(frames) if kind == "cine" else first
         if kind != "lge":
             ax.imshow(
                 record.video[frame],

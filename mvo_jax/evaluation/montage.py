@@ -56,6 +56,7 @@ def write_montage(
                 "film": figures.film_strip_uri(video),
                 "masked": figures.masked_frame_uri(video, clip.lge_mask),
                 "has_mask": clip.lge_mask is not None,
+                "by_motion": clip.centre_from == "motion",
                 "wrong": list(wrong),
             }
         )

@@ -161,6 +161,34 @@ def test_images_are_brought_to_the_geometry_and_a_bad_file_stops_nothing(
     assert not (out / "unpacked").exists()
 
 
+def test_an_archive_goes_by_its_own_name(evaluated, images, tmp_path, refused, capsys):
+    archive = shutil.make_archive(str(tmp_path / "export"), "zip", images)
+    out = tmp_path / "out"
+    cause, _ = refused("predict", f"--workdir={evaluated}", archive, f"--out={out}", code=4)
+    assert cause.count(f"{archive}/c.npz") == 1
+    assert [row["source"] for row in rows(out / "predictions.csv")][-1] == f"{archive}/b.npz"
+    for path in ("predictions.json", "failed.csv", "summary.html"):
+        text = (out / path).read_text()
+        assert archive in text
+        assert "unpacked" not in text
+    cause, _ = refused("inspect", archive, f"--out={tmp_path / 'page.html'}", code=4)
+    assert "cannot be read or prepared" in cause
+    printed = capsys.readouterr().out
+    assert "unpacked" not in printed
+
+
+def test_what_a_model_may_have_learned_from_is_told(evaluated, cohorts, images, tmp_path):
+    arguments = [f"--workdir={evaluated}", "--pictures=0"]
+    assert run("predict", [*arguments, str(cohorts), f"--out={tmp_path / 'cohort'}"]) == 0
+    splits = {row["split"] for row in rows(tmp_path / "cohort" / "predictions.csv")}
+    assert splits == {"train", "validation", "test"}
+    page = (tmp_path / "cohort" / "summary.html").read_text()
+    assert "Slices of the splits test, train, validation are here" in page
+    assert run("predict", [*arguments, str(images / "b.npz"), f"--out={tmp_path / 'new'}"]) == 0
+    assert {row["split"] for row in rows(tmp_path / "new" / "predictions.csv")} == {""}
+    assert "Slices of the splits" not in (tmp_path / "new" / "summary.html").read_text()
+
+
 def test_without_overlay(evaluated, images, tmp_path):
     out = tmp_path / "out"
     arguments = [f"--workdir={evaluated}", str(images / "b.npz"), f"--out={out}", "--nooverlay"]
@@ -294,6 +322,21 @@ def test_inspect_of_images_with_faults(images, tmp_path, refused, capsys):
     assert "2 checks failed" in text
     assert text.count('<figure class="flawed">') == 1
     assert "c.npz" in text
+
+
+def test_inspect_knows_what_prepare_did(images, tmp_path, capsys):
+    out, page = tmp_path / "cohort", tmp_path / "page.html"
+    assert run("prepare", [str(images), f"--out={out}", "--jobs=1"]) == 0
+    printed = capsys.readouterr().out
+    assert "3 crops were placed by the motion" in printed
+    assert "3 slices of 2 patients, without label" in printed
+    assert run("inspect", [str(out), f"--out={page}"]) == 0
+    printed = capsys.readouterr().out
+    assert "frames in the source: 10 (2), 25 (1)" in printed
+    assert "crops placed by: motion (3)" in printed
+    assert f"rejected: 1 when it was prepared, see {out / 'rejected.csv'}" in printed
+    assert "look    crop placed by motion" in printed
+    assert page.read_text().count("crop by motion") == 3
 
 
 def test_inspect_of_nothing(tmp_path, refused):

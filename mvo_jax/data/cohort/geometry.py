@@ -7,6 +7,7 @@ other. The crop holds the whole myocardium or the slice is refused.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -20,7 +21,9 @@ MIN_FRAMES = 8  # fewer cannot show a heart beat
 _MIN_PIXELS = 16
 _PIXEL_MM = (0.2, 6.0)
 _EDGE_MM = 2.0  # smoothing before edges are sought
-_RADIUS_MM = (12.0, 36.0)  # of the cavity, from a small apex to a dilated ventricle
+_RADIUS_MM = (12.0, 40.0)  # of the cavity, from a small apex to a dilated ventricle
+_RADIUS_STEP_MM = 1.5
+_ROUNDS = 6  # of moving the centre; it rests after three or four
 _PRIOR = 0.2  # standard deviation of where hearts lie, as a share of the image's shorter side
 UNLABELLED = -1
 
@@ -157,14 +160,16 @@ def prepare_series(
         One entry a slice, in order.
     """
     fault = _label_fault(slices, label)
-    votes = None if all(map(_has_centre, slices)) else combined_votes(slices)
+    faults = [_fault(one, still_images=still_images) for one in slices]
+    sound = [one for one, wrong in zip(slices, faults, strict=True) if wrong is None]
+    centre = None if all(map(_has_centre, sound)) else heart_centre(sound)
     out: list[PreparedSlice | Rejected] = []
-    for one in slices:
+    for one, wrong in zip(slices, faults, strict=True):
         try:
-            for wrong in (fault, _label_fault([one], one.label)):
-                if wrong is not None:
-                    raise wrong
-            out.append(_prepare(one, target, label, votes, still_images=still_images))
+            for error in (fault, wrong, _label_fault([one], one.label)):
+                if error is not None:
+                    raise error
+            out.append(_prepare(one, target, label, centre))
         except UserError as error:
             out.append(Rejected(one.case_id, one.patient_id, one.source, error.cause, error.remedy))
     return out
@@ -198,15 +203,11 @@ def _prepare(
     one: CineSlice,
     target: Target,
     label: int | None,
-    votes: np.ndarray | None,
-    *,
-    still_images: bool,
+    centre: np.ndarray | None,
 ) -> PreparedSlice:
-    _check(one, still_images=still_images)
-    window = choose_window(one, target, votes)
-    first = 0
+    window = choose_window(one, target, centre)
+    first, known = 0, end_diastole(one)
     if target.end_diastole_first:
-        known = end_diastole(one)
         if known is None:
             raise UserError(
                 f"{printable(one.source)}: end-diastole is not known, so the cycle cannot be "
@@ -254,6 +255,15 @@ def _label(one: CineSlice, label: int | None) -> int:
     if drawn:
         return int(bool(one.has_mvo))
     return 0 if 0 in (label, one.label) else UNLABELLED
+
+
+def _fault(one: CineSlice, *, still_images: bool) -> UserError | None:
+    """What ``_check`` finds, if anything."""
+    try:
+        _check(one, still_images=still_images)
+    except UserError as error:
+        return error
+    return None
 
 
 def _check(one: CineSlice, *, still_images: bool) -> None:
@@ -320,7 +330,7 @@ def end_diastole(one: CineSlice) -> int | None:
     return max(areas, key=areas.__getitem__) if areas else None
 
 
-def choose_window(one: CineSlice, target: Target, votes: np.ndarray | None = None) -> Window:
+def choose_window(one: CineSlice, target: Target, heart: np.ndarray | None = None) -> Window:
     """The crop: centred on the heart, moved as little as needed to hold all of the myocardium.
 
     The centre is the one given, else the middle of the myocardium (LGE mask or contours), else
@@ -331,7 +341,7 @@ def choose_window(one: CineSlice, target: Target, votes: np.ndarray | None = Non
     Args:
         one: the slice.
         target: spacing and size.
-        votes: ``combined_votes`` of the series; those of the slice where None.
+        heart: ``heart_centre`` of the series; that of the slice where None.
 
     Raises:
         UserError: no spacing is known and the image is not of the target's size, or the
@@ -364,10 +374,9 @@ def choose_window(one: CineSlice, target: Target, votes: np.ndarray | None = Non
     elif _has_centre(one) and box is not None:
         centre, origin = box.mean(axis=0), "contours" if one.anatomy else "mask"
     else:
-        if votes is None:
-            votes = ring_votes(one.cine, one.pixel_mm)
-        centre = motion_centre(votes, one.pixel_mm)
-        origin = "motion"
+        found = heart_centre([one]) if heart is None else heart
+        assert found is not None  # the spacing is known
+        centre, origin = found, "motion"
     start = centre - extent / 2
     # Inside the image where it can be; around its middle where it cannot.
     start = np.where(extent <= shape, np.clip(start, 0, np.maximum(shape - extent, 0)), start)
@@ -424,12 +433,22 @@ def motion_energy(cine: np.ndarray) -> np.ndarray:
     return np.square(harmonics).sum(axis=0)
 
 
-def ring_votes(cine: np.ndarray, pixel_mm: tuple[float, float]) -> np.ndarray:
-    """Where the centre of a moving bright disc in a dark ring would lie, float ``[H, W]``, sum 1.
+class Edges(NamedTuple):
+    """Moving edges of a slice.
 
-    A Hough transform for circles of any radius that a ventricle has: every moving edge of the mean
-    image votes along its gradient, towards the bright blood. Energy alone would find the right
-    ventricle, which moves more; its crescent has no common centre.
+    Attributes:
+        at: ``[2, N]``, pixels (row, column) from the image's outer edge.
+        weight: ``[N]``, 0 to 1.
+        towards: ``[2, N]``, unit vectors (row, column) in mm, from dark to bright.
+    """
+
+    at: np.ndarray
+    weight: np.ndarray
+    towards: np.ndarray
+
+
+def moving_edges(cine: np.ndarray, pixel_mm: tuple[float, float]) -> Edges:
+    """Edges of the mean image where it moves with the beat; none in a still image.
 
     Args:
         cine: ``[T, H, W]``.
@@ -441,60 +460,95 @@ def ring_votes(cine: np.ndarray, pixel_mm: tuple[float, float]) -> np.ndarray:
     energy = gaussian_filter(np.sqrt(motion_energy(cine)), [2 * _EDGE_MM / p for p in pixel_mm])
     limits = np.quantile(slope, 0.95), np.quantile(energy, 0.98)
     if min(limits) <= 0:
-        return np.zeros(mean.shape)
+        return Edges(np.zeros((2, 0)), np.zeros(0), np.zeros((2, 0)))
     # Saturated, so that many moderate edges count for more than one bright one.
     weight = np.minimum(slope / limits[0], 1) * np.minimum(energy / limits[1], 1)
     rows, columns = np.nonzero(weight > 0.15)
-    at = np.stack([rows, columns])
-    weight, size = weight[rows, columns], np.array(mean.shape)[:, None]
     towards = np.stack([by_row[rows, columns], by_column[rows, columns]]) / slope[rows, columns]
-    towards /= np.array(pixel_mm)[:, None]
-    votes = np.zeros(mean.size)
-    for radius in np.arange(*_RADIUS_MM):
-        there = np.rint(at + towards * radius).astype(int)
-        inside = ((there >= 0) & (there < size)).all(axis=0)
-        index = there[0, inside] * size[1, 0] + there[1, inside]
-        votes += np.bincount(index, weight[inside], mean.size)
-    return votes.reshape(size[:, 0]) / max(votes.sum(), 1e-12)
+    return Edges(np.stack([rows, columns]) + 0.5, weight[rows, columns], towards)
 
 
-def combined_votes(slices: Sequence[CineSlice]) -> np.ndarray | None:
-    """Votes of a stack: short-axis slices have the ventricle in about the same place."""
-    if len({(s.cine.shape[1:], s.pixel_mm) for s in slices}) != 1:
-        return None
-    votes = [
-        ring_votes(s.cine, s.pixel_mm)
-        for s in slices
-        if s.pixel_mm is not None
-        and s.cine.ndim == 3
-        and s.cine.dtype.kind in "uif"
-        and min(s.cine.shape) >= MIN_FRAMES
-        and np.isfinite(s.cine).all()
-    ]
-    return np.sum(votes, axis=0) if votes else None
+def ring_votes(edges: Edges, shape: tuple[int, int], pixel_mm: tuple[float, float]) -> np.ndarray:
+    """Where the centre of a moving bright disc in a dark ring would lie, float ``[H, W]``, sum 1.
 
-
-def motion_centre(votes: np.ndarray, pixel_mm: tuple[float, float]) -> np.ndarray:
-    """Centre of the left ventricle, in pixels from the image's outer edge.
-
-    The votes, smoothed by 4 mm and weighted by where hearts lie: a Gaussian about the image's
-    middle with a fifth of its shorter side. Without any vote, the image's middle.
+    A Hough transform for circles: every edge votes along its gradient, towards the bright blood,
+    once for every radius a ventricle has. What counts at a place is its best radius, as edges of
+    one ring agree on it; those of the right ventricle, which moves more, have no common centre.
 
     Args:
-        votes: ``[H, W]``, see ``ring_votes``.
+        edges: of one slice.
+        shape: (H, W).
         pixel_mm: (row, column) spacing.
     """
-    shape, mm = np.array(votes.shape), np.array(pixel_mm)
-    if votes.sum() <= 0:
-        return shape / 2
-    spread = _PRIOR * float((shape * mm).min())
+    mm, size = np.array(pixel_mm)[:, None], np.array(shape)[:, None]
+    votes = []
+    for radius in np.arange(*_RADIUS_MM, _RADIUS_STEP_MM):
+        there = np.floor(edges.at + edges.towards * radius / mm).astype(int)
+        inside = ((there >= 0) & (there < size)).all(axis=0)
+        index = there[0, inside] * shape[1] + there[1, inside]
+        votes.append(np.bincount(index, edges.weight[inside], shape[0] * shape[1]))
+    blur = [2.0, *(2 * _EDGE_MM / p for p in pixel_mm)]  # 3 mm in radius, 4 mm in place
+    stacked = np.stack(votes).astype(np.float32).reshape(-1, *shape)
+    best = gaussian_filter(stacked, blur).max(axis=0)
+    return best / max(float(best.sum()), 1e-12)
+
+
+def heart_centre(slices: Sequence[CineSlice]) -> np.ndarray | None:
+    """Centre of the left ventricle of a stack by its motion, pixels from the image's outer edge.
+
+    Short-axis slices have the ventricle in about the same place, so their votes are summed. They
+    are weighted by where hearts lie (a Gaussian about the image's middle with a fifth of its
+    shorter side); from the best place the centre moves to where the edges of the ring around it
+    point. Without any edge it is the image's middle.
+
+    Args:
+        slices: sound ones of one patient.
+
+    Returns:
+        float ``[2]`` (row, column); None where the slices do not share size and a known spacing.
+    """
+    grids = {(s.cine.shape[1:], s.pixel_mm) for s in slices}
+    if len(grids) != 1:
+        return None
+    ((shape, pixel_mm),) = grids
+    if pixel_mm is None:
+        return None
+    edges = [moving_edges(s.cine, pixel_mm) for s in slices]
+    mm = np.array(pixel_mm)
+    spread = _PRIOR * float((np.array(shape) * mm).min())
     row, column = (
         np.exp(-np.square((np.arange(n) + 0.5 - n / 2) * p) / (2 * spread**2))
-        for n, p in zip(shape, mm, strict=True)
+        for n, p in zip(shape, pixel_mm, strict=True)
     )
-    smooth = gaussian_filter(votes, [2 * _EDGE_MM / p for p in pixel_mm])
-    best = np.unravel_index(int((smooth * row[:, None] * column).argmax()), votes.shape)
-    return np.array(best) + 0.5
+    votes = np.sum([ring_votes(one, shape, pixel_mm) for one in edges], axis=0)
+    votes = votes * row[:, None] * column
+    if votes.max() <= 0:
+        return np.array(shape) / 2
+    centre = np.array(np.unravel_index(int(votes.argmax()), shape)) + 0.5
+    for _ in range(_ROUNDS):
+        centre = _towards_ring(centre, edges, mm)
+    return centre
+
+
+def _towards_ring(centre: np.ndarray, edges: Sequence[Edges], mm: np.ndarray) -> np.ndarray:
+    """Mean of the places that the edges around a centre point at, from a ring's radius away."""
+    total, weights = np.zeros(2), 0.0
+    for one in edges:
+        arm = (centre[:, None] - one.at) * mm[:, None]
+        length = np.maximum(np.hypot(*arm), 1e-6)
+        agreement = (arm * one.towards).sum(axis=0) / length  # cosine of the angle between them
+        near = (agreement > 0.8) & (length > _RADIUS_MM[0]) & (length < _RADIUS_MM[1])
+        if not near.any():
+            continue
+        at, towards, length = one.at[:, near], one.towards[:, near], length[near]
+        weight = one.weight[near] * agreement[near] ** 4
+        order = np.argsort(length)
+        shares = np.cumsum(weight[order])
+        radius = length[order][np.searchsorted(shares, shares[-1] / 2)]  # median
+        weight = weight * np.exp(-0.5 * np.square((length - radius) / (0.3 * radius)))
+        total += ((at + towards * radius / mm[:, None]) * weight).sum(axis=1)
+        weights += float(weight.sum())
+    return total / weights if weights else centre
 
 
 @lru_cache(maxsize=256)

@@ -89,6 +89,11 @@ def divide(labels: Mapping[str, Sequence[int]], partition: Partition) -> dict[st
     return out
 
 
+def split_order(name: str) -> tuple[int, str]:
+    """Sorts splits as people list them: train, validation, test, then the others by name."""
+    return (SPLITS.index(name) if name in SPLITS else len(SPLITS), name)
+
+
 def _hash(seed: int, patient: str) -> bytes:
     return hashlib.sha256(f"{seed}\0{patient}".encode()).digest()
 

@@ -5,14 +5,14 @@ import csv
 import errno
 import fcntl
 import hashlib
-import io
 import json
 import os
+import re
 import shutil
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import tqdm
@@ -30,23 +30,26 @@ from mvo_jax.data.cohort.storage import (
     example_of,
     file_hashes,
     open_cohort,
+    read_rows,
     write_records,
 )
 from mvo_jax.data.cohort.work import (
+    Accepted,
     Recipe,
     Row,
-    read_case,
+    read_arrays,
+    read_row,
     rejection,
     result_path,
     run_all,
     stored_rows,
 )
-from mvo_jax.data.importers.archive import unpack
+from mvo_jax.data.importers.archive import named_after, renamed, unpack
 from mvo_jax.data.importers.cine import Options, Series, printable
 from mvo_jax.data.importers.formats import choose_importer
 from mvo_jax.data.importers.table import Table
 from mvo_jax.errors import UserError
-from mvo_jax.files import replace_file
+from mvo_jax.files import replace_file, replace_with
 
 WORK = ".work"
 MANIFEST_COLUMNS = (
@@ -74,7 +77,7 @@ def prepare(
 
     Every series becomes one finished file below ``OUT/.work``; a killed run does only what is
     missing, and tries again what was rejected. ``cohort.json`` is written last: without it the
-    folder is no cohort. Memory holds one series a process and some hundred bytes a case.
+    folder is no cohort. Memory holds one series a process and about 2 kB a case.
 
     Args:
         source: folder, file or ``.zip``.
@@ -94,22 +97,34 @@ def prepare(
     source, out = source.expanduser().absolute(), out.expanduser().absolute()
     if not os.path.exists(source):
         raise UserError(f"{printable(source)} does not exist", "give the folder of your images")
+    try:
+        str(out).encode()  # the record writer takes text only
+    except UnicodeEncodeError as error:
+        raise UserError(f"{printable(out)}: the name is not UTF-8", "give another --out") from error
     settings = _settings(source, format, options, target, partition)
     if (out / INDEX).is_file():
         return _already_there(out, settings)
     with _work_folder(out, settings) as work_folder:
         folder = unpack(source, work_folder / "source")
-        importer = choose_importer(folder, format)
-        recipe = Recipe(importer.name, options, target, folder)
-        cases, rejected = _read_all(
-            importer.find(folder, options),
-            recipe,
-            work_folder / "series",
-            jobs=jobs,
-            strict=strict,
-            progress=progress,
-        )
-        replace_file(out / REJECTED, _csv(REJECTED_COLUMNS, rejected))
+        with named_after(source, folder):
+            importer = choose_importer(folder, format)
+            recipe = Recipe(importer.name, options, target, folder)
+            cases, rejected = _read_all(
+                importer.find(folder, options),
+                recipe,
+                work_folder / "series",
+                jobs=jobs,
+                strict=strict,
+                progress=progress,
+            )
+        for row in rejected:
+            row["cause"] = renamed(row["cause"], folder, source)
+        lost = _rows_without_case(options.table, cases, rejected)
+        if lost and strict:
+            raise UserError(lost[0]["cause"], lost[0]["remedy"])
+        rejected += lost
+        if cases or rejected:
+            _write_rejected(out, rejected)
         if not cases:
             first = f"; the first: {rejected[0]['cause']}" if rejected else ""
             raise UserError(
@@ -123,8 +138,8 @@ def prepare(
             if strict:
                 raise UserError(late[0]["cause"], late[0]["remedy"])
             rejected += late
-            cases = [c for c in cases if "split" in c]
-            replace_file(out / REJECTED, _csv(REJECTED_COLUMNS, rejected))
+            cases = [case for case in cases if case.split]
+            _write_rejected(out, rejected)
         _finish(out, work_folder, cases, settings, partition, target)
     shutil.rmtree(out / WORK, ignore_errors=True)
     return open_cohort(out)
@@ -197,7 +212,14 @@ def _work_folder(out: Path, settings: Row) -> Iterator[Path]:
                 _compare(out, json.loads(record.read_text()), settings)
             else:
                 replace_file(record, json.dumps(settings, indent=2) + "\n")
-            yield work
+            try:
+                yield work
+            except UserError:
+                if not (out / REJECTED).is_file() and not any((work / "series").glob("*/*.json")):
+                    shutil.rmtree(work, ignore_errors=True)  # nothing to go on with
+                    with contextlib.suppress(OSError):  # not ours alone
+                        out.rmdir()
+                raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
@@ -219,16 +241,16 @@ def _read_all(
     jobs: int,
     strict: bool,
     progress: bool,
-) -> tuple[list[Row], list[Row]]:
+) -> tuple[list[Accepted], list[Row]]:
     """Prepare every series that is not done yet; (accepted, rejected), both sorted by case."""
-    accepted: list[Row] = []
+    accepted: list[Accepted] = []
     rejected: list[Row] = []
     names: dict[str, str] = {}
 
     def take(rows: list[Row]) -> None:
         for row in rows:
             if "cause" not in row:
-                accepted.append(row)
+                accepted.append(Accepted.of(row))
                 continue
             if strict:
                 raise UserError(row["cause"], row["remedy"])
@@ -253,67 +275,77 @@ def _read_all(
             if rows is None:
                 yield series
             else:
-                done.append(rows)
+                done.extend(Accepted.of(row) for row in rows)
 
     doubles: list[Row] = []
-    done: list[list[Row]] = []
+    done: list[Accepted] = []
     with _progress(enabled=progress) as advance:
         for _, rows in run_all(todo(), recipe, folder, jobs=jobs):
             take(rows)
             advance(len(accepted), len(rejected))
-        for rows in done:
-            take(rows)
+        accepted += done
         take(doubles)
-    accepted.sort(key=lambda row: (row["case_id"], row["source"]))
-    unique: list[Row] = []
-    for row in accepted:
-        if unique and unique[-1]["case_id"] == row["case_id"]:
-            take(
-                [
-                    {
-                        **{k: row[k] for k in ("case_id", "patient_id", "source")},
-                        "cause": f"{row['source']}: the case id {row['case_id']!r} is also that of "
-                        f"{unique[-1]['source']}",
-                        "remedy": "rename one, or give case ids in a table",
-                    }
-                ]
-            )
+    accepted.sort(key=lambda case: (case.case_id, case.source))
+    unique: list[Accepted] = []
+    for case in accepted:
+        if unique and unique[-1].case_id == case.case_id:
+            cause = f"the case id {case.case_id!r} is also that of {unique[-1].source}"
+            take([case.reject(cause, "rename one, or give case ids in a table")])
         else:
-            unique.append(row)
+            unique.append(case)
     rejected.sort(key=lambda row: (row["case_id"], row["source"]))
     return unique, rejected
 
 
-def _assign(cases: list[Row], table: Table, partition: Partition) -> list[Row]:
+def _rows_without_case(table: Table, cases: list[Accepted], rejected: list[Row]) -> list[Row]:
+    """Rejections of rows that name nothing: a slip in a name would lose a label silently."""
+    names = {name for case in cases for name in (case.series, case.case_id, case.patient_id)}
+    for row in rejected:
+        series = re.sub(r"_s\d+$", "", row["case_id"])
+        names |= {row["case_id"], row["patient_id"], series}
+    example = min((case.case_id for case in cases), default="")
+    return [
+        {
+            "case_id": key,
+            "patient_id": row.patient_id or "",
+            "source": str(table.path),
+            "cause": f"{table.path}: line {row.line} names {key!r}, which the source does not hold",
+            "remedy": "correct the name" + (f"; case ids are like {example!r}" if example else ""),
+        }
+        for key, row in table.rows.items()
+        if row.cine is None and printable(key) not in names
+    ]
+
+
+def _assign(cases: list[Accepted], table: Table, partition: Partition) -> list[Row]:
     """Set ``split`` of every case; returns rejections of those that have none."""
-    labelled = [c for c in cases if c["label"] >= 0]
+    labelled = [case for case in cases if case.label >= 0]
     for case in cases:
-        if case["label"] < 0:
-            case["split"] = UNLABELLED_SPLIT
+        if case.label < 0:
+            case.split = UNLABELLED_SPLIT
     by_table = any(row.split is not None for row in table.rows.values())
     if not by_table:
         labels: dict[str, list[int]] = defaultdict(list)
         for case in labelled:
-            labels[case["patient_id"]].append(case["label"])
+            labels[case.patient_id].append(case.label)
         splits = divide(labels, partition) if labels else {}
         for case in labelled:
-            case["split"] = splits[case["patient_id"]]
+            case.split = splits[case.patient_id]
         return []
     late: list[Row] = []
     seen: dict[str, set[str]] = defaultdict(set)
     for case in labelled:
-        row = table.row(case["case_id"], case["series"], case["patient_id"])
+        row = table.row(case.case_id, case.series, case.patient_id)
         if row is None or row.split is None:
             late.append(
-                {
-                    **{k: case[k] for k in ("case_id", "patient_id", "source")},
-                    "cause": f"{case['source']}: {table.path} gives {case['case_id']} no split",
-                    "remedy": "give every labelled case a split, or none to have them divided",
-                }
+                case.reject(
+                    f"{table.path} gives {case.case_id} no split",
+                    "give every labelled case a split, or none to have them divided",
+                )
             )
             continue
-        case["split"] = row.split
-        seen[case["patient_id"]].add(row.split)
+        case.split = row.split
+        seen[case.patient_id].add(row.split)
     check_table_splits(seen)
     if len(late) == len(cases):
         raise UserError(late[0]["cause"], late[0]["remedy"])
@@ -321,62 +353,74 @@ def _assign(cases: list[Row], table: Table, partition: Partition) -> list[Row]:
 
 
 def _finish(
-    out: Path, work: Path, cases: list[Row], settings: Row, partition: Partition, target: Target
+    out: Path,
+    work: Path,
+    cases: list[Accepted],
+    settings: Row,
+    partition: Partition,
+    target: Target,
 ) -> None:
     """Write the files of the cohort, the index last."""
-    cases.sort(key=lambda case: (case["split"], case["case_id"]))
-    counts: dict[str, int] = defaultdict(int)
-    for case in cases:
-        counts[case["split"]] += 1
+    series = work / "series"
+    counts = dict(sorted(Counter(case.split for case in cases).items()))
+    positive = Counter(case.split for case in cases if case.label == 1)
     records = work / RECORDS
     for old in (records, out / RECORDS):
         shutil.rmtree(old, ignore_errors=True)
     records.mkdir()
+    cases.sort(key=lambda case: (case.split, case.case_id))
     write_records(
         records,
-        ((case["split"], example_of(read_case(work / "series", case), case)) for case in cases),
+        (
+            (case.split, example_of(read_arrays(series, case), read_row(series, case)))
+            for case in cases
+        ),
         splits=counts,
         frames=target.frames,
         image_size=target.image_size,
     )
     records.rename(out / RECORDS)
-    manifest = [
-        case
-        | {
-            "slice": case["slice_index"],
-            "label": "" if case["label"] < 0 else case["label"],
-            "spacing_mm": "" if case["spacing_mm"] is None else f"{case['spacing_mm']:.6g}",
-            **{k: f"{case[k]:.6g}" for k in ("step_row", "step_column", "grey_low", "grey_high")},
-        }
-        for case in sorted(cases, key=lambda case: case["case_id"])
-    ]
-    replace_file(out / MANIFEST, _csv(MANIFEST_COLUMNS, manifest))
+    cases.sort(key=lambda case: case.case_id)
+    rows = (_manifest_row(read_row(series, case), case.split) for case in cases)
+    replace_with(out / MANIFEST, lambda path: _write_csv(path, MANIFEST_COLUMNS, rows))
     index = {
         "format": FORMAT,
         "frames": target.frames,
         "image_size": target.image_size,
         "spacing_mm": target.spacing_mm,
         "folds": partition.folds if any(n.startswith("fold_") for n in counts) else 0,
-        "cases": dict(counts),
-        "positive": {n: sum(c["label"] == 1 for c in cases if c["split"] == n) for n in counts},
+        "cases": counts,
+        "positive": {name: positive[name] for name in counts},
         "settings": settings,
         "files": file_hashes(out),
     }
     replace_file(out / INDEX, json.dumps(index, indent=2) + "\n")
 
 
-def read_rejected(cohort: Path) -> list[Row]:
-    """Rows of a cohort's ``rejected.csv``."""
-    with (cohort / REJECTED).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def _manifest_row(row: Row, split: str) -> Row:
+    return row | {
+        "split": split,
+        "slice": row["slice_index"],
+        "label": "" if row["label"] < 0 else row["label"],
+        "spacing_mm": "" if row["spacing_mm"] is None else f"{row['spacing_mm']:.6g}",
+        **{k: f"{row[k]:.6g}" for k in ("step_row", "step_column", "grey_low", "grey_high")},
+    }
 
 
-def _csv(columns: tuple[str, ...], rows: list[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: printable(v) for k, v in row.items()} for row in rows)
-    return text.getvalue()
+def read_rejected(cohort: Path) -> list[dict[str, str]]:
+    """Rows of ``rejected.csv`` in a cohort's folder, finished or not."""
+    return read_rows(cohort / REJECTED)
+
+
+def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[Row]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({k: printable(v) for k, v in row.items()} for row in rows)
+
+
+def _write_rejected(out: Path, rows: list[Row]) -> None:
+    replace_with(out / REJECTED, lambda path: _write_csv(path, REJECTED_COLUMNS, rows))
 
 
 @contextlib.contextmanager

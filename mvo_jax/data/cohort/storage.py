@@ -9,6 +9,7 @@ A folder without ``cohort.json`` is not a cohort.
 """
 
 import contextlib
+import csv
 import dataclasses
 import hashlib
 import json
@@ -20,6 +21,8 @@ from typing import Any
 import absl.logging
 import numpy as np
 import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from mvo_jax.data.phantom.builder import case_features
 from mvo_jax.errors import UserError
@@ -102,6 +105,16 @@ class CohortFolder:
         with quiet_tfds():
             return tfds.builder_from_directory(self.path / RECORDS)
 
+    def manifest(self) -> dict[str, dict[str, str]]:
+        """Rows of ``manifest.csv`` by case id.
+
+        Raises:
+            UserError: the file has changed.
+        """
+        if sha256(self.path / MANIFEST) != self.files[MANIFEST][1]:
+            raise _damaged(self.path, MANIFEST, "has changed since it was written")
+        return {row["case_id"]: row for row in read_rows(self.path / MANIFEST)}
+
     def verify(self, stored_split: str) -> None:
         """Check the content of a split's files against what was written.
 
@@ -176,11 +189,12 @@ def write_records(
 
     Args:
         folder: empty folder.
-        examples: (stored split, example of ``case_features``).
+        examples: (stored split, example of ``case_features``), one split after the other.
         splits: names of all stored splits.
         frames: frames a clip.
         image_size: pixels along each side.
     """
+    features: Any = case_features(frames, image_size, ())
     info = tfds.core.DatasetInfo(
         builder=tfds.core.DatasetIdentity(
             name="cohort",
@@ -189,18 +203,54 @@ def write_records(
             module_name=__name__,
         ),
         description="Short-axis cine prepared by mvo_jax.",
-        features=case_features(frames, image_size, ()),
+        features=features,
         disable_shuffling=True,
     )
+    serialiser = ExampleSerializer(features.get_serialized_info())
+    names = {split: _file_names(folder, split) for split in splits}
+    lengths: dict[str, list[int]] = {split: [] for split in names}
+    sizes = dict.fromkeys(names, 0)
+    current, writer = None, None
+    # TFDS's own writers keep up to 1 GB of examples in memory, or a file open for every split. They
+    # put the fields of an example in random order, so that no two cohorts have the same bytes.
+    for split, example in examples:
+        if writer is None or split != current or lengths[split][-1] == _EXAMPLES_PER_FILE:
+            if writer is not None:
+                writer.close()
+            path = names[split].sharded_filepath(shard_index=len(lengths[split]), num_shards=None)
+            current, writer = split, ArrayRecordWriter(os.fspath(path), "group_size:1")
+            lengths[split].append(0)
+        fields = serialiser.get_tf_example(features.encode_example(dict(example)))
+        record = fields.SerializeToString(deterministic=True)
+        writer.write(record)
+        lengths[split][-1] += 1
+        sizes[split] += len(record)
+    if writer is not None:
+        writer.close()
     with quiet_tfds():
-        # download_and_prepare keeps up to 1 GB of examples in memory; this writer keeps one.
-        writer = tfds.core.SequentialWriter(
-            info, max_examples_per_shard=_EXAMPLES_PER_FILE, file_format="array_record"
+        info.set_file_format("array_record")
+        info.set_splits(
+            tfds.core.SplitDict(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=lengths[split],
+                    num_bytes=sizes[split],
+                    filename_template=names[split],
+                )
+                for split in names
+            )
         )
-        writer.initialize_splits(list(splits))
-        for split, example in examples:
-            writer.add_examples({split: [dict(example)]})
-        writer.close_all()
+        info.write_to_directory(folder)
+
+
+def _file_names(folder: Path, split: str) -> Any:
+    return tfds.core.ShardedFileTemplate(
+        data_dir=tfds.core.Path(folder),
+        dataset_name="cohort",
+        split=split,
+        filetype_suffix="array_record",
+        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",
+    )
 
 
 def example_of(arrays: Mapping[str, np.ndarray], row: Mapping[str, Any]) -> dict[str, Any]:
@@ -223,6 +273,12 @@ def file_hashes(folder: Path) -> dict[str, dict[str, Any]]:
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in files
     }
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV table."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def sha256(path: Path) -> str:

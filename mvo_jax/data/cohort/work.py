@@ -15,7 +15,6 @@ import queue
 import subprocess
 import sys
 import threading
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import numpy as np
 import mvo_jax
 from mvo_jax.data.cohort.geometry import PreparedSlice, Rejected, Target, prepare_series
 from mvo_jax.data.importers.cine import Options, Series, printable
-from mvo_jax.data.importers.formats import IMPORTERS, load_series, series_label
+from mvo_jax.data.importers.formats import IMPORTERS, load_series, quiet_readers, series_label
 from mvo_jax.errors import UserError
 
 Row = dict[str, Any]
@@ -86,8 +85,7 @@ def work(series: Series, recipe: Recipe, path: Path) -> list[Row]:
     """
     options = recipe.options
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # readers grumble about headers; faults are raised
+        with quiet_readers():
             slices = load_series(IMPORTERS[recipe.format], series, options)
             results = prepare_series(
                 slices,
@@ -132,10 +130,55 @@ def work(series: Series, recipe: Recipe, path: Path) -> list[Row]:
     return rows
 
 
-def read_case(folder: Path, row: Row) -> dict[str, np.ndarray]:
-    """Arrays of an accepted row."""
-    with np.load(folder / f"{row['result']}.npz", allow_pickle=False) as arrays:
-        return {key: arrays[key][row["position"]] for key in ("video", "lge_mask")}
+@dataclasses.dataclass(slots=True)
+class Accepted:
+    """What stays in memory of an accepted slice; its row and arrays are read again when written.
+
+    Attributes:
+        case_id: of the slice.
+        patient_id: of its patient.
+        series: name of its series.
+        source: as in the manifest.
+        label: 1, 0 or -1.
+        result: its result file, relative to their folder, without suffix.
+        position: among the accepted slices of that file.
+        split: stored split, once it is decided.
+    """
+
+    case_id: str
+    patient_id: str
+    series: str
+    source: str
+    label: int
+    result: str
+    position: int
+    split: str = ""
+
+    @classmethod
+    def of(cls, row: Row) -> "Accepted":
+        """From an accepted row."""
+        texts = (row[k] for k in ("case_id", "patient_id", "series", "source"))
+        # Slices of a series share most of their texts.
+        case_id, patient_id, series, source = map(sys.intern, texts)
+        result = sys.intern(row["result"])
+        return cls(case_id, patient_id, series, source, row["label"], result, row["position"])
+
+    def reject(self, cause: str, remedy: str) -> Row:
+        """Row of a slice that was prepared and cannot be used."""
+        kept = {"case_id": self.case_id, "patient_id": self.patient_id, "source": self.source}
+        return kept | {"cause": f"{self.source}: {cause}", "remedy": remedy}
+
+
+def read_arrays(folder: Path, case: Accepted) -> dict[str, np.ndarray]:
+    """'video' and 'lge_mask' of an accepted slice."""
+    with np.load(folder / f"{case.result}.npz", allow_pickle=False) as arrays:
+        return {key: arrays[key][case.position] for key in ("video", "lge_mask")}
+
+
+def read_row(folder: Path, case: Accepted) -> Row:
+    """The whole row of an accepted slice."""
+    rows = json.loads((folder / f"{case.result}.json").read_text())["rows"]
+    return next(row for row in rows if row.get("position") == case.position)
 
 
 def relative(path: str | Path, source: Path) -> str:
@@ -204,7 +247,8 @@ def run_all(
         todo: what to do; taken from as work is finished.
         recipe: how.
         folder: where results go.
-        jobs: processes; 1 works in this one.
+        jobs: processes; 1 works in this one, where numpy may have several threads and round
+            otherwise (a grey level in a million); the commands give it one.
     """
     if jobs <= 1:
         for series in todo:
@@ -283,6 +327,7 @@ class _Child:
             | {
                 "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
                 "OMP_NUM_THREADS": "1",
+                "MKL_NUM_THREADS": "1",
                 "OPENBLAS_NUM_THREADS": "1",
             },
         )

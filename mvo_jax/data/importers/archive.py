@@ -1,9 +1,11 @@
 """A ``.zip`` as a source, unpacked without trusting it."""
 
+import contextlib
 import shutil
 import stat
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from mvo_jax.data.importers.cine import printable
@@ -55,6 +57,27 @@ def unpack(source: Path, scratch: Path) -> Path:
             "free some space, or unpack it yourself and give the folder",
         ) from error
     return scratch
+
+
+@contextlib.contextmanager
+def named_after(source: Path, folder: Path) -> Iterator[None]:
+    """Have errors name the archive that the user knows, not the folder it was unpacked to.
+
+    Args:
+        source: as given.
+        folder: what ``unpack`` made of it.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(
+            renamed(error.cause, folder, source), error.remedy, exit_code=error.exit_code
+        ) from error
+
+
+def renamed(text: str, folder: Path, source: Path) -> str:
+    """A message or path with the unpacked folder called by its archive's name."""
+    return text if folder == source else text.replace(printable(folder), printable(source))
 
 
 def _check(name: str, items: list[zipfile.ZipInfo], packed: int, free: int) -> None:

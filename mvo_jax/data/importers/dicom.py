@@ -24,19 +24,28 @@ from mvo_jax.data.importers.cine import (
     slice_name,
 )
 from mvo_jax.data.importers.nifti import below, find_masks, read_mask
-from mvo_jax.data.importers.volume import Volume, as_displayed, display_flips, mask_on_cine
+from mvo_jax.data.importers.volume import (
+    Volume,
+    as_displayed,
+    check_mask_is_seen,
+    display_flips,
+    mask_on_cine,
+)
 from mvo_jax.data.importers.walk import files_below, subfolders
 from mvo_jax.errors import UserError
 
-MAX_FILES = 20_000  # of one patient
+MAX_FILES = 20_000  # of one patient; also frames of one file
 _MIN_PHASES = 8  # fewer images at one place are a localiser or a map, no cine
 _PHASE_IMAGES = {"P", "PHASE", "PHASE MAP", "VELOCITY"}
+_MR_IMAGES = {f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("4", "4.1", "4.4")}
+_DIRECTORY = "1.2.840.10008.1.3.10"
 _TAGS = [
-    "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "PatientID", "Modality", "ImageType",
-    "Rows", "Columns", "SamplesPerPixel", "PixelSpacing", "ImageOrientationPatient",
-    "ImagePositionPatient", "SliceThickness", "TriggerTime", "NominalCardiacTriggerDelayTime",
-    "TemporalPositionIdentifier", "InstanceNumber", "AcquisitionNumber", "CardiacNumberOfImages",
-    "NumberOfFrames", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence",
+    "SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "PatientID",
+    "Modality", "ImageType", "Rows", "Columns", "SamplesPerPixel", "PixelSpacing",
+    "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness", "TriggerTime",
+    "NominalCardiacTriggerDelayTime", "TemporalPositionIdentifier", "InstanceNumber",
+    "AcquisitionNumber", "CardiacNumberOfImages", "NumberOfFrames",
+    "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence",
 ]  # fmt: skip
 # What tells the phases of a slice apart, best first.
 _TIMES = (
@@ -169,6 +178,8 @@ def load(series: Series, options: Options) -> list[CineSlice]:
                 position_mm=image.distance,
             )
         )
+    if mask is not None:
+        check_mask_is_seen(mask, series.path, [s.lge_mask for s in out])
     return out
 
 
@@ -214,7 +225,6 @@ def read_stack(series: Series, options: Options) -> list[Slice]:
         UserError: nothing, or no single cine stack, was found; incomplete slices. The message
             lists what is there.
     """
-    del options
     groups: dict[tuple, list[Image]] = defaultdict(list)
     for image in _images(series):
         if not _PHASE_IMAGES & set(image.image_type):
@@ -247,6 +257,13 @@ def read_stack(series: Series, options: Options) -> list[Slice]:
     if len(sizes) > 1 and (sizes[0] < 3 or sizes[1] > sizes[0] / 2):
         raise _ambiguous(series, groups, "several orientations, and none is plainly the short axis")
     stack = max(stacks.values(), key=len)
+    patients = sorted({i.patient_id.strip() for images in stack.values() for i in images} - {""})
+    if len(patients) > 1 and options.patient_from == "header":
+        raise UserError(
+            f"{printable(series.path)} holds images of {len(patients)} patients: "
+            f"{', '.join(printable(p) for p in patients[:4])}",
+            "sort them into one folder a patient; if the headers are wrong, --patient_from=folder",
+        )
     ordered = [stack[place] for place in sorted(stack)]
     return [Slice(tuple(_in_time(series, images, groups))) for images in _even(series, ordered)]
 
@@ -346,6 +363,9 @@ def read_headers(path: Path) -> Iterator[Image]:
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
         if "Rows" not in header:  # a directory file or a report
+            stored = header.file_meta.get("MediaStorageSOPClassUID", "")
+            if stored != _DIRECTORY and header.get("SOPClassUID", "") in ("", *_MR_IMAGES):
+                raise ValueError("the header ends before the size of the image")
             return
         if int(header.get("SamplesPerPixel", 1)) != 1:
             raise UserError(
@@ -353,6 +373,11 @@ def read_headers(path: Path) -> Iterator[Image]:
             )
         frames = int(header.get("NumberOfFrames", 1) or 1)
         check_size(path, int(header.Rows) * int(header.Columns) * max(frames, 1))
+        if frames > MAX_FILES:  # each would get a header, however small its pixels
+            raise UserError(
+                f"{printable(path)} claims {frames:,} frames, more than any cine has",
+                "check the file's header; it may be damaged",
+            )
         # Some exporters leave an empty sequence in classic images.
         groups = header.get("PerFrameFunctionalGroupsSequence") or [{}]
         if "FrameContentSequence" in groups[0] or "PlanePositionSequence" in groups[0]:
@@ -465,7 +490,7 @@ def read_pixels(slices: Sequence[Slice]) -> list[np.ndarray]:
 
 def _pixels(path: Path) -> np.ndarray:
     import pydicom
-    from pydicom.pixels import apply_modality_lut
+    from pydicom.pixels import apply_modality_lut, get_decoder
 
     syntax = ""
     try:
@@ -486,15 +511,15 @@ def _pixels(path: Path) -> np.ndarray:
         raise
     except Exception as error:
         text = printable((str(error).splitlines() or [""])[0])[:120]
-        if syntax:
+        if syntax and not get_decoder(data.file_meta.TransferSyntaxUID).is_available:
             raise UserError(
-                f"{printable(path)} is compressed ({syntax}) and no decoder for it is installed "
-                f"({text})",
+                f"{printable(path)} is compressed ({syntax}) and no decoder for it is installed",
                 "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress the "
                 "files (gdcmconv --raw)",
             ) from error
+        what = f"compressed pixels ({syntax})" if syntax else "pixels"
         raise UserError(
-            f"{printable(path)}: the pixels cannot be read ({type(error).__name__}: {text})",
+            f"{printable(path)}: the {what} cannot be read ({type(error).__name__}: {text})",
             "copy it again; it may be cut off",
         ) from error
 

@@ -16,7 +16,7 @@ from mvo_jax.data.importers.cine import (
     printable,
     slice_name,
 )
-from mvo_jax.data.importers.volume import Volume, mask_on_cine, read_volume
+from mvo_jax.data.importers.volume import Volume, check_mask_is_seen, mask_on_cine, read_volume
 from mvo_jax.data.importers.walk import files_below
 from mvo_jax.errors import UserError
 
@@ -180,7 +180,10 @@ def to_slices(
         end_diastole: 0-based frame.
     """
     count = cine.data.shape[1]
+    check_axes_of_slices_and_phases(cine)
     on_grid, own = (None, None) if mask is None else mask_on_cine(mask, cine)
+    if mask is not None and on_grid is not None:
+        check_mask_is_seen(mask, series.path, list(on_grid))
     out = []
     for z in range(count):
         drawn = {t: m[z] for t, m in (anatomy or {}).items() if m[z].any()}
@@ -200,6 +203,25 @@ def to_slices(
             )
         )
     return out
+
+
+def check_axes_of_slices_and_phases(cine: Volume) -> None:
+    """Find (X, Y, T, Z) in place of (X, Y, Z, T): neighbouring phases are alike, slices are not.
+
+    Raises:
+        UserError: images differ along the axis of slices less than half as much as along time.
+    """
+    few = cine.data[..., ::4, ::4].astype(np.float32)
+    if min(few.shape[:2]) < 2:
+        return
+    along_time, along_slices = (float(np.abs(np.diff(few, axis=a)).mean()) for a in (0, 1))
+    if along_slices < along_time / 2:
+        frames, slices, *_ = few.shape
+        raise UserError(
+            f"{printable(cine.path)}: the {slices} slices look like phases and the {frames} "
+            "phases like slices",
+            "check the order of the axes: NIfTI wants (X, Y, Z, T), not (X, Y, T, Z)",
+        )
 
 
 NIFTI = Importer("nifti", "NIfTI 4-D cine with 3-D LGE masks", recognise, find, load)

@@ -6,7 +6,6 @@ Keys: ``cine`` [T, H, W] (or [N, T, H, W]), and perhaps ``pixel_mm`` (number, or
 """
 
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
                     )
         with np.load(path, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # the readers raise what damaged bytes happen to lead to
         raise UserError(
             f"{printable(path)} cannot be read as .npz ({_short(error)})",
             "save it again with np.savez_compressed",

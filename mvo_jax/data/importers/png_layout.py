@@ -38,6 +38,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
     del options
     inputs: dict[str, dict[int, Path]] = {}
     masks: dict[str, list[Path]] = {}
+    twice: dict[str, tuple[Path, Path]] = {}
     for path in files_below(source):
         match = _FILE.fullmatch(path.name)
         if match is None:
@@ -46,22 +47,26 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         if match[3] == "gt":
             masks.setdefault(case, []).append(path)
         elif frame in inputs.setdefault(case, {}):
-            raise UserError(
-                f"{printable(path)} and {printable(inputs[case][frame])} are the same frame",
-                "give each case a name of its own",
-            )
+            twice[case] = path, inputs[case][frame]
         else:
             inputs[case][frame] = path
     for case in sorted(inputs.keys() | masks.keys()):
         frames = inputs.get(case, {})
         of_case = masks.get(case, [])
         first = next(iter([*frames.values(), *of_case]))
-        yield Series(case, first, None, {"frames": frames, "masks": of_case})
+        detail = {"frames": frames, "masks": of_case, "twice": twice.get(case)}
+        yield Series(case, first, None, detail)
 
 
 def load(series: Series, options: Options) -> list[CineSlice]:
     """Read the frames and the mask of a case."""
     frames, masks = series.detail["frames"], series.detail["masks"]
+    if series.detail["twice"]:
+        one, other = (printable(path) for path in series.detail["twice"])
+        raise UserError(
+            f"{one} and {other} are the same frame of case {series.name}",
+            "give each case a name of its own",
+        )
     if len(masks) > 1:
         raise UserError(
             f"{printable(masks[1])}: case {series.name} has {len(masks)} masks",

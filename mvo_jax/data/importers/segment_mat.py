@@ -6,8 +6,6 @@ with ``Result`` (infarct) and ``NoReflow`` (MVO; absent means none). The myocard
 contours of the LGE stack. What ``Auto`` and ``Manual`` hold is already in ``Result``.
 """
 
-import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,8 @@ from mvo_jax.data.importers.cine import (
     slice_name,
 )
 from mvo_jax.data.importers.contours import anatomy_of, fill
-from mvo_jax.data.importers.volume import Volume, as_displayed, mask_on_cine
+from mvo_jax.data.importers.mat5 import claimed_bytes
+from mvo_jax.data.importers.volume import Volume, as_displayed, check_mask_is_seen, mask_on_cine
 from mvo_jax.data.importers.walk import files_below
 from mvo_jax.errors import UserError
 
@@ -96,7 +95,7 @@ def _damaged(path: Path, error: Exception) -> UserError:
 def _read_v7(path: Path) -> list[dict[str, Any]]:
     from scipy.io import loadmat
 
-    _check_v7_size(path)
+    check_size(path, claimed_bytes(path), 1)
     content = loadmat(path, variable_names=["setstruct"], struct_as_record=True)
     if "setstruct" not in content:
         return []
@@ -118,24 +117,6 @@ def _plain(element: Any) -> dict[str, Any]:
         elif value.dtype.kind in "buif" and value.size:
             out[field] = value
     return out
-
-
-def _check_v7_size(path: Path) -> None:
-    """Sum what the variables claim to unpack to: each tells it in its first eight bytes."""
-    total, compressed_type = 0, 15
-    with path.open("rb") as file:
-        header = file.read(128)
-        order = "<" if header[126:128] == b"IM" else ">"
-        while len(tag := file.read(8)) == 8:
-            kind, size = struct.unpack(f"{order}II", tag)
-            start = file.tell()
-            if kind == compressed_type:
-                inner = zlib.decompressobj().decompress(file.read(min(size, 4096)), 8)
-                total += struct.unpack(f"{order}II", inner)[1]
-            else:
-                total += size
-            file.seek(start + size)
-    check_size(path, total, 1)
 
 
 def _read_v73(path: Path) -> list[dict[str, Any]]:
@@ -211,7 +192,9 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     labels = own = None
     if scars:
         mask = _scar_mask(series.path, scars[0])
-        labels, own = mask_on_cine(_volume(series.path, scars[0], mask[None]), volume)
+        drawn = _volume(series.path, scars[0], mask[None])
+        labels, own = mask_on_cine(drawn, volume)
+        check_mask_is_seen(drawn, series.path, list(labels))
     count = volume.data.shape[1]
     out = []
     for z in range(count):
@@ -295,8 +278,13 @@ def volume_affine(stack: dict[str, Any]) -> np.ndarray:
 def _volume(path: Path, stack: dict[str, Any], data: np.ndarray) -> Volume:
     for field in ("ResolutionX", "ResolutionY"):
         _number(path, stack, field)
-    affine = volume_affine(stack)
     oriented = "ImageOrientation" in stack and "ImagePosition" in stack
+    if oriented and (np.size(stack["ImageOrientation"]), np.size(stack["ImagePosition"])) != (6, 3):
+        raise UserError(
+            f"{printable(path)}: ImageOrientation and ImagePosition have not 6 and 3 numbers",
+            "save the file from Segment again",
+        )
+    affine = volume_affine(stack)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise UserError(
             f"{printable(path)}: ImageOrientation is no orientation",

@@ -5,7 +5,7 @@ NIfTI stores (X, Y, Z, T); this is the one place where it is transposed.
 
 import dataclasses
 import gzip
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,6 @@ def read_volume(path: Path, *, axes: int | None = None) -> Volume:
         UserError: missing, damaged, of another shape, colour, or claiming more than can be read.
     """
     import nibabel
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
 
     name = printable(path)
     if not path.exists():
@@ -71,16 +69,11 @@ def read_volume(path: Path, *, axes: int | None = None) -> Volume:
         _check_header(path, shape, dtype, axes)
         slope, intercept = image.dataobj.slope, image.dataobj.inter
         plain = slope in (1.0, None) and intercept in (0.0, None)
-        data = np.asanyarray(image.dataobj) if plain else image.dataobj.get_scaled(np.float32)
+        data = np.asarray(image.dataobj, None if plain else np.float32)
         header, affine = image.header, np.array(image.affine, float)
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        zlib.error,
-        ImageFileError,
-        HeaderDataError,
-    ) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # the reader raises what damaged bytes happen to lead to
         kind = "is no gzip file" if isinstance(error, gzip.BadGzipFile) else "cannot be read"
         text = (str(error).splitlines() or [""])[0][:120]
         raise UserError(
@@ -152,6 +145,26 @@ def as_displayed(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.n
             affine[:3, 3] += affine[:3, axis] * (data.shape[dimension] - 1)
             affine[:3, axis] *= -1
     return data, affine
+
+
+def check_mask_is_seen(mask: Volume, cine: Path, on_cine: Sequence[np.ndarray | None]) -> None:
+    """Refuse a mask of which nothing lies on the cine: a positive case would lose its label.
+
+    Args:
+        mask: as it was drawn, ``[1, Z', H', W']``.
+        cine: for messages.
+        on_cine: what ``mask_on_cine`` made of it, slice by slice.
+
+    Raises:
+        UserError: something is drawn and nothing of it is seen.
+    """
+    if mask.data.any() and not any(one is not None and one.any() for one in on_cine):
+        raise UserError(
+            f"{printable(mask.path)}: nothing that is drawn lies on the slices of "
+            f"{printable(cine)}",
+            "check that LGE and cine are of one patient and one examination, with their "
+            "orientation",
+        )
 
 
 def mask_on_cine(mask: Volume, cine: Volume) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -1,6 +1,7 @@
 """Files of a source, in a fixed order, through links but never in circles."""
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from mvo_jax.errors import UserError
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Every file below a folder, sorted by path; hidden ones are left out.
+    """Every file below a folder, sorted by path; hidden ones, pipes and devices are left out.
 
     Links to folders are followed, each real folder once, so a loop ends.
 
@@ -39,10 +40,18 @@ def files_below(folder: Path) -> Iterator[Path]:
                 is_folder = False
             if is_folder:
                 yield from walk(current / entry.name)
-            else:
+            elif not _is_special(current / entry.name):
                 yield current / entry.name
 
     yield from walk(folder)
+
+
+def _is_special(path: Path) -> bool:
+    """A pipe, socket or device, which to open might never return. A lost link is none."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _name(entry: os.DirEntry) -> str:

@@ -1,0 +1,1109 @@
+"""What hospitals' folders hold beside sound images: a bad case is told and the others go on.
+
+Every fault is a file written here, beside one sound case of the same format.
+"""
+
+import dataclasses
+import gzip
+import os
+import struct
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataelem import RawDataElement
+from pydicom.encaps import encapsulate
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless
+from scipy.io import savemat
+
+from mvo_jax.data.cohort.geometry import Target
+from mvo_jax.data.cohort.partition import Partition
+from mvo_jax.data.cohort.prepare import prepare, read_rejected
+from mvo_jax.data.cohort.storage import CohortFolder
+from mvo_jax.data.cohort.work import Recipe, work
+from mvo_jax.data.importers.cine import Options
+from mvo_jax.data.importers.formats import IMPORTERS
+from mvo_jax.data.importers.mat5 import claimed_bytes
+from mvo_jax.data.importers.table import read_table
+from mvo_jax.errors import UserError
+from tests.data.importers import writers
+
+FRAMES, SIZE, PIXEL_MM = 10, 32, 2.0
+_AT = np.hypot(*(np.mgrid[:SIZE, :SIZE] - SIZE / 2 + 0.5))
+_RADIUS = 7 + 2 * np.cos(2 * np.pi * np.arange(FRAMES) / FRAMES)
+CINE = np.clip(
+    200 * (_RADIUS[:, None, None] > _AT)
+    + np.random.default_rng(0).integers(0, 50, (FRAMES, SIZE, SIZE)),
+    0,
+    255,
+).astype(np.uint8)
+# Eight slices that differ more than their phases do, [T, Z, H, W].
+SLICES = np.random.default_rng(1).integers(0, 200, (8, SIZE, SIZE), np.uint8) + CINE[:, None] // 8
+REPORT = UID("1.2.840.10008.5.1.4.1.1.88.22")
+MASK = np.where((_AT > 6) & (_AT < 10), 3, 0).astype(np.uint8)  # all myocardium
+MVO_MASK = np.where((MASK == 3) & (np.arange(SIZE) > 20), 2, MASK).astype(np.uint8)
+
+
+def run(
+    source: Path, out: Path, *, strict: bool = False, format: str = "auto", **options: Any
+) -> CohortFolder:
+    return prepare(
+        source,
+        out,
+        format=format,
+        options=Options(**options),
+        target=Target(frames=FRAMES, image_size=SIZE, spacing_mm=PIXEL_MM),
+        partition=Partition(fractions=(1.0, 0.0, 0.0)),
+        jobs=1,
+        strict=strict,
+        progress=False,
+    )
+
+
+def check_message(cause: str, remedy: str, *words: str) -> None:
+    """One to three lines: cause and remedy are a line each, and not the length of a page."""
+    for text in (cause, remedy):
+        assert text.strip()
+        assert "\n" not in text
+        assert len(text) < 700
+        assert "Traceback" not in text
+    for word in words:
+        assert word in cause
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """``write`` puts the case ``bad`` into a folder; the cause holds ``words``."""
+
+    write: Callable[[Path], object]
+    words: tuple[str, ...]
+    options: Callable[[Path], dict[str, Any]] = lambda folder: {}
+
+
+def table(text: str) -> Callable[[Path], dict[str, Any]]:
+    def options(folder: Path) -> dict[str, Any]:
+        path = folder.parent / "table.csv"
+        path.write_text(text)
+        return {"table": read_table(path)}
+
+    return options
+
+
+# NIfTI
+
+
+def nifti(folder: Path, cine: np.ndarray = CINE, mask: np.ndarray | None = MASK) -> Path:
+    return writers.write_nifti(folder, "bad", cine, mask, pixel_mm=PIXEL_MM)
+
+
+def nifti_array(folder: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
+    """An array as it lies in the file, (X, Y, Z, T) if it is right."""
+    path = folder / "bad_cine.nii.gz"
+    image = nibabel.Nifti1Image(array, writers.affine(PIXEL_MM))
+    if affine is not None:
+        for field, row in zip(("srow_x", "srow_y", "srow_z"), affine, strict=True):
+            image.header[field] = row
+        image = nibabel.Nifti1Image(array, None, image.header)
+        image.header["sform_code"], image.header["qform_code"] = 1, 0
+    nibabel.save(image, path)
+    return path
+
+
+def rewrite_header(path: Path, offset: int, form: str, *values: float) -> None:
+    """Change bytes of a compressed NIfTI file's header."""
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    struct.pack_into(form, content, offset, *values)
+    path.write_bytes(gzip.compress(bytes(content)))
+
+
+def claims(*axes: int) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        rewrite_header(nifti(folder), 40, f"<{len(axes) + 1}h", len(axes), *axes)
+
+    return write
+
+
+def with_mask(mask: np.ndarray, **changes: Any) -> Callable[[Path], None]:
+    """A mask as it lies in the file, (X, Y, Z)."""
+
+    def write(folder: Path) -> None:
+        nifti(folder, mask=None)
+        image = nibabel.Nifti1Image(mask, changes.get("affine", writers.affine(PIXEL_MM)))
+        nibabel.save(image, folder / "bad_lge_mask.nii.gz")
+
+    return write
+
+
+def with_pixel(value: float) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        cine = CINE.astype(np.float32)
+        cine[3, 4, 5] = value
+        nifti(folder, cine)
+
+    return write
+
+
+def replaced(content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / "bad_cine.nii.gz").write_bytes(content)
+
+
+def cut(path: Path, keep: float = 0.5) -> None:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
+
+
+def colour_nifti(folder: Path) -> None:
+    rgb = np.zeros((SIZE, SIZE, 1, FRAMES), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nifti_array(folder, rgb)
+
+
+def wrong_gzip(folder: Path) -> None:
+    plain = folder / "plain.nii"
+    nibabel.save(nibabel.Nifti1Image(CINE.T[:, :, None], writers.affine(PIXEL_MM)), plain)
+    plain.rename(folder / "bad_cine.nii.gz")
+
+
+def gzip_in_disguise(folder: Path) -> None:
+    nifti(folder, mask=None).rename(folder / "bad_cine.nii")
+
+
+def truncated_plain(folder: Path) -> None:
+    path = folder / "bad_cine.nii"
+    nibabel.save(nibabel.Nifti1Image(CINE.T[:, :, None], writers.affine(PIXEL_MM)), path)
+    cut(path)
+
+
+def loop_of_links(folder: Path) -> None:
+    (folder / "bad_cine.nii.gz").symlink_to(folder / "bad_cine.nii.gz")
+
+
+def lost_link(folder: Path) -> None:
+    (folder / "bad_cine.nii.gz").symlink_to(folder.parent / "moved away.nii.gz")
+
+
+def stray_pixel(folder: Path) -> None:
+    """A mask with a pixel 160 mm off: no crop holds it."""
+    cine = np.pad(CINE, ((0, 0), (24, 24), (24, 24)))
+    mask = np.pad(MASK, 24)
+    mask[0, 0] = 1
+    nifti(folder, cine, mask)
+
+
+def unknown_type(folder: Path) -> None:
+    rewrite_header(nifti(folder), 70, "<h", 77)
+
+
+def no_number(folder: Path) -> None:
+    rewrite_header(nifti(folder), 112, "<ff", 2.0, np.inf)  # slope and intercept
+
+
+FAR = writers.affine(PIXEL_MM)
+FAR[:3, 3] = 500.0
+SINGULAR = np.zeros((3, 4))
+UNKNOWN_LABELS = MASK.T[:, :, None].copy()
+UNKNOWN_LABELS[0, 0] = 7
+FRACTIONS = MASK.T[:, :, None] + np.float32(0.5)
+NAN_MASK = np.where(MASK == 0, np.nan, MASK).astype(np.float32).T[:, :, None]
+
+NIFTI = {
+    "zero-length": Fault(replaced(b""), ("bad_cine.nii.gz", "0 bytes")),
+    "truncated": Fault(lambda f: cut(nifti(f, mask=None)), ("bad_cine.nii.gz", "cannot be read")),
+    "truncated, not compressed": Fault(truncated_plain, ("bad_cine.nii", "cannot be read")),
+    "not gzip": Fault(wrong_gzip, ("bad_cine.nii.gz", "gzip")),
+    "gzip named .nii": Fault(gzip_in_disguise, ("bad_cine.nii", "cannot be read")),
+    "a web page": Fault(replaced(b"<html>Please log in</html>"), ("bad_cine.nii.gz", "gzip")),
+    "gzip of text": Fault(replaced(gzip.compress(b"x" * 500)), ("bad_cine.nii.gz", "cannot be")),
+    "2^15 per axis": Fault(claims(32767, 32767, 32767, 32767), ("bad_cine.nii.gz", "GiB")),
+    "more than the file holds": Fault(claims(512, 512, 20, 30), ("bad_cine.nii.gz", "cannot be")),
+    "no voxel": Fault(claims(32, 32, 0, 10), ("bad_cine.nii.gz",)),
+    "negative axis": Fault(claims(32, -32, 1, 10), ("bad_cine.nii.gz",)),
+    "unknown type": Fault(unknown_type, ("bad_cine.nii.gz",)),
+    "infinite intercept": Fault(no_number, ("bad_cine.nii.gz",)),
+    "link to itself": Fault(loop_of_links, ("bad_cine.nii.gz",)),
+    "link to nowhere": Fault(lost_link, ("bad_cine.nii.gz", "does not exist")),
+    "axes T, X, Y, Z": Fault(
+        lambda f: nifti_array(f, np.zeros((20, 64, 64, 6), np.uint8)),
+        ("bad_cine.nii.gz", "20x64x64x6", "no short-axis"),
+    ),
+    "axes X, Y, T, Z": Fault(
+        lambda f: nifti_array(f, SLICES.transpose(3, 2, 0, 1)), ("bad_cine.nii.gz", "10 slices")
+    ),
+    "axes X, Y, T": Fault(
+        lambda f: nifti_array(f, CINE.transpose(2, 1, 0)), ("bad_cine.nii.gz", "3 axes")
+    ),
+    "five axes": Fault(
+        lambda f: nifti_array(f, np.zeros((8, 8, 1, 8, 3), np.uint8)), ("bad_cine", "5 axes")
+    ),
+    "RGB": Fault(colour_nifti, ("bad_cine.nii.gz", "colour")),
+    "complex": Fault(
+        lambda f: nifti_array(f, CINE.T[:, :, None].astype(np.complex64)), ("bad_cine", "complex")
+    ),
+    "NaN": Fault(with_pixel(np.nan), ("bad_cine.nii.gz", "1 pixels", "NaN")),
+    "Inf": Fault(with_pixel(-np.inf), ("bad_cine.nii.gz", "infinite")),
+    "constant": Fault(lambda f: nifti(f, np.full_like(CINE, 9)), ("bad_cine.nii.gz", "constant")),
+    "three frames": Fault(lambda f: nifti(f, CINE[:3]), ("bad_cine.nii.gz", "3 frames")),
+    "tiny images": Fault(lambda f: nifti(f, CINE[:, :8, :8], None), ("bad_cine.nii.gz", "8x8")),
+    "no orientation": Fault(
+        lambda f: nifti_array(f, CINE.T[:, :, None], SINGULAR), ("bad_cine", "orientation")
+    ),
+    "pixels in metres": Fault(
+        lambda f: nifti_array(f, CINE.T[:, :, None], writers.affine(0.0015)[:3]), ("bad_cine", "mm")
+    ),
+    "unknown labels": Fault(with_mask(UNKNOWN_LABELS), ("bad_lge_mask.nii.gz", "[7]")),
+    "interpolated mask": Fault(with_mask(FRACTIONS), ("bad_lge_mask.nii.gz", "between")),
+    "NaN in the mask": Fault(with_mask(NAN_MASK), ("bad_lge_mask.nii.gz", "NaN")),
+    "mask with phases": Fault(
+        with_mask(np.zeros((SIZE, SIZE, 1, FRAMES), np.uint8)), ("bad_lge_mask.nii.gz", "4 axes")
+    ),
+    "mask elsewhere": Fault(
+        with_mask(MVO_MASK.T[:, :, None], affine=FAR),
+        ("bad_lge_mask.nii.gz", "bad_cine.nii.gz", "nothing"),
+    ),
+    "stray pixel of a mask": Fault(stray_pixel, ("bad_cine.nii.gz", "crop")),
+    "label 1, mask without MVO": Fault(
+        nifti, ("bad_cine.nii.gz", "label 1", "no MVO"), table("case_id,label\nbad,1\n")
+    ),
+    "label 1, no mask": Fault(
+        lambda f: nifti(f, mask=None), ("label 1", "no LGE"), table("case_id,label\nbad,1\n")
+    ),
+    "label 0, mask with MVO": Fault(
+        lambda f: nifti(f, mask=MVO_MASK), ("label 0", "MVO"), table("case_id,label\nbad,0\n")
+    ),
+    "centre outside": Fault(
+        nifti,
+        ("bad_cine.nii.gz", "outside"),
+        table("case_id,centre_row,centre_column\nbad,400,10\n"),
+    ),
+    "end-diastole outside": Fault(
+        nifti, ("bad_cine.nii.gz", "frame 10 of 10"), table("case_id,end_diastole\nbad,10\n")
+    ),
+    "listed and lost": Fault(
+        lambda f: None,
+        ("bad_moved.nii.gz", "does not exist"),
+        table("case_id,cine\ngood,good_cine.nii.gz\nbad,bad_moved.nii.gz\n"),
+    ),
+}  # fmt: skip
+
+
+# DICOM
+
+
+def dicom(folder: Path, cine: np.ndarray = CINE, **changes: Any) -> Path:
+    return writers.write_dicom(folder, "bad", cine, None, pixel_mm=PIXEL_MM, **changes)
+
+
+def one_file(change: Callable[[Path], object]) -> Callable[[Path], None]:
+    """A sound series of which one file is changed."""
+
+    def write(folder: Path) -> None:
+        change(sorted(dicom(folder).iterdir())[4])
+
+    return write
+
+
+def every_file(change: Callable[[Any], object]) -> Callable[[Path], None]:
+    """A sound series of which every header is changed."""
+
+    def write(folder: Path) -> None:
+        for path in dicom(folder).iterdir():
+            image = pydicom.dcmread(path)
+            change(image)
+            image.save_as(path)
+
+    return write
+
+
+def set_tags(**values: Any) -> Callable[[Path], None]:
+    """Of every file; None takes a tag out."""
+
+    def change(image: Any) -> None:
+        for name, value in values.items():
+            if value is None:
+                delattr(image, name)
+            else:
+                setattr(image, name, value)
+
+    return every_file(change)
+
+
+def compressed(syntax: UID) -> Callable[[Any], None]:
+    def change(image: Any) -> None:
+        image.file_meta.TransferSyntaxUID = syntax
+        image.PixelData = encapsulate([b"\xff\x4f" + b"\0" * 98])
+        image["PixelData"].VR = "OB"
+
+    return change
+
+
+def raw_tag(name: str, value: bytes) -> Callable[[Any], None]:
+    """A value that the writer would refuse."""
+
+    def change(image: Any) -> None:
+        element = image[name]
+        raw = RawDataElement(element.tag, element.VR, len(value), value, 0, False, True)
+        image._dict[element.tag] = raw
+
+    return change
+
+
+def two_patients(folder: Path) -> None:
+    """Slices of two people in one folder, as after a slip of the mouse."""
+    for z, name in enumerate(("ANNA", "BERT")):
+        out = writers.write_dicom(folder, "bad", CINE, None, pixel_mm=PIXEL_MM)
+        for path in out.glob("*.dcm"):
+            if path.name.startswith("p"):
+                continue
+            image = pydicom.dcmread(path)
+            image.PatientID, image.ImagePositionPatient = name, [0, 0, 8.0 * z]
+            image.save_as(out / f"p{z}_{path.name}")
+            path.unlink()
+
+
+def same_slice_twice(folder: Path) -> None:
+    out = dicom(folder)
+    for path in sorted(out.iterdir()):
+        image = pydicom.dcmread(path)
+        image.SeriesInstanceUID = "1.2.4"
+        image.save_as(out / f"again_{path.name}")
+
+
+def unequal_slices(folder: Path) -> None:
+    out = dicom(folder, np.stack([CINE, CINE], axis=1))
+    for path in sorted(out.glob("*_1.dcm"))[:2]:
+        path.unlink()
+
+
+def a_report(folder: Path) -> None:
+    for path in sorted(dicom(folder).iterdir()):
+        image = pydicom.dcmread(path)
+        for name in ("Rows", "Columns", "PixelData"):
+            delattr(image, name)
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = REPORT
+        image.save_as(path)
+
+
+def truncated_dicom(path: Path) -> None:
+    cut(path, 0.7)
+
+
+def many_frames(folder: Path) -> None:
+    """A header of one pixel and half a billion frames."""
+    image = writers.dicom_header("bad", 1, 1, NumberOfFrames=500_000_000, FrameTime=30)
+    writers.set_pixels(image, CINE[0])
+    (folder / "bad").mkdir(parents=True)
+    image.save_as(folder / "bad" / "many.dcm", enforce_file_format=True)
+
+
+def dicom_colour(image: Any) -> None:
+    image.SamplesPerPixel, image.PhotometricInterpretation = 3, "RGB"
+    image.PlanarConfiguration = 0
+    image.PixelData = np.zeros((SIZE, SIZE, 3), np.uint8).tobytes()
+
+
+DICOM = {
+    "zero-length": Fault(one_file(lambda p: p.write_bytes(b"")), ("0 bytes",)),
+    "truncated": Fault(one_file(truncated_dicom), (".dcm",)),
+    "cut in the header": Fault(one_file(lambda p: cut(p, 0.1)), (".dcm",)),
+    "no DICOM": Fault(one_file(lambda p: p.write_text("no image" * 50)), (".dcm", "as DICOM")),
+    "colour": Fault(every_file(dicom_colour), (".dcm", "colour")),
+    "2^16 per axis": Fault(set_tags(Rows=65535, Columns=65535), (".dcm", "GiB")),
+    "half a billion frames": Fault(many_frames, ("many.dcm", "frames")),
+    "compressed, no codec": Fault(
+        every_file(compressed(JPEGLSLossless)),
+        (".dcm", "JPEG-LS", *(() if get_decoder(JPEGLSLossless).is_available else ("no decoder",))),
+    ),
+    "compressed, damaged": Fault(
+        every_file(compressed(JPEG2000Lossless)), (".dcm", "JPEG 2000", "compressed pixels")
+    ),
+    "no pixels": Fault(set_tags(PixelData=None), (".dcm", "pixels")),
+    "no bits": Fault(set_tags(BitsAllocated=None), (".dcm", "pixels")),
+    "spacing of nought": Fault(set_tags(PixelSpacing=[0, 0]), ("bad", "mm")),
+    "no spacing": Fault(set_tags(PixelSpacing=None, Rows=16, Columns=64), ("bad", "spacing")),
+    "spacing no number": Fault(every_file(raw_tag("PixelSpacing", b"a\\b ")), (".dcm",)),
+    "no times": Fault(
+        set_tags(TriggerTime=None, InstanceNumber=None), ("bad", "phases", "apart")
+    ),
+    "a phase lost": Fault(
+        one_file(lambda p: p.unlink()), ("bad", "[9] images", "10 are expected")
+    ),
+    "a phase lost, count unknown": Fault(
+        lambda f: (set_tags(CardiacNumberOfImages=None)(f), (f / "bad" / "002_0.dcm").unlink()),
+        ("bad", "phase is missing"),
+    ),
+    "slices of unequal length": Fault(unequal_slices, ("bad", "10 are expected")),
+    "same slice twice": Fault(same_slice_twice, ("bad", "two series", "Found:")),
+    "two patients": Fault(two_patients, ("bad", "ANNA", "BERT")),
+    "only a report": Fault(a_report, ("bad", "no DICOM image")),
+    "a localiser": Fault(
+        lambda f: dicom(f, CINE[:3]), ("bad", "no cine", "Found:")
+    ),
+    "constant": Fault(lambda f: dicom(f, np.zeros_like(CINE)), ("bad", "constant")),
+    "link to itself": Fault(
+        one_file(lambda p: (p.unlink(), p.symlink_to(p))), (".dcm",)
+    ),
+}  # fmt: skip
+
+
+# The released code's PNGs
+
+
+def png(folder: Path, cine: np.ndarray = CINE, mask: np.ndarray | None = MASK) -> Path:
+    return writers.write_png(folder, "bad", cine, mask)
+
+
+def frame(change: Callable[[Path], object]) -> Callable[[Path], object]:
+    return lambda folder: change(png(folder) / "bad_04_input.png")
+
+
+def save(array: np.ndarray) -> Callable[[Path], None]:
+    return lambda path: Image.fromarray(array).save(path)
+
+
+def huge_png(path: Path) -> None:
+    """2^15 pixels along each side in a hundred bytes."""
+    import zlib
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    size = struct.pack(">IIBBBBB", 1 << 15, 1 << 15, 8, 0, 0, 0, 0)
+    data = chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+
+
+def second_mask(folder: Path) -> None:
+    png(folder)
+    save(MASK)(folder / "ann_dir" / "bad_03_gt.png")
+
+
+def same_frame_twice(folder: Path) -> None:
+    png(folder)
+    (folder / "more").mkdir()
+    save(CINE[0])(folder / "more" / "bad_00_input.png")
+
+
+def only_a_mask(folder: Path) -> None:
+    for path in png(folder).glob("bad_*"):
+        path.unlink()
+
+
+PNG = {
+    "zero-length": Fault(frame(lambda p: p.write_bytes(b"")), ("bad_04_input.png",)),
+    "truncated": Fault(frame(cut), ("bad_04_input.png", "PNG")),
+    "a JPEG": Fault(
+        frame(lambda p: Image.fromarray(CINE[0]).save(p, format="JPEG")), ("bad_04_input.png",)
+    ),
+    "colour": Fault(frame(save(np.zeros((SIZE, SIZE, 3), np.uint8))), ("bad_04", "colour")),
+    "2^15 per axis": Fault(frame(huge_png), ("bad_04_input.png",)),
+    "frame lost": Fault(frame(Path.unlink), ("bad_00_input.png", "[4]")),
+    "sizes": Fault(frame(save(CINE[0, :20])), ("bad", "differ in size")),
+    "unknown labels": Fault(lambda f: png(f, mask=MASK + 4), ("bad_00_gt.png", "[4, 7]")),
+    "mask of another size": Fault(lambda f: png(f, mask=MASK[:20]), ("bad", "(20, 32)")),
+    "two masks": Fault(second_mask, ("bad_03_gt.png", "2 masks")),
+    "the same frame twice": Fault(same_frame_twice, ("bad_00_input.png", "same frame")),
+    "only a mask": Fault(only_a_mask, ("bad_00_gt.png", "no _input.png")),
+}
+
+
+# NumPy archives
+
+
+def npz(**arrays: Any) -> Callable[[Path], None]:
+    content = {"cine": CINE, "pixel_mm": PIXEL_MM, **arrays}
+    content = {key: value for key, value in content.items() if value is not None}
+    return lambda folder: np.savez(folder / "bad.npz", **content)
+
+
+def npz_file(content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / "bad.npz").write_bytes(content)
+
+
+def cut_npz(folder: Path) -> None:
+    npz()(folder)
+    cut(folder / "bad.npz", 0.8)
+
+
+def flipped_byte(folder: Path) -> None:
+    npz()(folder)
+    content = bytearray((folder / "bad.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "bad.npz").write_bytes(bytes(content))
+
+
+def huge_npz(folder: Path) -> None:
+    """A header that claims 2^15 along each axis before ten bytes."""
+    text = str({"descr": "<u1", "fortran_order": False, "shape": (1 << 15,) * 3}).encode()
+    with zipfile.ZipFile(folder / "bad.npz", "w") as archive:
+        head = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) + 1) + text + b"\n"
+        archive.writestr("cine.npy", head + b"0123456789")
+
+
+def claiming_npz(folder: Path) -> None:
+    """An entry that says it unpacks to 3 GB."""
+    npz()(folder)
+    content = bytearray((folder / "bad.npz").read_bytes())
+    struct.pack_into("<I", content, content.index(b"PK\x01\x02") + 24, 3_000_000_000)
+    (folder / "bad.npz").write_bytes(content)
+
+
+def npy_named_npz(folder: Path) -> None:
+    with (folder / "bad.npz").open("wb") as file:
+        np.save(file, CINE)
+
+
+NPZ = {
+    "zero-length": Fault(npz_file(b""), ("bad.npz",)),
+    "truncated": Fault(cut_npz, ("bad.npz", "cannot be read")),
+    "damaged": Fault(flipped_byte, ("bad.npz", "cannot be read")),
+    "object arrays": Fault(npz(cine=np.array([CINE, None], object)), ("bad.npz", "objects")),
+    "object names": Fault(npz(patient_id=np.array([{}], object)), ("bad.npz", "objects")),
+    "2^15 per axis": Fault(huge_npz, ("bad.npz", "GiB")),
+    "unpacks to 3 GB": Fault(claiming_npz, ("bad.npz", "GiB")),
+    "an .npy": Fault(npy_named_npz, ("bad.npz", "cannot be read")),
+    "no cine": Fault(npz(cine=None), ("bad.npz", "'cine'")),
+    "unknown key": Fault(npz(label=1), ("bad.npz", "label")),
+    "colour": Fault(npz(cine=np.zeros((FRAMES, SIZE, SIZE, 3), np.uint8)), ("bad.npz", "3)")),
+    "text": Fault(npz(cine=np.full((FRAMES, SIZE, SIZE), "a")), ("bad.npz", "dtype")),
+    "complex": Fault(npz(cine=CINE.astype(np.complex64)), ("bad.npz", "dtype")),
+    "NaN": Fault(npz(cine=np.where(CINE > 200, np.nan, CINE)), ("bad.npz", "NaN")),
+    "a mask for two": Fault(npz(lge_mask=np.stack([MASK, MASK])), ("bad.npz", "lge_mask")),
+    "names for two": Fault(npz(patient_id=["a", "b"]), ("bad.npz", "2 names")),
+    "pixel of text": Fault(npz(pixel_mm="1.5 mm"), ("bad.npz", "pixel_mm")),
+    "pixel of NaN": Fault(npz(pixel_mm=np.nan), ("bad.npz", "mm")),
+    "no pixel size": Fault(npz(pixel_mm=None, cine=CINE[:, :20]), ("bad.npz", "no pixel spacing")),
+}
+
+
+# Segment
+
+
+def mat(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[Path], None]:
+    """A file of Segment with changed stacks (cine, LGE)."""
+
+    def write(folder: Path) -> None:
+        stacks = writers.segment_stacks(CINE, MVO_MASK, pixel_mm=PIXEL_MM)
+        change(stacks)
+        names = sorted({name for stack in stacks for name in stack})
+        array = np.empty((1, len(stacks)), dtype=[(name, object) for name in names])
+        for i, stack in enumerate(stacks):
+            for name in names:
+                array[name][0, i] = stack.get(name, np.zeros((0, 0)))
+        savemat(folder / "bad.mat", {"setstruct": array})
+
+    return write
+
+
+def mat_file(content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / "bad.mat").write_bytes(content)
+
+
+def cut_mat(writer: Callable) -> Callable[[Path], None]:
+    return lambda folder: cut(writer(folder, "bad", CINE, MASK))
+
+
+def other_mat(folder: Path) -> None:
+    savemat(folder / "bad.mat", {"results": np.zeros(3)})
+
+
+def claiming_mat(folder: Path) -> None:
+    """A variable that says it has four GB."""
+    other_mat(folder)
+    content = bytearray((folder / "bad.mat").read_bytes())
+    struct.pack_into("<I", content, 132, 4_000_000_000)
+    (folder / "bad.mat").write_bytes(bytes(content))
+
+
+def huge_mat73(folder: Path) -> None:
+    """A dataset of 2^15 along each axis of which nothing was ever written."""
+    path = writers.write_mat73(folder, "bad", CINE, None)
+    with h5py.File(path, "r+") as file:
+        large = file.create_dataset("#refs#/large", (1 << 15,) * 3, np.uint8, chunks=(64,) * 3)
+        images: Any = file["setstruct/IM"]
+        images[0, 0] = large.ref
+
+
+MAT = {
+    "zero-length": Fault(mat_file(b""), ("bad.mat", "0 bytes")),
+    "truncated": Fault(cut_mat(writers.write_mat7), ("bad.mat", "cannot be read")),
+    "truncated v7.3": Fault(cut_mat(writers.write_mat73), ("bad.mat", "cannot be read")),
+    "no .mat": Fault(mat_file(b"not an image" * 100), ("bad.mat",)),
+    "of other software": Fault(other_mat, ("bad.mat", "setstruct")),
+    "claims 4 GB": Fault(claiming_mat, ("bad.mat", "GiB")),
+    "2^15 per axis, v7.3": Fault(huge_mat73, ("bad.mat", "GiB")),
+    "two cines": Fault(mat(lambda s: s.append(dict(s[0]))), ("bad.mat", "Found:")),
+    "no cine": Fault(mat(lambda s: s.pop(0)), ("bad.mat", "Found:")),
+    "no resolution": Fault(mat(lambda s: s[0].pop("ResolutionX")), ("bad.mat", "ResolutionX")),
+    "orientation of nought": Fault(
+        mat(lambda s: s[0].update(ImageOrientation=np.zeros((1, 6)))), ("bad.mat", "orientation")
+    ),
+    "short orientation": Fault(
+        mat(lambda s: s[0].update(ImageOrientation=np.zeros((1, 4)))), ("bad.mat", "Orientation")
+    ),
+    "MVO of another size": Fault(
+        mat(lambda s: s[1]["Scar"].update(NoReflow=np.ones((5, 5)))), ("bad.mat", "NoReflow")
+    ),
+    "NaN scaling": Fault(
+        mat(lambda s: s[0].update(IntensityScaling=np.nan)), ("bad.mat", "IntensityScaling")
+    ),
+}
+
+
+GOOD: dict[str, Callable[[Path], Path]] = {
+    "nifti": lambda f: writers.write_nifti(f, "good", CINE, MASK, pixel_mm=PIXEL_MM),
+    "dicom": lambda f: writers.write_dicom(f, "good", CINE, MASK, pixel_mm=PIXEL_MM),
+    "png": lambda f: writers.write_png(f, "good", CINE, MASK),
+    "npz": lambda f: writers.write_npz(f, "good", CINE, MASK, pixel_mm=PIXEL_MM),
+    "mat": lambda f: writers.write_mat7(f, "good", CINE, MASK, pixel_mm=PIXEL_MM),
+}
+FAULTS = {
+    f"{form}: {name}": (form, fault)
+    for form, faults in {"nifti": NIFTI, "dicom": DICOM, "png": PNG, "npz": NPZ, "mat": MAT}.items()
+    for name, fault in faults.items()
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_bad_case_is_told_and_the_others_go_on(name, tmp_path):
+    form, fault = FAULTS[name]
+    source, out = tmp_path / "source", tmp_path / "out"
+    source.mkdir()
+    GOOD[form](source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the writers object to what they are made to write
+        fault.write(source)
+    options = fault.options(source)
+
+    cohort = run(source, out, **options)
+    assert sum(cohort.cases.values()) == 1
+    assert "good" in (out / "manifest.csv").read_text()
+    assert not (out / ".work").exists()
+    (row,) = read_rejected(out)
+    assert row["case_id"].startswith("bad")
+    check_message(row["cause"], row["remedy"], *fault.words)
+
+    strict = tmp_path / "strict"
+    with pytest.raises(UserError) as refusal:
+        run(source, strict, strict=True, **options)
+    check_message(refusal.value.cause, refusal.value.remedy, *fault.words)
+    assert not (strict / "cohort.json").exists()
+    assert not (strict / "tfds").exists()
+
+
+# Sources
+
+
+def archive(folder: Path, *names: str) -> Path:
+    """A ``.zip`` that holds a sound case and files of these names."""
+    sound = GOOD["npz"](folder)
+    path = folder / "source.zip"
+    with zipfile.ZipFile(path, "w") as out:
+        out.write(str(sound), "good.npz")
+        for name in names:
+            out.writestr(name, b"x")
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../outside.npz", "a/../../outside.npz", "/outside.npz", "..\\outside.npz", "C:\\x.npz"],
+)
+def test_an_archive_does_not_lead_out_of_itself(tmp_path, name):
+    path = archive(tmp_path, name)
+    refused(path, tmp_path / "deep" / "out", "source.zip", "leads out of it")
+    assert not list(tmp_path.rglob("outside.npz"))
+
+
+def link(path: Path) -> None:
+    item = zipfile.ZipInfo("link.npz")
+    item.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(path, "a") as out:
+        out.writestr(item, "/etc/passwd")
+
+
+def bomb(path: Path) -> None:
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("large.npz", bytes(1 << 25))
+
+
+def double(path: Path) -> None:
+    with zipfile.ZipFile(path, "a") as out, pytest.warns(UserWarning, match="Duplicate"):
+        out.writestr("good.npz", b"x")
+
+
+def encrypted(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(bytes(content))
+
+
+def empty_archive(path: Path) -> None:
+    with zipfile.ZipFile(path, "w"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (link, "link.npz"),
+        (bomb, "would unpack"),
+        (double, "twice"),
+        (encrypted, "encrypted"),
+        (cut, "no sound .zip"),
+        (lambda p: p.write_bytes(b""), "no sound .zip"),
+        (empty_archive, "no file"),
+    ],
+    ids=["link", "bomb", "double", "encrypted", "cut", "zero-length", "empty"],
+)
+def test_archives_are_not_trusted(tmp_path, damage, words):
+    path = archive(tmp_path)
+    damage(path)
+    refused(path, tmp_path / "out", "source", words)
+
+
+def refused(source: Path, out: Path, *words: str, **options: Any) -> None:
+    """The whole source is refused and nothing is written."""
+    with pytest.raises(UserError) as refusal:
+        run(source, out, **options)
+    check_message(refusal.value.cause, refusal.value.remedy, *words)
+    assert not out.exists()
+
+
+def test_a_sound_archive(tmp_path):
+    cohort = run(archive(tmp_path), tmp_path / "out")
+    assert dict(cohort.cases) == {"unlabelled": 1} or dict(cohort.cases) == {"train": 1}
+    assert [p.name for p in (tmp_path / "out").iterdir() if p.is_dir()] == ["tfds"]
+
+
+def test_an_empty_folder(tmp_path):
+    (tmp_path / "source").mkdir()
+    refused(tmp_path / "source", tmp_path / "out", "source", "no file")
+
+
+def test_a_folder_of_something_else(tmp_path):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "thesis.docx").write_text("x")
+    refused(tmp_path / "source", tmp_path / "out", "source", "1 .docx")
+
+
+def test_a_missing_folder_and_one_that_links_to_itself(tmp_path):
+    refused(tmp_path / "none", tmp_path / "out", "none", "does not exist")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    refused(tmp_path / "loop", tmp_path / "out", "loop", "does not exist")
+
+
+def test_a_folder_of_another_format(tmp_path):
+    GOOD["npz"](tmp_path / "source")
+    refused(tmp_path / "source", tmp_path / "out", "no case", "source", format="segment")
+
+
+def test_two_masks_of_one_case(tmp_path):
+    source = tmp_path / "source"
+    GOOD["nifti"](source)
+    GOOD["nifti"](source / "copy")
+    refused(source, tmp_path / "out", "good_lge_mask.nii.gz", "both masks")
+
+
+def test_folders_in_a_circle_end(tmp_path):
+    source = tmp_path / "source"
+    GOOD["nifti"](source)
+    (source / "deep").mkdir()
+    (source / "deep" / "up").symlink_to(source, target_is_directory=True)
+    (source / "again").symlink_to(source / "deep", target_is_directory=True)
+    assert sum(run(source, tmp_path / "out").cases.values()) == 1
+    assert read_rejected(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("name", ["pipe_cine.nii.gz", "pipe.dcm", "pipe", "pipe.npz"])
+def test_a_pipe_is_passed_over(tmp_path, name):
+    """Opening it would wait for a writer for ever."""
+    source = tmp_path / "source"
+    GOOD["npz" if name == "pipe.npz" else "nifti"](source)
+    os.mkfifo(source / name)
+    assert sum(run(source, tmp_path / "out").cases.values()) == 1
+
+
+def test_what_systems_leave_beside_the_images(tmp_path):
+    source = tmp_path / "source"
+    GOOD["dicom"](source)
+    for name in (
+        "Thumbs.db",
+        ".DS_Store",
+        "good/._000_0.dcm",
+        "good/desktop.ini",
+        "good/notes.txt",
+    ):
+        (source / name).write_bytes(b"\0\1")
+    assert sum(run(source, tmp_path / "out").cases.values()) == 1
+    assert read_rejected(tmp_path / "out") == []
+
+
+def test_case_ids_twice_in_names(tmp_path):
+    source = tmp_path / "source"
+    for center in ("a", "b"):
+        writers.write_nifti(source / center, "p01", CINE, None, pixel_mm=PIXEL_MM)
+    assert sum(run(source, tmp_path / "out").cases.values()) == 1
+    (row,) = read_rejected(tmp_path / "out")
+    check_message(row["cause"], row["remedy"], "'p01'", "a/p01_cine.nii.gz", "b/p01_cine.nii.gz")
+
+
+def test_case_ids_twice_in_files(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("x", "y"):
+        np.savez(source / f"{name}.npz", cine=CINE, pixel_mm=2.0, case_id="p01")
+    assert sum(run(source, tmp_path / "out").cases.values()) == 1
+    (row,) = read_rejected(tmp_path / "out")
+    check_message(row["cause"], row["remedy"], "'p01'", "x.npz", "y.npz")
+
+
+@pytest.mark.parametrize("form", ["nifti", "dicom", "npz", "png", "mat"])
+def test_names_that_are_not_utf8(tmp_path, form):
+    source = tmp_path / "source"
+    GOOD[form](source)
+    for path in list(source.rglob("good*")):
+        path.rename(Path(os.fsdecode(os.fsencode(path).replace(b"good", b"M\xfcller"))))
+    GOOD[form](source)
+    assert sum(run(source, tmp_path / "out").cases.values()) == 1
+    (row,) = read_rejected(tmp_path / "out")
+    check_message(row["cause"], row["remedy"], "not UTF-8", "M\\udcfcller")
+
+
+def test_names_of_other_alphabets_are_kept(tmp_path):
+    writers.write_nifti(tmp_path / "source", "Übung 患者 1", CINE, None, pixel_mm=PIXEL_MM)
+    run(tmp_path / "source", tmp_path / "out")
+    assert "Übung 患者 1" in (tmp_path / "out" / "manifest.csv").read_text("utf-8")
+
+
+def test_one_case_is_enough_and_none_is_not(tmp_path):
+    GOOD["npz"](tmp_path / "one")
+    assert sum(run(tmp_path / "one", tmp_path / "out").cases.values()) == 1
+    npz_file(b"")(tmp_path / "one")
+    (tmp_path / "one" / "good.npz").unlink()
+    with pytest.raises(UserError) as refusal:
+        run(tmp_path / "one", tmp_path / "none")
+    check_message(refusal.value.cause, refusal.value.remedy, "no case", "1 rejected", "bad.npz")
+    assert not (tmp_path / "none" / "cohort.json").exists()
+    assert len(read_rejected(tmp_path / "none")) == 1  # which the remedy names
+    assert str(tmp_path / "none" / "rejected.csv") in refusal.value.remedy
+
+
+# Tables
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"case_id,label\n", "no rows"),
+        (b"name,mvo\na,1\n", "unknown or repeated columns ['name', 'mvo']"),
+        (b"case_id,label,label\na,1,0\n", "repeated columns"),
+        (b"label,split\n1,train\n", "neither case_id"),
+        (b"case_id,label\na,NaN\n", "line 2 has label 'NaN'"),
+        (b"case_id,label\na,1\nb,2\n", "line 3 has label '2'"),
+        (b"case_id,label\na,yes\n", "'yes'"),
+        (b"case_id,label\na,1.0\n", "'1.0'"),
+        (b"case_id,split\na,valid\n", "'valid'"),
+        (b"case_id,label\na,1\na,0\n", "line 3 repeats case_id 'a' of line 2"),
+        (b"case_id,label\na,1,\n", "3 cells for 2 columns"),
+        (b"case_id,label\n,1\n", "line 2 has no case_id"),
+        (b"case_id,label\nM\xfcller,1\n", "not UTF-8"),
+        ("case_id,label\na,1\n".encode("utf-16"), "not UTF-8"),
+        (b"case_id,label\na\0,1\n", "not text"),
+        (b'case_id,label\n"a,1\n', "cells"),
+        (b"case_id,centre_row\na,5\n", "half a centre"),
+        (b"case_id,centre_row,centre_column\na,nan,5\n", "'nan'"),
+        (b"case_id,end_diastole\na,1.5\n", "1.5"),
+        (b"case_id,end_diastole\na,-1\n", "'-1'"),
+    ],
+)
+def test_tables_with_mistakes(tmp_path, content, words):
+    path = tmp_path / "table.csv"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as refusal:
+        read_table(path)
+    check_message(refusal.value.cause, refusal.value.remedy, str(path), words)
+
+
+def test_tables_that_are_no_files(tmp_path):
+    for path in (tmp_path, tmp_path / "none.csv"):
+        with pytest.raises(UserError) as refusal:
+            read_table(path)
+        check_message(refusal.value.cause, refusal.value.remedy, str(path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfcase_id,label\r\ngood,0\r\n\r\n",
+        b"Case_ID;Label\rgood;0\r",
+        b" case_id\tlabel \ngood\t 0\n",
+        b'"case_id","label"\n"good","0"',
+    ],
+    ids=["BOM and CRLF", "semicolons and CR", "tabs and blanks", "quotes"],
+)
+def test_tables_as_spreadsheets_save_them(tmp_path, content):
+    source, path = tmp_path / "source", tmp_path / "table.csv"
+    writers.write_nifti(source, "good", CINE, None, pixel_mm=PIXEL_MM)
+    path.write_bytes(content)
+    cohort = run(source, tmp_path / "out", table=read_table(path))
+    assert dict(cohort.cases) == {"train": 1}
+    assert cohort.positive["train"] == 0
+
+
+@pytest.mark.parametrize("column", ["cine", "mask"])
+@pytest.mark.parametrize("name", ["../other.nii.gz", "/etc/passwd", "a/../../b.nii.gz"])
+def test_tables_do_not_lead_out_of_the_source(tmp_path, column, name):
+    source, path = tmp_path / "source", tmp_path / "table.csv"
+    GOOD["nifti"](source)
+    other = {"cine": "mask", "mask": "cine"}[column]
+    path.write_text(f"case_id,{column},{other}\ngood,{name},good_cine.nii.gz\n")
+    refused(source, tmp_path / "out", str(path), "leads out", table=read_table(path))
+
+
+def test_rows_of_a_table_that_name_nothing(tmp_path):
+    """A slip in a name would otherwise leave a case without its label, silently."""
+    source, path = tmp_path / "source", tmp_path / "table.csv"
+    GOOD["nifti"](source)
+    path.write_text("case_id,label\ngood,0\ngod,0\n")
+    cohort = run(source, tmp_path / "out", table=read_table(path))
+    assert sum(cohort.cases.values()) == 1
+    (row,) = read_rejected(tmp_path / "out")
+    check_message(row["cause"], row["remedy"], str(path), "line 3", "'god'")
+
+
+# Damage
+
+
+def test_kinds_and_sizes_in_mat_files_are_checked_before_they_are_believed(tmp_path):
+    """Without compression there is no checksum, and the reader crashes on what it does not know."""
+    mat(lambda stacks: None)(tmp_path)
+    path = tmp_path / "bad.mat"
+    sound = path.read_bytes()
+    assert claimed_bytes(path) == len(sound) - 136
+    words = np.frombuffer(sound[: len(sound) // 8 * 8], "<u4").reshape(-1, 2)
+    doubles = [8 * int(i) for i in np.flatnonzero((words == [9, 8]).all(axis=1))]
+    assert len(doubles) > 5
+    for place in doubles:
+        path.write_bytes(sound[:place] + struct.pack("<I", 99) + sound[place + 4 :])
+        with pytest.raises(ValueError, match="unknown kind"):
+            claimed_bytes(path)
+    # Dimensions follow their tag (int32, 8 bytes), of the whole structure and of its fields.
+    sizes = [8 * int(i) for i in np.flatnonzero((words == [5, 8]).all(axis=1))]
+    for place in sizes:
+        path.write_bytes(sound[: place + 8] + struct.pack("<ii", 1, 1 << 30) + sound[place + 16 :])
+        with pytest.raises(ValueError, match="claims"):
+            claimed_bytes(path)
+        path.write_bytes(sound[: place + 8] + struct.pack("<ii", -1, 5) + sound[place + 16 :])
+        with pytest.raises(ValueError, match="dimensions"):
+            claimed_bytes(path)
+
+
+SOUND: dict[str, tuple[str, Callable[[Path], object]]] = {
+    **{form: (form, GOOD[form]) for form in ("nifti", "dicom", "png", "npz")},
+    "segment": ("segment", GOOD["mat"]),
+    "segment v6": ("segment", mat(lambda stacks: None)),
+    "segment v7.3": ("segment", lambda f: writers.write_mat73(f, "good", CINE, MASK)),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_changed_bytes_are_told_in_a_line(name, tmp_path):
+    """Whatever is hit, most often in the headers: read as it is, or refused by name."""
+    form, write = SOUND[name]
+    write_folder = tmp_path / "sound"
+    write_folder.mkdir()
+    write(write_folder)
+    draws = np.random.default_rng(0)
+    files = sorted(p for p in write_folder.rglob("*") if p.is_file())
+    recipe = Recipe(form, Options(), Target(FRAMES, SIZE, PIXEL_MM), write_folder)
+    for i in range(30):
+        path = files[draws.integers(len(files))]
+        sound = path.read_bytes()
+        content = bytearray(sound)
+        for _ in range(draws.integers(1, 6)):
+            reach = len(content) if draws.random() < 0.3 else min(len(content), 700)
+            content[draws.integers(reach)] = draws.integers(256)
+        path.write_bytes(content)
+        for series in IMPORTERS[form].find(write_folder, Options()):
+            for row in work(series, recipe, tmp_path / "result" / str(i)):
+                if "cause" in row:
+                    check_message(row["cause"], row["remedy"])
+                    assert row["remedy"] != "check the file, or leave it out"  # nobody knew it
+        path.write_bytes(sound)
+
+
+# What is odd and right
+
+
+def first_clip(source: Path, out: Path, *, frames: int = FRAMES, **options: Any) -> np.ndarray:
+    """The only case, uint8 [T, H, W], grey values 0 to 250 kept."""
+    cohort = prepare(
+        source,
+        out,
+        options=Options(**options),
+        target=Target(frames, SIZE, PIXEL_MM, window=(0.0, 255.0)),
+        partition=Partition(fractions=(1.0, 0.0, 0.0)),
+        jobs=1,
+        strict=True,
+        progress=False,
+    )
+    (split,) = cohort.cases
+    builder: Any = cohort.builder()
+    (case,) = builder.as_data_source(split=split)
+    return case["video"][..., 0]
+
+
+def monochrome1(image: Any) -> None:
+    image.PhotometricInterpretation = "MONOCHROME1"
+    stored = 255 - np.frombuffer(image.PixelData, np.uint8)
+    image.PixelData = stored.tobytes()
+
+
+def rescaled(image: Any) -> None:
+    image.RescaleSlope, image.RescaleIntercept = "0.5", "-20"
+    stored = 2 * (image.pixel_array.astype(np.int16) + 20)
+    writers.set_pixels(image, stored)
+
+
+@pytest.mark.parametrize("change", [monochrome1, rescaled])
+def test_stored_values_of_dicom(tmp_path, change):
+    every_file(change)(tmp_path / "source")
+    assert np.array_equal(first_clip(tmp_path / "source", tmp_path / "out"), CINE)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.int32, np.float32, np.float64, ">i2"])
+@pytest.mark.parametrize("form", ["nifti", "npz"])
+def test_types_of_pixels(tmp_path, dtype, form):
+    writer = {"nifti": writers.write_nifti, "npz": writers.write_npz}[form]
+    writer(tmp_path / "source", "a", CINE.astype(dtype), None, pixel_mm=PIXEL_MM)
+    assert np.array_equal(first_clip(tmp_path / "source", tmp_path / "out"), CINE)
+
+
+def test_scale_of_nifti(tmp_path):
+    path = writers.write_nifti(tmp_path / "source", "a", CINE, None, pixel_mm=PIXEL_MM)
+    rewrite_header(path, 112, "<ff", 0.5, 10.0)
+    clip = first_clip(tmp_path / "source", tmp_path / "out")
+    assert np.array_equal(clip, np.rint(CINE * 0.5 + 10).astype(np.uint8))
+
+
+@pytest.mark.parametrize("frames", [25, 32])
+def test_phases_of_other_numbers_become_thirty(tmp_path, frames):
+    """A sine over the beat is met by the spline to a grey level or two."""
+
+    def beat(count: int) -> np.ndarray:
+        phase = 2 * np.pi * np.arange(count) / count
+        return 120 + 80 * np.sin(phase)[:, None, None] * (_AT < 9) + np.zeros((1, SIZE, SIZE))
+
+    writers.write_npz(tmp_path / "source", "a", beat(frames), None, pixel_mm=PIXEL_MM)
+    clip = first_clip(tmp_path / "source", tmp_path / "out", frames=30)
+    assert clip.shape[0] == 30
+    assert np.abs(clip - beat(30)).max() < 1.0
