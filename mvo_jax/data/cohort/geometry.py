@@ -22,7 +22,7 @@ _MIN_PIXELS = 16
 _PIXEL_MM = (0.2, 6.0)
 _EDGE_MM = 2.0  # smoothing before edges are sought
 _RADIUS_MM = (12.0, 40.0)  # of the cavity, from a small apex to a dilated ventricle
-_RADIUS_STEP_MM = 1.5
+_RADIUS_STEP_MM, _CELL_MM = 1.5, 2.0
 _ROUNDS = 6  # of moving the centre; it rests after three or four
 _PRIOR = 0.2  # standard deviation of where hearts lie, as a share of the image's shorter side
 UNLABELLED = -1
@@ -437,9 +437,9 @@ class Edges(NamedTuple):
     """Moving edges of a slice.
 
     Attributes:
-        at: ``[2, N]``, pixels (row, column) from the image's outer edge.
+        at: ``[2, N]``, mm (row, column) from the image's outer edge.
         weight: ``[N]``, 0 to 1.
-        towards: ``[2, N]``, unit vectors (row, column) in mm, from dark to bright.
+        towards: ``[2, N]``, unit vectors (row, column), from dark to bright.
     """
 
     at: np.ndarray
@@ -465,11 +465,12 @@ def moving_edges(cine: np.ndarray, pixel_mm: tuple[float, float]) -> Edges:
     weight = np.minimum(slope / limits[0], 1) * np.minimum(energy / limits[1], 1)
     rows, columns = np.nonzero(weight > 0.15)
     towards = np.stack([by_row[rows, columns], by_column[rows, columns]]) / slope[rows, columns]
-    return Edges(np.stack([rows, columns]) + 0.5, weight[rows, columns], towards)
+    at = (np.stack([rows, columns]) + 0.5) * np.array(pixel_mm)[:, None]
+    return Edges(at, weight[rows, columns], towards)
 
 
-def ring_votes(edges: Edges, shape: tuple[int, int], pixel_mm: tuple[float, float]) -> np.ndarray:
-    """Where the centre of a moving bright disc in a dark ring would lie, float ``[H, W]``, sum 1.
+def ring_votes(edges: Edges, size_mm: np.ndarray) -> np.ndarray:
+    """Where the centre of a moving bright disc in a dark ring would lie, float ``[h, w]``, sum 1.
 
     A Hough transform for circles: every edge votes along its gradient, towards the bright blood,
     once for every radius a ventricle has. What counts at a place is its best radius, as edges of
@@ -477,17 +478,19 @@ def ring_votes(edges: Edges, shape: tuple[int, int], pixel_mm: tuple[float, floa
 
     Args:
         edges: of one slice.
-        shape: (H, W).
-        pixel_mm: (row, column) spacing.
+        size_mm: (rows, columns) of the image.
+
+    Returns:
+        Votes in cells of 2 mm.
     """
-    mm, size = np.array(pixel_mm)[:, None], np.array(shape)[:, None]
+    shape = np.ceil(size_mm / _CELL_MM).astype(int)
     votes = []
     for radius in np.arange(*_RADIUS_MM, _RADIUS_STEP_MM):
-        there = np.floor(edges.at + edges.towards * radius / mm).astype(int)
-        inside = ((there >= 0) & (there < size)).all(axis=0)
+        there = np.floor((edges.at + edges.towards * radius) / _CELL_MM).astype(int)
+        inside = ((there >= 0) & (there < shape[:, None])).all(axis=0)
         index = there[0, inside] * shape[1] + there[1, inside]
         votes.append(np.bincount(index, edges.weight[inside], shape[0] * shape[1]))
-    blur = [2.0, *(2 * _EDGE_MM / p for p in pixel_mm)]  # 3 mm in radius, 4 mm in place
+    blur = (2.0, 2.0, 2.0)  # 3 mm in radius, 4 mm in place
     stacked = np.stack(votes).astype(np.float32).reshape(-1, *shape)
     best = gaussian_filter(stacked, blur).max(axis=0)
     return best / max(float(best.sum()), 1e-12)
@@ -515,26 +518,27 @@ def heart_centre(slices: Sequence[CineSlice]) -> np.ndarray | None:
         return None
     edges = [moving_edges(s.cine, pixel_mm) for s in slices]
     mm = np.array(pixel_mm)
-    spread = _PRIOR * float((np.array(shape) * mm).min())
-    row, column = (
-        np.exp(-np.square((np.arange(n) + 0.5 - n / 2) * p) / (2 * spread**2))
-        for n, p in zip(shape, pixel_mm, strict=True)
-    )
-    votes = np.sum([ring_votes(one, shape, pixel_mm) for one in edges], axis=0)
-    votes = votes * row[:, None] * column
+    size_mm = np.array(shape) * mm
+    votes = np.sum([ring_votes(one, size_mm) for one in edges], axis=0)
     if votes.max() <= 0:
         return np.array(shape) / 2
-    centre = np.array(np.unravel_index(int(votes.argmax()), shape)) + 0.5
+    spread = _PRIOR * float(size_mm.min())
+    row, column = (
+        np.exp(-np.square(((np.arange(n) + 0.5) * _CELL_MM - size / 2) / spread) / 2)
+        for n, size in zip(votes.shape, size_mm, strict=True)
+    )
+    best = np.unravel_index(int((votes * row[:, None] * column).argmax()), votes.shape)
+    centre = (np.array(best) + 0.5) * _CELL_MM
     for _ in range(_ROUNDS):
-        centre = _towards_ring(centre, edges, mm)
-    return centre
+        centre = _towards_ring(centre, edges)
+    return centre / mm
 
 
-def _towards_ring(centre: np.ndarray, edges: Sequence[Edges], mm: np.ndarray) -> np.ndarray:
-    """Mean of the places that the edges around a centre point at, from a ring's radius away."""
+def _towards_ring(centre: np.ndarray, edges: Sequence[Edges]) -> np.ndarray:
+    """Mean of the places that the edges around a centre point at, from a ring's radius away; mm."""
     total, weights = np.zeros(2), 0.0
     for one in edges:
-        arm = (centre[:, None] - one.at) * mm[:, None]
+        arm = centre[:, None] - one.at
         length = np.maximum(np.hypot(*arm), 1e-6)
         agreement = (arm * one.towards).sum(axis=0) / length  # cosine of the angle between them
         near = (agreement > 0.8) & (length > _RADIUS_MM[0]) & (length < _RADIUS_MM[1])
@@ -546,7 +550,7 @@ def _towards_ring(centre: np.ndarray, edges: Sequence[Edges], mm: np.ndarray) ->
         shares = np.cumsum(weight[order])
         radius = length[order][np.searchsorted(shares, shares[-1] / 2)]  # median
         weight = weight * np.exp(-0.5 * np.square((length - radius) / (0.3 * radius)))
-        total += ((at + towards * radius / mm[:, None]) * weight).sum(axis=1)
+        total += ((at + towards * radius) * weight).sum(axis=1)
         weights += float(weight.sum())
     return total / weights if weights else centre
 

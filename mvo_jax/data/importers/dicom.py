@@ -381,6 +381,8 @@ def read_headers(path: Path) -> Iterator[Image]:
         # Some exporters leave an empty sequence in classic images.
         groups = header.get("PerFrameFunctionalGroupsSequence") or [{}]
         if "FrameContentSequence" in groups[0] or "PlanePositionSequence" in groups[0]:
+            if len(groups) != frames:
+                raise ValueError(f"{frames} frames and headers of {len(groups)}")
             yield from _enhanced(path, header)
         elif frames > 1:
             for frame in range(frames):

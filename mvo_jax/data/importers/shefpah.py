@@ -87,7 +87,13 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         )
     images = []
     for _, path in phases:
-        images += [next(iter(dicom.read_headers(path)))]
+        images += list(dicom.read_headers(path))
+    if len(images) != len(phases) or len({image.shape for image in images}) > 1:
+        raise UserError(
+            f"{printable(series.path)}: its {len(phases)} files hold {len(images)} images of "
+            f"{len({image.shape for image in images})} sizes",
+            "copy the folder again; every Phase_N.dcm is one image",
+        )
     cine = dicom.read_pixels([dicom.Slice(tuple(images))])[0]
     spacing = images[0].spacing
     if options.pixel_mm is not None:

@@ -402,6 +402,15 @@ def many_frames(folder: Path) -> None:
     image.save_as(folder / "bad" / "many.dcm", enforce_file_format=True)
 
 
+def other_frames(folder: Path) -> None:
+    """An enhanced file whose number of frames is not that of its headers."""
+    out = writers.write_enhanced(folder, "bad", CINE[:, None])
+    image = pydicom.dcmread(out / "multi.dcm")
+    image.NumberOfFrames = FRAMES - 1
+    image.PixelData = image.PixelData[: -SIZE * SIZE]
+    image.save_as(out / "multi.dcm")
+
+
 def dicom_colour(image: Any) -> None:
     image.SamplesPerPixel, image.PhotometricInterpretation = 3, "RGB"
     image.PlanarConfiguration = 0
@@ -416,6 +425,7 @@ DICOM = {
     "colour": Fault(every_file(dicom_colour), (".dcm", "colour")),
     "2^16 per axis": Fault(set_tags(Rows=65535, Columns=65535), (".dcm", "GiB")),
     "half a billion frames": Fault(many_frames, ("many.dcm", "frames")),
+    "frames without headers": Fault(other_frames, ("multi.dcm", "9 frames and headers of 10")),
     "compressed, no codec": Fault(
         every_file(compressed(JPEGLSLossless)),
         (".dcm", "JPEG-LS", *(() if get_decoder(JPEGLSLossless).is_available else ("no decoder",))),

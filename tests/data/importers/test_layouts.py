@@ -222,6 +222,10 @@ def test_shefpah(tmp_path):
     landmarks.write_text("Subject,x1,y1\nSubject_2,20\n")
     refused(tmp_path, "landmarks_64x64.csv", "line 2")
     landmarks.unlink()
+    phase = dicom_file(folder / "Subject_1" / "Phase_4.dcm")
+    phase.Columns, phase.Rows = ROWS, COLUMNS
+    phase.save_as(folder / "Subject_1" / "Phase_4.dcm")
+    refused(tmp_path, "Subject_1", "12 images of 2 sizes")
     (folder / "Subject_1" / "Phase_4.dcm").unlink()
     refused(tmp_path, "Subject_1", "phases [1, 2, 3, 5")
 
