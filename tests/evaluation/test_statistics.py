@@ -127,7 +127,7 @@ def test_holm_keeps_the_family_error_rate():
     generator = np.random.default_rng(0)
     shared = generator.normal(size=(2000, 1))
     z = math.sqrt(0.5) * (shared + generator.normal(size=(2000, 6)))
-    smallest = [min(statistics.holm_adjusted(2 * stats.norm.sf(abs(row)))) for row in z]
+    smallest = [min(statistics.holm_adjusted((2 * stats.norm.sf(abs(row))).tolist())) for row in z]
     rejected = np.mean(np.array(smallest) < 0.05)
     # 2000 tables: three standard errors of a rate of 0.05 are 0.015.
     assert rejected < 0.065
