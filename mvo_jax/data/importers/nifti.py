@@ -73,8 +73,10 @@ def pattern_to_regex(pattern: str) -> re.Pattern[str]:
 
 def find(source: Path, options: Options) -> Iterator[Series]:
     """Cine files by the table's column ``cine``, by a pattern, or a single file."""
-    if source.is_file():
-        yield Series(name=stem(source), path=source)
+    cine = pattern_to_regex(options.cine_pattern or CINE_PATTERN)
+    if source.is_file():  # named as it would be in its folder
+        match = cine.fullmatch(source.name)
+        yield Series(name=match["case"] if match else stem(source), path=source)
         return
     rows = [row for row in options.table.rows.values() if row.cine is not None]
     if rows:
@@ -86,7 +88,6 @@ def find(source: Path, options: Options) -> Iterator[Series]:
             )
             yield Series(row.case_id or stem(path), path, row.patient_id, detail)
         return
-    cine = pattern_to_regex(options.cine_pattern or CINE_PATTERN)
     masks = find_masks(source, options)
     taken = set(masks.values())
     found = False

@@ -61,6 +61,15 @@ def check_anatomy(slices: list[CineSlice], frames: dict[int, np.ndarray]) -> Non
             assert np.array_equal(one.anatomy[t], np.where(mask == 3, 0, mask))
 
 
+def test_a_single_file_is_named_as_in_its_folder(tmp_path):
+    save(tmp_path / "A17_cine.nii.gz", CINE)
+    save(tmp_path / "other.nii.gz", CINE)
+    for file, name in (("A17_cine.nii.gz", "A17"), ("other.nii.gz", "other")):
+        ((first, *_),) = read(tmp_path / file, "nifti")
+        assert first.case_id.startswith(name)
+        assert "cine" not in first.case_id
+
+
 # ACDC
 
 
