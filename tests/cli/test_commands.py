@@ -239,10 +239,14 @@ def test_the_xla_flag_is_not_added_to_a_jaxlib_it_was_not_tried_on(monkeypatch):
     assert environment == {}
 
 
-def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [("train", "last checkpoint"), ("prepare", "next series"), ("phantom", "interrupted")],
+)
+def test_an_interrupt_says_how_to_go_on(monkeypatch, capsys, verb, words):
     def interrupted(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mvo_jax.cli.phantom.main", interrupted)
-    assert entry.run("phantom", []) == 130
-    assert "last checkpoint" in capsys.readouterr().err
+    monkeypatch.setattr(f"mvo_jax.cli.{verb}.main", interrupted)
+    assert entry.run(verb, []) == 130
+    assert words in capsys.readouterr().err

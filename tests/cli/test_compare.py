@@ -25,8 +25,8 @@ ROWS = ("plain", "encoder", "vivit")
 REFERENCE = "plain"
 PAPER = {"encoder": {"auc": 65.45}}
 VIVIT = dict(name="vivit", num_outputs=1, in_channels=1, hidden_size=16, num_layers=1, num_heads=2,
-             head_dim=8, mlp_dim=16, patch_size=8, tubelet_size=4, dropout_rate=0.0,
-             dtype="float32")
+             head_dim=8, mlp_dim=16, patch_size=8, tubelet_size=4, token_deviation=0.02,
+             dropout_rate=0.0, dtype="float32")
 
 
 def get_config(argument=""):
