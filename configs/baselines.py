@@ -10,12 +10,12 @@ Names: ``mvo_net`` (the paper's method), ``vivit``, ``timesformer``, ``c3d``, ``
 
 All rows share data, augmentation, steps and batch: those of configs/mvo.py, or of configs/demo.py
 for ``-quick``. Convolutional systems train with the paper's SGD at 0.01 for models without BERT,
-the two transformers with AdamW, which is our choice.
+the two transformers with AdamW, which is our choice; all reduced forms with AdamW.
 ``loss.mask_loss_weight`` counts for ``mvo_net`` alone; the others have no mask branch.
 
-Expected: the paper's figures are in ``PAPER``; what ``-quick`` reaches is not measured yet.
-Cost: full size, see docs/reproduction.md for seconds a step; ``-quick`` a few minutes each on 2 CPU
-cores.
+Expected: the paper's figures are in ``PAPER``; what ``-quick`` reaches is in
+docs/reproduction.md; ``vivit-quick`` needs ``--config.train.total_steps=2500``. Cost: full size, see
+there for seconds a step; ``-quick`` two to seven minutes each on 2 CPU cores.
 """
 
 from typing import Any
