@@ -13,9 +13,9 @@ for ``-quick``. Convolutional systems train with the paper's SGD at 0.01 for mod
 the two transformers with AdamW, which is our choice; all reduced forms with AdamW.
 ``loss.mask_loss_weight`` counts for ``mvo_net`` alone; the others have no mask branch.
 
-Expected: the paper's figures are in ``PAPER``; what ``-quick`` reaches is in
-docs/reproduction.md; ``vivit-quick`` needs ``--config.train.total_steps=2500``. Cost: full size, see
-there for seconds a step; ``-quick`` two to seven minutes each on 2 CPU cores.
+Expected: the paper's figures are in ``PAPER``; what ``-quick`` reaches is in docs/reproduction.md;
+``vivit-quick`` needs ``--config.train.total_steps=2500``. Cost: full size, see there for seconds a
+step; ``-quick`` two to seven minutes each on 2 CPU cores.
 """
 
 from typing import Any
