@@ -143,7 +143,7 @@ QUICK_OPTIMIZERS: dict[str, dict[str, Any]] = {
     "slowfast": _QUICK_ADAMW,
     "p3d": _QUICK_ADAMW,
 }
-QUICK_STEPS = 1000  # of every row; the demo's 400 are enough for the convolutional ones only
+QUICK_STEPS = 1000  # of every row; in the demo's 400 only I3D and SlowFast passed AUC 0.85
 
 REFERENCE = "mvo_net"  # the row that the others are tested against
 ROWS = (REFERENCE, *MODELS)

@@ -1,12 +1,19 @@
 """Files and folders that are written whole or not at all. Every room may import this module."""
 
 import contextlib
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mvo_jax.errors import UserError
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def replace_file(path: str | os.PathLike, text: str) -> None:

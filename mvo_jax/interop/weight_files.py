@@ -5,7 +5,6 @@ by torch's restricted loader, from a version on whose restriction is known to ho
 """
 
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import pickle
@@ -19,7 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from mvo_jax.errors import UserError
-from mvo_jax.files import replace_with
+from mvo_jax.files import replace_with, sha256
 from mvo_jax.interop.weight_rules import StateDict, flatten, unflatten
 
 # Name of the one entry of the safetensors metadata: several would be written in random order.
@@ -161,12 +160,6 @@ def write_torch(path: Path, arrays: StateDict) -> None:
         raise UserError(
             f"{path} names no format to write torch weights in", "end it in .pth or .safetensors"
         )
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _metadata(path: Path) -> dict[str, str]:

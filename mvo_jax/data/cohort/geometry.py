@@ -206,7 +206,7 @@ def _prepare(
     centre: np.ndarray | None,
 ) -> PreparedSlice:
     window = choose_window(one, target, centre)
-    first, known = 0, end_diastole(one)
+    first, known = 0, end_diastole(one)  # one out of range is refused, used or not
     if target.end_diastole_first:
         if known is None:
             raise UserError(

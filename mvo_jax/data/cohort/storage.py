@@ -11,7 +11,6 @@ A folder without ``cohort.json`` is not a cohort.
 import contextlib
 import csv
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +25,7 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from mvo_jax.data.phantom.builder import case_features
 from mvo_jax.errors import UserError
+from mvo_jax.files import sha256
 
 FORMAT = 1  # raised whenever an older reader would misunderstand the files
 UNLABELLED_SPLIT = "unlabelled"
@@ -279,12 +279,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV table."""
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damaged(folder: Path, name: str, what: str) -> UserError:

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import secrets
@@ -20,6 +19,7 @@ import tqdm
 from mvo_jax.data.phantom.builder import Phantom, PhantomConfig
 from mvo_jax.data.phantom.cohort import CohortSpec
 from mvo_jax.errors import UserError
+from mvo_jax.files import sha256
 
 _CHECKSUMS = "checksums.json"
 _INFO = "dataset_info.json"
@@ -98,7 +98,7 @@ def verify_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
     folder = Path(builder.data_path)
     sums = json.loads((folder / _CHECKSUMS).read_text())
     for name in builder.info.splits[split].filenames:
-        if _sha256(folder / name) != sums.get(name, {}).get("sha256"):
+        if sha256(folder / name) != sums.get(name, {}).get("sha256"):
             raise _damaged(folder, name, "has changed since it was written")
 
 
@@ -173,15 +173,10 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write_checksums(folder: Path) -> None:
     """Write size and hash of every file beside them, so that damage is found before it is used."""
     sums = {
-        path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
         for path in sorted(folder.iterdir())
     }
     (folder / _CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n")
@@ -213,7 +208,7 @@ def _check_complete(folder: Path) -> None:
         if path.stat().st_size != size:
             raise _damaged(folder, name, f"has {path.stat().st_size} bytes instead of {size}")
         # The case files are hashed when they are read, see verify_split.
-        if path.suffix == ".json" and _sha256(path) != digest:
+        if path.suffix == ".json" and sha256(path) != digest:
             raise _damaged(folder, name, "has changed since it was written")
 
 
