@@ -3,9 +3,11 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax import lax
 
-from mvo_jax.models.layers import Array, Dropout, Linear
+from mvo_jax.models.layers import Array, Dropout, Linear, gelu
 
 
 def tubelets(video: Array, tubelet_size: int, patch_size: int) -> Array:
@@ -42,8 +44,16 @@ def split_heads(qkv: Array, num_heads: int) -> tuple[Array, Array, Array]:
     return query, key, value
 
 
+# Weights of one sequence (heads * Q * K) above which those of a batch are not kept for the
+# backward pass. ViViT's 8 heads over 257 tokens are 0.5 million, TimeSformer's at most 0.03.
+MANY_WEIGHTS = 2**17
+
+
 def attend(query: Array, key: Array, value: Array) -> Array:
     """Scaled dot-product attention within the last sequence axis.
+
+    The weights of long sequences are computed again in the backward pass instead of kept, and on a
+    CPU one sequence after the other, while they are in the cache (docs/decisions.md).
 
     Args:
         query: ``[..., Q, heads, D]``.
@@ -53,10 +63,50 @@ def attend(query: Array, key: Array, value: Array) -> Array:
     Returns:
         ``[..., Q, heads * D]``.
     """
+    weights = query.shape[-2] * query.shape[-3] * key.shape[-3]
+    return (_attend_long if weights > MANY_WEIGHTS else _attend)(query, key, value)
+
+
+def _attend(query: Array, key: Array, value: Array) -> Array:
     scores = jnp.einsum("...qhd,...khd->...hqk", query * query.shape[-1] ** -0.5, key)
     weights = nn.softmax(scores.astype(jnp.promote_types(jnp.float32, scores.dtype)))
     mixed = jnp.einsum("...hqk,...khd->...qhd", weights.astype(value.dtype), value)
     return mixed.reshape(*mixed.shape[:-2], -1)
+
+
+def _attend_backward(query: Array, key: Array, value: Array, cotangent: Array) -> Any:
+    return jax.vjp(_attend, query, key, value)[1](cotangent)
+
+
+def _one_by_one(function: Any) -> Any:
+    """``function`` applied to one sequence after the other."""
+
+    def mapped(*arrays: Array) -> Any:
+        ranks = (3, 3, 3, 2)  # of query, key, value and cotangent of one sequence
+        leading = arrays[0].shape[:-3]
+        flat = [a.reshape(-1, *a.shape[a.ndim - n :]) for a, n in zip(arrays, ranks, strict=False)]
+        out = lax.map(lambda sequence: function(*sequence), tuple(flat))
+        return jax.tree.map(lambda a: a.reshape(*leading, *a.shape[1:]), out)
+
+    return mapped
+
+
+@jax.custom_vjp
+def _attend_long(query: Array, key: Array, value: Array) -> Array:
+    return lax.platform_dependent(query, key, value, cpu=_one_by_one(_attend), default=_attend)
+
+
+def _attend_long_forward(query: Array, key: Array, value: Array) -> Any:
+    return _attend_long(query, key, value), (query, key, value)
+
+
+def _attend_long_backward(residuals: tuple[Array, ...], cotangent: Array) -> Any:
+    return lax.platform_dependent(
+        *residuals, cotangent, cpu=_one_by_one(_attend_backward), default=_attend_backward
+    )
+
+
+_attend_long.defvjp(_attend_long_forward, _attend_long_backward)
 
 
 class FeedForward(nn.Module):
@@ -88,9 +138,9 @@ class FeedForward(nn.Module):
         hidden = x.shape[-1]
         if self.gated:
             values, gates = jnp.split(Linear(2 * self.mlp_dim, name="in", **dtypes)(x), 2, axis=-1)
-            x = values * nn.gelu(gates, approximate=False)
+            x = values * gelu(gates)
         else:
-            x = nn.gelu(Linear(self.mlp_dim, name="in", **dtypes)(x), approximate=False)
+            x = gelu(Linear(self.mlp_dim, name="in", **dtypes)(x))
         x = Dropout(self.dropout_rate, self.axis_name, name="dropout")(x, train=train)
         x = Linear(hidden, name="out", **dtypes)(x)
         if not self.output_dropout:
