@@ -38,8 +38,9 @@ from mvo_jax.training import parallel
 from mvo_jax.training.run_folder import RunFolder, provenance, read_json, write_json
 from mvo_jax.training.setup import set_up
 
-# What rows may differ in. The rest (data, augmentation, steps, batch, thresholds) is shared.
+# What rows may differ in. The rest (data, augmentation, batch, thresholds) is shared.
 OWN_PARTS = ("model", "optimizer", "loss", "seed")
+OWN_STEPS = "total_steps"  # of config.train; the table says so where they differ
 MARKER = "comparison.json"
 
 
@@ -125,12 +126,29 @@ def _config(flags_of_row: Sequence[str]) -> Any:
 def _check_shared(configs: Mapping[str, Any]) -> None:
     first, *others = configs
     for name in others:
-        for part in configs[first]:
-            if part not in OWN_PARTS and configs[name][part] != configs[first][part]:
+        for part, value in _shared(configs[first]).items():
+            if _shared(configs[name])[part] != value:
                 raise UserError(
                     f"config.{part} of {name!r} differs from that of {first!r}",
-                    f"rows of one table may differ in {', '.join(OWN_PARTS)} only",
+                    f"rows of one table may differ in {', '.join(OWN_PARTS)} and "
+                    f"train.{OWN_STEPS} only",
                 )
+
+
+def _shared(config: Any) -> dict[str, Any]:
+    """What all rows of a table have in common."""
+    parts = {part: value for part, value in config.to_dict().items() if part not in OWN_PARTS}
+    return parts | {"train": {k: v for k, v in parts["train"].items() if k != OWN_STEPS}}
+
+
+def _steps(configs: Mapping[str, Any]) -> str:
+    """How many steps the rows take."""
+    names: dict[int, list[str]] = {}
+    for name, config in configs.items():
+        names.setdefault(config.train.total_steps, []).append(name)
+    if len(names) == 1:
+        return f"{next(iter(names))} steps"
+    return "; ".join(f"{steps} steps: {', '.join(names[steps])}" for steps in sorted(names))
 
 
 def _open(out: Path, about: Mapping[str, Any]) -> None:
@@ -219,12 +237,11 @@ def main(arguments: list[str]) -> dict[str, Any]:
     shared = next(iter(configs.values()))
     for split in ("train", "validation", values.split):
         split_bytes(shared.data, split)
-    first = shared.to_dict()
     about = {
         "config": values.config,
         "quick": values.quick,
         "split": values.split,
-        **{part: value for part, value in first.items() if part not in OWN_PARTS},
+        **_shared(shared),
     }
     _open(out, json.loads(json.dumps(about)))
 
@@ -316,7 +333,7 @@ def _tabulate(
             notes.append("Area change comes from the simulator, without measurement error.")
     table = compare(rows, reference=reference, paper=paper)
     kind = "reduced forms" if values.quick else "published sizes"
-    steps = f"{config.train.total_steps} steps of {config.train.batch_size} clips"
+    steps = f"{_steps(configs)}, of {config.train.batch_size} clips"
     seeds_text = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     write_comparison(
         out,

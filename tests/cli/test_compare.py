@@ -39,6 +39,8 @@ def get_config(argument=""):
         config.model = VIVIT
     if size and name == "encoder":
         config.train.batch_size = 4
+    if size and name == "vivit":
+        config.train.total_steps = 6
     config.train.update(dict(batch_size=8, total_steps=4, log_every=2, eval_every=2,
                              num_devices=1)) if not size else None
     config.eval.batch_size = 8
@@ -93,7 +95,7 @@ def test_every_row_is_in_the_table(compared):
     for name in rows:
         assert name in page
         assert f"| {name} |" in text
-    assert "4 steps of 8 clips" in page
+    assert "4 steps, of 8 clips" in page
 
 
 def test_tests_are_of_the_written_predictions(compared):
@@ -164,6 +166,15 @@ def test_rows_may_differ_in_the_system_only(refused, rows_file, tmp_path):
     cause, _ = refused("compare", f"--config={rows_file}", f"--out={tmp_path / 'o'}", "--quick")
     assert "config.train of 'encoder' differs" in cause
     assert not (tmp_path / "o").exists()
+
+
+def test_rows_may_take_their_own_number_of_steps(rows_file):
+    configs = {
+        name: compare._config([f"--config={rows_file}:{name}-quick"]) for name in ("plain", "vivit")
+    }
+    compare._check_shared(configs)
+    assert compare._steps(configs) == "6 steps: vivit; 300 steps: plain"
+    assert compare._steps({"plain": configs["plain"]}) == "300 steps"
 
 
 @pytest.mark.parametrize(
