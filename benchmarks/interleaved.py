@@ -17,9 +17,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 Config = dict[str, Any]
 FULL_SIZE = {"frames": 30, "size": 64, "width": 0}
@@ -352,19 +352,37 @@ def check(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: torch asked for but not installed, or an unknown lowering.
     """
+    if "torch" in args.impl and importlib.util.find_spec("torch") is None:
+        refuse("--impl names torch, which is not installed", "pip install torch, or --impl jax")
+    check_lowerings(args.lowering)
+
+
+def check_lowerings(names: Iterable[str]) -> None:
+    """Refuse an unknown lowering.
+
+    Raises:
+        SystemExit: there is one.
+    """
     from mvo_jax.models.layers import LOWERINGS
 
-    if "torch" in args.impl and importlib.util.find_spec("torch") is None:
-        raise SystemExit(
-            "error: --impl names torch, which is not installed\n"
-            "  what to do: pip install torch, or --impl jax"
-        )
-    unknown = sorted(set(args.lowering) - {"auto", *LOWERINGS})
+    unknown = sorted(set(names) - {"auto", *LOWERINGS})
     if unknown:
-        raise SystemExit(
-            f"error: --lowering names {', '.join(unknown)}\n"
-            f"  what to do: choose from auto, {', '.join(LOWERINGS)}"
+        refuse(
+            f"--lowering names {', '.join(unknown)}",
+            f"choose from auto, {', '.join(LOWERINGS)}",
         )
+
+
+def refuse(cause: str, remedy: str) -> NoReturn:
+    """End the program as the commands do on a user's mistake.
+
+    Raises:
+        SystemExit: always.
+    """
+    from mvo_jax.errors import EXIT_USER_ERROR
+
+    print(f"error: {cause}\n  what to do: {remedy}", file=sys.stderr)
+    raise SystemExit(EXIT_USER_ERROR)
 
 
 def run(

@@ -71,7 +71,7 @@ def make_batch(config: Config) -> dict[str, Any]:
     }
 
 
-def jax_model(config: Config) -> Any:
+def jax_model(config: Config, *, axis_name: str | None = None) -> Any:
     """The Flax module with the config's dtype and lowering on this process's backend."""
     import jax
 
@@ -81,7 +81,10 @@ def jax_model(config: Config) -> Any:
     if "lowering" in fields:
         fields["lowering"] = config["lowering"]
     return build_model(
-        fields, backend=jax.default_backend(), xla_flags=os.environ.get("XLA_FLAGS", "")
+        fields,
+        backend=jax.default_backend(),
+        xla_flags=os.environ.get("XLA_FLAGS", ""),
+        axis_name=axis_name,
     )
 
 

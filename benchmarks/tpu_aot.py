@@ -143,6 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     for chip in args.chip:
         if chip not in TOPOLOGIES or set(args.chips) - set(TOPOLOGIES[chip]):
             parser.error(f"chips are {','.join(TOPOLOGIES)}, their numbers {sorted(FLAT)}")
+    interleaved.check_lowerings(args.lowering)
     # This machine has no TPU: the compiler need not look for its neighbours.
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")

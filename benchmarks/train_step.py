@@ -14,6 +14,7 @@ jax, flax and optax, and torch to compare with.
 """
 
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -162,9 +163,9 @@ def main(arguments: list[str] | None = None) -> None:
     interleaved.check(args)
     uneven = [chunk for chunk in args.chunk if args.steps % chunk]
     if uneven and "jax" in args.impl:
-        raise SystemExit(
-            f"error: --steps {args.steps} is no multiple of --chunk {uneven[0]}\n"
-            f"  what to do: --steps {max(args.chunk)}"
+        interleaved.refuse(
+            f"--steps {args.steps} is no multiple of --chunk {uneven[0]}",
+            f"--steps {math.lcm(*args.chunk)}",
         )
     own = {
         "jax": [
