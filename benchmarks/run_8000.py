@@ -31,7 +31,7 @@ def train(config: dict[str, Any], limit_s: float, folder: Path) -> dict[str, Any
 
     Args:
         config: as in ``networks``, and 'lowering', 'cohort', 'steps', 'chunk', 'eval_every'.
-        limit_s: no chunk is begun after so many seconds.
+        limit_s: no chunk but the first is begun after so many seconds.
         folder: for the checkpoints.
     """
     start = time.perf_counter()
@@ -88,7 +88,7 @@ def train(config: dict[str, Any], limit_s: float, folder: Path) -> dict[str, Any
             losses.extend(np.asarray(in_flight.popleft()["loss"]).tolist())
 
     first_chunk = 0.0
-    while taken < config["steps"] and time.perf_counter() - start < limit_s:
+    while taken < config["steps"] and (not taken or time.perf_counter() - start < limit_s):
         indices = run.indices(taken, chunk)
         run.state, metrics = step_on_split(run.state, run.data, indices, run.key)
         in_flight.append(metrics)
@@ -154,6 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--system", choices=networks.SYSTEMS, default="mvo_net")
     parser.add_argument("--cohort", choices=("paper", "tiny"), default="paper")
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--eval-every", type=int, default=200)
@@ -174,7 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     config = {name: getattr(args, name) for name in interleaved.FULL_SIZE}
     config |= {name: getattr(args, name) for name in ("batch", "dtype", "lowering", "cohort")}
-    config |= {"system": "mvo_net", "steps": args.steps, "eval_every": args.eval_every}
+    config |= {"system": args.system, "steps": args.steps, "eval_every": args.eval_every}
     config["chunk"] = args.chunk or (1 if jax.default_backend() == "cpu" else 20)
     if args.eval_every % config["chunk"] or args.steps % config["chunk"]:
         interleaved.refuse(
