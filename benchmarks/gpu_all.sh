@@ -11,7 +11,6 @@ cd "$(dirname "$0")/.." || exit 1
 OUT=${1:?usage: benchmarks/gpu_all.sh OUT [--small]}
 SMALL=${2:-}
 PYTHON=${PYTHON:-python}
-BUDGET=${BUDGET:-530}
 if [ -n "$SMALL" ] && [ "$SMALL" != --small ]; then
     echo "error: unexpected argument $SMALL" >&2
     exit 2
@@ -22,15 +21,19 @@ export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$OUT/cache}
 SHAPE=()
 GPU=(--steps 20 --rounds 3)
 TORCH=eager,compile
+PATIENCE=1 # times the limits below
 if [ -n "$SMALL" ]; then
+    PATIENCE=6
     SHAPE=(--frames 8 --size 32 --width 4)
     GPU=(--steps 2 --rounds 1)
     TORCH=eager
 fi
 
+BUDGET=${BUDGET:-$((530 * PATIENCE))}
+
 # part NAME LIMIT SCRIPT ARGUMENTS...: run one benchmark, at most LIMIT seconds and what is left.
 part() {
-    local name=$1 limit=$2 left=$((BUDGET - SECONDS)) started=$SECONDS code
+    local name=$1 limit=$(($2 * PATIENCE)) left=$((BUDGET - SECONDS)) started=$SECONDS code
     shift 2
     if [ "$left" -lt 20 ]; then
         echo "$name: left out, no time" | tee -a "$OUT/parts.txt"
@@ -48,6 +51,7 @@ part() {
         124 | 137) code="out of time" ;;
         *) code="failed with status $code, see $name.log" ;;
     esac
+    [ "$code" = "done" ] || [ ! -f "$OUT/$name.json" ] || code="$code, part of it written"
     echo "$name: $code, $((SECONDS - started)) s" | tee -a "$OUT/parts.txt"
 }
 
