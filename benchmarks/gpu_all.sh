@@ -7,8 +7,9 @@
 # Needs jax, flax, optax, orbax-checkpoint and torch (PYTHON names the interpreter). Every part has a
 # time limit; a part that fails or runs out of time leaves the others alone, and writes what it has.
 set -u
-cd "$(dirname "$0")/.." || exit 1
 OUT=${1:?usage: benchmarks/gpu_all.sh OUT [--small]}
+case $OUT in /*) ;; *) OUT=$PWD/$OUT ;; esac
+cd "$(dirname "$0")/.." || exit 1
 SMALL=${2:-}
 PYTHON=${PYTHON:-python}
 if [ -n "$SMALL" ] && [ "$SMALL" != --small ]; then
@@ -16,7 +17,7 @@ if [ -n "$SMALL" ] && [ "$SMALL" != --small ]; then
     exit 2
 fi
 mkdir -p "$OUT" || exit 1
-rm -f "$OUT"/*.json "$OUT"/parts.txt
+rm -f "$OUT/parts.txt"
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$OUT/cache}
 SHAPE=()
 GPU=(--steps 20 --rounds 3)
@@ -35,6 +36,7 @@ BUDGET=${BUDGET:-$((530 * PATIENCE))}
 part() {
     local name=$1 limit=$(($2 * PATIENCE)) left=$((BUDGET - SECONDS)) started=$SECONDS code
     shift 2
+    rm -f "$OUT/$name.json" # of an earlier run
     if [ "$left" -lt 20 ]; then
         echo "$name: left out, no time" | tee -a "$OUT/parts.txt"
         return
