@@ -21,6 +21,7 @@ VERBS = {
     "convert": "weights from a PyTorch checkpoint to here, and back",
     "fingerprint": "write and compare results of fixed computations on other machines",
     "parity": "compare the network, its gradients and its training with PyTorch",
+    "bench": "speed and memory here, beside PyTorch where it is installed",
     "prepare": "turn a folder of images into a cohort to train on",
 }
 # Numpy's products round otherwise with another number of threads, and what is made of an image must

@@ -33,6 +33,13 @@ SOURCE = Path(__file__).resolve().parents[2]
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values, required=True)
+    flags.DEFINE_integer(
+        "profile",
+        0,
+        "Steps to trace into WORKDIR/profile, for TensorBoard or XProf.",
+        lower_bound=0,
+        flag_values=values,
+    )
 
 
 def describe(split: AnySplit) -> str:
@@ -93,6 +100,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         training,
         validate=lambda variables: validation_metrics(predict(variables)),
         initial=initial,
+        profile_steps=values.profile,
     )
     print(
         f"trained to step {summary['step']} in {summary['seconds']:.0f} s; best validation AUC "

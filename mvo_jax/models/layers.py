@@ -7,12 +7,14 @@ the shape, so it is a choice of the layer and not of the model (docs/decisions.m
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from mvo_jax.models.folded import folded_convolution
 
 Array = jax.Array
 
@@ -45,6 +47,7 @@ def match_channels(video: Array, channels: int) -> Array:
 # name -> (form of the spatial (1, k, k) convolution, form of the temporal (k, 1, 1) convolution)
 LOWERINGS: dict[str, tuple[str, str]] = {
     "conv3d": ("conv3d", "conv3d"),
+    "conv3d_pairs": ("conv3d", "conv3d"),  # R(2+1)D: the first stage on pairs of columns
     "conv2d": ("conv2d", "conv2d"),
     "conv2d_conv1d": ("conv2d", "conv1d"),
     "im2col_conv1d": ("im2col", "conv1d"),
@@ -63,11 +66,11 @@ def choose_lowering(backend: str, xla_flags: str = "") -> str:
         xla_flags: the XLA_FLAGS in force; on a CPU they decide which form is fast.
 
     Returns:
-        A key of ``LOWERINGS``. TPU: true 3-D convolutions move 1.74 GB a clip against 2.73 GB
-        folded. CPU: the 2-D fold where XLA has the flag for it, im2col elsewhere. GPU: 2-D fold.
+        A key of ``LOWERINGS``. TPU: true 3-D convolutions, pairs of columns in the first stage.
+        CPU: the 2-D fold where XLA has the flag for it, im2col elsewhere. GPU: 2-D fold.
     """
     if backend == "tpu":
-        return "conv3d"
+        return "conv3d_pairs"
     if backend == "cpu" and FAST_CPU_CONVOLUTION_FLAG not in xla_flags:
         return "im2col_conv1d"
     return "conv2d"
@@ -265,6 +268,8 @@ class FactorisedConv(nn.Module):
         stride: (st, sh, sw) with sh == sw.
         padding: zeros on each side of the axes the kernel covers.
         lowering: key of ``LOWERINGS``.
+        fold_in: columns in the channels of the input (``folded.fold_columns``); 1 for none.
+        fold_out: columns in the channels of the output.
         dtype: compute dtype.
         param_dtype: dtype of the kernel.
     """
@@ -274,19 +279,32 @@ class FactorisedConv(nn.Module):
     stride: tuple[int, int, int] = (1, 1, 1)
     padding: int = 0
     lowering: str = "conv2d"
+    fold_in: int = 1
+    fold_out: int = 1
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``."""
+        """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``, either of them folded."""
         kernel = self.param(
             "kernel",
             kaiming_normal_fan_out,
-            (*self.kernel_size, x.shape[-1], self.features),
+            (*self.kernel_size, x.shape[-1] // self.fold_in, self.features),
             self.param_dtype,
-        ).astype(self.dtype)
+        )
         x = x.astype(self.dtype)
+        if max(self.fold_in, self.fold_out) > 1:
+            in_time, in_plane = (self.padding, 0) if self.kernel_size[0] > 1 else (0, self.padding)
+            return folded_convolution(
+                x,
+                kernel,
+                strides=self.stride,
+                padding=(in_time, in_plane, in_plane),
+                fold_in=self.fold_in,
+                fold_out=self.fold_out,
+            )
+        kernel = kernel.astype(self.dtype)
         spatial_form, temporal_form = LOWERINGS[self.lowering]
         time_stride, stride = self.stride[0], self.stride[1]
         if self.kernel_size[0] > 1:
@@ -298,22 +316,37 @@ class FactorisedConv(nn.Module):
         )
 
 
-def _batch_statistics(x: Array, axis_name: str | None, dtype: jnp.dtype) -> tuple[Array, Array]:
-    """Mean and biased variance of ``x [..., C]`` for each channel, over all devices."""
-    x = x.astype(dtype)
+def _batch_statistics(
+    x: Array, axis_name: str | None, fold: int, dtype: jnp.dtype
+) -> tuple[Array, Array]:
+    """Mean and biased variance of ``x [..., C]`` for each channel, over all devices and columns."""
     axes = tuple(range(x.ndim - 1))
-    mean = x.mean(axes)
+    if jnp.finfo(x.dtype).bits < 32:
+        # One pass, which XLA makes part of the convolution that writes x. What E[x^2] - E[x]^2
+        # loses in float32 is less than what the rounding of x to 8 bits has changed.
+        x = x.astype(dtype)
+        mean, square = _joined((x.mean(axes), jnp.square(x).mean(axes)), axis_name, fold)
+        return mean, jnp.maximum(square - jnp.square(mean), 0)
+    x = x.astype(dtype)
+    local_mean = x.mean(axes)
     # A second pass about the mean: the one-pass E[x^2] - E[x]^2 loses digits in float32.
-    var = jnp.square(x - mean).mean(axes)
-    if axis_name is not None:
-        # Equal shards: the joint variance is the mean variance plus that of the means.
-        local_mean, mean = mean, lax.pmean(mean, axis_name)
-        var = lax.pmean(var + jnp.square(local_mean - mean), axis_name)
+    var = jnp.square(x - local_mean).mean(axes)
+    # Equal shards: the joint variance is the mean variance plus that of the means.
+    mean = _joined(local_mean, axis_name, fold)
+    if mean is not local_mean:
+        var = _joined(var + jnp.square(local_mean - mean), axis_name, fold)
     return mean, var
 
 
+def _joined(values: Any, axis_name: str | None, fold: int) -> Any:
+    """Means of values ``[fold * C]`` over what shares a channel: folded columns and devices."""
+    if fold > 1:
+        values = jax.tree.map(lambda v: jnp.tile(v.reshape(fold, -1).mean(0), fold), values)
+    return values if axis_name is None else lax.pmean(values, axis_name)
+
+
 def _normalise_batch(
-    x: Array, scale: Array, bias: Array, axis_name: str | None, epsilon: float
+    x: Array, scale: Array, bias: Array, axis_name: str | None, epsilon: float, fold: int = 1
 ) -> tuple[Array, Array, Array]:
     """Batch normalisation in training, with its derivative in closed form.
 
@@ -328,19 +361,21 @@ def _normalise_batch(
         bias: ``[C]``.
         axis_name: device axis over which statistics are joined; None on one device.
         epsilon: added to the variance.
+        fold: neighbouring columns in the channels; they share statistics, scale and bias, so the
+            ``[C]`` given and returned here repeat themselves ``fold`` times.
 
     Returns:
         The normalised ``x`` (float32 at least), the mean and the biased variance, ``[C]``. No
         gradient flows through the last two: they are for the running statistics.
     """
-    return _normalise_batch_forward(x, scale, bias, axis_name, epsilon)[0]
+    return _normalise_batch_forward(x, scale, bias, axis_name, epsilon, fold)[0]
 
 
 def _normalise_batch_forward(
-    x: Array, scale: Array, bias: Array, axis_name: str | None, epsilon: float
+    x: Array, scale: Array, bias: Array, axis_name: str | None, epsilon: float, fold: int
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
     dtype = jnp.promote_types(jnp.float32, x.dtype)
-    mean, var = _batch_statistics(x, axis_name, dtype)
+    mean, var = _batch_statistics(x, axis_name, fold, dtype)
     inverse = lax.rsqrt(var + epsilon)
     factor = scale * inverse
     out = x.astype(dtype) * factor + (bias - mean * factor)
@@ -350,6 +385,7 @@ def _normalise_batch_forward(
 def _normalise_batch_backward(
     axis_name: str | None,
     epsilon: float,
+    fold: int,
     residuals: tuple[Array, ...],
     cotangents: tuple[Array, Array, Array],
 ) -> tuple[Array, Array, Array]:
@@ -362,10 +398,8 @@ def _normalise_batch_backward(
     # Centred, so that a constant channel gives exactly 0. The barrier keeps XLA from noticing that
     # the forward pass has the same difference, and from storing it between the two.
     dscale = ((values - lax.optimization_barrier(mean)) * dy).sum(axes) * inverse
-    # What the shared mean and variance pass on to every element, over all devices.
-    through_mean, through_var = dbias, dscale
-    if axis_name is not None:
-        through_mean, through_var = lax.pmean((dbias, dscale), axis_name)
+    # What the shared mean and variance pass on to every element, over all devices and columns.
+    through_mean, through_var = _joined((dbias, dscale), axis_name, fold)
     count = x.size // x.shape[-1]
     factor = scale * inverse
     slope = -factor * inverse * through_var / count
@@ -373,7 +407,7 @@ def _normalise_batch_backward(
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
 
 
-normalise_batch = jax.custom_vjp(_normalise_batch, nondiff_argnums=(3, 4))
+normalise_batch = jax.custom_vjp(_normalise_batch, nondiff_argnums=(3, 4, 5))
 normalise_batch.defvjp(_normalise_batch_forward, _normalise_batch_backward)
 
 
@@ -381,13 +415,15 @@ class BatchNorm(nn.Module):
     """Batch normalisation over all devices, with torch's running variance.
 
     Differs from ``flax.linen.BatchNorm`` in four points that matter here: the running variance is
-    the unbiased one, as in torch; the batch variance is computed about the mean in a second pass;
-    statistics are kept in float32 at least; the derivative is written out (``normalise_batch``).
+    the unbiased one, as in torch; the batch variance is computed about the mean in a second pass
+    (of bfloat16 in the first); statistics are kept in float32 at least; the derivative is written
+    out (``normalise_batch``).
 
     Args:
         axis_name: name of the device axis over which statistics are joined; None on one device.
         momentum: share of the old running value that is kept (torch's 0.1 is 0.9 here).
         epsilon: added to the variance.
+        fold: neighbouring columns in the channels of the input, which share their statistics.
         dtype: dtype of the output.
         param_dtype: dtype of scale and bias.
     """
@@ -395,24 +431,30 @@ class BatchNorm(nn.Module):
     axis_name: str | None = None
     momentum: float = 0.9
     epsilon: float = 1e-5
+    fold: int = 1
     dtype: jnp.dtype = jnp.float32
     param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """Normalise ``[..., C]`` over all axes but the last."""
-        channels = x.shape[-1]
+        channels = x.shape[-1] // self.fold
         stat_dtype = jnp.promote_types(jnp.float32, x.dtype)
         running_mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels, stat_dtype))
         running_var = self.variable("batch_stats", "var", lambda: jnp.ones(channels, stat_dtype))
         scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
 
+        def folded(value: Array) -> Array:
+            return jnp.tile(value, self.fold) if self.fold > 1 else value
+
+        scale, bias = folded(scale), folded(bias)
         if not train:
-            factor = scale * lax.rsqrt(running_var.value + self.epsilon)
-            return ((x - running_mean.value) * factor + bias).astype(self.dtype)
+            factor = scale * lax.rsqrt(folded(running_var.value) + self.epsilon)
+            return ((x - folded(running_mean.value)) * factor + bias).astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name
-        out, mean, var = normalise_batch(x, scale, bias, axis_name, self.epsilon)
+        out, mean, var = normalise_batch(x, scale, bias, axis_name, self.epsilon, self.fold)
+        mean, var = mean[:channels], var[:channels]
         if not self.is_initializing():
             devices = 1 if axis_name is None else lax.axis_size(axis_name)
             count = x.size // channels * devices

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from mvo_jax.models.folded import unfold_columns
 from mvo_jax.models.layers import BatchNorm, FactorisedConv, sow
 
 Array = jax.Array
@@ -28,6 +29,8 @@ class Conv2Plus1D(nn.Module):
         features: output channels.
         mid_features: channels between the two convolutions.
         stride: stride in space and in time.
+        fold_in: columns in the channels of the input (``folded.fold_columns``).
+        fold: columns in the channels of what follows.
         lowering: key of ``layers.LOWERINGS``.
         axis_name: device axis for BatchNorm.
         dtype: compute dtype.
@@ -37,6 +40,8 @@ class Conv2Plus1D(nn.Module):
     features: int
     mid_features: int
     stride: int = 1
+    fold_in: int = 1
+    fold: int = 1
     lowering: str = "conv2d"
     axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
@@ -46,23 +51,27 @@ class Conv2Plus1D(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        stride = self.stride
+        stride, fold = self.stride, self.fold
         x = FactorisedConv(
             self.mid_features,
             (1, 3, 3),
             (1, stride, stride),
             padding=1,
             lowering=self.lowering,
+            fold_in=self.fold_in,
+            fold_out=fold,
             name="spatial",
             **dtypes,
         )(x)
-        x = nn.relu(BatchNorm(self.axis_name, name="norm", **dtypes)(x, train=train))
+        x = nn.relu(BatchNorm(self.axis_name, fold=fold, name="norm", **dtypes)(x, train=train))
         return FactorisedConv(
             self.features,
             (3, 1, 1),
             (stride, 1, 1),
             padding=1,
             lowering=self.lowering,
+            fold_in=fold,
+            fold_out=fold,
             name="temporal",
             **dtypes,
         )(x)
@@ -74,6 +83,8 @@ class BasicBlock(nn.Module):
     Args:
         features: output channels.
         stride: stride in space and time of the first convolution and of the shortcut.
+        fold_in: columns in the channels of the input (``folded.fold_columns``).
+        fold: columns in the channels of what follows.
         lowering: key of ``layers.LOWERINGS``.
         axis_name: device axis for BatchNorm.
         dtype: compute dtype.
@@ -82,6 +93,8 @@ class BasicBlock(nn.Module):
 
     features: int
     stride: int = 1
+    fold_in: int = 1
+    fold: int = 1
     lowering: str = "conv2d"
     axis_name: str | None = None
     dtype: jnp.dtype = jnp.float32
@@ -91,24 +104,32 @@ class BasicBlock(nn.Module):
     def __call__(self, x: Array, *, train: bool) -> Array:
         """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``."""
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        stride, fold_in, fold = self.stride, self.fold_in, self.fold
         common: dict[str, Any] = {"lowering": self.lowering, "axis_name": self.axis_name, **dtypes}
-        mid = mid_planes(x.shape[-1], self.features)
-        stride = self.stride
+        channels = x.shape[-1] // fold_in
+        mid = mid_planes(channels, self.features)
 
-        y = Conv2Plus1D(self.features, mid, stride, name="conv1", **common)(x, train=train)
-        y = nn.relu(BatchNorm(self.axis_name, name="norm1", **dtypes)(y, train=train))
-        y = Conv2Plus1D(self.features, mid, name="conv2", **common)(y, train=train)
-        y = BatchNorm(self.axis_name, name="norm2", **dtypes)(y, train=train)
-        if stride != 1 or x.shape[-1] != self.features:
+        def norm(name: str, value: Array) -> Array:
+            return BatchNorm(self.axis_name, fold=fold, name=name, **dtypes)(value, train=train)
+
+        y = Conv2Plus1D(self.features, mid, stride, fold_in, fold, name="conv1", **common)(
+            x, train=train
+        )
+        y = nn.relu(norm("norm1", y))
+        y = Conv2Plus1D(self.features, mid, 1, fold, fold, name="conv2", **common)(y, train=train)
+        y = norm("norm2", y)
+        if stride != 1 or channels != self.features:
             x = FactorisedConv(
                 self.features,
                 (1, 1, 1),
                 (stride, stride, stride),
                 lowering=self.lowering,
+                fold_in=fold_in,
+                fold_out=fold,
                 name="downsample",
                 **dtypes,
             )(x)
-            x = BatchNorm(self.axis_name, name="downsample_norm", **dtypes)(x, train=train)
+            x = norm("downsample_norm", x)
         return nn.relu(x + y)
 
 
@@ -145,27 +166,46 @@ class R2Plus1D(nn.Module):
         """
         dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         conv: dict[str, Any] = {"lowering": self.lowering, **dtypes}
+        # Pairs of columns until the first block with stride 2, which takes its input apart.
+        fold = 2 if self.lowering == "conv3d_pairs" and video.shape[3] % 4 == 0 else 1
+
+        def norm(name: str, value: Array) -> Array:
+            return BatchNorm(self.axis_name, fold=fold, name=name, **dtypes)(value, train=train)
+
         # torchvision's 45 mid-planes of the stem, scaled with the width.
         x = FactorisedConv(
             max(1, 45 * self.width // 64),
             (1, 7, 7),
             (1, 2, 2),
             padding=3,
+            fold_out=fold,
             name="stem_spatial",
             **conv,
         )(video)
-        x = nn.relu(BatchNorm(self.axis_name, name="stem_spatial_norm", **dtypes)(x, train=train))
-        x = FactorisedConv(self.width, (3, 1, 1), padding=1, name="stem_temporal", **conv)(x)
-        x = nn.relu(BatchNorm(self.axis_name, name="stem_temporal_norm", **dtypes)(x, train=train))
-        sow(self, "stem", x)
+        x = nn.relu(norm("stem_spatial_norm", x))
+        x = FactorisedConv(
+            self.width,
+            (3, 1, 1),
+            padding=1,
+            fold_in=fold,
+            fold_out=fold,
+            name="stem_temporal",
+            **conv,
+        )(x)
+        x = nn.relu(norm("stem_temporal_norm", x))
+        sow(self, "stem", unfold_columns(x, fold))
         for stage, blocks in enumerate(self.stage_sizes):
             for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                fold_in, fold = fold, 1 if stride == 2 else fold
                 x = BasicBlock(
                     self.width * 2**stage,
-                    stride=2 if stage > 0 and block == 0 else 1,
+                    stride,
+                    fold_in,
+                    fold,
                     axis_name=self.axis_name,
                     name=f"layer{stage + 1}_block{block + 1}",
                     **conv,
                 )(x, train=train)
-            sow(self, f"layer{stage + 1}", x)
-        return x
+            sow(self, f"layer{stage + 1}", unfold_columns(x, fold))
+        return unfold_columns(x, fold)

@@ -22,6 +22,7 @@ from mvo_jax.training.run_folder import MetricsWriter, RunFolder
 from mvo_jax.training.setup import Experiment
 from mvo_jax.training.state import TrainState
 from mvo_jax.training.step import make_resident_step, make_streamed_step, make_train_step
+from mvo_jax.training.trace import TracedSteps
 
 MAX_DISPATCHES_IN_FLIGHT = 2
 
@@ -67,6 +68,7 @@ def train(
     validate: Callable[[Any], Mapping[str, float]],
     *,
     initial: Mapping[str, Any] | None = None,
+    profile_steps: int = 0,
 ) -> dict[str, Any]:
     """Train until ``config.train.total_steps``, or go on where an earlier start stopped.
 
@@ -82,6 +84,7 @@ def train(
         validate: maps {'params', 'batch_stats'} to metrics of the validation split, 'auc' among
             them, by which the best checkpoint is chosen. The test split is never seen here.
         initial: variables that a run without a checkpoint starts from, whole or in part.
+        profile_steps: steps to trace into the folder 'profile' of the run; 0 for none.
 
     Returns:
         {'step', 'loss', 'best_step', 'best_auc', 'seconds'}: the last logged training loss and the
@@ -116,6 +119,9 @@ def train(
 
     run_steps = make_run_steps(
         config, experiment, split, draw, range(step, options.total_steps), steps_per_dispatch
+    )
+    run_steps = TracedSteps(
+        run_steps, first=step, steps=profile_steps, folder=folder.path / "profile"
     )
     rate = learning_rate_schedule(experiment.optimiser_settings)
 
@@ -186,6 +192,7 @@ def train(
                 checkpoints.save_latest(state)
                 since += time.perf_counter() - paused
     finally:
+        run_steps.close()
         writer.close()
         progress.close()
         checkpoints.finish()  # also after an error: a save may be under way

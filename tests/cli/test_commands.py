@@ -32,9 +32,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarni
 def trained(command, tiny, tmp_path_factory) -> Path:
     """Run folder of ``train.py``, uninterrupted."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    result = command("train.py", *tiny, f"--workdir={workdir}")
+    result = command("train.py", *tiny, f"--workdir={workdir}", "--profile=3")
     assert result.returncode == 0, result.stderr
     assert "trained to step 50" in result.stdout
+    assert f"traced steps 3 to 5: {workdir / 'profile'}" in result.stderr
+    assert len(list((workdir / "profile").rglob("*.xplane.pb"))) == 1
     assert "best validation AUC" in result.stdout
     assert str(workdir) in result.stdout
     for line in ("train: 16 cases of 16 patients, 8 with MVO", "step 50/50", "clips/s", "left"):

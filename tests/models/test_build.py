@@ -118,7 +118,7 @@ def test_lowering_changes_no_parameter():
 @pytest.mark.parametrize(
     ("backend", "flags", "expected"),
     [
-        ("tpu", "", "conv3d"),
+        ("tpu", "", "conv3d_pairs"),
         ("gpu", "", "conv2d"),
         ("cpu", FAST_CPU_CONVOLUTION_FLAG, "conv2d"),
         ("cpu", "--other " + FAST_CPU_CONVOLUTION_FLAG, "conv2d"),

@@ -1,0 +1,160 @@
+"""Inference of a full-size network, JAX beside PyTorch, on the same machine in the same run.
+
+JAX runs the shipped evaluation step: uint8 clips that lie in device memory, gathered, normalised
+and classified. Torch runs ``eval()`` under ``inference_mode`` on the same uint8 clips with the same
+normalisation, in channels_last_3d, with autocast for bfloat16. Neither side folds BatchNorm into
+the convolutions by hand: XLA and torch.compile may fuse it, eager torch calls it as a layer.
+
+    python benchmarks/inference.py --batch 2,4 --rounds 10 --json result.json
+    python benchmarks/inference.py --part classify --batch 1,16,128 --dtype bfloat16 \
+        --torch-mode eager,compile --steps 20                    # a GPU
+
+Needs jax and flax, and torch to compare with.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # from a checkout, installed or not
+
+from benchmarks import interleaved, networks
+from benchmarks.interleaved import Config
+
+# What is asked of the network -> whether its mask branch runs.
+PARTS = {"classify": False, "mask": True}
+
+
+def inference_gflop(config: Config) -> float:
+    """GFLOP of one clip, dense."""
+    return networks.forward_gflop(config, train=False, with_mask=PARTS[config["part"]])
+
+
+def grey_clips(config: Config) -> Any:
+    """Random uint8 clips, the same for every contender."""
+    import numpy as np
+
+    shape = (config["batch"], *networks.clip_shape(config))
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+class JaxContender:
+    """The shipped evaluation step."""
+
+    def __init__(self, config: Config):
+        import jax
+        import numpy as np
+
+        from mvo_jax.training.step import make_eval_step
+
+        model = networks.jax_model(config)
+        self.dtype = config["dtype"]
+
+        def init(key: Any) -> Any:
+            clip = jax.numpy.zeros((1, *networks.clip_shape(config)))
+            return model.init(key, clip, train=False)
+
+        self.variables = jax.jit(init)(jax.random.key(0))
+        self.data = jax.device_put({"video": grey_clips(config)})
+        self.indices = jax.device_put(np.arange(config["batch"], dtype=np.int32))
+        step = make_eval_step(model, with_mask=PARTS[config["part"]])
+        start = time.perf_counter()
+        lowered = jax.jit(step).lower(self.variables, self.data, self.indices)
+        self.step = lowered.compile()
+        self.about = networks.about_jax(self.step, time.perf_counter() - start)
+        self.about["lowering"] = getattr(model, "lowering", None)
+
+    def run(self, steps: int) -> float:
+        """Predict the batch ``steps`` times; returns the last mean probability."""
+        result: dict[str, Any] = {}
+        for _ in range(steps):
+            result = self.step(self.variables, self.data, self.indices)
+        for value in result.values():
+            value.block_until_ready()
+        return float(result["probability"].mean())
+
+    def matmul_gflops(self) -> float:
+        """Best rate of a square matrix product in this framework and dtype."""
+        return networks.jax_matmul_gflops(self.dtype)
+
+
+class TorchContender:
+    """The same network in torch, ``eval()`` and ``inference_mode``."""
+
+    def __init__(self, config: Config):
+        import torch
+
+        self.dtype, self.device = config["dtype"], networks.torch_device()
+        device, with_mask = self.device, PARTS[config["part"]]
+        model = networks.torch_model(config, device).eval()
+        video = torch.from_numpy(grey_clips(config)).to(device)
+        autocast = config["dtype"] == "bfloat16"
+
+        def predict() -> tuple[torch.Tensor, torch.Tensor | None]:
+            clips = video.float()
+            centred = clips - clips.mean((1, 2, 3, 4), keepdim=True)
+            deviation = centred.square().mean((1, 2, 3, 4), keepdim=True).sqrt()
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                output = model(centred / deviation.clamp(min=0.5), with_mask=with_mask)
+            return torch.sigmoid(output.logits.float()), output.coarse_mask
+
+        mode = networks.TORCH_MODES[config["mode"]]
+        self.predict = predict if mode is None else torch.compile(predict, mode=mode)
+        self.about = networks.about_torch(device)
+
+    def run(self, steps: int) -> float:
+        """Predict the batch ``steps`` times; returns the last mean probability."""
+        import torch
+
+        probability = None
+        with torch.inference_mode():
+            for _ in range(steps):
+                probability, _ = self.predict()
+            assert probability is not None
+            return probability.mean().item()
+
+    def matmul_gflops(self) -> float:
+        """Best rate of a square matrix product in this framework and dtype."""
+        return networks.torch_matmul_gflops(self.dtype, self.device)
+
+
+def make_contender(config: Config) -> interleaved.Contender:
+    """The contender of a config."""
+    return (JaxContender if config["impl"] == "jax" else TorchContender)(config)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = interleaved.argument_parser(__doc__, networks.SYSTEMS)
+    parser.add_argument(
+        "--part", choices=PARTS, default=None, help="classify, or mask as well; both by default"
+    )
+    args = parser.parse_args(arguments)
+    if args.worker:
+        interleaved.work(json.loads(args.worker), make_contender)
+        return
+    interleaved.check(args)
+    shared = {name: getattr(args, name) for name in interleaved.SHARED}
+    own = {
+        "jax": [{"option": name, "lowering": name} for name in args.lowering],
+        "torch": [{"option": mode, "mode": mode} for mode in args.torch_mode],
+    }
+    parts = [args.part] if args.part else list(PARTS)
+    groups = []
+    for dtype in args.dtype:
+        for batch in args.batch:
+            for part in parts:
+                configs = []
+                for impl in args.impl:
+                    for options in own[impl]:
+                        config = {"impl": impl, "batch": batch, "dtype": dtype, **shared, **options}
+                        config |= {"part": part, "option": f"{part}:{options['option']}"}
+                        configs.append(config)
+                groups.append((f"{args.system}, batch {batch}, {dtype}, {part}", configs))
+    interleaved.run(__file__, args, groups, inference_gflop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What XLA made of a dispatch: nothing goes through the host, and the state is updated in place."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import lax
+
+from mvo_jax.training import parallel
+from mvo_jax.training.setup import set_up
+from mvo_jax.training.step import make_resident_step, make_train_step
+
+
+def through_the_host(program: str) -> set[str]:
+    """Operations of a compiled program that talk to the host."""
+    operations = re.findall(r" (infeed|outfeed|send|recv)(?:-done)?\(", program)
+    targets = re.findall(r'custom_call_target="([^"]*)"', program)
+    host_memory = re.findall(r"S\(5\)", program)  # arrays placed in host memory
+    return {*operations, *host_memory, *(t for t in targets if re.search("callback|[Hh]ost", t))}
+
+
+def test_the_check_sees_what_goes_through_the_host():
+    def noisy(x):
+        jax.debug.print("{}", x)
+        return lax.fori_loop(0, 3, lambda _, y: y + 1, x)
+
+    program = jax.jit(noisy).lower(jnp.ones(())).compile().as_text()
+    assert through_the_host(program)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_dispatch_stays_on_the_device(tiny_config, random_split, steps):
+    experiment = set_up(tiny_config(**{"train.total_steps": 5}))
+    step = parallel.data_parallel(
+        make_resident_step(
+            make_train_step(
+                experiment.model, experiment.optimiser, experiment.loss, axis_name=parallel.AXIS
+            ),
+            augmentation=experiment.augmentation,
+            mask_size=experiment.mask_size,
+            axis_name=parallel.AXIS,
+        ),
+        in_axes=(None, None, 0, None),
+        out_axes=None,
+        on=experiment.devices,
+        donate=(0,),
+    )
+    split = random_split()
+    data = {"video": split.video, "lge_mask": split.lge_mask, "label": split.label}
+    state = experiment.init_state(0)
+    indices = parallel.shard(jnp.zeros((steps, 8), jnp.int32), 1)
+    compiled = step.lower(state, data, indices, jax.random.key(0)).compile()
+    program = compiled.as_text()
+    assert through_the_host(program) == set()
+    header = program.split("\n", 1)[0]
+    donated = re.findall(r"\{\d+\}: \(\d+, \{\}, (?:may|must)-alias\)", header)
+    assert len(donated) == len(jax.tree.leaves(state))
