@@ -24,7 +24,7 @@ from typing import Any, NoReturn, Protocol
 Config = dict[str, Any]
 FULL_SIZE = {"frames": 30, "size": 64, "width": 0}
 # Arguments that every process gets.
-SHARED = ("system", "frames", "size", "width", "steps", "warmup")
+SHARED = ("system", "frames", "size", "width", "steps", "warmup", "huge_pages")
 
 
 class Contender(Protocol):
@@ -95,10 +95,15 @@ class Worker:
     """
 
     def __init__(self, script: str, config: Config):
+        from mvo_jax.cli.huge_pages import ask_for_huge_pages
         from mvo_jax.cli.xla_flags import configure_xla
 
         self.name = f"{config['impl']}:{config['option']}"
         environment = dict(os.environ)
+        if config["huge_pages"] == "all" or (
+            config["huge_pages"] == "shipped" and config["impl"] == "jax"
+        ):
+            ask_for_huge_pages(environment)
         if config["impl"] == "jax":
             configure_xla(environment)
             # The other contenders share the accelerator's memory.
@@ -112,6 +117,7 @@ class Worker:
         )
         ready = self.receive()
         self.about: dict[str, Any] = ready["about"]
+        self.about["glibc_tunables"] = environment.get("GLIBC_TUNABLES", "")
         self.matmul_gflops: float = ready["matmul_gflops"]
 
     def receive(self) -> dict[str, Any]:
@@ -341,6 +347,12 @@ def argument_parser(description: str | None, systems: Mapping[str, Any]) -> argp
     parser.add_argument("--frames", type=int, default=FULL_SIZE["frames"])
     parser.add_argument("--size", type=int, default=FULL_SIZE["size"])
     parser.add_argument("--width", type=int, default=0, help="another width than the published")
+    parser.add_argument(
+        "--huge-pages",
+        choices=("shipped", "all", "none"),
+        default="shipped",
+        help="on a CPU: JAX as our commands start it and PyTorch as it comes, both, or neither",
+    )
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser
