@@ -2,11 +2,11 @@
 
     python -m tools.chaos --kills 1200 --out /tmp/chaos
 
-Starts the run of ``tools/tiny_run.py`` again and again in a forked process and ends it by SIGKILL, or
-by SIGTERM, at a random moment: half of the kills uniform over the time of a start, half shortly after
-a random event (a phase of the loop, a file operation of a save), because saves, seals and removals
-take little time. Every run is killed until it is done, then its last and best state and its metrics
-are compared, bit for bit, with those of a run that was never touched, and the next one begins.
+Starts the run of ``tools/tiny_run.py`` again and again in a forked process and ends it by SIGKILL,
+or by SIGTERM, at a random moment: half of the kills uniform over the time of a start, half shortly
+after a random event (a phase of the loop, a file operation of a save), because saves, seals and
+removals take little time. Every run is killed until it is done, then its last and best state and its
+metrics are compared, bit for bit, with those of a run that was never touched, and the next begins.
 
 What counts as a violation: a start that fails, other than by the kill; steps lost beyond one save
 interval (SIGTERM: any step); a SIGTERM that is not answered within 10 s; a difference at the end.
@@ -15,6 +15,7 @@ interval (SIGTERM: any step); a SIGTERM that is not answered within 10 s; a diff
 
 import argparse
 import collections
+import importlib
 import json
 import os
 import random
@@ -278,10 +279,7 @@ def main(arguments: list[str]) -> int:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     # Imported once, before the forks; no backend is started in this process.
-    import tensorboardX.event_file_writer
-    import tensorboardX.summary
-
-    import tools.tiny_run  # noqa: F401
+    importlib.import_module("tensorboardX.event_file_writer")
     from tools.tiny_run import SAVE_EVERY
 
     totals = Totals(options.out / "totals.json")

@@ -4,6 +4,7 @@ The loop, the checkpoints, the step, the augmentation and the files are those th
 network and the cohort are tiny, so that a start takes a fraction of a second.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class TinyNet(nn.Module):
 
     @nn.compact
     def __call__(self, video: jax.Array, *, train: bool, with_mask: bool = False) -> ModelOutput:
+        """As the method's network is called."""
         pooled = video.mean(axis=1).reshape(len(video), -1)
         hidden = nn.Dense(8, name="trunk")(pooled)
         hidden = nn.BatchNorm(use_running_average=not train, axis_name=parallel.AXIS)(hidden)
@@ -78,8 +80,6 @@ def tiny_split(name: str, seed: int, cases: int = 16) -> Split:
 
 def tiny_experiment(config: Any) -> Experiment:
     """The config's experiment with the tiny network in it."""
-    import dataclasses
-
     experiment = set_up(config, devices=parallel.devices(1))
     return dataclasses.replace(experiment, model=TinyNet(), mask_size=4)
 

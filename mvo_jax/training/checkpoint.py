@@ -326,8 +326,10 @@ class Checkpoints:
         Raises:
             UserError: a save failed; what was on disk before it stays usable.
         """
-        while self._pending:
-            self._pending.pop(0).result()
+        # Two threads may wait: a save is pending until it is done, whoever looks.
+        for save in list(self._pending):
+            save.result()
+        self._pending = [save for save in self._pending if not save.done()]
 
     def finish(self) -> None:
         """Wait for saves under way and stop the thread; see ``wait`` for what it raises."""
@@ -414,8 +416,8 @@ class Checkpoints:
         return best.fill(template.eval_variables()), best.meta["step"]
 
     def _save(self, kind: str, step: int, value: PyTree, meta: Mapping[str, Any]) -> None:
-        while len(self._pending) > 1:  # each holds a copy of the state
-            self._pending.pop(0).result()
+        if len(self._pending) > 1:  # each holds a copy of the state
+            self.wait()
         started = time.perf_counter()
         tree = _to_tree(value)
         self.save_seconds += time.perf_counter() - started
