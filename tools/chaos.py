@@ -5,8 +5,9 @@
 Starts the run of ``tools/tiny_run.py`` again and again in a forked process and ends it by SIGKILL,
 or by SIGTERM, at a random moment: half of the kills uniform over the time of a start, half shortly
 after a random event (a phase of the loop, a file operation of a save), because saves, seals and
-removals take little time. Every run is killed until it is done, then its last and best state and its
-metrics are compared, bit for bit, with those of a run that was never touched, and the next begins.
+removals take little time. Every run is killed until it is done, then its last and best state and
+its metrics are compared, bit for bit, with those of a run that was never touched, and the next
+begins.
 
 What counts as a violation: a start that fails, other than by the kill; steps lost beyond one save
 interval (SIGTERM: any step); a SIGTERM that is not answered within 10 s; a difference at the end.

@@ -27,7 +27,6 @@ from mvo_jax.training.run_lock import RunLock
 from mvo_jax.training.setup import Experiment, set_up
 from mvo_jax.training.watchdog import Watchdog
 
-SOURCE = Path(__file__).resolve().parents[1]
 SAVE_EVERY = 4
 
 
@@ -84,7 +83,15 @@ def tiny_experiment(config: Any) -> Experiment:
     return dataclasses.replace(experiment, model=TinyNet(), mask_size=4)
 
 
-def start(path: Path, clock: Clock, config: Any | None = None) -> dict[str, Any]:
+def start(
+    path: Path,
+    clock: Clock,
+    config: Any | None = None,
+    *,
+    data_seed: int = 0,
+    allow_config_change: bool = False,
+    allow_data_change: bool = False,
+) -> dict[str, Any]:
     """One start of the run in a folder, as `train.py` makes it; returns the summary."""
     config = config or tiny_config()
     with Interruption() as interruption:
@@ -92,10 +99,19 @@ def start(path: Path, clock: Clock, config: Any | None = None) -> dict[str, Any]
         folder.create()
         with (
             RunLock(path) as lock,
-            Watchdog(clock, path, seconds=60.0, leave=False, record=lock.record),
+            Watchdog(
+                clock,
+                path,
+                seconds=config.train.watchdog_seconds,
+                leave=config.train.watchdog_leaves,
+                record=lock.record,
+            ),
         ):
-            folder.open_for_training(config.to_dict(), path)
-            training, validation = tiny_split("train", 0), tiny_split("validation", 1)
+            folder.open_for_training(
+                config.to_dict(), path, allow_config_change=allow_config_change
+            )
+            training = tiny_split("train", data_seed)
+            validation = tiny_split("validation", data_seed + 1)
             predict = Predictor(experiment, validation, batch_size=8, with_mask=True)
 
             def validate(variables: Any) -> dict[str, float]:
@@ -109,6 +125,8 @@ def start(path: Path, clock: Clock, config: Any | None = None) -> dict[str, Any]
                 folder,
                 training,
                 validate,
+                allow_config_change=allow_config_change,
+                allow_data_change=allow_data_change,
                 data={split.name: content_hash(split) for split in (training, validation)},
                 interruption=interruption,
                 clock=clock,
