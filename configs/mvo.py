@@ -89,6 +89,12 @@ def get_config(argument: str = "") -> ConfigDict:
     config.train.eval_every = 200
     config.train.num_devices = 0  # all
     config.train.steps_per_dispatch = 0  # chosen for the backend
+    # What a kill may cost: saves beside those at every evaluation. docs/runs.md
+    config.train.save_every = 0  # steps; 0: none
+    config.train.save_every_seconds = 300.0  # 0: none
+    config.train.keep_latest = 2
+    config.train.watchdog_seconds = 900.0  # a step, save or evaluation that takes longer is named
+    config.train.watchdog_leaves = False  # and ends the run with exit code 9
 
     config.eval = ConfigDict()
     config.eval.batch_size = 16

@@ -7,6 +7,12 @@ EXIT_COMPARISON = 1  # parity or fingerprint: two results differ by more than th
 EXIT_USER_ERROR = 2  # bad config, data or arguments: the message names the cause and the remedy
 EXIT_NON_FINITE = 3  # the loss or a gradient became NaN or infinite
 EXIT_FINDINGS = 4  # done and written, but some cases or systems failed, or a check of the data did
+EXIT_DISK_FULL = 5  # no space left: what was saved before stays usable
+EXIT_DAMAGED = 6  # no checkpoint of the run can be trusted
+EXIT_LOCKED = 7  # another process trains in this run folder
+EXIT_OUT_OF_MEMORY = 8  # the batch does not fit: the message says which one does
+EXIT_HUNG = 9  # the watchdog ended a run that stood still
+EXIT_INTERRUPTED = 75  # a signal; EX_TEMPFAIL: the same command goes on
 
 
 class UserError(Exception):

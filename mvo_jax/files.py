@@ -1,19 +1,51 @@
 """Files and folders that are written whole or not at all. Every room may import this module."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mvo_jax.errors import UserError
+from mvo_jax.errors import EXIT_DISK_FULL, EXIT_USER_ERROR, UserError
 
 
 def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or what caused it, says that the file system takes no more bytes.
+
+    Libraries in C++ give the words of the system without its number.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        if any(os.strerror(e) in str(seen) for e in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def cannot_write(path: str | os.PathLike, error: BaseException) -> UserError:
+    """What to tell a user whose file could not be written; a full disk has its own exit code."""
+    if is_full(error):
+        return UserError(
+            f"no space left while writing {path}",
+            "free some space; what was written before is kept, and the same command goes on",
+            exit_code=EXIT_DISK_FULL,
+        )
+    reason = (isinstance(error, OSError) and error.strerror) or str(error).partition("\n")[0][:200]
+    return UserError(
+        f"cannot write {path}: {reason}",
+        "choose a folder that can be written and has free space",
+        exit_code=EXIT_USER_ERROR,
+    )
 
 
 def replace_file(path: str | os.PathLike, text: str) -> None:
@@ -51,10 +83,7 @@ def replace_with(path: str | os.PathLike, write: Callable[[Path], object]) -> No
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}",
-            "choose a folder that can be written and has free space",
-        ) from error
+        raise cannot_write(path, error) from error
 
 
 @contextlib.contextmanager
@@ -88,7 +117,4 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}",
-            "choose a folder that can be written and has free space",
-        ) from error
+        raise cannot_write(path, error) from error

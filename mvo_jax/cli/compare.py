@@ -175,7 +175,7 @@ def _run(flags_of_row: Sequence[str], folder: RunFolder, config: Any, split: str
         # The last file that is written; whether it is of this config is checked as in training.
         folder.check_config(config.to_dict())
         return
-    training.main([*flags_of_row, f"--workdir={folder.path}"])
+    training.main([*flags_of_row, f"--workdir={folder.path}"], own_process=False)
     evaluation.main([f"--workdir={folder.path}", f"--split={split}"])
 
 

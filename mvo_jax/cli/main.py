@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 
+from mvo_jax.cli.compilation_cache import configure_cache
 from mvo_jax.cli.xla_flags import configure_xla
 from mvo_jax.errors import EXIT_USER_ERROR, UserError
 
@@ -48,6 +49,7 @@ def run(verb: str, arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     configure_xla(os.environ)
+    configure_cache(os.environ)
     if verb in _READ_IMAGES:
         os.environ.update(_ONE_THREAD)
     module = importlib.import_module(f"mvo_jax.cli.{verb}")

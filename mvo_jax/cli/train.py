@@ -1,7 +1,9 @@
 """``python train.py --config FILE.py --workdir FOLDER``: train, or go on with, one run."""
 
 import dataclasses
+import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from mvo_jax.data.splits import (
     AnySplit,
     StreamedSplit,
     check_patients_disjoint,
+    content_hash,
     load_split,
     split_bytes,
 )
@@ -23,9 +26,13 @@ from mvo_jax.evaluation.predict import Predictor
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.interop.convert import initial_variables
 from mvo_jax.interop.weight_files import read_variables
+from mvo_jax.training.goodput import Clock
+from mvo_jax.training.interruption import Interruption
 from mvo_jax.training.loop import train
 from mvo_jax.training.run_folder import RunFolder, write_json
+from mvo_jax.training.run_lock import RunLock
 from mvo_jax.training.setup import Experiment, set_up
+from mvo_jax.training.watchdog import Watchdog
 
 GEOMETRY = "geometry.json"
 SOURCE = Path(__file__).resolve().parents[2]
@@ -39,6 +46,12 @@ def _define(values: flags.FlagValues) -> None:
         "Steps to trace into WORKDIR/profile, for TensorBoard or XProf.",
         lower_bound=0,
         flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "allow_config_change", False, "Go on with a run under another config.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "allow_data_change", False, "Go on with a run on other data.", flag_values=values
     )
 
 
@@ -74,34 +87,81 @@ def _initial(path: str, experiment: Experiment) -> tuple[dict[str, Any], dict[st
     return variables, {"init_from": about}
 
 
-def main(arguments: list[str]) -> dict[str, Any]:
-    """Train the run that the command line describes and return its summary."""
-    values = parse(arguments, _define, with_config=True)
-    config, folder = values.config, RunFolder(values.workdir)
-    experiment = set_up(config)
-    for name in ("train", "validation"):
-        split_bytes(config.data, name)  # a cohort that cannot be must not leave a folder behind
-    initial, about = None, {}
-    if config.init_from and not folder.has_checkpoint():
-        initial, about = _initial(config.init_from, experiment)
-    folder.open_for_training(config.to_dict(), SOURCE, about=about)
-    training = load_split(config.data, "train")
-    # Images that are predicted later must be made as these were, wherever the cohort is then.
-    write_json(folder.path / GEOMETRY, dataclasses.asdict(geometry_of(config.data)))
-    validation = load_split(config.data, "validation")
-    check_patients_disjoint(training, validation)
-    for split in (training, validation):
-        print(describe(split), file=sys.stderr)
-    predict = Predictor(experiment, validation, batch_size=config.eval.batch_size, with_mask=True)
-    summary = train(
-        config,
-        experiment,
-        folder,
-        training,
-        validate=lambda variables: validation_metrics(predict(variables)),
-        initial=initial,
-        profile_steps=values.profile,
-    )
+def _process_age() -> float:
+    """Seconds since this process began: imports belong to what a start costs."""
+    try:
+        began = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):  # not Linux
+        return 0.0
+
+
+def main(arguments: list[str], *, own_process: bool = True) -> dict[str, Any]:
+    """Train the run that the command line describes and return its summary.
+
+    Args:
+        arguments: command line after the verb.
+        own_process: the process was started for this run, so its age is part of the run's time.
+
+    Raises:
+        UserError: see ``training.loop.train``; also a mistake in the command or the data, and a run
+            folder that another process trains in.
+        RunInterrupted: a signal asked the run to stop, and it has saved.
+    """
+    clock = Clock(before=_process_age() if own_process else 0.0)
+    with Interruption() as interruption:
+        values = parse(arguments, _define, with_config=True)
+        config, folder = values.config, RunFolder(values.workdir)
+        experiment = set_up(config)
+        for name in ("train", "validation"):
+            split_bytes(config.data, name)  # a cohort that cannot be must not leave a folder behind
+        initial, about = None, {}
+        if config.init_from and not folder.has_checkpoint():
+            initial, about = _initial(config.init_from, experiment)
+        folder.create()
+        with (
+            RunLock(folder.path) as lock,
+            Watchdog(
+                clock,
+                folder.path,
+                seconds=config.train.watchdog_seconds,
+                leave=config.train.watchdog_leaves,
+                record=lock.record,
+            ),
+        ):
+            folder.open_for_training(
+                config.to_dict(),
+                SOURCE,
+                about=about,
+                allow_config_change=values.allow_config_change,
+            )
+            training = load_split(config.data, "train")
+            # Images predicted later must be made as these were, wherever the cohort is then.
+            write_json(folder.path / GEOMETRY, dataclasses.asdict(geometry_of(config.data)))
+            validation = load_split(config.data, "validation")
+            check_patients_disjoint(training, validation)
+            for split in (training, validation):
+                print(describe(split), file=sys.stderr)
+            data = {split.name: content_hash(split) for split in (training, validation)}
+            folder.note({"data": data})
+            predict = Predictor(
+                experiment, validation, batch_size=config.eval.batch_size, with_mask=True
+            )
+            summary = train(
+                config,
+                experiment,
+                folder,
+                training,
+                validate=lambda variables: validation_metrics(predict(variables)),
+                initial=initial,
+                profile_steps=values.profile,
+                data=data,
+                allow_config_change=values.allow_config_change,
+                allow_data_change=values.allow_data_change,
+                interruption=interruption,
+                clock=clock,
+                lock=lock,
+            )
     print(
         f"trained to step {summary['step']} in {summary['seconds']:.0f} s; best validation AUC "
         f"{summary['best_auc']:.4f} at step {summary['best_step']}; run folder {folder.path}"

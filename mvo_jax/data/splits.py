@@ -1,6 +1,7 @@
 """One split of a cohort, checked, in memory or on disk, whatever the cohort it comes from."""
 
 import dataclasses
+import hashlib
 import itertools
 import sys
 import warnings
@@ -72,11 +73,13 @@ class StreamedSplit(Cases):
         records: random access to the stored cases: ``__getitems__(places)``.
         place: int64 [N], where each case is among the records.
         size_bytes: memory that the images would take.
+        content: hash of all cases, images included, as ``content_hash`` gives it.
     """
 
     records: Any
     place: np.ndarray
     size_bytes: int
+    content: str
 
     def read(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
         """'video' and 'lge_mask' of some cases, in the order asked for.
@@ -97,6 +100,43 @@ class StreamedSplit(Cases):
 
 
 AnySplit = Split | StreamedSplit
+
+
+def content_hash(split: AnySplit) -> str:
+    """SHA-256 of all cases of a split, the same whether it is in memory or on disk.
+
+    Reads no file: images on disk were read, and hashed, when the split was opened.
+    """
+    if isinstance(split, StreamedSplit):
+        return split.content
+    return _joined(
+        [
+            _case_hash(case_id, patient, label, video, mask)
+            for case_id, patient, label, video, mask in zip(
+                split.case_id,
+                split.patient_id,
+                split.label.tolist(),
+                split.video,
+                split.lge_mask,
+                strict=True,
+            )
+        ]
+    )
+
+
+def _case_hash(
+    case_id: str, patient_id: str, label: int, video: np.ndarray, lge_mask: np.ndarray
+) -> bytes:
+    about = f"{case_id}\0{patient_id}\0{label}\0{video.shape}".encode()
+    digest = hashlib.sha256(about)
+    digest.update(np.ascontiguousarray(video).data)
+    digest.update(np.ascontiguousarray(lge_mask).data)
+    return digest.digest()
+
+
+def _joined(cases: Sequence[bytes]) -> str:
+    """Of the hashes of the cases, in the order of the split."""
+    return hashlib.sha256(b"".join(cases)).hexdigest()
 
 
 def split_bytes(data_config: Any, name: str) -> int:
@@ -333,6 +373,7 @@ def _open(
     """Check a split case by case and keep everything but the images."""
     features = tuple(builder.info.features["features"])
     cases: list[tuple[str, int, str, int, list[float]]] = []
+    hashes: dict[str, bytes] = {}
     records = builder.as_data_source(split="+".join(stored))
     title = f"Checking split {name!r}"
     shown = progress and sys.stderr.isatty()
@@ -341,7 +382,9 @@ def _open(
         case_id, label = case["case_id"].decode(), int(case["label"])
         _check_masks(name, [case_id], case["lge_mask"][None], np.array([label]))
         values = [float(case["features"][key]) for key in features]
-        cases.append((case_id, place, case["patient_id"].decode(), label, values))
+        patient_id = case["patient_id"].decode()
+        cases.append((case_id, place, patient_id, label, values))
+        hashes[case_id] = _case_hash(case_id, patient_id, label, case["video"], case["lge_mask"])
     cases.sort()
     table = np.array([values for *_, values in cases], np.float32)
     split = StreamedSplit(
@@ -353,6 +396,7 @@ def _open(
         records=records,
         place=np.array([place for _, place, *_ in cases], np.int64),
         size_bytes=size_bytes,
+        content=_joined([hashes[case_id] for case_id, *_ in cases]),
     )
     _check_cases(split, labelled=labelled)
     _warn_of_one_class(split)

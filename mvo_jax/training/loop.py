@@ -1,6 +1,8 @@
 """The training loop: one readable function from a config to a trained run folder."""
 
 import collections
+import contextlib
+import json
 import math
 import sys
 import time
@@ -17,14 +19,25 @@ from mvo_jax.data.stream import read_batches
 from mvo_jax.errors import EXIT_NON_FINITE, UserError
 from mvo_jax.training import parallel
 from mvo_jax.training.checkpoint import Checkpoints
+from mvo_jax.training.goodput import SPLIT, Clock, describe
+from mvo_jax.training.interruption import Interruption, RunInterrupted
+from mvo_jax.training.memory import (
+    device_bytes,
+    is_out_of_memory,
+    largest_batch,
+    program_bytes,
+    too_large,
+)
 from mvo_jax.training.optim import learning_rate_schedule
-from mvo_jax.training.run_folder import MetricsWriter, RunFolder
+from mvo_jax.training.run_folder import MetricsWriter, RunFolder, config_changes, write_json
+from mvo_jax.training.run_lock import RunLock
 from mvo_jax.training.setup import Experiment
 from mvo_jax.training.state import TrainState
 from mvo_jax.training.step import make_resident_step, make_streamed_step, make_train_step
 from mvo_jax.training.trace import TracedSteps
 
 MAX_DISPATCHES_IN_FLIGHT = 2
+NON_FINITE = "non_finite.json"
 
 
 class Progress:
@@ -69,11 +82,18 @@ def train(
     *,
     initial: Mapping[str, Any] | None = None,
     profile_steps: int = 0,
+    data: Mapping[str, str] | None = None,
+    allow_config_change: bool = False,
+    allow_data_change: bool = False,
+    interruption: Interruption | None = None,
+    clock: Clock | None = None,
+    lock: RunLock | None = None,
 ) -> dict[str, Any]:
     """Train until ``config.train.total_steps``, or go on where an earlier start stopped.
 
     The run is a pure function of the config and the data: the batch, augmentation and dropout of
-    step k depend on (seed, k) alone, so a resumed run ends in the same bytes.
+    step k depend on (seed, k) alone, so a resumed run ends in the same bytes. When it saves changes
+    nothing either: what of a logged window is done already is in the checkpoint.
 
     Args:
         config: resolved config.
@@ -85,6 +105,12 @@ def train(
             them, by which the best checkpoint is chosen. The test split is never seen here.
         initial: variables that a run without a checkpoint starts from, whole or in part.
         profile_steps: steps to trace into the folder 'profile' of the run; 0 for none.
+        data: content hashes of the splits by name; a checkpoint of other ones is refused.
+        allow_config_change: go on from a checkpoint of another config.
+        allow_data_change: go on from a checkpoint of other data.
+        interruption: entered by the caller; asks the loop to save and stop.
+        clock: where the time goes; started by the caller.
+        lock: of the folder, held by the caller.
 
     Returns:
         {'step', 'loss', 'best_step', 'best_auc', 'seconds'}: the last logged training loss and the
@@ -92,25 +118,42 @@ def train(
 
     Raises:
         UserError: a loss or gradient is not finite (the step and its cases are named, and the last
-            checkpoint stays), or a checkpoint does not fit.
+            checkpoint stays), a batch does not fit into memory, a checkpoint is damaged or does not
+            fit, or something cannot be written.
+        RunInterrupted: asked to stop, and everything is saved.
     """
     options = config.train
+    interruption, clock = interruption or Interruption(), clock or Clock()
     on_cpu = jax.default_backend() == "cpu"
     # On a CPU dispatch costs nothing and convolution gradients inside a scan are slow.
     steps_per_dispatch = options.steps_per_dispatch or (1 if on_cpu else 20)
+    identity = {"config": json.loads(json.dumps(config.to_dict())), "data": dict(data or {})}
 
-    # 1. State: from the newest checkpoint, or from the seed.
-    checkpoints = Checkpoints(folder.path, create=True)
+    # 1. State: from the newest checkpoint that is whole, or from the seed.
+    checkpoints = Checkpoints(folder.path, create=True, keep_latest=options.keep_latest)
+    meta: Mapping[str, Any] = {}
     if checkpoints.latest_step() is None:
         state = experiment.init_state(config.seed, initial)
     else:
-        restored = checkpoints.restore_latest(experiment.state_shapes())
-        state = parallel.replicate(restored, experiment.devices)
-    step = int(state.step)
+        restored = checkpoints.read("latest")
+        meta = restored.meta
+        _check_identity(meta, identity, allow_config_change, allow_data_change)
+        state = parallel.replicate(restored.fill(experiment.state_shapes()), experiment.devices)
+    step = saved_step = clock.first_step = clock.step = int(state.step)
     folder.forget_after(step)
-    best = checkpoints.best_meta() or {"step": -1, "auc": -math.inf}
-    if best["step"] > step:  # the kill came between saving the best and the latest
-        best = {"step": -1, "auc": -math.inf}
+    _tell_of_missing_rows(folder, step, meta.get("rows"))
+    best = _best_of(checkpoints, meta)
+    # The state is saved before it is evaluated, so the evaluation may be missing.
+    evaluate = step > 0 and (step % options.eval_every == 0 or step == options.total_steps)
+    for row in folder.history():
+        if evaluate and (row["step"], row["split"]) == (step, "validation"):
+            better = _is_better(row["auc"], best)
+            # Logged, and killed before the best was saved: evaluated again.
+            evaluate = better and max(checkpoints.steps("best"), default=-1) < step
+            if better and not evaluate:
+                best = {"step": step, "auc": _comparable(row["auc"])}
+    if evaluate:
+        folder.forget_evaluation(step)
 
     # 2. The compiled step and what feeds it.
     def draw(k: int) -> np.ndarray:
@@ -118,7 +161,13 @@ def train(
         return batch_indices(config.seed, k, num_cases=cases, batch_size=options.batch_size)
 
     run_steps = make_run_steps(
-        config, experiment, split, draw, range(step, options.total_steps), steps_per_dispatch
+        config,
+        experiment,
+        split,
+        draw,
+        range(step, options.total_steps),
+        steps_per_dispatch,
+        clock=clock,
     )
     run_steps = TracedSteps(
         run_steps, first=step, steps=profile_steps, folder=folder.path / "profile"
@@ -127,10 +176,17 @@ def train(
 
     progress = Progress(step, options.total_steps)
     writer = MetricsWriter(folder, step)
+    for record in lock.account() if lock else ():
+        if "last_step" in record:  # killed before it had a record of what it did otherwise
+            known = {key: record[key] for key in clock.row() if key in record}
+            writer.write(record["last_step"], SPLIT, {**known, "ended": "killed"})
     in_flight: collections.deque[tuple[int, np.ndarray, Any]] = collections.deque()
-    rows: list[dict[str, float]] = []
-    since = time.perf_counter()
-    started, loss = since, math.nan
+    window: list[dict[str, float]] = [dict(row) for row in meta.get("window", ())]
+    speed, window_seconds, measured = math.nan, 0.0, 0
+    compiled: set[int] = set()
+    started = saved_at = time.perf_counter()
+    loss = math.nan
+    worked = evaluate or step < options.total_steps
 
     def collect_oldest() -> None:
         first, indices, metrics = in_flight.popleft()
@@ -138,64 +194,139 @@ def train(
         for offset in range(len(indices)):
             row = {key: float(value[offset]) for key, value in metrics.items()}
             if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
-                cases = ", ".join(split.case_id[i] for i in indices[offset])
-                raise UserError(
-                    f"step {first + offset + 1}: loss {row['loss']} and gradient norm "
-                    f"{row['grad_norm']} are not finite (cases {cases})",
-                    "lower config.optimizer.learning_rate or set config.optimizer.clip_norm; "
-                    "the last checkpoint is kept",
-                    exit_code=EXIT_NON_FINITE,
-                )
-            rows.append(row)
+                cases = [split.case_id[i] for i in indices[offset]]
+                raise _not_finite(folder, first + offset + 1, row, cases, saved_step)
+            window.append(row)
 
+    def save() -> None:
+        nonlocal saved_step, saved_at
+        with clock.during("save"):
+            writer.sync()
+            rows = sum(1 for row in folder.history() if _counts(row, step))
+            about = {**identity, "best": best, "window": window, "rows": rows}
+            checkpoints.save_latest(state, about)
+        saved_step, saved_at = step, time.perf_counter()
+        interruption.safe = True
+
+    def account(ended: str) -> None:
+        row = {**clock.row(), "ended": ended}
+        if worked:
+            writer.write(step, SPLIT, row)
+        starts = folder.starts()
+        print(describe(starts if worked else [*starts, row]), file=sys.stderr)
+
+    def before_leaving() -> None:
+        checkpoints.wait()
+        account("interrupted")
+
+    interruption.before_leaving = before_leaving
+    ended = "failed"
     try:
-        while step < options.total_steps:
-            # A dispatch ends where something is due.
-            due = [options.log_every, options.eval_every, options.total_steps]
-            stop = min([n - step % n for n in due[:2]] + [due[2] - step, steps_per_dispatch])
-            indices = np.stack([draw(k) for k in range(step, step + stop)])
-            state, metrics = run_steps(state, indices)
-            in_flight.append((step, indices, metrics))
-            step += stop
-
-            eval_due = step % options.eval_every == 0 or step == options.total_steps
-            # Also before a checkpoint, so that a resumed run logs the same windows.
-            log_due = step % options.log_every == 0 or eval_due
-            keep = 0 if log_due or eval_due or on_cpu else MAX_DISPATCHES_IN_FLIGHT
-            while len(in_flight) > keep:
-                collect_oldest()
-            if rows:
-                loss = float(np.mean([row["loss"] for row in rows]))
-                speed = len(rows) * options.batch_size / (time.perf_counter() - since)
-                progress.advance(step, speed, loss)
-            if log_due:
-                means = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
-                means["learning_rate"] = float(np.asarray(rate(step - 1)))
-                means["clips_per_second"] = speed
-                writer.write(step, "train", means)
-                progress.log(speed, options.batch_size, loss)
-                rows.clear()
-                since = time.perf_counter()
-            if eval_due:
-                paused = time.perf_counter()
-                result = validate(state.eval_variables())
-                writer.write(step, "validation", result)
-                progress.line(
-                    f"step {step}: validation "
-                    + "  ".join(f"{key} {value:.4f}" for key, value in result.items())
+        while evaluate or step < options.total_steps:
+            if interruption.requested:
+                interruption.noticed = True
+                while in_flight:
+                    collect_oldest()
+                if step != saved_step:
+                    save()
+                ended = "interrupted"
+                raise RunInterrupted
+            if not evaluate:
+                # At most one save interval is ever at stake: a save overlaps evaluations only.
+                with clock.during("save"):
+                    checkpoints.wait()
+                # A dispatch ends where something is due.
+                due = [options.log_every, options.eval_every, options.save_every]
+                stop = min(
+                    [n - step % n for n in due if n]
+                    + [options.total_steps - step, steps_per_dispatch]
                 )
-                auc = -1.0 if math.isnan(result["auc"]) else float(result["auc"])
-                # Where no AUC is defined, nothing tells checkpoints apart: the newest is kept.
-                if auc > best["auc"] or auc == best["auc"] == -1.0:
-                    best = {"step": step, "auc": auc}
-                    checkpoints.save_best(state, best)
-                checkpoints.save_latest(state)
-                since += time.perf_counter() - paused
+                indices = np.stack([draw(k) for k in range(step, step + stop)])
+                clock.enter("step" if stop in compiled else "compile")
+                window_start = time.perf_counter()
+                if stop in compiled:
+                    interruption.safe = False
+                state, metrics = run_steps(state, indices)
+                interruption.safe = False
+                clock.enter("step")
+                compiled.add(stop)
+                in_flight.append((step, indices, metrics))
+                step += stop
+
+                evaluate = step % options.eval_every == 0 or step == options.total_steps
+                late = time.perf_counter() - saved_at > (options.save_every_seconds or math.inf)
+                save_due = (
+                    evaluate or late or (options.save_every and step % options.save_every == 0)
+                )
+                log_due = step % options.log_every == 0 or evaluate
+                settled = bool(log_due or save_due or on_cpu)
+                while len(in_flight) > (0 if settled else MAX_DISPATCHES_IN_FLIGHT):
+                    collect_oldest()
+                clock.step = step
+                measured += stop
+                window_seconds += time.perf_counter() - window_start
+                if window:
+                    loss = float(np.mean([row["loss"] for row in window]))
+                    speed = measured * options.batch_size / window_seconds
+                    progress.advance(step, speed, loss)
+                if log_due:
+                    with clock.during("log"):
+                        means = {
+                            key: float(np.mean([row[key] for row in window])) for key in window[0]
+                        }
+                        means["learning_rate"] = float(np.asarray(rate(step - 1)))
+                        means["clips_per_second"] = speed
+                        writer.write(step, "train", means)
+                        progress.log(speed, options.batch_size, loss)
+                        window.clear()
+                        window_seconds, measured = 0.0, 0
+                if save_due:
+                    save()
+                continue
+
+            clock.enter("validation")
+            result = validate(state.eval_variables())
+            clock.enter("log")
+            writer.write(step, "validation", result)
+            progress.line(
+                f"step {step}: validation "
+                + "  ".join(f"{key} {value:.4f}" for key, value in result.items())
+            )
+            if _is_better(result["auc"], best):
+                best = {"step": step, "auc": _comparable(result["auc"])}
+                with clock.during("save"):
+                    checkpoints.save_best(state, {**identity, **best})
+            evaluate = False
+        ended = "finished"
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        limit = device_bytes(experiment.devices[0])
+        if evaluate:
+            raise too_large(
+                config.eval.batch_size, None, limit, "config.eval.batch_size"
+            ) from error
+        fits = largest_batch(
+            lambda size: program_bytes(compile_step(config, experiment, split, size)),
+            failed=options.batch_size,
+            multiple=len(experiment.devices),
+            limit=limit,
+        )
+        raise too_large(options.batch_size, fits, limit, "config.train.batch_size") from error
     finally:
         run_steps.close()
-        writer.close()
-        progress.close()
-        checkpoints.finish()  # also after an error: a save may be under way
+        try:
+            clock.enter("save")
+            checkpoints.finish()  # also after an error: a save may be under way
+        except UserError:
+            ended = "failed"
+            raise
+        finally:
+            progress.close()
+            # The first error is the one to tell; a full disk takes no last row either.
+            with contextlib.suppress(UserError):
+                account(ended)
+            writer.close()
     return {
         "step": step,
         "loss": loss,
@@ -205,6 +336,98 @@ def train(
     }
 
 
+def _check_identity(
+    meta: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    allow_config_change: bool,
+    allow_data_change: bool,
+) -> None:
+    """Refuse, or tell, that a checkpoint is of another config or of other data."""
+    # A checkpoint written through the library may say nothing of them.
+    config = config_changes(meta.get("config") or identity["config"], identity["config"])
+    before = meta.get("data") or {}
+    data = [
+        f"{name} {before[name][:12]} -> {now[:12]}"
+        for name, now in identity["data"].items()
+        if name in before and before[name] != now
+    ]
+    for what, changes, allowed, flag in (
+        ("config", config, allow_config_change, "--allow_config_change"),
+        ("content of the data", data, allow_data_change, "--allow_data_change"),
+    ):
+        if changes and not allowed:
+            raise UserError(
+                f"the checkpoint is of another {what} ({'; '.join(changes)})",
+                f"restore what it was trained with, choose another --workdir, or go on with {flag}",
+            )
+        if changes:
+            print(f"going on under another {what}: {'; '.join(changes)}", file=sys.stderr)
+
+
+NO_BEST = {"step": -1, "auc": -2.0}  # less than any AUC, and than the -1 of an undefined one
+
+
+def _comparable(auc: float | None) -> float:
+    return -1.0 if auc is None or math.isnan(auc) else float(auc)
+
+
+def _is_better(auc: float | None, best: Mapping[str, Any]) -> bool:
+    """Whether a state replaces the best; where no AUC is defined, the newest does."""
+    value = _comparable(auc)
+    return value > best["auc"] or value == best["auc"] == -1.0
+
+
+def _best_of(checkpoints: Checkpoints, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The best up to a checkpoint, if it can still be evaluated."""
+    best = dict(meta.get("best") or NO_BEST)
+    if best["step"] < 0:
+        return dict(NO_BEST)
+    there = checkpoints.best_meta()
+    # A newer one is at least as good, and this run is going to find it again.
+    if there is None or there["step"] < best["step"]:
+        print(
+            f"the best checkpoint, of step {best['step']}, is missing; the best of the validations "
+            "to come will be kept",
+            file=sys.stderr,
+        )
+        return dict(NO_BEST)
+    return best
+
+
+def _counts(row: Mapping[str, Any], step: int) -> bool:
+    """Whether a row belongs to what was logged before the checkpoint of a step."""
+    return row["split"] == "train" or (row["split"] == "validation" and row["step"] < step)
+
+
+def _tell_of_missing_rows(folder: RunFolder, step: int, saved: int | None) -> None:
+    rows = sum(1 for row in folder.history() if _counts(row, step))
+    if saved is not None and rows < saved:
+        print(
+            f"{folder.metrics_path} holds {rows} of the {saved} rows that were logged up to step "
+            f"{step}: it was changed or damaged; the run itself is whole",
+            file=sys.stderr,
+        )
+
+
+def _not_finite(
+    folder: RunFolder, step: int, row: Mapping[str, float], cases: list[str], saved: int
+) -> UserError:
+    """Write ``non_finite.json`` and make the message."""
+    values = {key: value if math.isfinite(value) else str(value) for key, value in row.items()}
+    with contextlib.suppress(UserError):  # the message below says the same
+        write_json(
+            folder.path / NON_FINITE,
+            {"step": step, "cases": cases, "metrics": values, "last_checkpoint": saved},
+        )
+    return UserError(
+        f"step {step}: loss {row['loss']} and gradient norm {row['grad_norm']} are not finite "
+        f"(cases {', '.join(cases)})",
+        "lower config.optimizer.learning_rate or set config.optimizer.clip_norm; the last "
+        f"checkpoint is kept, and {NON_FINITE} has the cases",
+        exit_code=EXIT_NON_FINITE,
+    )
+
+
 def make_run_steps(
     config: Any,
     experiment: Experiment,
@@ -212,6 +435,8 @@ def make_run_steps(
     draw: Callable[[int], np.ndarray],
     steps: range,
     steps_per_dispatch: int,
+    *,
+    clock: Clock | None = None,
 ) -> Callable[[TrainState, np.ndarray], tuple[TrainState, Any]]:
     """Build ``run_steps(state, indices [K, B]) -> (state, metrics [K])``.
 
@@ -222,8 +447,72 @@ def make_run_steps(
         draw: cases of a step; what ``run_steps`` is called with.
         steps: the steps to come.
         steps_per_dispatch: largest K.
+        clock: told of the time that reading takes.
     """
     devices, num_devices = experiment.devices, len(experiment.devices)
+    clock = clock or Clock()
+    # Initialisation and the run draw from different keys.
+    run_key = parallel.replicate(jax.random.fold_in(jax.random.key(config.seed), 1), devices)
+    step = _parallel_step(config, experiment, streamed=isinstance(split, StreamedSplit))
+
+    if isinstance(split, StreamedSplit):
+        # The next dispatch is read while one runs.
+        read = read_batches(split, draw, steps, ahead=2 * steps_per_dispatch)
+
+        def run_streamed(state: TrainState, indices: np.ndarray) -> tuple[TrainState, Any]:
+            with clock.during("input"):
+                taken = [next(read) for _ in indices]
+                clips = {
+                    key: parallel.shard(
+                        np.stack([clip[key] for clip in taken]), num_devices, axis=1
+                    )
+                    for key in taken[0]
+                }
+            return step(state, clips, run_key)
+
+        return run_streamed
+
+    data = parallel.replicate(
+        {"video": split.video, "lge_mask": split.lge_mask, "label": split.label}, devices
+    )
+
+    def run_resident(state: TrainState, indices: np.ndarray) -> tuple[TrainState, Any]:
+        return step(state, data, parallel.shard(indices, num_devices), run_key)
+
+    return run_resident
+
+
+def compile_step(config: Any, experiment: Experiment, split: AnySplit, batch_size: int) -> Any:
+    """One step at some batch size, compiled from shapes alone.
+
+    Args:
+        config: resolved config.
+        experiment: what it describes.
+        split: whether it is streamed, and how large it is, decides what the step takes.
+        batch_size: over all devices.
+
+    Returns:
+        The compiled program, which tells its memory.
+    """
+    num_devices = len(experiment.devices)
+    streamed = isinstance(split, StreamedSplit)
+    cases = (num_devices, 1, batch_size // num_devices) if streamed else (len(split),)
+    clip = experiment.clip_shape
+    of = jax.ShapeDtypeStruct
+    data = {
+        "video": of((*cases, *clip), np.uint8),
+        "lge_mask": of((*cases, *clip[1:3]), np.uint8),
+        "label": of(cases, np.int32),
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    indices = of((num_devices, 1, batch_size // num_devices), np.int32)
+    arguments = (data, key) if streamed else (data, indices, key)
+    step: Any = _parallel_step(config, experiment, streamed=streamed)
+    return step.lower(experiment.state_shapes(), *arguments).compile()
+
+
+def _parallel_step(config: Any, experiment: Experiment, *, streamed: bool) -> Callable[..., Any]:
+    """The step on all devices: of clips from the host, or of cases in device memory."""
     update = make_train_step(
         experiment.model,
         experiment.optimiser,
@@ -236,35 +525,11 @@ def make_run_steps(
         "mask_size": experiment.mask_size,
         "axis_name": parallel.AXIS,
     }
-    placed: dict[str, Any] = {"out_axes": None, "on": devices, "donate": (0,)}
-    # Initialisation and the run draw from different keys.
-    run_key = parallel.replicate(jax.random.fold_in(jax.random.key(config.seed), 1), devices)
-
-    if isinstance(split, StreamedSplit):
-        streamed = parallel.data_parallel(
-            make_streamed_step(update, **batches), in_axes=(None, 0, None), **placed
-        )
-        # The next dispatch is read while one runs.
-        read = read_batches(split, draw, steps, ahead=2 * steps_per_dispatch)
-
-        def run_streamed(state: TrainState, indices: np.ndarray) -> tuple[TrainState, Any]:
-            taken = [next(read) for _ in indices]
-            clips = {
-                key: parallel.shard(np.stack([clip[key] for clip in taken]), num_devices, axis=1)
-                for key in taken[0]
-            }
-            return streamed(state, clips, run_key)
-
-        return run_streamed
-
-    resident = parallel.data_parallel(
-        make_resident_step(update, **batches), in_axes=(None, None, 0, None), **placed
+    make, in_axes = (
+        (make_streamed_step, (None, 0, None))
+        if streamed
+        else (make_resident_step, (None, None, 0, None))
     )
-    data = parallel.replicate(
-        {"video": split.video, "lge_mask": split.lge_mask, "label": split.label}, devices
+    return parallel.data_parallel(
+        make(update, **batches), in_axes=in_axes, out_axes=None, on=experiment.devices, donate=(0,)
     )
-
-    def run_resident(state: TrainState, indices: np.ndarray) -> tuple[TrainState, Any]:
-        return resident(state, data, parallel.shard(indices, num_devices), run_key)
-
-    return run_resident

@@ -1,5 +1,7 @@
 """The folder of one run: its config, where it came from, and its metrics."""
 
+import contextlib
+import datetime
 import importlib.metadata
 import json
 import math
@@ -7,6 +9,8 @@ import os
 import platform
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +18,24 @@ from typing import Any
 import jax
 
 from mvo_jax.errors import UserError
-from mvo_jax.files import replace_file
-from mvo_jax.training import parallel
+from mvo_jax.files import cannot_write, replace_file
+from mvo_jax.training import goodput, parallel
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+
+# What changes neither the result nor what is logged of it, beyond rounding. Where the data are may
+# change too: that they are the same is known by their content.
+FREE_ON_RESUME = (
+    "config.data.dir",
+    "config.data.device_budget_mb",
+    "config.train.num_devices",
+    "config.train.steps_per_dispatch",
+    "config.train.save_every",
+    "config.train.save_every_seconds",
+    "config.train.keep_latest",
+    "config.train.watchdog_seconds",
+    "config.train.watchdog_leaves",
+)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -51,6 +69,7 @@ def provenance(source: Path) -> dict[str, Any]:
     )
     return {
         "command": " ".join(sys.argv),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "git_revision": revision.stdout.strip() or "not a git checkout",
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -69,11 +88,21 @@ def _flatten(config: Mapping[str, Any], prefix: str = "config") -> dict[str, Any
     return flat
 
 
+def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Differences between two configs, one line each, without those of ``FREE_ON_RESUME``."""
+    before, after = _flatten(old), _flatten(json.loads(json.dumps(new)))
+    return [
+        f"{key} {before.get(key, 'absent')!r} -> {after.get(key, 'absent')!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, "absent") != after.get(key, "absent") and key not in FREE_ON_RESUME
+    ]
+
+
 class RunFolder:
     """A run's folder; opening it for training refuses the folder of another config.
 
     Files: ``config.json``, ``provenance.json`` (one entry a start), ``metrics.jsonl``,
-    ``tensorboard/`` and ``checkpoints/``.
+    ``run.lock``, ``tensorboard/`` and ``checkpoints/``.
     """
 
     def __init__(self, path: str | Path):
@@ -81,7 +110,7 @@ class RunFolder:
 
     @property
     def metrics_path(self) -> Path:
-        """One JSON object a line: step, split ('train' or 'validation') and values."""
+        """One JSON object a line: step, split ('train', 'validation' or 'goodput') and values."""
         return self.path / "metrics.jsonl"
 
     def config(self) -> dict[str, Any]:
@@ -98,7 +127,12 @@ class RunFolder:
         return latest.is_dir() and any(entry.name.isdigit() for entry in latest.iterdir())
 
     def open_for_training(
-        self, config: Mapping[str, Any], source: Path, *, about: Mapping[str, Any] | None = None
+        self,
+        config: Mapping[str, Any],
+        source: Path,
+        *,
+        about: Mapping[str, Any] | None = None,
+        allow_config_change: bool = False,
     ) -> None:
         """Create the folder, or check that it belongs to the same config.
 
@@ -106,25 +140,49 @@ class RunFolder:
             config: the resolved config.
             source: folder of the code, for the git revision.
             about: what else to keep of this start in ``provenance.json``.
+            allow_config_change: go on under another config; the change is kept in
+                ``provenance.json``.
 
         Raises:
             UserError: the folder belongs to another config (every difference is listed), or it
                 cannot be written.
         """
         wanted = json.loads(json.dumps(config))
+        changes: dict[str, Any] = {}
+        self.create()
+        if (self.path / "config.json").exists():
+            if not allow_config_change:
+                self.check_config(wanted)
+            if found := config_changes(self.config(), wanted):
+                changes = {"config_changes": found}
+        if not (self.path / "config.json").exists() or self.config() != wanted:
+            write_json(self.path / "config.json", wanted)
+        write_json(
+            self.path / "provenance.json",
+            [*self._provenance(), {**provenance(source), **(about or {}), **changes}],
+        )
+
+    def create(self) -> None:
+        """Make the folder where it is missing.
+
+        Raises:
+            UserError: it cannot be made.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"cannot create {self.path}: {error.strerror}", "choose another --workdir"
             ) from error
-        if (self.path / "config.json").exists():
-            self.check_config(wanted)
-        else:
-            write_json(self.path / "config.json", wanted)
-        starts_path = self.path / "provenance.json"
-        starts = read_json(starts_path) if starts_path.exists() else []
-        write_json(starts_path, [*starts, {**provenance(source), **(about or {})}])
+
+    def note(self, what: Mapping[str, Any]) -> None:
+        """Add to what ``provenance.json`` keeps of the start under way."""
+        *before, last = self._provenance()
+        write_json(self.path / "provenance.json", [*before, {**last, **what}])
+
+    def _provenance(self) -> list[dict[str, Any]]:
+        path = self.path / "provenance.json"
+        return read_json(path) if path.exists() else []
 
     def check_config(self, config: Mapping[str, Any]) -> None:
         """Check that the run of this folder has the same config.
@@ -135,24 +193,29 @@ class RunFolder:
         Raises:
             UserError: it has another one; every difference is listed.
         """
-        old, new = _flatten(self.config()), _flatten(json.loads(json.dumps(config)))
-        changed = [
-            f"{key} {old.get(key, 'absent')!r} -> {new.get(key, 'absent')!r}"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key, "absent") != new.get(key, "absent")
-        ]
-        if changed:
+        if changed := config_changes(self.config(), config):
             raise UserError(
                 f"{self.path} holds a run of another config ({'; '.join(changed)})",
-                "choose another --workdir, or repeat the command with the config of that run",
+                "choose another --workdir, repeat the command with the config of that run, or go "
+                "on under the new one with --allow_config_change",
             )
 
     def history(self) -> list[dict[str, Any]]:
-        """Rows of ``metrics.jsonl``; an incomplete last line is left out."""
+        """What was measured: rows of ``metrics.jsonl`` without those on the starts themselves.
+
+        An incomplete last line is left out.
+        """
+        return [row for row in self._rows() if row["split"] != goodput.SPLIT]
+
+    def starts(self) -> list[dict[str, Any]]:
+        """Where the time of each start went; see ``goodput.Clock.row``."""
+        return [row for row in self._rows() if row["split"] == goodput.SPLIT]
+
+    def _rows(self) -> list[dict[str, Any]]:
         if not self.metrics_path.exists():
             return []
         rows = []
-        for line in self.metrics_path.read_text().splitlines():
+        for line in self.metrics_path.read_text(errors="replace").splitlines():
             try:
                 rows.append(json.loads(line))
             except ValueError:
@@ -160,33 +223,90 @@ class RunFolder:
         return rows
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics of steps that a resumed run will repeat."""
-        kept = [row for row in self.history() if row["step"] <= step]
+        """Drop metrics of steps that a resumed run will repeat; starts stay accounted for."""
+        kept = [row for row in self._rows() if row["step"] <= step or row["split"] == goodput.SPLIT]
+        replace_file(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def forget_evaluation(self, step: int) -> None:
+        """Drop the evaluation of a step that is going to be repeated."""
+        kept = [row for row in self._rows() if (row["step"], row["split"]) != (step, "validation")]
         replace_file(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 class MetricsWriter:
-    """Appends rows to ``metrics.jsonl`` and to TensorBoard's event files."""
+    """Appends rows to ``metrics.jsonl`` and to TensorBoard's event files.
+
+    Both are written by the caller's thread: tensorboardX's own thread dies of a full disk and then
+    blocks the run.
+
+    Args:
+        folder: the run's folder.
+        first_step: TensorBoard hides what earlier starts wrote from this step on.
+
+    Raises:
+        UserError: the files cannot be written; a full disk has its own exit code.
+    """
 
     def __init__(self, folder: RunFolder, first_step: int):
         # Imported here: it takes a third of a second and only training needs it.
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
 
-        self._file = folder.metrics_path.open("a")
-        self._tensorboard = SummaryWriter(
-            str(folder.path / "tensorboard"), purge_step=first_step, flush_secs=30
-        )
+        self._path = folder.metrics_path
+        self._event, self._scalar = Event, scalar
+        self._lock = threading.Lock()
+        events = folder.path / "tensorboard"
+        try:
+            events.mkdir(exist_ok=True)
+            # Unbuffered: a row is one write.
+            self._file = self._path.open("ab", buffering=0)
+            self._tensorboard = EventsWriter(str(events / "events"))
+            start = SessionLog(status=SessionLog.START)
+            self._tensorboard.write_event(Event(step=first_step, session_log=start))
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
 
-    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Write one row; values that are not finite become null, and a gap in TensorBoard."""
-        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
-        self._file.flush()
-        for key, value in finite.items():
-            if value is not None:
-                self._tensorboard.add_scalar(f"{split}/{key}", value, step)
+    def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+        """Write one row; values that are not finite become null, and a gap in TensorBoard.
+
+        Raises:
+            UserError: it cannot be written; the rows before it stay.
+        """
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
+        }
+        line = json.dumps({"step": step, "split": split, **finite}) + "\n"
+        try:
+            with self._lock:
+                self._write_all(line.encode())
+                for key, value in finite.items():
+                    if isinstance(value, int | float):
+                        summary = self._scalar(f"{split}/{key}", value)
+                        event = self._event(step=step, wall_time=time.time(), summary=summary)
+                        self._tensorboard.write_event(event)
+                self._tensorboard.flush()
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def _write_all(self, content: bytes) -> None:
+        while content:  # the last bytes before a full disk are written, and then it says so
+            content = content[self._file.write(content) :]
+
+    def sync(self) -> None:
+        """Have the rows on disk, so that a checkpoint never knows more than they do.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
 
     def close(self) -> None:
-        """Flush and close both."""
+        """Close both."""
         self._file.close()
-        self._tensorboard.close()
+        with contextlib.suppress(OSError):  # every event was flushed when it was written
+            self._tensorboard.close()

@@ -20,6 +20,7 @@ from mvo_jax.cli.flags import config_from_json, parse
 from mvo_jax.cli.xla_flags import OPT_OUT, configure_xla
 from mvo_jax.models.layers import FAST_CPU_CONVOLUTION_FLAG
 from mvo_jax.training.checkpoint import Checkpoints
+from mvo_jax.training.run_folder import RunFolder
 from mvo_jax.training.setup import set_up
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,9 +107,9 @@ def final_bytes(workdir: Path) -> bytes:
 
 
 def rows(workdir: Path) -> list[dict]:
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [
-        {k: v for k, v in json.loads(line).items() if k != "clips_per_second"} for line in lines
+        {k: v for k, v in row.items() if k != "clips_per_second"}
+        for row in RunFolder(workdir).history()
     ]
 
 

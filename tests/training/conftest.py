@@ -9,7 +9,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from configs.mvo import get_config
-from mvo_jax.data.splits import Split, StreamedSplit
+from mvo_jax.data.splits import Split, StreamedSplit, content_hash
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -85,6 +85,7 @@ def _on_disk(split: Split) -> StreamedSplit:
         records=Records(split, order),
         place=np.argsort(order),
         size_bytes=split.size_bytes,
+        content=content_hash(split),
     )
 
 

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from mvo_jax.errors import UserError
-from mvo_jax.training.checkpoint import Checkpoints
+from mvo_jax.training.checkpoint import SEAL, Checkpoints
 from mvo_jax.training.state import TrainState
 
 
@@ -152,9 +152,9 @@ def test_a_lost_or_cut_file_is_a_user_error(tmp_path):
             else:
                 path.write_bytes(path.read_bytes()[: 20 if damage == "cut" else 0])
         checkpoints = Checkpoints(folder, create=False)
-        with pytest.raises(UserError, match="latest/10 cannot be read"):
+        with pytest.raises(UserError, match=r"latest/10 is damaged: arrays/"):
             checkpoints.restore_latest(state_at(0))
-        with pytest.raises(UserError, match="best/10 cannot be read"):
+        with pytest.raises(UserError, match=r"best/10 is damaged: arrays/"):
             checkpoints.restore_variables(state_at(0), "best")
 
 
@@ -200,14 +200,15 @@ def test_a_folder_without_checkpoints_is_a_user_error(tmp_path):
 def test_the_best_is_on_disk_before_the_latest_is_written(tmp_path, monkeypatch):
     # Killed in between the other way round, a resumed run would never see this best again.
     committed = []
-    original = ocp.CheckpointManager.save
+    original = ocp.Checkpointer.save
 
-    def watched(self, step, *args, **kwargs):
-        if self.directory.name == "latest":
-            committed.append((tmp_path / "checkpoints" / "best" / str(step)).is_dir())
-        return original(self, step, *args, **kwargs)
+    def watched(self, path, *args, **kwargs):
+        path = Path(path)
+        if path.parent.name == "latest":
+            committed.append((tmp_path / "checkpoints" / "best" / path.name / SEAL).is_file())
+        return original(self, path, *args, **kwargs)
 
-    monkeypatch.setattr(ocp.CheckpointManager, "save", watched)
+    monkeypatch.setattr(ocp.Checkpointer, "save", watched)
     for step in (10, 20):
         save(tmp_path, step, best=step)
     assert committed == [True, True]
@@ -228,3 +229,45 @@ def test_a_best_that_is_already_there_is_replaced(tmp_path):
     assert meta["auc"] == 0.9
     best, _ = reader.restore_variables(state_at(0), "best")
     np.testing.assert_array_equal(best["params"]["layer"]["kernel"], 7)
+
+
+def test_a_save_that_is_there_already_is_left_alone(tmp_path):
+    # Between removing a checkpoint and writing the same one again a kill would cost it.
+    save(tmp_path, 10, 20)
+    seal = tmp_path / "checkpoints" / "latest" / "20" / SEAL
+    before = seal.stat().st_mtime_ns
+    save(tmp_path, 20)
+    assert seal.stat().st_mtime_ns == before
+    save(tmp_path, 20, ema=False)
+    assert seal.stat().st_mtime_ns > before
+    assert Checkpoints(tmp_path, create=False).latest_step() == 20
+
+
+def test_as_many_of_the_latest_are_kept_as_asked_for(tmp_path):
+    checkpoints = Checkpoints(tmp_path, create=True, keep_latest=3)
+    for step in (10, 20, 30, 40, 50):
+        checkpoints.save_latest(state_at(step))
+    checkpoints.finish()
+    assert checkpoints.steps("latest") == [30, 40, 50]
+
+
+def test_what_is_saved_beside_the_arrays_comes_back(tmp_path):
+    checkpoints = Checkpoints(tmp_path, create=True)
+    meta = {"config": {"stage_sizes": (1, 2)}, "window": [{"loss": 0.1 + 0.2}], "best": None}
+    checkpoints.save_latest(state_at(10), meta)
+    checkpoints.finish()
+    restored = Checkpoints(tmp_path, create=False).read("latest").meta
+    assert restored["config"] == {"stage_sizes": [1, 2]}
+    assert restored["window"] == [{"loss": 0.1 + 0.2}]  # to the bit
+    assert restored["best"] is None
+    assert restored["arrays"]["params/layer/kernel"][:2] == ["float32", [3, 2]]
+
+
+def test_bfloat16_is_hashed_and_restored(tmp_path):
+    checkpoints = Checkpoints(tmp_path, create=True)
+    half = {"layer": {"kernel": jnp.full((3, 2), 1.5, jnp.bfloat16), "bias": jnp.zeros(2)}}
+    checkpoints.save_latest(state_at(10).replace(params=half))
+    checkpoints.finish()
+    restored = Checkpoints(tmp_path, create=False).restore_latest(state_at(0).replace(params=half))
+    assert restored.params["layer"]["kernel"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(restored.params["layer"]["kernel"], half["layer"]["kernel"])

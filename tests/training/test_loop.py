@@ -75,6 +75,7 @@ def start(tiny_config, random_split) -> Callable[..., Run]:
         devices: int = 1,
         changes: dict[str, Any] | None = None,
         split: AnySplit | None = None,
+        **allowed: bool,
     ) -> Run:
         config = tiny_config(**(changes or {}))
         experiment = set_up(config, devices=parallel.devices(devices))
@@ -91,7 +92,8 @@ def start(tiny_config, random_split) -> Callable[..., Run]:
 
         summary = None
         try:
-            summary = train(config, experiment, folder, split or random_split(), validate)
+            training = split or random_split()
+            summary = train(config, experiment, folder, training, validate, **allowed)
         except Killed:
             assert kill_at is not None
         return Run(folder, experiment, summary, seen)
@@ -149,8 +151,7 @@ def test_another_seed_ends_elsewhere(start, uninterrupted, tmp_path):
 def test_a_killed_run_resumes_to_the_same_bytes(start, uninterrupted, tmp_path, kill_at):
     killed = start(tmp_path, kill_at=kill_at)
     assert killed.summary is None
-    # The kill came before the checkpoint of its step; of step 10 there is none at all.
-    assert killed.latest_step() == (30 if kill_at == 40 else None)
+    assert killed.latest_step() == kill_at  # saved before it is evaluated
     with killed.folder.metrics_path.open("a") as file:
         file.write('{"step": 40, "split": "valid')  # and in the middle of a line
     resumed = start(tmp_path)
@@ -163,7 +164,7 @@ def test_a_streamed_run_resumes_to_the_bytes_of_a_resident_one(
     start, uninterrupted, random_split, on_disk, tmp_path
 ):
     killed = start(tmp_path, kill_at=40, split=on_disk(random_split()))
-    assert killed.latest_step() == 30
+    assert killed.latest_step() == 40
     resumed = start(tmp_path, split=on_disk(random_split()))
     assert resumed.state_bytes() == uninterrupted.state_bytes()
     assert resumed.rows() == uninterrupted.rows()
@@ -246,15 +247,18 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_its_cases(start, tmp_
     with pytest.raises(UserError) as caught:
         start(tmp_path)
     assert caught.value.exit_code == EXIT_NON_FINITE == 3
-    assert "step 21:" in caught.value.cause
+    assert "step 31:" in caught.value.cause
     assert "nan" in caught.value.cause
     assert caught.value.cause.count("train") == 8  # the names of the eight cases
     checkpoints = Checkpoints(tmp_path, create=False)
-    assert checkpoints.latest_step() == 20
+    assert checkpoints.latest_step() == 30
     # No row of a step that went wrong, and none of the good ones lost.
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    steps = [json.loads(line)["step"] for line in lines]
-    assert steps == [10, 10, 20, 20]
+    assert [row["step"] for row in RunFolder(tmp_path).history()] == [10, 10, 20, 20, 30, 30]
+    # The step, its cases and its values are kept for whoever looks into it.
+    found = json.loads((tmp_path / "non_finite.json").read_text())
+    assert (found["step"], found["last_checkpoint"]) == (31, 30)
+    assert len(found["cases"]) == 8
+    assert found["metrics"]["loss"] == "nan"
 
 
 def test_a_save_under_way_is_finished_when_the_run_stops_with_an_error(
@@ -274,9 +278,13 @@ def test_a_save_under_way_is_finished_when_the_run_stops_with_an_error(
 
 def test_a_checkpoint_of_another_network_is_refused(start, uninterrupted, tmp_path):
     shutil.copytree(uninterrupted.folder.path, tmp_path / "run")
-    (tmp_path / "run" / "config.json").unlink()  # or the config itself would be refused
+    other = {"model.variant": "cgmr"}
+    (tmp_path / "run" / "config.json").unlink()  # a checkpoint knows its config by itself
+    with pytest.raises(UserError, match=r"config\.model\.variant 'full' -> 'cgmr'"):
+        start(tmp_path / "run", changes=other)
+    (tmp_path / "run" / "config.json").unlink()
     with pytest.raises(UserError, match="does not fit the model"):
-        start(tmp_path / "run", changes={"model.variant": "cgmr"})
+        start(tmp_path / "run", changes=other, allow_config_change=True)
 
 
 def test_the_folder_of_another_config_is_refused(start, uninterrupted):
