@@ -8,6 +8,8 @@ EXIT_USER_ERROR = 2  # bad config, data or arguments: the message names the caus
 EXIT_NON_FINITE = 3  # the loss or a gradient became NaN or infinite
 EXIT_FINDINGS = 4  # done and written, but some cases or systems failed, or a check of the data did
 
+EXIT_PEERS = 69  # several processes: some could not be reached, or one has gone; a restart may help
+
 
 class UserError(Exception):
     """Something the user can mend. The message is one line of cause and one of remedy.
