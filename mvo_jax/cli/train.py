@@ -1,6 +1,7 @@
 """``python train.py --config FILE.py --workdir FOLDER``: train, or go on with, one run."""
 
 import dataclasses
+import hashlib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from mvo_jax.cli.flags import parse
+from mvo_jax.cli.flags import define_process_flags, joined, parse
 from mvo_jax.data.clips import geometry_of
 from mvo_jax.data.splits import (
     AnySplit,
@@ -23,6 +24,7 @@ from mvo_jax.evaluation.predict import Predictor
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.interop.convert import initial_variables
 from mvo_jax.interop.weight_files import read_variables
+from mvo_jax.training import distributed
 from mvo_jax.training.loop import train
 from mvo_jax.training.run_folder import RunFolder, write_json
 from mvo_jax.training.setup import Experiment, set_up
@@ -33,6 +35,7 @@ SOURCE = Path(__file__).resolve().parents[2]
 
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values, required=True)
+    define_process_flags(values)
 
 
 def describe(split: AnySplit) -> str:
@@ -56,13 +59,23 @@ def validation_metrics(predictions: Predictions) -> Mapping[str, float]:
     return metrics
 
 
+def _identity(split: AnySplit) -> str:
+    """SHA-256 of which cases a split has, and where they are in memory of their images."""
+    digest = hashlib.sha256("\n".join(split.case_id).encode() + split.label.tobytes())
+    if not isinstance(split, StreamedSplit):
+        digest.update(np.ascontiguousarray(split.video).data)
+        digest.update(np.ascontiguousarray(split.lge_mask).data)
+    return digest.hexdigest()
+
+
 def _initial(path: str, experiment: Experiment) -> tuple[dict[str, Any], dict[str, Any]]:
     """Variables that ``config.init_from`` names, and what the run folder keeps about them."""
     file = read_variables(Path(path).expanduser())
     state = experiment.state_shapes()
     variables, parts, rest = initial_variables(file, state.eval_variables(), source=path)
     from_seed = f"; from the seed: {', '.join(rest)}" if rest else ""
-    print(f"starting from {path}: {', '.join(parts)}{from_seed}", file=sys.stderr)
+    if distributed.is_first():
+        print(f"starting from {path}: {', '.join(parts)}{from_seed}", file=sys.stderr)
     about = {"sha256": file.sha256, "parts": parts, **file.provenance}
     return variables, {"init_from": about}
 
@@ -70,21 +83,36 @@ def _initial(path: str, experiment: Experiment) -> tuple[dict[str, Any], dict[st
 def main(arguments: list[str]) -> dict[str, Any]:
     """Train the run that the command line describes and return its summary."""
     values = parse(arguments, _define, with_config=True)
+    with joined(values):
+        return _train(values)
+
+
+def _train(values: flags.FlagValues) -> dict[str, Any]:
     config, folder = values.config, RunFolder(values.workdir)
     experiment = set_up(config)
     for name in ("train", "validation"):
         split_bytes(config.data, name)  # a cohort that cannot be must not leave a folder behind
+    distributed.check_same(
+        {"config": config.to_dict(), "versions": distributed.versions()},
+        "start all processes with one command and one installation",
+    )
     initial, about = None, {}
     if config.init_from and not folder.has_checkpoint():
         initial, about = _initial(config.init_from, experiment)
     folder.open_for_training(config.to_dict(), SOURCE, about=about)
-    training = load_split(config.data, "train")
+    # One process generates a simulated cohort.
+    training = distributed.first_then_others(lambda: load_split(config.data, "train"))
     # Images that are predicted later must be made as these were, wherever the cohort is then.
-    write_json(folder.path / GEOMETRY, dataclasses.asdict(geometry_of(config.data)))
-    validation = load_split(config.data, "validation")
+    if distributed.is_first():
+        write_json(folder.path / GEOMETRY, dataclasses.asdict(geometry_of(config.data)))
+    validation = distributed.first_then_others(lambda: load_split(config.data, "validation"))
     check_patients_disjoint(training, validation)
     for split in (training, validation):
-        print(describe(split), file=sys.stderr)
+        distributed.check_same(
+            {f"split {split.name!r}": _identity(split)}, "give all processes the same data"
+        )
+        if distributed.is_first():
+            print(describe(split), file=sys.stderr)
     predict = Predictor(experiment, validation, batch_size=config.eval.batch_size, with_mask=True)
     summary = train(
         config,
@@ -94,8 +122,9 @@ def main(arguments: list[str]) -> dict[str, Any]:
         validate=lambda variables: validation_metrics(predict(variables)),
         initial=initial,
     )
-    print(
-        f"trained to step {summary['step']} in {summary['seconds']:.0f} s; best validation AUC "
-        f"{summary['best_auc']:.4f} at step {summary['best_step']}; run folder {folder.path}"
-    )
+    if distributed.is_first():
+        print(
+            f"trained to step {summary['step']} in {summary['seconds']:.0f} s; best validation AUC "
+            f"{summary['best_auc']:.4f} at step {summary['best_step']}; run folder {folder.path}"
+        )
     return summary

@@ -10,12 +10,16 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 
+import mvo_jax
 from mvo_jax.errors import EXIT_PEERS, UserError
+from mvo_jax.files import sha256
 from mvo_jax.training.cluster import Cluster
 from mvo_jax.training.lifeline import Lifeline, meet
 
@@ -23,6 +27,8 @@ T = TypeVar("T")
 
 # A process that has died is noticed by its connection or its heartbeats, not by these waits.
 _WAIT_MS = 7 * 24 * 3600 * 1000
+# A network file system may keep what it knows of a folder for so long.
+_SHARED_SECONDS = 60
 _turns = itertools.count()  # every process talks in the same order
 
 
@@ -34,6 +40,15 @@ def is_first() -> bool:
 def count() -> int:
     """Processes of this run."""
     return jax.process_count()
+
+
+def versions() -> dict[str, str]:
+    """Of what must be the same in all processes, beside the config and the data."""
+    return {
+        "mvo_jax": mvo_jax.__version__,
+        "jax": jax.__version__,
+        "backend": jax.default_backend(),
+    }
 
 
 @contextlib.contextmanager
@@ -165,46 +180,61 @@ def _shared_failure(action: Callable[[], T]) -> T:
         return action()
     except UserError as error:
         exchange(
-            json.dumps(
-                {"cause": error.cause, "remedy": error.remedy, "exit_code": error.exit_code}
-            )
+            json.dumps({"cause": error.cause, "remedy": error.remedy, "exit_code": error.exit_code})
         )
         raise
 
 
-def check_same(values: dict[str, Any], remedy: str) -> None:
+def check_same(values: Mapping[str, Any], remedy: str) -> None:
     """Check that all processes have the same values, before they run into each other's collectives.
 
     Args:
-        values: JSON values by the name that the message gives them.
+        values: JSON values, or mappings of such, by the name that the message gives them.
         remedy: what to do where they differ.
 
     Raises:
         UserError: in all processes, naming the first process and value that differ from process 0.
     """
-    texts = [json.loads(text) for text in exchange(json.dumps(values, sort_keys=True))]
-    for index, other in enumerate(texts):
-        for name in sorted(texts[0].keys() | other.keys()):
-            ours, theirs = texts[0].get(name), other.get(name)
-            if ours != theirs:
+    first, *others = [json.loads(text) for text in exchange(json.dumps(_flat(values)))]
+    for index, other in enumerate(others, 1):
+        for name in sorted(first.keys() | other.keys()):
+            theirs, ours = other.get(name, "nothing"), first.get(name, "nothing")
+            if theirs != ours:
                 raise UserError(
-                    f"process {index} has another {name} than process 0 ({theirs}, not {ours})",
+                    f"process {index} has another {name} than process 0: {theirs!r}, not {ours!r}",
                     remedy,
                 )
 
 
-def check_all(problem: tuple[str, str] | None) -> None:
-    """Raise in all processes what one of them has found.
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat.update(_flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value})
+    return flat
 
-    Args:
-        problem: (cause, remedy) of this process; None where all is well.
+
+def check_shared(path: Path) -> None:
+    """Check that all processes see the file that process 0 has written.
 
     Raises:
-        UserError: the problem of the first process that has one.
+        UserError: in all processes, where one does not within ``_SHARED_SECONDS``.
     """
-    for index, text in enumerate(exchange(json.dumps(problem))):
-        if found := json.loads(text):
-            raise UserError(f"process {index}: {found[0]}", found[1])
+    ours = sha256(path) if is_first() else ""
+    written = exchange(ours)[0]
+    deadline = time.monotonic() + _SHARED_SECONDS
+    while not ours and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            ours = sha256(path) if sha256(path) == written else ""
+        if not ours:
+            time.sleep(0.5)
+    problem = None if ours else f"does not see {path} as process 0 has written it"
+    for index, said in enumerate(exchange(json.dumps(problem))):
+        if found := json.loads(said):
+            raise UserError(
+                f"process {index} {found}",
+                "put --workdir on a file system that all hosts share: checkpoints are written there",
+            )
 
 
 def _client() -> Any:

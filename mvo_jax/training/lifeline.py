@@ -124,9 +124,7 @@ def meet(address: str, count: int, index: int, *, seconds: float) -> Lifeline:
     return Lifeline(index, {0: _call(host.strip("[]"), int(port), count, index, deadline, seconds)})
 
 
-def _receive(
-    port: int, count: int, deadline: float, seconds: float
-) -> dict[int, socket.socket]:
+def _receive(port: int, count: int, deadline: float, seconds: float) -> dict[int, socket.socket]:
     """Process 0: one connection of each other process, all told whether the run can start."""
     came: dict[int, socket.socket] = {}
     problem: tuple[str, str] | None = None

@@ -15,7 +15,7 @@ from mvo_jax.data.batches import batch_indices
 from mvo_jax.data.splits import AnySplit, StreamedSplit
 from mvo_jax.data.stream import read_batches
 from mvo_jax.errors import EXIT_NON_FINITE, UserError
-from mvo_jax.training import parallel
+from mvo_jax.training import distributed, parallel
 from mvo_jax.training.checkpoint import Checkpoints
 from mvo_jax.training.optim import learning_rate_schedule
 from mvo_jax.training.run_folder import MetricsWriter, RunFolder
@@ -30,9 +30,9 @@ class Progress:
     """A progress bar with clips/s and time left on a terminal, plain lines elsewhere."""
 
     def __init__(self, step: int, total: int):
-        self._bar = tqdm(
-            total=total, initial=step, unit="step", disable=not sys.stderr.isatty(), file=sys.stderr
-        )
+        self._speaks = distributed.is_first()
+        hidden = not (self._speaks and sys.stderr.isatty())
+        self._bar = tqdm(total=total, initial=step, unit="step", disable=hidden, file=sys.stderr)
         self._total, self._step = total, step
 
     def advance(self, step: int, clips_per_second: float, loss: float) -> None:
@@ -43,7 +43,8 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Print a line beside the bar."""
-        self._bar.write(text, file=sys.stderr)
+        if self._speaks:
+            self._bar.write(text, file=sys.stderr)
 
     def log(self, clips_per_second: float, clips_per_step: int, loss: float) -> None:
         """Without a terminal: one line with speed and time left."""
@@ -216,7 +217,7 @@ def make_run_steps(
         steps: the steps to come.
         steps_per_dispatch: largest K.
     """
-    devices, num_devices = experiment.devices, len(experiment.devices)
+    devices, own = experiment.devices, len(parallel.own(experiment.devices))
     update = make_train_step(
         experiment.model,
         experiment.optimiser,
@@ -237,13 +238,18 @@ def make_run_steps(
         streamed = parallel.data_parallel(
             make_streamed_step(update, **batches), in_axes=(None, 0, None), **placed
         )
-        # The next dispatch is read while one runs.
-        read = read_batches(split, draw, steps, ahead=2 * steps_per_dispatch)
+        # The next dispatch is read while one runs, by each process its own rows.
+        read = read_batches(
+            split,
+            lambda k: parallel.own_rows(draw(k), devices),
+            steps,
+            ahead=2 * steps_per_dispatch,
+        )
 
         def run_streamed(state: TrainState, indices: np.ndarray) -> tuple[TrainState, Any]:
             taken = [next(read) for _ in indices]
             clips = {
-                key: parallel.shard(np.stack([clip[key] for clip in taken]), num_devices, axis=1)
+                key: parallel.shard(np.stack([clip[key] for clip in taken]), own, axis=1)
                 for key in taken[0]
             }
             return streamed(state, clips, run_key)
@@ -258,6 +264,7 @@ def make_run_steps(
     )
 
     def run_resident(state: TrainState, indices: np.ndarray) -> tuple[TrainState, Any]:
-        return resident(state, data, parallel.shard(indices, num_devices), run_key)
+        rows = parallel.own_rows(indices, devices)
+        return resident(state, data, parallel.shard(rows, own), run_key)
 
     return run_resident

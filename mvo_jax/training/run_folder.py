@@ -15,8 +15,10 @@ import jax
 
 from mvo_jax.errors import UserError
 from mvo_jax.files import replace_file
-from mvo_jax.training import parallel
+from mvo_jax.training import distributed, parallel
 
+# A run may go on with other devices: its batches and random numbers do not depend on them.
+FREE_KEYS = ("config.train.num_devices",)
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
@@ -56,6 +58,7 @@ def provenance(source: Path) -> dict[str, Any]:
         "platform": platform.platform(),
         "backend": jax.default_backend(),
         "devices": [str(device) for device in parallel.devices()],
+        "processes": distributed.count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
@@ -102,6 +105,8 @@ class RunFolder:
     ) -> None:
         """Create the folder, or check that it belongs to the same config.
 
+        The first process does; the others check that they see the same folder.
+
         Args:
             config: the resolved config.
             source: folder of the code, for the git revision.
@@ -109,8 +114,14 @@ class RunFolder:
 
         Raises:
             UserError: the folder belongs to another config (every difference is listed), or it
-                cannot be written.
+                cannot be written, or another process does not see it.
         """
+        distributed.first_then_others(lambda: self._open(config, source, about or {}))
+        distributed.check_shared(self.path / "provenance.json")
+
+    def _open(self, config: Mapping[str, Any], source: Path, about: Mapping[str, Any]) -> None:
+        if not distributed.is_first():
+            return
         wanted = json.loads(json.dumps(config))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -124,7 +135,7 @@ class RunFolder:
             write_json(self.path / "config.json", wanted)
         starts_path = self.path / "provenance.json"
         starts = read_json(starts_path) if starts_path.exists() else []
-        write_json(starts_path, [*starts, {**provenance(source), **(about or {})}])
+        write_json(starts_path, [*starts, {**provenance(source), **about}])
 
     def check_config(self, config: Mapping[str, Any]) -> None:
         """Check that the run of this folder has the same config.
@@ -139,7 +150,7 @@ class RunFolder:
         changed = [
             f"{key} {old.get(key, 'absent')!r} -> {new.get(key, 'absent')!r}"
             for key in sorted(old.keys() | new.keys())
-            if old.get(key, "absent") != new.get(key, "absent")
+            if old.get(key, "absent") != new.get(key, "absent") and key not in FREE_KEYS
         ]
         if changed:
             raise UserError(
@@ -160,15 +171,20 @@ class RunFolder:
         return rows
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics of steps that a resumed run will repeat."""
+        """Drop metrics of steps that a resumed run will repeat; the first process does."""
+        if not distributed.is_first():
+            return
         kept = [row for row in self.history() if row["step"] <= step]
         replace_file(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 class MetricsWriter:
-    """Appends rows to ``metrics.jsonl`` and to TensorBoard's event files."""
+    """Appends rows to ``metrics.jsonl`` and to TensorBoard's event files; the first process does."""
 
     def __init__(self, folder: RunFolder, first_step: int):
+        self._writes = distributed.is_first()
+        if not self._writes:
+            return
         # Imported here: it takes a third of a second and only training needs it.
         from tensorboardX import SummaryWriter
 
@@ -179,6 +195,8 @@ class MetricsWriter:
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """Write one row; values that are not finite become null, and a gap in TensorBoard."""
+        if not self._writes:
+            return
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
         self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
         self._file.flush()
@@ -188,5 +206,7 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flush and close both."""
+        if not self._writes:
+            return
         self._file.close()
         self._tensorboard.close()
