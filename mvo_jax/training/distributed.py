@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 # A process that has died is noticed by its connection or its heartbeats, not by these waits.
 _WAIT_MS = 7 * 24 * 3600 * 1000
+_NOTICE_SECONDS = 3
 # A network file system may keep what it knows of a folder for so long.
 _SHARED_SECONDS = 60
 _turns = itertools.count()  # every process talks in the same order
@@ -78,6 +79,8 @@ def joined(
         yield
         exchange("done")
     except BaseException as error:
+        if lifeline is not None and isinstance(error, jax.errors.JaxRuntimeError):
+            time.sleep(_NOTICE_SECONDS)  # a collective may fail before a closed connection is seen
         # JAX's own exit hook would wait for processes that wait for this one.
         atexit.register(_leave_failed, lifeline, _exit_code(error))
         raise

@@ -15,6 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mvo_jax.errors import UserError
+from mvo_jax.training import distributed
 
 AXIS = "batch"
 Device = Any  # jax.Device, which type checkers take for a value
@@ -142,7 +143,7 @@ def data_parallel(
         on: devices to run on.
         donate: arguments whose memory may be reused.
     """
-    return jax.pmap(
+    run = jax.pmap(
         function,
         axis_name=AXIS,
         in_axes=in_axes,
@@ -150,6 +151,26 @@ def data_parallel(
         donate_argnums=donate,
         devices=list(on),
     )
+    return run if jax.process_count() == 1 else _compiled_together(run)
+
+
+def _compiled_together(run: Any) -> Callable[..., Any]:
+    """Compile in all processes before any of them runs.
+
+    A first collective waits 30 s (gloo) for the others, and one of them may compile for longer.
+    """
+    known: set[Any] = set()
+
+    def call(*args: Any) -> Any:
+        leaves, structure = jax.tree.flatten(args)
+        form = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        if form not in known:
+            run.lower(*args).compile()  # the call finds the same program
+            distributed.exchange("compiled")
+            known.add(form)
+        return run(*args)
+
+    return call
 
 
 def agree(flag: bool) -> bool:
@@ -161,14 +182,15 @@ def agree(flag: bool) -> bool:
     """
     if jax.process_count() == 1:
         return flag
-    return bool(_any()(np.array([flag]))[0])
+    return bool(_any()(np.array([flag])))
 
 
 @functools.cache
 def _any() -> Callable[[np.ndarray], Any]:
     one_each = {device.process_index: device for device in reversed(devices())}
-    return jax.pmap(
+    return data_parallel(
         lambda flag: lax.pmax(flag.astype(np.int32), AXIS),
-        axis_name=AXIS,
-        devices=[one_each[process] for process in sorted(one_each)],
+        in_axes=(0,),
+        out_axes=None,
+        on=[one_each[process] for process in sorted(one_each)],
     )
