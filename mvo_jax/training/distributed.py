@@ -58,10 +58,10 @@ def joined(
 ) -> Iterator[None]:
     """Be part of a cluster while the body runs; without one, do nothing.
 
-    Leaves together: a process that is done waits for the others. One that fails tells them, and they
-    end within ten seconds. One that is killed is noticed by its closed connection at once, one whose
-    host is lost by its missing heartbeats; the others then end with ``EXIT_PEERS``, or are aborted by
-    JAX (SIGABRT) where it notices first.
+    Leaves together: a process that is done waits for the others. One that fails tells them, and
+    they end within ten seconds. One that is killed is noticed by its closed connection at once, one
+    whose host is lost by its missing heartbeats; the others then end with ``EXIT_PEERS``, or are
+    aborted by JAX (SIGABRT) where it notices first.
 
     Args:
         cluster: from ``cluster.find_cluster``.
@@ -236,7 +236,7 @@ def check_shared(path: Path) -> None:
         if found := json.loads(said):
             raise UserError(
                 f"process {index} {found}",
-                "put --workdir on a file system that all hosts share: checkpoints are written there",
+                "put --workdir on a file system that all hosts share: checkpoints go there",
             )
 
 

@@ -1,8 +1,8 @@
 """The processes of a run meet before JAX starts, and notice at once when one of them is gone.
 
 JAX ends a process from C++ where its coordinator is missing, a number is wrong or a peer has died;
-nothing can be said then, and a dead peer is found by its missing heartbeats only. So process 0 takes
-one TCP connection from each other process first, at the address that JAX's coordinator uses
+nothing can be said then, and a dead peer is found by its missing heartbeats only. So process 0
+takes one TCP connection from each other process first, at the address that JAX's coordinator uses
 afterwards. The kernel closes it when a process ends, however it ends.
 """
 
@@ -142,16 +142,19 @@ def _receive(port: int, count: int, deadline: float, seconds: float) -> dict[int
                 break
             peer.settimeout(5)
             hello = _line(peer)
-            if not {"index", "count"} <= hello.keys():  # a port scanner, or another program
+            # A port scanner, or another program.
+            if not all(isinstance(hello.get(key), int) for key in ("index", "count")):
                 peer.close()
                 continue
+            for index in [index for index, known in came.items() if _closed(known)]:
+                came.pop(index).close()  # ended meanwhile; it may have been started again
             other = hello["index"]
             if hello["count"] != count or not 0 < other < count:
                 problem = (
                     f"process {other} believes in {hello['count']} processes, process 0 in {count}",
                     "start all of them with the same --num_processes",
                 )
-            elif other in came and not _closed(came[other]):
+            elif other in came:
                 problem = (
                     f"two processes say that they are process {other}",
                     "give each another --process_id; is an earlier start still running?",
@@ -170,8 +173,9 @@ def _receive(port: int, count: int, deadline: float, seconds: float) -> dict[int
 
 def _closed(peer: socket.socket) -> bool:
     """Whether the process at the other end has gone; a restarted one may take its place."""
+    peer.setblocking(False)
     try:
-        return peer.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+        return peer.recv(1, socket.MSG_PEEK) == b""
     except BlockingIOError:
         return False
     except OSError:
@@ -192,8 +196,8 @@ def _listening(port: int) -> Iterator[socket.socket]:
     except OSError as error:
         raise UserError(
             f"process 0 cannot listen at port {port}: {error.strerror}",
-            "choose another port in --coordinator_address (JAX_COORDINATOR_PORT under Slurm); is an "
-            "earlier start still running?",
+            "choose another port in --coordinator_address (JAX_COORDINATOR_PORT under Slurm); is "
+            "an earlier start still running?",
             exit_code=EXIT_PEERS,
         ) from error
     with server:

@@ -179,7 +179,7 @@ class RunFolder:
 
 
 class MetricsWriter:
-    """Appends rows to ``metrics.jsonl`` and to TensorBoard's event files; the first process does."""
+    """Appends rows to ``metrics.jsonl`` and to TensorBoard's event files, in the first process."""
 
     def __init__(self, folder: RunFolder, first_step: int):
         self._writes = distributed.is_first()

@@ -74,10 +74,11 @@ def start_pair(folder: Path, cache: Path, **options: Any) -> list[subprocess.Pop
 def ended(pair: list[subprocess.Popen]) -> list[tuple[int, str]]:
     """(exit status, what was printed) of each; none outlives the test."""
     try:
-        outputs = [process.communicate(timeout=300)[0] for process in pair]
+        outputs = [process.communicate(timeout=600)[0] for process in pair]
     finally:
         for process in pair:
             process.kill()
+            process.wait()
     return [(process.returncode, output) for process, output in zip(pair, outputs, strict=True)]
 
 
@@ -175,7 +176,7 @@ def test_a_run_of_two_processes_is_that_of_one(pair, tmp_path, monkeypatch):
 def test_a_killed_process_ends_the_other_and_the_pair_goes_on(pair, cache, tmp_path, victim):
     folder, _ = pair
     processes = start_pair(tmp_path, cache, kill_at=20, victim=victim)
-    assert processes[victim].wait(timeout=300) == -signal.SIGKILL
+    assert processes[victim].wait(timeout=600) == -signal.SIGKILL
     killed = time.monotonic()
     other = processes[1 - victim].wait(timeout=60)
     seconds = time.monotonic() - killed
