@@ -12,6 +12,7 @@ EXIT_DAMAGED = 6  # no checkpoint of the run can be trusted
 EXIT_LOCKED = 7  # another process trains in this run folder
 EXIT_OUT_OF_MEMORY = 8  # the batch does not fit: the message says which one does
 EXIT_HUNG = 9  # the watchdog ended a run that stood still
+EXIT_PEERS = 69  # several processes: some could not be reached, or one has gone; a restart may help
 EXIT_INTERRUPTED = 75  # a signal; EX_TEMPFAIL: the same command goes on
 
 

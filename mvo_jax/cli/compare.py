@@ -6,6 +6,7 @@ in a run folder of its own below FOLDER.
 
 import difflib
 import json
+import os
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ from mvo_jax.evaluation.report import BASELINE_FEATURE
 from mvo_jax.models.build import build_model
 from mvo_jax.models.cost import forward_flops, parameter_count
 from mvo_jax.training import parallel
+from mvo_jax.training.cluster import find_cluster
 from mvo_jax.training.run_folder import RunFolder, provenance, read_json, write_json
 from mvo_jax.training.setup import set_up
 
@@ -175,8 +177,9 @@ def _run(flags_of_row: Sequence[str], folder: RunFolder, config: Any, split: str
         # The last file that is written; whether it is of this config is checked as in training.
         folder.check_config(config.to_dict())
         return
-    training.main([*flags_of_row, f"--workdir={folder.path}"], own_process=False)
-    evaluation.main([f"--workdir={folder.path}", f"--split={split}"])
+    alone = "--distributed=off"
+    training.main([*flags_of_row, f"--workdir={folder.path}", alone], own_process=False)
+    evaluation.main([f"--workdir={folder.path}", f"--split={split}", alone])
 
 
 def _one_line(error: Exception) -> str:
@@ -220,6 +223,11 @@ def main(arguments: list[str]) -> dict[str, Any]:
     """
     own, overrides = _separate(arguments)
     values = parse(own, _define)
+    if found := find_cluster(os.environ):
+        raise UserError(
+            f"compare runs in one process, and {found.found_by} has started several",
+            "start it in one (srun --ntasks=1), or train its rows with train.py",
+        )
     names, reference, paper = _rows(values.config)
     systems, seeds = _chosen(values.systems, names), _seeds(values.seeds)
     out = Path(values.out).expanduser().resolve()

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from mvo_jax.cli.flags import config_from_json, parse
+from mvo_jax.cli.flags import config_from_json, define_process_flags, joined, parse
 from mvo_jax.cli.train import SOURCE, describe
 from mvo_jax.data.splits import AnySplit, check_patients_disjoint, load_split
 from mvo_jax.errors import UserError
@@ -23,7 +23,7 @@ from mvo_jax.evaluation.predictions import (
 )
 from mvo_jax.evaluation.report import PatientLevel, summarise, write_report, write_summary
 from mvo_jax.evaluation.statistics import PATIENT_RULES, by_patient
-from mvo_jax.training import parallel
+from mvo_jax.training import distributed, parallel
 from mvo_jax.training.checkpoint import Checkpoints
 from mvo_jax.training.run_folder import RunFolder, provenance
 from mvo_jax.training.setup import set_up
@@ -46,6 +46,7 @@ def _define(values: flags.FlagValues) -> None:
         "Where the data lie now, if not where the run had them.",
         flag_values=values,
     )
+    define_process_flags(values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +117,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate one checkpoint of a run on one split and write everything beside it.
 
-    The thresholds are chosen on the validation split; the evaluated split is scored once. Writes
+    The thresholds are chosen on the validation split; the evaluated split is scored once. Several
+    processes share the cases, and the first one writes
     ``predictions_SPLIT.csv``, ``metrics.json`` and ``report.html`` for the test split, and
     ``metrics_SPLIT.json`` and ``report_SPLIT.html`` for others; where a patient has several slices
     ``predictions_patients_SPLIT.csv`` too.
@@ -136,16 +138,20 @@ def evaluate(
     config = config_from_json(folder.config())
     if data_dir is not None:
         config.data.dir = data_dir
-    # Inference needs no divisible batch and gains little from many devices.
-    experiment = set_up(config, devices=parallel.devices(1))
+    # Inference gains little from many devices; of several processes each takes a share.
+    experiment = set_up(config, devices=parallel.devices(distributed.count()), train=False)
     checkpoints = Checkpoints(folder.path, create=False)
     variables, step = checkpoints.restore_variables(experiment.state_shapes(), checkpoint)
 
-    evaluated = load_split(config.data, split)
-    chosen_on = evaluated if split == "validation" else load_split(config.data, "validation")
+    def load(name: str) -> AnySplit:
+        return distributed.first_then_others(lambda: load_split(config.data, name))
+
+    evaluated = load(split)
+    chosen_on = evaluated if split == "validation" else load("validation")
     if split != "validation":
         check_patients_disjoint(chosen_on, evaluated)
-    print(describe(evaluated), file=sys.stderr)
+    if distributed.is_first():
+        print(describe(evaluated), file=sys.stderr)
 
     def predict(on: AnySplit) -> Predictions:
         run = Predictor(experiment, on, batch_size=config.eval.batch_size, with_mask=True)
@@ -164,6 +170,8 @@ def evaluate(
         patients=chosen.patients,
     )
     summary["checkpoint"] = {"which": checkpoint, "step": step}
+    if not distributed.is_first():
+        return summary  # all processes have the same; one writes it
 
     suffix = "" if split == "test" else f"_{split}"
     write_predictions(folder.path / f"predictions_{split}.csv", predictions, threshold)
@@ -204,10 +212,17 @@ def dataset_line(data: Any) -> str:
 def main(arguments: list[str]) -> dict[str, Any]:
     """Evaluate the run that the command line names; print the headline and the report's path."""
     values = parse(arguments, _define)
+    with joined(values):
+        return _evaluate(values)
+
+
+def _evaluate(values: flags.FlagValues) -> dict[str, Any]:
     folder = RunFolder(values.workdir)
     summary = evaluate(
         folder, split=values.split, checkpoint=values.checkpoint, data_dir=values.data_dir
     )
+    if not distributed.is_first():
+        return summary
     suffix = "" if values.split == "test" else f"_{values.split}"
     print(f"report: {Path(folder.path) / f'report{suffix}.html'}")
     _print_auc(f"{values.split} AUC", summary["metrics"]["auc"])

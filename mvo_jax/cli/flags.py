@@ -1,8 +1,10 @@
 """Command-line flags and the experiment config."""
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from mvo_jax.data.importers.cine import MASK_NAMES, Options
 from mvo_jax.data.importers.formats import IMPORTERS
 from mvo_jax.data.importers.table import COLUMNS, Table, read_table
 from mvo_jax.errors import UserError
+from mvo_jax.training import cluster, distributed
 
 QUOTES = "'\""  # around the key in ml_collections' messages, once or twice
 
@@ -118,6 +121,57 @@ def _available() -> str:
 def config_from_json(content: dict[str, Any]) -> Any:
     """The resolved config that a run folder keeps, locked again."""
     return ConfigDict(json.loads(json.dumps(content))).lock()
+
+
+def define_process_flags(values: flags.FlagValues) -> None:
+    """Flags of the verbs that several processes can run together (docs/cluster.md)."""
+    flags.DEFINE_enum(
+        "distributed",
+        "auto",
+        ["auto", "on", "off"],
+        "Several processes as one run: where the environment says so, required, or never.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "coordinator_address",
+        None,
+        "HOST:PORT of process 0; Slurm and TPUs know it.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "num_processes", None, "How many processes.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "process_id", None, "Which of them this is.", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "join_seconds", 300, "How long to wait for the others.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "peer_seconds",
+        60,
+        "A process whose host has been silent for so long is dead.",
+        lower_bound=5,
+        flag_values=values,
+    )
+
+
+def joined(values: flags.FlagValues) -> AbstractContextManager[None]:
+    """Be part of the cluster that the flags and the environment name, while the body runs.
+
+    Raises:
+        UserError: flags that contradict each other, or processes that do not come together.
+    """
+    found = cluster.find_cluster(
+        os.environ,
+        mode=values.distributed,
+        coordinator_address=values.coordinator_address,
+        num_processes=values.num_processes,
+        process_id=values.process_id,
+    )
+    return distributed.joined(
+        found, join_seconds=values.join_seconds, peer_seconds=values.peer_seconds
+    )
 
 
 def define_source_flags(values: flags.FlagValues) -> None:

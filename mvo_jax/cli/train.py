@@ -1,5 +1,6 @@
 """``python train.py --config FILE.py --workdir FOLDER``: train, or go on with, one run."""
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from mvo_jax.cli.flags import parse
+from mvo_jax.cli.flags import define_process_flags, joined, parse
 from mvo_jax.data.clips import geometry_of
 from mvo_jax.data.splits import (
     AnySplit,
@@ -26,6 +27,7 @@ from mvo_jax.evaluation.predict import Predictor
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.interop.convert import initial_variables
 from mvo_jax.interop.weight_files import read_variables
+from mvo_jax.training import distributed
 from mvo_jax.training.goodput import Clock
 from mvo_jax.training.interruption import Interruption
 from mvo_jax.training.loop import train
@@ -53,6 +55,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "allow_data_change", False, "Go on with a run on other data.", flag_values=values
     )
+    define_process_flags(values)
 
 
 def describe(split: AnySplit) -> str:
@@ -82,7 +85,8 @@ def _initial(path: str, experiment: Experiment) -> tuple[dict[str, Any], dict[st
     state = experiment.state_shapes()
     variables, parts, rest = initial_variables(file, state.eval_variables(), source=path)
     from_seed = f"; from the seed: {', '.join(rest)}" if rest else ""
-    print(f"starting from {path}: {', '.join(parts)}{from_seed}", file=sys.stderr)
+    if distributed.is_first():
+        print(f"starting from {path}: {', '.join(parts)}{from_seed}", file=sys.stderr)
     about = {"sha256": file.sha256, "parts": parts, **file.provenance}
     return variables, {"init_from": about}
 
@@ -111,59 +115,77 @@ def main(arguments: list[str], *, own_process: bool = True) -> dict[str, Any]:
     clock = Clock(before=_process_age() if own_process else 0.0)
     with Interruption() as interruption:
         values = parse(arguments, _define, with_config=True)
-        config, folder = values.config, RunFolder(values.workdir)
-        experiment = set_up(config)
-        for name in ("train", "validation"):
-            split_bytes(config.data, name)  # a cohort that cannot be must not leave a folder behind
-        initial, about = None, {}
-        if config.init_from and not folder.has_checkpoint():
-            initial, about = _initial(config.init_from, experiment)
-        folder.create()
-        with (
-            RunLock(folder.path) as lock,
+        with joined(values):
+            return _train(values, clock, interruption)
+
+
+def _train(values: Any, clock: Clock, interruption: Interruption) -> dict[str, Any]:
+    config, folder = values.config, RunFolder(values.workdir)
+    experiment = set_up(config)
+    for name in ("train", "validation"):
+        split_bytes(config.data, name)  # a cohort that cannot be must not leave a folder behind
+    distributed.check_same(
+        {"config": config.to_dict(), "versions": distributed.versions()},
+        "start all processes with one command and one installation",
+    )
+    initial, about = None, {}
+    if config.init_from and not folder.has_checkpoint():
+        initial, about = _initial(config.init_from, experiment)
+    distributed.first_then_others(folder.create)
+    with contextlib.ExitStack() as held:
+        # The first of several processes holds the folder for all.
+        lock = None
+        if distributed.is_first():
+            lock = held.enter_context(RunLock(folder.path))
+        held.enter_context(
             Watchdog(
                 clock,
                 folder.path,
                 seconds=config.train.watchdog_seconds,
                 leave=config.train.watchdog_leaves,
-                record=lock.record,
-            ),
-        ):
-            folder.open_for_training(
-                config.to_dict(),
-                SOURCE,
-                about=about,
-                allow_config_change=values.allow_config_change,
+                record=lock.record if lock else lambda row: None,
             )
-            training = load_split(config.data, "train")
-            # Images predicted later must be made as these were, wherever the cohort is then.
+        )
+        folder.open_for_training(
+            config.to_dict(),
+            SOURCE,
+            about=about,
+            allow_config_change=values.allow_config_change,
+        )
+        # One process generates a simulated cohort.
+        training = distributed.first_then_others(lambda: load_split(config.data, "train"))
+        # Images predicted later must be made as these were, wherever the cohort is then.
+        if distributed.is_first():
             write_json(folder.path / GEOMETRY, dataclasses.asdict(geometry_of(config.data)))
-            validation = load_split(config.data, "validation")
-            check_patients_disjoint(training, validation)
+        validation = distributed.first_then_others(lambda: load_split(config.data, "validation"))
+        check_patients_disjoint(training, validation)
+        data = {split.name: content_hash(split) for split in (training, validation)}
+        distributed.check_same({"content of data": data}, "give all processes the same data")
+        folder.note({"data": data})
+        if distributed.is_first():
             for split in (training, validation):
                 print(describe(split), file=sys.stderr)
-            data = {split.name: content_hash(split) for split in (training, validation)}
-            folder.note({"data": data})
-            predict = Predictor(
-                experiment, validation, batch_size=config.eval.batch_size, with_mask=True
-            )
-            summary = train(
-                config,
-                experiment,
-                folder,
-                training,
-                validate=lambda variables: validation_metrics(predict(variables)),
-                initial=initial,
-                profile_steps=values.profile,
-                data=data,
-                allow_config_change=values.allow_config_change,
-                allow_data_change=values.allow_data_change,
-                interruption=interruption,
-                clock=clock,
-                lock=lock,
-            )
-    print(
-        f"trained to step {summary['step']} in {summary['seconds']:.0f} s; best validation AUC "
-        f"{summary['best_auc']:.4f} at step {summary['best_step']}; run folder {folder.path}"
-    )
+        predict = Predictor(
+            experiment, validation, batch_size=config.eval.batch_size, with_mask=True
+        )
+        summary = train(
+            config,
+            experiment,
+            folder,
+            training,
+            validate=lambda variables: validation_metrics(predict(variables)),
+            initial=initial,
+            profile_steps=values.profile,
+            data=data,
+            allow_config_change=values.allow_config_change,
+            allow_data_change=values.allow_data_change,
+            interruption=interruption,
+            clock=clock,
+            lock=lock,
+        )
+    if distributed.is_first():
+        print(
+            f"trained to step {summary['step']} in {summary['seconds']:.0f} s; best validation AUC "
+            f"{summary['best_auc']:.4f} at step {summary['best_step']}; run folder {folder.path}"
+        )
     return summary

@@ -29,11 +29,13 @@ class ClipPredictor:
         self._devices = experiment.devices
         self._share = -(-batch_size // len(self._devices))
         self.batch_size = self._share * len(self._devices)
+        step = make_eval_step(experiment.model, with_mask=with_mask)
+
+        def gathered(variables: Any, clips: Any, indices: Any, beside: Any) -> Any:
+            return parallel.gather({**step(variables, clips, indices), **beside})
+
         self._step = parallel.data_parallel(
-            make_eval_step(experiment.model, with_mask=with_mask),
-            in_axes=(None, 0, None),
-            out_axes=0,
-            on=self._devices,
+            gathered, in_axes=(None, 0, None, 0), out_axes=None, on=self._devices
         )
 
     def __call__(self, variables: Any, video: np.ndarray) -> dict[str, np.ndarray]:
@@ -41,28 +43,53 @@ class ClipPredictor:
 
         Args:
             variables: {'params', 'batch_stats'}, on the devices or as numpy arrays.
-            video: uint8 ``[n, T, H, W, 1]``, filled up with its first clip to a whole batch.
+            video: uint8 ``[n, T, H, W, 1]``, filled up with its first clip to a whole batch. Each
+                process is given all of it.
 
         Returns:
             'probability' ``[n]``, 'logits' ``[n, K]`` and, with mask branch, 'coarse_mask'
-            ``[n, m, m]``.
+            ``[n, m, m]``; the same in all processes.
         """
         cases = len(video)
-        filled = video[np.where(np.arange(self.batch_size) < cases, np.arange(self.batch_size), 0)]
+        row = np.arange(self.batch_size)
+        filled = parallel.own_rows(np.where(row < cases, row, 0), self._devices)
+        result = self.own_rows(variables, video[filled])
+        return {key: value[:cases] for key, value in result.items()}
+
+    def own_rows(
+        self, variables: Any, video: np.ndarray, **beside: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Predict a whole batch of which this process has its own rows only.
+
+        Args:
+            variables: see ``__call__``.
+            video: uint8 ``[b, T, H, W, 1]``, ``parallel.own_rows`` of the batch.
+            beside: arrays ``[b, ...]`` to gather with the results.
+
+        Returns:
+            As ``__call__``, of all rows, and what was given beside.
+        """
+        split = {"video": video, **beside}
+        own = len(parallel.own(self._devices))
+        split = {key: parallel.shard(value, own, axis=0) for key, value in split.items()}
         result = self._step(
             parallel.replicate(variables, self._devices),
-            {"video": parallel.shard(filled, len(self._devices), axis=0)},
+            {"video": split.pop("video")},
             np.arange(self._share, dtype=np.int32),
+            split,
         )
-        return {key: _join(value)[:cases] for key, value in result.items()}
+        return {key: _join(value) for key, value in result.items()}
 
 
 class Predictor:
     """Predicts one split, compiled once and called with any variables.
 
+    Several processes share the cases and have the same predictions.
+
     Args:
         experiment: the model and its devices.
-        split: cases to predict; placed in device memory, or read from disk batch by batch.
+        split: cases to predict; placed in device memory, or read from disk batch by batch, by each
+            process its own cases.
         batch_size: cases at a time over all devices; rounded up to a multiple of the devices.
         with_mask: also predict the coarse mask where the model has the branch.
     """
@@ -76,10 +103,11 @@ class Predictor:
         if isinstance(split, StreamedSplit):
             return
         self._data = parallel.replicate({"video": split.video}, self._devices)
+        step = make_eval_step(experiment.model, with_mask=with_mask)
         self._step = parallel.data_parallel(
-            make_eval_step(experiment.model, with_mask=with_mask),
+            lambda variables, data, indices: parallel.gather(step(variables, data, indices)),
             in_axes=(None, None, 0),
-            out_axes=0,
+            out_axes=None,
             on=self._devices,
         )
 
@@ -97,7 +125,10 @@ class Predictor:
         split = self._split
         run = self._streamed if isinstance(split, StreamedSplit) else self._resident
         parts = list(run(variables, split))
-        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        # Cases are in order and whole batches, so that only the end is filled up.
+        joined = {
+            key: np.concatenate([part[key] for part in parts])[: len(split)] for key in parts[0]
+        }
         return Predictions(
             split=split.name,
             case_id=split.case_id,
@@ -108,33 +139,30 @@ class Predictor:
             coarse_target=joined["coarse_target"],
         )
 
-    def _cases(self, k: int) -> np.ndarray:
-        """Cases of batch k; the last batch may be shorter."""
+    def _own_cases(self, k: int) -> np.ndarray:
+        """This process's cases of batch k; the last batch is filled up with case 0."""
         size = self._clips.batch_size
-        return np.arange(k * size, min((k + 1) * size, len(self._split)), dtype=np.int32)
+        case = np.arange(k * size, (k + 1) * size, dtype=np.int32)
+        return parallel.own_rows(np.where(case < len(self._split), case, 0), self._devices)
 
     def _steps(self) -> range:
         return range(-(-len(self._split) // self._clips.batch_size))
 
     def _streamed(self, variables: Any, split: Any) -> Iterator[dict[str, np.ndarray]]:
-        for batch in read_batches(split, self._cases, self._steps(), ahead=_READ_AHEAD):
+        for batch in read_batches(split, self._own_cases, self._steps(), ahead=_READ_AHEAD):
             target = coarse_mask(batch["lge_mask"], self._mask_size)
-            yield {**self._clips(variables, batch["video"]), "coarse_target": target}
+            yield self._clips.own_rows(variables, batch["video"], coarse_target=np.asarray(target))
 
     def _resident(self, variables: Any, split: Any) -> Iterator[dict[str, np.ndarray]]:
+        own = len(parallel.own(self._devices))
+        size = self._clips.batch_size
         for k in self._steps():
-            cases = self._cases(k)
-            filled = np.zeros(self._clips.batch_size, np.int32)
-            filled[: len(cases)] = cases
-            result = self._step(variables, self._data, parallel.shard(filled, len(self._devices)))
-            target = coarse_mask(split.lge_mask[cases], self._mask_size)
-            yield {
-                **{key: _join(value)[: len(cases)] for key, value in result.items()},
-                "coarse_target": target,
-            }
+            result = self._step(variables, self._data, parallel.shard(self._own_cases(k), own))
+            target = coarse_mask(split.lge_mask[k * size : (k + 1) * size], self._mask_size)
+            yield {**{key: _join(value) for key, value in result.items()}, "coarse_target": target}
 
 
 def _join(value: Any) -> np.ndarray:
-    """``[D, b, ...]`` of the devices to ``[D * b, ...]``."""
+    """``[D, b, ...]`` of all devices to ``[D * b, ...]``."""
     joined = np.array(value)
     return joined.reshape(-1, *joined.shape[2:])

@@ -30,6 +30,7 @@ import orbax.checkpoint as ocp
 
 from mvo_jax.errors import EXIT_DAMAGED, UserError
 from mvo_jax.files import cannot_write, replace_file
+from mvo_jax.training import distributed
 from mvo_jax.training.state import TrainState
 
 PyTree = Any
@@ -189,7 +190,14 @@ def _read(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any], bool
 def _checkpointer() -> ocp.Checkpointer:
     # orbax reports every save and restore in detail at level INFO and as absl warnings.
     logging.getLogger("absl").setLevel(logging.ERROR)
-    return ocp.Checkpointer(ocp.CompositeCheckpointHandler("arrays", "meta"))
+    own = distributed.index()
+    # Every process has the whole state, so one writes it and each reads it by itself. Without this
+    # orbax waits for all processes in every save and restore, and its threads may cross.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+    )
+    handler = ocp.CompositeCheckpointHandler("arrays", "meta", multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _fill(template: PyTree, tree: Mapping[str, Any], source: str) -> PyTree:
@@ -243,7 +251,8 @@ class Checkpoints:
     """Checkpoints of one run: ``checkpoints/latest`` and ``checkpoints/best`` (one).
 
     Saves are written one after the other by a thread; what goes wrong there is raised by the next
-    call. A kill at any moment leaves the checkpoints before it whole.
+    call. A kill at any moment leaves the checkpoints before it whole. Of several processes the
+    first one writes; all of them must call the same methods in the same order.
 
     Args:
         folder: the run's folder.
@@ -256,8 +265,10 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, *, create: bool, keep_latest: int = 2):
-        self._root, self._create, self._keep = folder / "checkpoints", create, keep_latest
-        if not create and not (self._root / "latest").is_dir():
+        self._root, self._keep = folder / "checkpoints", keep_latest
+        reads_only, create = not create, create and distributed.is_first()
+        self._create = create
+        if reads_only and not (self._root / "latest").is_dir():
             raise UserError(
                 f"{folder} has no checkpoints", "train first, or name the folder of a run"
             )
@@ -287,7 +298,7 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         """Step of the newest resumable state; None when there is none."""
-        return max(self.steps("latest"), default=None)
+        return max(self._steps_seen_first("latest"), default=None)
 
     def best_meta(self) -> dict[str, Any] | None:
         """What was saved beside the best variables so far, 'step' and 'auc'; None without any.
@@ -295,7 +306,11 @@ class Checkpoints:
         Raises:
             UserError: it is damaged.
         """
-        return self.read("best").meta if self.steps("best") else None
+        return self.read("best").meta if self._steps_seen_first("best") else None
+
+    def _steps_seen_first(self, kind: str) -> list[int]:
+        """Steps that the first process sees, which may be about to move a damaged one aside."""
+        return json.loads(distributed.exchange(json.dumps(self.steps(kind)))[0])
 
     def save_latest(self, state: TrainState, meta: Mapping[str, Any] | None = None) -> None:
         """Start saving the whole state; returns before it is on disk.
@@ -350,6 +365,9 @@ class Checkpoints:
         Raises:
             UserError: there is none, none is whole, or it has another format.
         """
+        return distributed.first_then_others(lambda: self._newest_whole(kind))
+
+    def _newest_whole(self, kind: str) -> Restored:
         damaged: list[tuple[Path, _Damaged]] = []
         for step in reversed(self.steps(kind)):
             path = self._root / kind / str(step)
@@ -416,6 +434,8 @@ class Checkpoints:
         return best.fill(template.eval_variables()), best.meta["step"]
 
     def _save(self, kind: str, step: int, value: PyTree, meta: Mapping[str, Any]) -> None:
+        if not distributed.is_first():
+            return
         if len(self._pending) > 1:  # each holds a copy of the state
             self.wait()
         started = time.perf_counter()

@@ -17,7 +17,7 @@ from mvo_jax.data.batches import batch_indices
 from mvo_jax.data.splits import AnySplit, StreamedSplit
 from mvo_jax.data.stream import read_batches
 from mvo_jax.errors import EXIT_NON_FINITE, UserError
-from mvo_jax.training import parallel
+from mvo_jax.training import distributed, parallel
 from mvo_jax.training.checkpoint import Checkpoints
 from mvo_jax.training.goodput import SPLIT, Clock, describe
 from mvo_jax.training.interruption import Interruption, RunInterrupted
@@ -44,9 +44,9 @@ class Progress:
     """A progress bar with clips/s and time left on a terminal, plain lines elsewhere."""
 
     def __init__(self, step: int, total: int):
-        self._bar = tqdm(
-            total=total, initial=step, unit="step", disable=not sys.stderr.isatty(), file=sys.stderr
-        )
+        self._speaks = distributed.is_first()
+        hidden = not (self._speaks and sys.stderr.isatty())
+        self._bar = tqdm(total=total, initial=step, unit="step", disable=hidden, file=sys.stderr)
         self._total, self._step = total, step
 
     def advance(self, step: int, clips_per_second: float, loss: float) -> None:
@@ -57,7 +57,8 @@ class Progress:
 
     def line(self, text: str) -> None:
         """Print a line beside the bar."""
-        self._bar.write(text, file=sys.stderr)
+        if self._speaks:
+            self._bar.write(text, file=sys.stderr)
 
     def log(self, clips_per_second: float, clips_per_step: int, loss: float) -> None:
         """Without a terminal: one line with speed and time left."""
@@ -142,16 +143,8 @@ def train(
     step = saved_step = clock.first_step = clock.step = int(state.step)
     folder.forget_after(step)
     _tell_of_missing_rows(folder, step, meta.get("rows"))
-    best = _best_of(checkpoints, meta)
-    # The state is saved before it is evaluated, so the evaluation may be missing.
-    evaluate = step > 0 and (step % options.eval_every == 0 or step == options.total_steps)
-    for row in folder.history():
-        if evaluate and (row["step"], row["split"]) == (step, "validation"):
-            better = _is_better(row["auc"], best)
-            # Logged, and killed before the best was saved: evaluated again.
-            evaluate = better and max(checkpoints.steps("best"), default=-1) < step
-            if better and not evaluate:
-                best = {"step": step, "auc": _comparable(row["auc"])}
+    due = step > 0 and (step % options.eval_every == 0 or step == options.total_steps)
+    best, evaluate = _where_it_stands(folder, checkpoints, meta, step, due)
     if evaluate:
         folder.forget_evaluation(step)
 
@@ -213,7 +206,7 @@ def train(
         if worked:
             writer.write(step, SPLIT, row)
         starts = folder.starts()
-        print(describe(starts if worked else [*starts, row]), file=sys.stderr)
+        progress.line(describe(starts if worked else [*starts, row]))
 
     def before_leaving() -> None:
         checkpoints.wait()
@@ -223,7 +216,7 @@ def train(
     ended = "failed"
     try:
         while evaluate or step < options.total_steps:
-            if interruption.requested:
+            if parallel.agree(interruption.requested is not None):
                 interruption.noticed = True
                 while in_flight:
                     collect_oldest()
@@ -361,7 +354,12 @@ def _check_identity(
                 f"restore what it was trained with, choose another --workdir, or go on with {flag}",
             )
         if changes:
-            print(f"going on under another {what}: {'; '.join(changes)}", file=sys.stderr)
+            _tell(f"going on under another {what}: {'; '.join(changes)}")
+
+
+def _tell(text: str) -> None:
+    if distributed.is_first():
+        print(text, file=sys.stderr)
 
 
 NO_BEST = {"step": -1, "auc": -2.0}  # less than any AUC, and than the -1 of an undefined one
@@ -385,13 +383,38 @@ def _best_of(checkpoints: Checkpoints, meta: Mapping[str, Any]) -> dict[str, Any
     there = checkpoints.best_meta()
     # A newer one is at least as good, and this run is going to find it again.
     if there is None or there["step"] < best["step"]:
-        print(
+        _tell(
             f"the best checkpoint, of step {best['step']}, is missing; the best of the validations "
-            "to come will be kept",
-            file=sys.stderr,
+            "to come will be kept"
         )
         return dict(NO_BEST)
     return best
+
+
+def _where_it_stands(
+    folder: RunFolder, checkpoints: Checkpoints, meta: Mapping[str, Any], step: int, due: bool
+) -> tuple[dict[str, Any], bool]:
+    """The best so far, and whether a restored state is still to be evaluated.
+
+    The state is saved before it is evaluated, so its evaluation may be missing. All processes do
+    what the first one finds: it may be changing the files that the others look at.
+
+    Args:
+        folder: of the run.
+        checkpoints: of the run.
+        meta: of the restored state.
+        step: its step.
+        due: whether that step is one to evaluate.
+    """
+    best, evaluate = _best_of(checkpoints, meta), due
+    for row in folder.history():
+        if due and (row["step"], row["split"]) == (step, "validation"):
+            better = _is_better(row["auc"], best)
+            # Logged, and killed before the best was saved: evaluated again.
+            evaluate = better and max(checkpoints.steps("best"), default=-1) < step
+            if better and not evaluate:
+                best = {"step": step, "auc": _comparable(row["auc"])}
+    return tuple(json.loads(distributed.exchange(json.dumps([best, evaluate]))[0]))
 
 
 def _counts(row: Mapping[str, Any], step: int) -> bool:
@@ -402,10 +425,9 @@ def _counts(row: Mapping[str, Any], step: int) -> bool:
 def _tell_of_missing_rows(folder: RunFolder, step: int, saved: int | None) -> None:
     rows = sum(1 for row in folder.history() if _counts(row, step))
     if saved is not None and rows < saved:
-        print(
+        _tell(
             f"{folder.metrics_path} holds {rows} of the {saved} rows that were logged up to step "
-            f"{step}: it was changed or damaged; the run itself is whole",
-            file=sys.stderr,
+            f"{step}: it was changed or damaged; the run itself is whole"
         )
 
 
@@ -415,10 +437,11 @@ def _not_finite(
     """Write ``non_finite.json`` and make the message."""
     values = {key: value if math.isfinite(value) else str(value) for key, value in row.items()}
     with contextlib.suppress(UserError):  # the message below says the same
-        write_json(
-            folder.path / NON_FINITE,
-            {"step": step, "cases": cases, "metrics": values, "last_checkpoint": saved},
-        )
+        if distributed.is_first():
+            write_json(
+                folder.path / NON_FINITE,
+                {"step": step, "cases": cases, "metrics": values, "last_checkpoint": saved},
+            )
     return UserError(
         f"step {step}: loss {row['loss']} and gradient norm {row['grad_norm']} are not finite "
         f"(cases {', '.join(cases)})",
@@ -449,23 +472,26 @@ def make_run_steps(
         steps_per_dispatch: largest K.
         clock: told of the time that reading takes.
     """
-    devices, num_devices = experiment.devices, len(experiment.devices)
+    devices, own = experiment.devices, len(parallel.own(experiment.devices))
     clock = clock or Clock()
     # Initialisation and the run draw from different keys.
     run_key = parallel.replicate(jax.random.fold_in(jax.random.key(config.seed), 1), devices)
     step = _parallel_step(config, experiment, streamed=isinstance(split, StreamedSplit))
 
     if isinstance(split, StreamedSplit):
-        # The next dispatch is read while one runs.
-        read = read_batches(split, draw, steps, ahead=2 * steps_per_dispatch)
+        # The next dispatch is read while one runs, by each process its own rows.
+        read = read_batches(
+            split,
+            lambda k: parallel.own_rows(draw(k), devices),
+            steps,
+            ahead=2 * steps_per_dispatch,
+        )
 
         def run_streamed(state: TrainState, indices: np.ndarray) -> tuple[TrainState, Any]:
             with clock.during("input"):
                 taken = [next(read) for _ in indices]
                 clips = {
-                    key: parallel.shard(
-                        np.stack([clip[key] for clip in taken]), num_devices, axis=1
-                    )
+                    key: parallel.shard(np.stack([clip[key] for clip in taken]), own, axis=1)
                     for key in taken[0]
                 }
             return step(state, clips, run_key)
@@ -477,7 +503,8 @@ def make_run_steps(
     )
 
     def run_resident(state: TrainState, indices: np.ndarray) -> tuple[TrainState, Any]:
-        return step(state, data, parallel.shard(indices, num_devices), run_key)
+        rows = parallel.own_rows(indices, devices)
+        return step(state, data, parallel.shard(rows, own), run_key)
 
     return run_resident
 
@@ -494,9 +521,9 @@ def compile_step(config: Any, experiment: Experiment, split: AnySplit, batch_siz
     Returns:
         The compiled program, which tells its memory.
     """
-    num_devices = len(experiment.devices)
+    own, share = len(parallel.own(experiment.devices)), batch_size // len(experiment.devices)
     streamed = isinstance(split, StreamedSplit)
-    cases = (num_devices, 1, batch_size // num_devices) if streamed else (len(split),)
+    cases = (own, 1, share) if streamed else (len(split),)
     clip = experiment.clip_shape
     of = jax.ShapeDtypeStruct
     data = {
@@ -505,7 +532,7 @@ def compile_step(config: Any, experiment: Experiment, split: AnySplit, batch_siz
         "label": of(cases, np.int32),
     }
     key = jax.eval_shape(lambda: jax.random.key(0))
-    indices = of((num_devices, 1, batch_size // num_devices), np.int32)
+    indices = of((own, 1, share), np.int32)
     arguments = (data, key) if streamed else (data, indices, key)
     step: Any = _parallel_step(config, experiment, streamed=streamed)
     return step.lower(experiment.state_shapes(), *arguments).compile()

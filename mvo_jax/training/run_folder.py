@@ -19,7 +19,7 @@ import jax
 
 from mvo_jax.errors import UserError
 from mvo_jax.files import cannot_write, replace_file
-from mvo_jax.training import goodput, parallel
+from mvo_jax.training import distributed, goodput, parallel
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
@@ -75,6 +75,7 @@ def provenance(source: Path) -> dict[str, Any]:
         "platform": platform.platform(),
         "backend": jax.default_backend(),
         "devices": [str(device) for device in parallel.devices()],
+        "processes": distributed.count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
@@ -136,6 +137,8 @@ class RunFolder:
     ) -> None:
         """Create the folder, or check that it belongs to the same config.
 
+        The first process does; the others check that they see the same folder.
+
         Args:
             config: the resolved config.
             source: folder of the code, for the git revision.
@@ -145,8 +148,22 @@ class RunFolder:
 
         Raises:
             UserError: the folder belongs to another config (every difference is listed), or it
-                cannot be written.
+                cannot be written, or another process does not see it.
         """
+        distributed.first_then_others(
+            lambda: self._open(config, source, about or {}, allow_config_change)
+        )
+        distributed.check_shared(self.path / "provenance.json")
+
+    def _open(
+        self,
+        config: Mapping[str, Any],
+        source: Path,
+        about: Mapping[str, Any],
+        allow_config_change: bool,
+    ) -> None:
+        if not distributed.is_first():
+            return
         wanted = json.loads(json.dumps(config))
         changes: dict[str, Any] = {}
         self.create()
@@ -159,7 +176,7 @@ class RunFolder:
             write_json(self.path / "config.json", wanted)
         write_json(
             self.path / "provenance.json",
-            [*self._provenance(), {**provenance(source), **(about or {}), **changes}],
+            [*self._provenance(), {**provenance(source), **about, **changes}],
         )
 
     def create(self) -> None:
@@ -176,7 +193,9 @@ class RunFolder:
             ) from error
 
     def note(self, what: Mapping[str, Any]) -> None:
-        """Add to what ``provenance.json`` keeps of the start under way."""
+        """Add to what ``provenance.json`` keeps of the start under way; the first process does."""
+        if not distributed.is_first():
+            return
         *before, last = self._provenance()
         write_json(self.path / "provenance.json", [*before, {**last, **what}])
 
@@ -223,18 +242,25 @@ class RunFolder:
         return rows
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics of steps that a resumed run will repeat; starts stay accounted for."""
+        """Drop metrics of steps that a resumed run will repeat; starts stay accounted for.
+
+        The first process does.
+        """
+        if not distributed.is_first():
+            return
         kept = [row for row in self._rows() if row["step"] <= step or row["split"] == goodput.SPLIT]
         replace_file(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def forget_evaluation(self, step: int) -> None:
-        """Drop the evaluation of a step that is going to be repeated."""
+        """Drop the evaluation of a step that is going to be repeated; the first process does."""
+        if not distributed.is_first():
+            return
         kept = [row for row in self._rows() if (row["step"], row["split"]) != (step, "validation")]
         replace_file(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 class MetricsWriter:
-    """Appends rows to ``metrics.jsonl`` and to TensorBoard's event files.
+    """Appends rows to ``metrics.jsonl`` and to TensorBoard's event files, in the first process.
 
     Both are written by the caller's thread: tensorboardX's own thread dies of a full disk and then
     blocks the run.
@@ -248,6 +274,9 @@ class MetricsWriter:
     """
 
     def __init__(self, folder: RunFolder, first_step: int):
+        self._writes = distributed.is_first()
+        if not self._writes:
+            return
         # Imported here: it takes a third of a second and only training needs it.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -273,6 +302,8 @@ class MetricsWriter:
         Raises:
             UserError: it cannot be written; the rows before it stay.
         """
+        if not self._writes:
+            return
         finite = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in values.items()
@@ -300,6 +331,8 @@ class MetricsWriter:
         Raises:
             UserError: they cannot be written.
         """
+        if not self._writes:
+            return
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -307,6 +340,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Close both."""
+        if not self._writes:
+            return
         self._file.close()
         with contextlib.suppress(OSError):  # every event was flushed when it was written
             self._tensorboard.close()

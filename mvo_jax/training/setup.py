@@ -95,12 +95,15 @@ class Experiment:
         )
 
 
-def set_up(config: Any, *, devices: Sequence[parallel.Device] | None = None) -> Experiment:
+def set_up(
+    config: Any, *, devices: Sequence[parallel.Device] | None = None, train: bool = True
+) -> Experiment:
     """Build everything but the data, and check that it fits together.
 
     Args:
         config: a whole experiment config.
         devices: devices to run on; by default those that ``config.train.num_devices`` asks for.
+        train: also check that they can share a training batch equally.
 
     Returns:
         The experiment.
@@ -135,7 +138,8 @@ def set_up(config: Any, *, devices: Sequence[parallel.Device] | None = None) -> 
             )
     if devices is None:
         devices = parallel.devices(config.train.num_devices)
-    parallel.check_divisible(config.train.batch_size, len(devices))
+    if train:
+        parallel.check_divisible(config.train.batch_size, len(devices))
 
     optimiser_fields = dict(config.optimizer)
     ema_decay = optimiser_fields.pop("ema_decay")
