@@ -87,7 +87,7 @@ def compile_step(config: dict[str, Any]) -> dict[str, Any]:
     traced = jax.jit(parallel, donate_argnums=0).trace(
         placed(state, everywhere), placed(clips, shared), placed(key, everywhere)
     )
-    compiled = traced.lower(lowering_platforms=("tpu",)).compile()
+    compiled: Any = traced.lower(lowering_platforms=("tpu",)).compile()
     seconds = time.perf_counter() - start
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     traffic = hlo_traffic.read(compiled.as_text())

@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ TINY = ["--system=c3d", "--frames=16", "--size=32", "--width=2"]
 
 
 def test_augmentation_is_that_of_the_paper_s_config():
-    config = get_config()
+    config: Any = get_config()
     assert config.augment.to_dict() == AUGMENTATION
     assert config.model.mask_size == MASK_SIZE
 

@@ -1,5 +1,7 @@
 """Convolutions and BatchNorm on folded columns against the plain ones, in float64."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,7 +91,7 @@ def test_what_cannot_be_folded_is_refused(width, stride, fold_in, fold_out):
 @pytest.mark.parametrize("train", [True, False])
 def test_batch_norm_of_folded_columns_is_that_of_the_plain_ones(train):
     x, dy = normal(2, 2, 3, 6, 4) * 3 + 1, normal(2, 2, 3, 6, 4, seed=1)
-    kinds = {"dtype": jnp.float64, "param_dtype": jnp.float64}
+    kinds: dict[str, Any] = {"dtype": jnp.float64, "param_dtype": jnp.float64}
     variables = BatchNorm(**kinds).init(jax.random.key(0), x, train=False)
     variables["params"]["scale"] = normal(4, seed=2)
 
@@ -117,9 +119,9 @@ def test_batch_norm_of_folded_columns_is_that_of_the_plain_ones(train):
 def test_trunk_of_any_width_and_depth(columns, stage_sizes):
     # 36: an odd number of pairs; one stage: unfolded at the end; 34 and 33: no pairs.
     video = normal(1, 8, 32, columns, 1)
-    kinds = {"width": 4, "stage_sizes": stage_sizes, "dtype": jnp.float64}
+    kinds: dict[str, Any] = {"width": 4, "stage_sizes": stage_sizes, "dtype": jnp.float64}
     variables = R2Plus1D(lowering="conv3d", **kinds).init(jax.random.key(0), video, train=False)
-    features = {
+    features: dict[str, Any] = {
         lowering: R2Plus1D(lowering=lowering, **kinds).apply(variables, video, train=False)
         for lowering in ("conv3d", "conv3d_pairs")
     }
