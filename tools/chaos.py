@@ -265,7 +265,7 @@ def _kill(start: Start, draws: random.Random, seconds: float, events: int, total
 
 def main(arguments: list[str]) -> int:
     """Kill until the number is reached; exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=1200)
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and totals")
     parser.add_argument("--seed", type=int, default=0)

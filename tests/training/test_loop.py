@@ -75,7 +75,7 @@ def start(tiny_config, random_split) -> Callable[..., Run]:
         devices: int = 1,
         changes: dict[str, Any] | None = None,
         split: AnySplit | None = None,
-        **allowed: bool,
+        allow_config_change: bool = False,
     ) -> Run:
         config = tiny_config(**(changes or {}))
         experiment = set_up(config, devices=parallel.devices(devices))
@@ -93,7 +93,14 @@ def start(tiny_config, random_split) -> Callable[..., Run]:
         summary = None
         try:
             training = split or random_split()
-            summary = train(config, experiment, folder, training, validate, **allowed)
+            summary = train(
+                config,
+                experiment,
+                folder,
+                training,
+                validate,
+                allow_config_change=allow_config_change,
+            )
         except Killed:
             assert kill_at is not None
         return Run(folder, experiment, summary, seen)
