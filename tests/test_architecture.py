@@ -165,6 +165,11 @@ def test_no_utils_module():
     assert [p for p in FILES if p.stem in ("utils", "util", "helpers", "common", "misc")] == []
 
 
+def test_nothing_that_ships_imports_the_tools_or_the_benchmarks():
+    for path in [*FILES, *sorted((ROOT / "configs").glob("*.py"))]:
+        assert not {"tools", "benchmarks", "tests"} & external_packages(path), path.name
+
+
 def test_configs_import_nothing_of_mvo_jax():
     for path in sorted((ROOT / "configs").glob("*.py")):
         assert "mvo_jax" not in external_packages(path), path.name

@@ -88,7 +88,7 @@ def rot(folder: Path, kind: str, flips: int, *, seal: bool, seed: int) -> dict[s
 
 def main(arguments: list[str]) -> int:
     """Print the counts; exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--flips", type=int, default=1000)
     parser.add_argument("--workdir", type=Path, help="run whose checkpoints to copy and damage")
     parser.add_argument("--which", choices=["latest", "best"], default="latest")

@@ -265,7 +265,7 @@ def _kill(start: Start, draws: random.Random, seconds: float, events: int, total
 
 def main(arguments: list[str]) -> int:
     """Kill until the number is reached; exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=1200)
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and totals")
     parser.add_argument("--seed", type=int, default=0)
@@ -289,7 +289,7 @@ def main(arguments: list[str]) -> int:
     print(f"a start that nobody touches: {seconds:.2f} s, {events} events", flush=True)
     folder, began, before = options.out / "run", time.perf_counter(), counts["kills"]
     shutil.rmtree(folder, ignore_errors=True)
-    reached, killed_by_term, starts_of_run = 0, False, 0
+    reached, killed_by_term, starts_of_run, before_words = 0, False, 0, ""
     while counts["kills"] < options.kills or starts_of_run:
         draws = random.Random(f"{options.seed} {counts['starts']}")
         start = Start(folder, cache)
@@ -309,10 +309,11 @@ def main(arguments: list[str]) -> int:
             lost = reached - (start.first_step or 0)
             counts["largest_loss"] = max(lost, counts["largest_loss"])
             if lost > (0 if killed_by_term else SAVE_EVERY):
-                totals.violation(f"{lost} steps lost", start.words())
-            reached, killed_by_term = max(start.last_step, start.first_step or 0), False
-        if code == EXIT_INTERRUPTED:
-            killed_by_term = True
+                totals.violation(f"{lost} steps lost after: {before_words}", start.words())
+            reached = max(start.last_step, start.first_step or 0)
+            # A start that was ended before it had restored could save nothing.
+            killed_by_term = code == EXIT_INTERRUPTED
+            before_words = start.words()[-300:]
         if code == DONE:
             if _outcome(folder) != reference:
                 totals.violation(f"run {counts['runs_compared']} ended elsewhere", start.words())

@@ -86,7 +86,7 @@ def tiny_experiment(config: Any) -> Experiment:
 def start(
     path: Path,
     clock: Clock,
-    config: Any | None = None,
+    config: Any = None,
     *,
     data_seed: int = 0,
     allow_config_change: bool = False,

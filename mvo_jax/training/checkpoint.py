@@ -28,7 +28,7 @@ import flax.traverse_util
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mvo_jax.errors import EXIT_DAMAGED, UserError
+from mvo_jax.errors import EXIT_DAMAGED, EXIT_NON_FINITE, UserError
 from mvo_jax.files import cannot_write, replace_file
 from mvo_jax.training import distributed
 from mvo_jax.training.state import TrainState
@@ -54,6 +54,20 @@ def _to_tree(value: PyTree) -> dict[str, Any]:
     flat = flax.traverse_util.flatten_dict(flax.serialization.to_state_dict(value))
     arrays = {key: np.array(leaf) for key, leaf in flat.items() if leaf is not None}
     return flax.traverse_util.unflatten_dict(arrays)
+
+
+def _check_finite(tree: Mapping[str, Any], kind: str, step: int) -> None:
+    """A state with a NaN must not push a good one out."""
+    flat: dict[Any, Any] = flax.traverse_util.flatten_dict(dict(tree))
+    for key, array in flat.items():
+        # Of a dtype without NaN everything is finite.
+        if array.dtype.kind not in "biu" and not np.isfinite(array).all():
+            raise UserError(
+                f"step {step}: {'/'.join(key)} is not finite, so {kind}/{step} is not saved",
+                "lower config.optimizer.learning_rate or set config.optimizer.clip_norm; the last "
+                "checkpoint is kept",
+                exit_code=EXIT_NON_FINITE,
+            )
 
 
 def _array_hashes(tree: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -327,7 +341,7 @@ class Checkpoints:
             meta: JSON content to keep beside it.
 
         Raises:
-            UserError: an earlier save failed.
+            UserError: an earlier save failed, or the state is not finite.
         """
         self._save("latest", int(state.step), state, meta or {})
 
@@ -444,6 +458,7 @@ class Checkpoints:
             self.wait()
         started = time.perf_counter()
         tree = _to_tree(value)
+        _check_finite(tree, kind, step)
         self.save_seconds += time.perf_counter() - started
         self._pending.append(self._worker.submit(self._write, kind, step, tree, dict(meta)))
 

@@ -57,7 +57,7 @@ def largest_batch(
     at_small = bytes_of(small)
     slope = (bytes_of(large) - at_small) / (large - small)
     room = limit - at_small
-    fits = small + int(room / slope) if slope > 0 else failed
+    fits = small + int(room // slope) if slope > 0 else failed
     fits = min(fits, failed - 1) // multiple * multiple
     return fits if fits >= multiple else None
 

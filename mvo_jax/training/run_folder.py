@@ -279,11 +279,12 @@ class MetricsWriter:
             return
         # Imported here: it takes a third of a second and only training needs it.
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.proto import event_pb2
         from tensorboardX.summary import scalar
 
         self._path = folder.metrics_path
-        self._event, self._scalar = Event, scalar
+        events_of: Any = event_pb2  # made at run time from a descriptor; types know nothing of it
+        self._event, self._scalar = events_of.Event, scalar
         self._lock = threading.Lock()
         events = folder.path / "tensorboard"
         try:
@@ -291,8 +292,8 @@ class MetricsWriter:
             # Unbuffered: a row is one write.
             self._file = self._path.open("ab", buffering=0)
             self._tensorboard = EventsWriter(str(events / "events"))
-            start = SessionLog(status=SessionLog.START)
-            self._tensorboard.write_event(Event(step=first_step, session_log=start))
+            start = events_of.SessionLog(status=events_of.SessionLog.START)
+            self._tensorboard.write_event(self._event(step=first_step, session_log=start))
         except OSError as error:
             raise cannot_write(self._path, error) from error
 

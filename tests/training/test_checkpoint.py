@@ -11,7 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from mvo_jax.errors import UserError
+from mvo_jax.errors import EXIT_NON_FINITE, UserError
 from mvo_jax.training.checkpoint import SEAL, Checkpoints
 from mvo_jax.training.state import TrainState
 
@@ -271,3 +271,14 @@ def test_bfloat16_is_hashed_and_restored(tmp_path):
     restored = Checkpoints(tmp_path, create=False).restore_latest(state_at(0).replace(params=half))
     assert restored.params["layer"]["kernel"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(restored.params["layer"]["kernel"], half["layer"]["kernel"])
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+    save(tmp_path, 10)
+    checkpoints = Checkpoints(tmp_path, create=True)
+    bad = state_at(20).replace(opt_state=({"mu": jnp.full((3, 2), jnp.nan)}, (), jnp.array(20)))
+    with pytest.raises(UserError, match="opt_state/0/mu is not finite") as caught:
+        checkpoints.save_latest(bad)
+    assert caught.value.exit_code == EXIT_NON_FINITE
+    checkpoints.finish()
+    assert checkpoints.steps("latest") == [10]

@@ -75,7 +75,7 @@ def start(tiny_config, random_split) -> Callable[..., Run]:
         devices: int = 1,
         changes: dict[str, Any] | None = None,
         split: AnySplit | None = None,
-        **allowed: bool,
+        allow_config_change: bool = False,
     ) -> Run:
         config = tiny_config(**(changes or {}))
         experiment = set_up(config, devices=parallel.devices(devices))
@@ -93,7 +93,14 @@ def start(tiny_config, random_split) -> Callable[..., Run]:
         summary = None
         try:
             training = split or random_split()
-            summary = train(config, experiment, folder, training, validate, **allowed)
+            summary = train(
+                config,
+                experiment,
+                folder,
+                training,
+                validate,
+                allow_config_change=allow_config_change,
+            )
         except Killed:
             assert kill_at is not None
         return Run(folder, experiment, summary, seen)
@@ -233,22 +240,15 @@ def test_devices_share_a_run(start, uninterrupted, tmp_path):
     np.testing.assert_allclose(ours["mask_mse"], theirs["mask_mse"], rtol=2e-2)
 
 
-def poisoned(run: Run) -> None:
-    """Replace the newest checkpoint with one that holds a NaN."""
-    checkpoints = Checkpoints(run.folder.path, create=True)
-    state: Any = checkpoints.restore_latest(run.experiment.state_shapes())
-    state.params["classifier"]["bias"] = np.full_like(state.params["classifier"]["bias"], np.nan)
-    checkpoints.save_latest(state)
-    checkpoints.finish()
-
-
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_its_cases(start, tmp_path):
-    poisoned(start(tmp_path, kill_at=30))
+    start(tmp_path, kill_at=30)
+    (tmp_path / "config.json").unlink()
     with pytest.raises(UserError) as caught:
-        start(tmp_path)
+        start(tmp_path, changes={"optimizer.learning_rate": 1e30}, allow_config_change=True)
     assert caught.value.exit_code == EXIT_NON_FINITE == 3
-    assert "step 31:" in caught.value.cause
-    assert "nan" in caught.value.cause
+    # The update of step 31 is the first with that rate.
+    assert "step 32:" in caught.value.cause
+    assert "are not finite" in caught.value.cause
     assert caught.value.cause.count("train") == 8  # the names of the eight cases
     checkpoints = Checkpoints(tmp_path, create=False)
     assert checkpoints.latest_step() == 30
@@ -256,9 +256,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_its_cases(start, tmp_
     assert [row["step"] for row in RunFolder(tmp_path).history()] == [10, 10, 20, 20, 30, 30]
     # The step, its cases and its values are kept for whoever looks into it.
     found = json.loads((tmp_path / "non_finite.json").read_text())
-    assert (found["step"], found["last_checkpoint"]) == (31, 30)
+    assert (found["step"], found["last_checkpoint"]) == (32, 30)
     assert len(found["cases"]) == 8
-    assert found["metrics"]["loss"] == "nan"
+    assert found["metrics"]["loss"] in ("nan", "inf")
 
 
 def test_a_save_under_way_is_finished_when_the_run_stops_with_an_error(

@@ -89,8 +89,8 @@ def attempt(capsys: pytest.CaptureFixture) -> Callable[..., Attempt]:
             tiny_run.start(folder, Clock(), config, **options)
         except UserError as error:
             code, words = error.exit_code, str(error)
-            assert error.remedy
-            assert len(error.cause.splitlines()) == 1  # a cause is one line
+            assert error.remedy  # noqa: PT017
+            assert len(error.cause.splitlines()) == 1  # noqa: PT017
         except SystemExit as error:
             code = int(error.code or 0)
         return Attempt(code, capsys.readouterr().err + words)
