@@ -52,6 +52,7 @@ def test_scripts_parse(name):
         (EXIT_USER_ERROR, 0, False),
         (EXIT_NON_FINITE, 0, False),
         (EXIT_PEERS, 0, True),
+        (9, 0, True),
         (75, 0, True),
         (137, 19, True),
         (137, 20, False),

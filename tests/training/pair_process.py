@@ -102,18 +102,18 @@ def streamed_losses(config: Any, experiment: Any) -> list[float]:
 
 
 def run(folder: Path, *, kill_at: int, victim: int) -> None:
-    """Train, or go on; the victim kills itself in the validation of a step."""
+    """Train, or go on; the victim kills itself in this start's validation number ``kill_at``."""
     config = _tiny_config(**CHANGES)
     experiment = small(set_up(config))
     run_folder = RunFolder(folder)
     run_folder.open_for_training(config.to_dict(), SOURCE)
     predict = Predictor(experiment, _random_split(cases=7), batch_size=6, with_mask=True)
-    step = 0
+    validations = 0
 
     def validate(variables: Any) -> dict[str, float]:
-        nonlocal step
-        step += config.train.eval_every
-        if step == kill_at and jax.process_index() == victim:
+        nonlocal validations
+        validations += 1
+        if validations == kill_at and jax.process_index() == victim:
             os.kill(os.getpid(), signal.SIGKILL)
         return {"auc": float(predict(variables).probability.mean())}
 

@@ -81,7 +81,8 @@ def test_clips_and_dropout_masks_are_the_same_to_the_bit(tiny_config, random_spl
             axis_name=parallel.AXIS,
         )
         ones = jnp.ones((len(cases), 40))
-        batch["dropout"] = dropout.apply({}, ones, train=True, rngs={"dropout": key})
+        masked: Any = dropout.apply({}, ones, train=True, rngs={"dropout": key})
+        batch["dropout"] = masked
         return parallel.gather(batch)
 
     results = []
