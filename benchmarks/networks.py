@@ -43,13 +43,10 @@ def forward_gflop(config: Config, **call: Any) -> float:
         config: of a contender; its lowering is left out of account.
         **call: ``train`` and ``with_mask`` of the model's call.
     """
-    from mvo_jax.models.build import build_model
+    from mvo_jax.models.build import dense_model
     from mvo_jax.models.cost import forward_flops
 
-    fields = model_fields(config)
-    if "lowering" in fields:
-        fields["lowering"] = "conv3d"  # multiplies no zeros
-    model = build_model(fields, backend="cpu")
+    model = dense_model(model_fields(config))
     return 1e-9 * forward_flops(model, clip_shape(config), **call)
 
 

@@ -33,7 +33,7 @@ from mvo_jax.evaluation.comparison import (
 )
 from mvo_jax.evaluation.predictions import Predictions, read_predictions
 from mvo_jax.evaluation.report import BASELINE_FEATURE
-from mvo_jax.models.build import build_model
+from mvo_jax.models.build import dense_model
 from mvo_jax.models.cost import forward_flops, parameter_count
 from mvo_jax.training import parallel
 from mvo_jax.training.cluster import find_cluster
@@ -200,8 +200,8 @@ def _cost(config: Any) -> tuple[int, float]:
     """(parameters, forward GFLOP of a clip at inference)."""
     experiment = set_up(config, devices=parallel.devices(1))
     parameters = parameter_count(experiment.state_shapes().params)
-    model = build_model(config.model, backend="tpu")  # dense: padding counted as work
-    return parameters, forward_flops(model, experiment.clip_shape, train=False) / 1e9
+    flops = forward_flops(dense_model(config.model), experiment.clip_shape, train=False)
+    return parameters, flops / 1e9
 
 
 def _area_change(config: Any, test: Predictions, split: str) -> System | None:

@@ -7,7 +7,7 @@ from typing import Any
 from absl import flags
 
 from mvo_jax.cli.flags import parse
-from mvo_jax.models.build import build_model, published_config
+from mvo_jax.models.build import dense_model, published_config
 from mvo_jax.models.cost import Cost, model_cost
 
 # Millions of parameters as the paper prints them: Table 2 for the variants of the method, Table 1
@@ -89,10 +89,7 @@ def table(config: Any, cost: Cost) -> str:
 def main(arguments: list[str]) -> None:
     """Print the parameter table, FLOPs and a memory estimate; nothing is computed on a device."""
     config = parse(arguments, _define, with_config=True).config
-    fields = dict(config.model)
-    if "lowering" in fields:
-        fields["lowering"] = "conv3d"  # multiplies no zeros
-    model = build_model(fields, backend="cpu")
+    model = dense_model(config.model)
     size = config.data.image_size
     moments = 2 if config.optimizer.name == "adamw" else 1
     cost = model_cost(model, (config.data.frames, size, size, 1), moments=moments)

@@ -122,3 +122,16 @@ def _choose(key: str, value: Any, options: Collection[str]) -> None:
             f"config.model.{key} is {value!r}, which does not exist",
             f"choose from {', '.join(options)}" + (f"; did you mean {near[0]}?" if near else ""),
         )
+
+
+def dense_model(config: Mapping[str, Any]) -> nn.Module:
+    """The model in the form that multiplies fewest zeros, for counting its operations.
+
+    Args:
+        config: see ``build_model``.
+
+    Raises:
+        UserError: see ``build_model``.
+    """
+    plain = {**config, "lowering": "conv3d"} if "lowering" in config else config
+    return build_model(plain, backend="cpu")

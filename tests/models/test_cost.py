@@ -2,7 +2,7 @@
 
 import pytest
 
-from mvo_jax.models.build import build_model, published_config
+from mvo_jax.models.build import build_model, dense_model, published_config
 from mvo_jax.models.cost import activation_bytes, forward_flops, model_cost
 
 FIELDS = {**published_config("mvo_net"), "lowering": "conv3d"}
@@ -45,6 +45,12 @@ def test_backbone_flops_are_the_sum_by_hand(backbone):
 def test_folded_lowerings_cost_the_same(backbone):
     folded = build_model({**FIELDS, "variant": "backbone", "lowering": "conv2d"}, backend="tpu")
     assert forward_flops(folded, CLIP, train=False) == forward_flops(backbone, CLIP, train=False)
+
+
+@pytest.mark.parametrize("lowering", ["auto", "conv3d_pairs"])
+def test_zeros_in_folded_kernels_are_no_work(backbone, lowering):
+    dense = dense_model({**FIELDS, "variant": "backbone", "lowering": lowering})
+    assert forward_flops(dense, CLIP, train=False) == forward_flops(backbone, CLIP, train=False)
 
 
 def test_mask_branch_costs_nothing_at_inference(backbone):
