@@ -142,10 +142,10 @@ def test_a_failing_system_stops_no_other(rows_file, data_dir, tmp_path, capsys, 
     monkeypatch.chdir(ROOT)
     train = compare.training.main
 
-    def fail_encoder(arguments):
+    def fail_encoder(arguments, **options):
         if any("encoder" in word for word in arguments):
             raise UserError("the encoder cannot be trained", "mend it")
-        return train(arguments)
+        return train(arguments, **options)
 
     monkeypatch.setattr(compare.training, "main", fail_encoder)
     out = tmp_path / "out"

@@ -27,6 +27,7 @@ CASES = [
     Case("conv2d_conv1d", {"variant": "cgmr", "decoder_layout": "released", "num_outputs": 2}),
     Case("im2col_conv1d", {"variant": "bert", "in_channels": 1, "num_layers": 2}),
     Case("im2col_matmul", {"variant": "backbone"}),
+    Case("conv3d_pairs", {"variant": "bert"}),
 ]
 
 
