@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # Time belongs to exactly one of them, so that the shares add up to one.
-PHASES = ("start", "compile", "input", "step", "validation", "save", "log")
+PHASES: tuple[str, ...] = ("start", "compile", "input", "step", "validation", "save", "log")
 SPLIT = "goodput"  # 'split' of its rows in metrics.jsonl
 
 
