@@ -9,8 +9,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from conftest import _on_disk, _random_split, _tiny_config
 from small_network import SMALL, small
+from small_run import make_on_disk, make_random_split, make_tiny_config
 
 from mvo_jax.data.batches import batch_indices
 from mvo_jax.errors import UserError
@@ -65,16 +65,18 @@ def talk(folder: Path) -> dict[str, Any]:
         "two devices": [device.process_index for device in parallel.devices(2)],
         "three devices": refused(lambda: parallel.devices(3)),
         "own rows": parallel.own_rows(np.arange(8), parallel.devices()).tolist(),
-        "batch of six": refused(lambda: set_up(_tiny_config(**CHANGES, **{"train.batch_size": 6}))),
+        "batch of six": refused(
+            lambda: set_up(make_tiny_config(**CHANGES, **{"train.batch_size": 6}))
+        ),
     }
 
 
 def predictions(experiment: Any) -> dict[str, Any]:
     """Of seven cases in batches of eight, resident, streamed and clip by clip."""
     variables = experiment.init_state(0).eval_variables()
-    split = _random_split(cases=7, name="validation")
+    split = make_random_split(cases=7, name="validation")
     result = {}
-    for name, source in (("resident", split), ("streamed", _on_disk(split))):
+    for name, source in (("resident", split), ("streamed", make_on_disk(split))):
         found = Predictor(experiment, source, batch_size=6, with_mask=True)(variables)
         assert found.coarse_mask is not None
         result[name] = found.probability.tolist()
@@ -88,7 +90,7 @@ def predictions(experiment: Any) -> dict[str, Any]:
 
 def streamed_losses(config: Any, experiment: Any) -> list[float]:
     """Losses of two steps whose clips are read from disk."""
-    split = _on_disk(_random_split())
+    split = make_on_disk(make_random_split())
 
     def draw(k: int) -> np.ndarray:
         return batch_indices(config.seed, k, num_cases=16, batch_size=8)
@@ -103,11 +105,11 @@ def streamed_losses(config: Any, experiment: Any) -> list[float]:
 
 def run(folder: Path, *, kill_at: int, victim: int) -> None:
     """Train, or go on; the victim kills itself in this start's validation number ``kill_at``."""
-    config = _tiny_config(**CHANGES)
+    config = make_tiny_config(**CHANGES)
     experiment = small(set_up(config))
     run_folder = RunFolder(folder)
     run_folder.open_for_training(config.to_dict(), SOURCE)
-    predict = Predictor(experiment, _random_split(cases=7), batch_size=6, with_mask=True)
+    predict = Predictor(experiment, make_random_split(cases=7), batch_size=6, with_mask=True)
     validations = 0
 
     def validate(variables: Any) -> dict[str, float]:
@@ -117,7 +119,7 @@ def run(folder: Path, *, kill_at: int, victim: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return {"auc": float(predict(variables).probability.mean())}
 
-    train(config, experiment, run_folder, _random_split(), validate)
+    train(config, experiment, run_folder, make_random_split(), validate)
 
 
 def main(options: dict[str, Any]) -> None:
@@ -127,7 +129,7 @@ def main(options: dict[str, Any]) -> None:
     with distributed.joined(cluster, join_seconds=120, peer_seconds=60):
         result: dict[str, Any] = {}
         if options["talk"]:
-            config = _tiny_config(**CHANGES)
+            config = make_tiny_config(**CHANGES)
             experiment = small(set_up(config))
             result = {
                 **talk(folder),
