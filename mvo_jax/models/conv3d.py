@@ -56,7 +56,7 @@ def _spatial_form(form: str, height: int, width: int) -> str:
     XLA:CPU divides a convolution's rows among threads and packs the kernel for each: 512 to 512
     channels on 2x2 pixels take 421 ms, as im2col 15 ms. From 8x8 on the convolution is ahead.
     """
-    return "im2col" if form == "conv2d" and height * width <= SMALL_GRID else form
+    return "im2col" if form in ("conv2d", "conv2d_cpu") and height * width <= SMALL_GRID else form
 
 
 def volume_convolution(

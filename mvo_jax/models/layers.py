@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mvo_jax.models.cpu_convolution import cpu_convolution
 from mvo_jax.models.folded import folded_convolution
 
 Array = jax.Array
@@ -49,6 +50,7 @@ LOWERINGS: dict[str, tuple[str, str]] = {
     "conv3d": ("conv3d", "conv3d"),
     "conv3d_pairs": ("conv3d", "conv3d"),  # R(2+1)D: the first stage on pairs of columns
     "conv2d": ("conv2d", "conv2d"),
+    "conv2d_cpu": ("conv2d_cpu", "conv2d_cpu"),  # conv2d with a derivative of its own
     "conv2d_conv1d": ("conv2d", "conv1d"),
     "im2col_conv1d": ("im2col", "conv1d"),
     "im2col_matmul": ("im2col", "matmul"),
@@ -122,6 +124,9 @@ def spatial_convolution(x: Array, kernel: Array, *, stride: int, padding: int, f
             ((padding, padding), (padding, padding)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
+    elif form == "conv2d_cpu":
+        pads = ((padding, padding), (padding, padding))
+        out = cpu_convolution(folded, kernel[0], (stride, stride), pads)
     elif form == "im2col":
         patches = _im2col(folded, size, stride, padding)
         out = patches @ kernel.reshape(-1, kernel.shape[-1])
@@ -161,6 +166,14 @@ def temporal_convolution(x: Array, kernel: Array, *, stride: int, padding: int, 
             (stride, 1),
             ((padding, padding), (0, 0)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return out.reshape(batch, -1, height, width, out.shape[-1])
+    if form == "conv2d_cpu":
+        out = cpu_convolution(
+            x.reshape(batch, frames, height * width, channels),
+            kernel[:, :, 0],
+            (stride, 1),
+            ((padding, padding), (0, 0)),
         )
         return out.reshape(batch, -1, height, width, out.shape[-1])
     if form == "conv1d":

@@ -1,0 +1,90 @@
+"""2-D convolution for a CPU, with a backward pass that reads each array where it lies.
+
+XLA:CPU computes elementwise chains again wherever they are read. In front of a weight gradient it
+does so inside a transposing loop, which takes up to 95 ms for an array that is transposed in 10 ms
+once it is in memory (docs/decisions.md).
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+
+
+def _stored(x: Array) -> Array:
+    """``x``, written to memory once.
+
+    XLA repeats an elementwise operation of one large operand for each reader, one of two only if
+    every reader can take it up, which a convolution cannot. ``lax.optimization_barrier`` is gone
+    before that is decided.
+    """
+    return jnp.where(x != x, x + x, x)
+
+
+def _convolve(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
+    return lax.conv_general_dilated(
+        x, kernel, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def cpu_convolution(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
+    """2-D convolution.
+
+    Args:
+        x: ``[N, H, W, C]``.
+        kernel: ``[kh, kw, C, F]``.
+        stride: of rows and columns.
+        padding: zeros before and after, of rows and columns.
+
+    Returns:
+        ``[N, H', W', F]``.
+    """
+    return _convolve(x, kernel, stride, padding)
+
+
+def _forward(
+    x: Array, kernel: Array, stride: Pair, padding: Padding
+) -> tuple[Array, tuple[Array, Array]]:
+    x = _stored(x)
+    return _convolve(x, kernel, stride, padding), (x, kernel)
+
+
+def _backward(
+    stride: Pair, padding: Padding, residuals: tuple[Array, Array], dy: Array
+) -> tuple[Array, Array]:
+    x, kernel = residuals
+    dy = _stored(dy)
+    _, pullback = jax.vjp(lambda a, b: _convolve(a, b, stride, padding), x, kernel)
+    dx, dkernel = pullback(dy)
+    if kernel.shape[1] == 1 and stride == (1, 1) and padding[1] == (0, 0):
+        dkernel = _kernel_gradient_of_rows(x, dy, kernel.shape[0], padding[0][0])
+    return dx, dkernel
+
+
+def _kernel_gradient_of_rows(x: Array, dy: Array, size: int, padding: int) -> Array:
+    """``[size, 1, C, F]`` as one product a tap; ``dy``, the smaller, is shifted and not ``x``."""
+    zero = jnp.zeros((), dy.dtype)
+    taps = []
+    for tap in range(size):
+        shift = tap - padding
+        rows = lax.pad(
+            dy,
+            zero,
+            (
+                (0, 0, 0),
+                (shift, x.shape[1] - dy.shape[1] - shift, 0),
+                (0, 0, 0),
+                (0, 0, 0),
+            ),
+        )
+        taps.append(rows.reshape(-1, rows.shape[-1]).T @ x.reshape(-1, x.shape[-1]))
+    return jnp.stack(taps)[:, None].transpose(0, 1, 3, 2)
+
+
+cpu_convolution.defvjp(_forward, _backward)
