@@ -69,12 +69,13 @@ def choose_lowering(backend: str, xla_flags: str = "") -> str:
 
     Returns:
         A key of ``LOWERINGS``. TPU: true 3-D convolutions, pairs of columns in the first stage.
-        CPU: the 2-D fold where XLA has the flag for it, im2col elsewhere. GPU: 2-D fold.
+        CPU: the 2-D fold with its own derivative where XLA has the flag for it, im2col elsewhere.
+        GPU: 2-D fold.
     """
     if backend == "tpu":
         return "conv3d_pairs"
-    if backend == "cpu" and FAST_CPU_CONVOLUTION_FLAG not in xla_flags:
-        return "im2col_conv1d"
+    if backend == "cpu":
+        return "conv2d_cpu" if FAST_CPU_CONVOLUTION_FLAG in xla_flags else "im2col_conv1d"
     return "conv2d"
 
 
@@ -98,7 +99,8 @@ def spatial_convolution(x: Array, kernel: Array, *, stride: int, padding: int, f
         kernel: ``[1, k, k, C, F]``.
         stride: in-plane stride.
         padding: zeros on each side, explicit as in torch ('SAME' would shift strided windows).
-        form: 'conv3d', 'conv2d' (frames folded into the batch) or 'im2col' (patches times matrix).
+        form: 'conv3d', 'conv2d' (frames folded into the batch), 'conv2d_cpu' (the same, see
+            ``cpu_convolution``) or 'im2col' (patches times matrix).
 
     Returns:
         ``[B, T, H', W', F]``.
@@ -143,8 +145,9 @@ def temporal_convolution(x: Array, kernel: Array, *, stride: int, padding: int, 
         kernel: ``[k, 1, 1, C, F]``.
         stride: stride in time.
         padding: zero frames on each side.
-        form: 'conv3d', 'conv2d' (kernel (k, 1) over [B, T, H*W, C]), 'conv1d' (pixels folded into
-            the batch) or 'matmul' (a sum over taps of shifted frames times a matrix).
+        form: 'conv3d', 'conv2d' (kernel (k, 1) over [B, T, H*W, C]), 'conv2d_cpu' (the same, see
+            ``cpu_convolution``), 'conv1d' (pixels folded into the batch) or 'matmul' (a sum over
+            taps of shifted frames times a matrix).
 
     Returns:
         ``[B, T', H, W, F]``.

@@ -120,8 +120,8 @@ def test_lowering_changes_no_parameter():
     [
         ("tpu", "", "conv3d_pairs"),
         ("gpu", "", "conv2d"),
-        ("cpu", FAST_CPU_CONVOLUTION_FLAG, "conv2d"),
-        ("cpu", "--other " + FAST_CPU_CONVOLUTION_FLAG, "conv2d"),
+        ("cpu", FAST_CPU_CONVOLUTION_FLAG, "conv2d_cpu"),
+        ("cpu", "--other " + FAST_CPU_CONVOLUTION_FLAG, "conv2d_cpu"),
         ("cpu", "", "im2col_conv1d"),
         ("cpu", "--xla_force_host_platform_device_count=8", "im2col_conv1d"),
     ],

@@ -100,12 +100,13 @@ def test_temporal_forms(form, size, stride, padding, frames):
     ],
     ids=["spatial", "temporal"],
 )
-def test_gradients_of_all_forms_agree(convolution, forms, kernel_shape):
+@pytest.mark.parametrize(("stride", "padding"), [(1, 0), (1, 1), (1, 2), (2, 1)])
+def test_gradients_of_all_forms_agree(convolution, forms, kernel_shape, stride, padding):
     x, kernel = jnp.asarray(normal(2, 5, 6, 7, 2)), jnp.asarray(normal(*kernel_shape, seed=1))
 
     def gradients(form):
         def value(x, kernel):
-            out = convolution(x, kernel, stride=2, padding=1, form=form)
+            out = convolution(x, kernel, stride=stride, padding=padding, form=form)
             return jnp.sum(jnp.sin(out))
 
         return jax.jit(jax.grad(value, argnums=(0, 1)))(x, kernel)
