@@ -24,7 +24,7 @@ from typing import Any, NoReturn, Protocol
 Config = dict[str, Any]
 FULL_SIZE = {"frames": 30, "size": 64, "width": 0}
 # Arguments that every process gets.
-SHARED = ("system", "frames", "size", "width", "steps", "warmup", "huge_pages")
+SHARED = ("system", "frames", "size", "width", "steps", "warmup", "settle", "huge_pages")
 
 
 class Contender(Protocol):
@@ -72,6 +72,10 @@ def work(config: Config, make: Callable[[Config], Contender]) -> None:
     about = contender.about | {"warmup_s": round(time.perf_counter() - start, 1)}
     reply(about=about, matmul_gflops=contender.matmul_gflops())
     for _ in sys.stdin:
+        # The last turn's memory is back with the system and the caches are another's: a training
+        # that has the machine to itself meets neither.
+        if config["settle"]:
+            contender.run(config["settle"])
         start, cpu_start, busy_start = time.perf_counter(), time.process_time(), busy_seconds()
         result = contender.run(config["steps"])
         seconds = time.perf_counter() - start
@@ -336,6 +340,9 @@ def argument_parser(description: str | None, systems: Mapping[str, Any]) -> argp
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1, help="steps a round; more on a GPU")
+    parser.add_argument(
+        "--settle", type=int, default=0, help="steps that are not counted, before those of a round"
+    )
     parser.add_argument(
         "--quiet",
         type=float,
