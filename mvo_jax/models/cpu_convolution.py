@@ -5,8 +5,6 @@ does so inside a transposing loop, which takes up to 95 ms for an array that is 
 once it is in memory (docs/decisions.md).
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -32,8 +30,7 @@ def _convolve(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def cpu_convolution(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
+def _cpu_convolution(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
     """2-D convolution.
 
     Args:
@@ -87,4 +84,5 @@ def _kernel_gradient_of_rows(x: Array, dy: Array, size: int, padding: int) -> Ar
     return jnp.stack(taps)[:, None].transpose(0, 1, 3, 2)
 
 
+cpu_convolution = jax.custom_vjp(_cpu_convolution, nondiff_argnums=(2, 3))
 cpu_convolution.defvjp(_forward, _backward)
