@@ -330,7 +330,7 @@ def argument_parser(description: str | None, systems: Mapping[str, Any]) -> argp
         help="float32,bfloat16",
     )
     parser.add_argument(
-        "--lowering", type=listed, default=["auto"], help="keys of layers.LOWERINGS, or auto"
+        "--lowering", type=listed, default=["auto"], help="keys of lowerings.LOWERINGS, or auto"
     )
     parser.add_argument(
         "--torch-mode",
@@ -382,7 +382,7 @@ def check_lowerings(names: Iterable[str]) -> None:
     Raises:
         SystemExit: there is one.
     """
-    from mvo_jax.models.layers import LOWERINGS
+    from mvo_jax.models.lowerings import LOWERINGS
 
     unknown = sorted(set(names) - {"auto", *LOWERINGS})
     if unknown:

@@ -3,7 +3,7 @@
 import importlib.metadata
 from collections.abc import MutableMapping
 
-# models.layers.FAST_CPU_CONVOLUTION_FLAG, repeated because that module imports JAX.
+# models.lowerings.FAST_CPU_CONVOLUTION_FLAG, repeated because that module imports JAX.
 FAST_CPU_CONVOLUTION_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
 # XLA ends the process on a flag it does not know, so the flag is set only where it was tried.
 TRIED_JAXLIB = ("0.10.", "0.11.", "0.12.")

@@ -29,7 +29,7 @@ from mvo_jax.data.coarse_mask import coarse_mask
 from mvo_jax.errors import UserError
 from mvo_jax.files import replace_file
 from mvo_jax.interop.weight_rules import flatten, unflatten
-from mvo_jax.models.layers import choose_lowering
+from mvo_jax.models.lowerings import choose_lowering
 from mvo_jax.models.mvo_net import MVONet
 from mvo_jax.training import parallel
 from mvo_jax.training.losses import LossSettings
@@ -80,7 +80,7 @@ def compute(
         dtype: 'float32' or 'float64'; the latter needs ``jax.enable_x64``.
         num_devices: how many; 0 for all. Divides 8.
         size: 'small' (8x32x32, seconds) or 'full' (30x64x64, the paper's network).
-        lowering: key of ``layers.LOWERINGS``, or 'auto' for that of the backend.
+        lowering: key of ``lowerings.LOWERINGS``, or 'auto' for that of the backend.
 
     Returns:
         {'format', 'about', 'entries'}, as ``write`` keeps it.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from mvo_jax.errors import UserError
 from mvo_jax.models.c3d import C3D
 from mvo_jax.models.i3d import I3D
-from mvo_jax.models.layers import LOWERINGS, choose_lowering
+from mvo_jax.models.lowerings import LOWERINGS, choose_lowering
 from mvo_jax.models.mvo_net import VARIANTS, MVONet
 from mvo_jax.models.p3d import P3D
 from mvo_jax.models.slowfast import SlowFast

@@ -76,7 +76,7 @@ class C3D(nn.Module):
         width: channels of the first convolution, 64 in the paper.
         hidden_size: units of the two hidden dense layers, 4096 in the paper.
         head_dropout: dropout rate after each of them, 0.5 in the paper.
-        lowering: key of ``layers.LOWERINGS``.
+        lowering: key of ``lowerings.LOWERINGS``.
         axis_name: device axis of the batch; None on one device.
         dtype: compute dtype; parameters stay in ``param_dtype``.
         param_dtype: dtype of the parameters.

@@ -1,8 +1,8 @@
 """Convolutions of any kernel over [B, T, H, W, C], and the check of a clip before the first one.
 
-As in ``layers``, one kernel can be applied by several lowerings. A kernel of one frame or one pixel
-goes to ``layers.spatial_convolution`` or ``layers.temporal_convolution``; this module adds the
-kernels that cover both.
+As in ``lowerings``, one kernel can be applied in several ways. A kernel of one frame or one pixel
+goes to ``spatial_convolution`` or ``temporal_convolution`` there; this module adds those that cover
+both.
 """
 
 import functools
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mvo_jax.models.layers import LOWERINGS, spatial_convolution, temporal_convolution
+from mvo_jax.models.lowerings import LOWERINGS, spatial_convolution, temporal_convolution
 
 Array = jax.Array
 Triple = tuple[int, int, int]
@@ -73,7 +73,7 @@ def volume_convolution(
         kernel: ``[kt, k, k, C, F]``.
         stride: (time, height, width), the last two equal.
         padding: zeros on each side of time, height and width, the last two equal.
-        form: of the spatial part, see ``layers.spatial_convolution``; 'conv3d' leaves it whole.
+        form: of the spatial part, see ``lowerings.spatial_convolution``; 'conv3d' leaves it whole.
 
     Returns:
         ``[B, T', H', W', F]``.
@@ -109,7 +109,7 @@ class Conv3d(nn.Module):
         in_channels: channels of the kernel where that is not the input's number: a one-channel
             input stands for as many equal channels. The kernel is summed over them, which is the
             same as copying the input and less work.
-        lowering: key of ``layers.LOWERINGS``.
+        lowering: key of ``lowerings.LOWERINGS``.
         kernel_init: initialiser of the kernel.
         dtype: compute dtype.
         param_dtype: dtype of the parameters.
@@ -170,7 +170,7 @@ class Conv2d(nn.Module):
         kernel_size: k.
         stride: in-plane.
         padding: zeros on each side of height and width.
-        lowering: key of ``layers.LOWERINGS``.
+        lowering: key of ``lowerings.LOWERINGS``.
         kernel_init: initialiser of the kernel.
         dtype: compute dtype.
         param_dtype: dtype of the kernel.

@@ -67,7 +67,7 @@ class Unit3d(nn.Module):
         kernel_size: side of the cubic kernel.
         stride: in time and space.
         in_channels: see ``Conv3d``.
-        lowering: key of ``layers.LOWERINGS``.
+        lowering: key of ``lowerings.LOWERINGS``.
         axis_name: device axis for BatchNorm.
         dtype: compute dtype.
         param_dtype: dtype of the parameters.
@@ -180,7 +180,7 @@ class I3D(nn.Module):
             paper's (2, 5, 2).
         head_size: units of a hidden layer before the output; 0 for none, as in the paper of I3D.
         head_dropout: dropout rate of the pooled features, 0.5 in the public implementation.
-        lowering: key of ``layers.LOWERINGS``.
+        lowering: key of ``lowerings.LOWERINGS``.
         axis_name: device axis of the batch; None on one device.
         dtype: compute dtype; parameters and statistics stay in ``param_dtype``.
         param_dtype: dtype of the parameters.

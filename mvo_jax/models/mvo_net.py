@@ -39,7 +39,7 @@ class MVONet(nn.Module):
         mask_size: m of the coarse mask.
         decoder_layout: 'paper' or 'released', see ``mask_decoder``.
         decoder_dropout: channel dropout rate in the decoder.
-        lowering: key of ``layers.LOWERINGS``.
+        lowering: key of ``lowerings.LOWERINGS``.
         axis_name: device axis of the batch; None on one device.
         dtype: compute dtype; parameters and statistics stay in ``param_dtype``.
         param_dtype: dtype of the parameters.

@@ -39,7 +39,7 @@ class P3DBlock(nn.Module):
         features: channels inside; four times as many leave.
         kind: 'A', 'B', 'C', or '2D'.
         stride: in-plane, of the first convolution and of the shortcut.
-        lowering: key of ``layers.LOWERINGS``.
+        lowering: key of ``lowerings.LOWERINGS``.
         axis_name: device axis for BatchNorm.
         dtype: compute dtype.
         param_dtype: dtype of the parameters.
@@ -155,7 +155,7 @@ class P3D(nn.Module):
         width: channels of the stem, 64 in the paper.
         stage_sizes: residual blocks of each stage, (3, 8, 36, 3) in P3D-199; at most four stages.
         head_dropout: dropout rate of the pooled features.
-        lowering: key of ``layers.LOWERINGS``.
+        lowering: key of ``lowerings.LOWERINGS``.
         axis_name: device axis of the batch; None on one device.
         dtype: compute dtype; parameters and statistics stay in ``param_dtype``.
         param_dtype: dtype of the parameters.

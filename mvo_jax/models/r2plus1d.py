@@ -31,7 +31,7 @@ class Conv2Plus1D(nn.Module):
         stride: stride in space and in time.
         fold_in: columns in the channels of the input (``folded.fold_columns``).
         fold: columns in the channels of what follows.
-        lowering: key of ``layers.LOWERINGS``.
+        lowering: key of ``lowerings.LOWERINGS``.
         axis_name: device axis for BatchNorm.
         dtype: compute dtype.
         param_dtype: dtype of the parameters.
@@ -85,7 +85,7 @@ class BasicBlock(nn.Module):
         stride: stride in space and time of the first convolution and of the shortcut.
         fold_in: columns in the channels of the input (``folded.fold_columns``).
         fold: columns in the channels of what follows.
-        lowering: key of ``layers.LOWERINGS``.
+        lowering: key of ``lowerings.LOWERINGS``.
         axis_name: device axis for BatchNorm.
         dtype: compute dtype.
         param_dtype: dtype of the parameters.
@@ -139,7 +139,7 @@ class R2Plus1D(nn.Module):
     Args:
         width: channels of the first stage (64 in R(2+1)D-18); stages have 1, 2, 4, 8 times that.
         stage_sizes: residual blocks in each stage.
-        lowering: key of ``layers.LOWERINGS``.
+        lowering: key of ``lowerings.LOWERINGS``.
         axis_name: device axis for BatchNorm.
         dtype: compute dtype.
         param_dtype: dtype of the parameters.

@@ -81,7 +81,7 @@ class Bottleneck(nn.Module):
         features: channels of the first two convolutions; four times as many leave.
         time_kernel: frames under the first convolution.
         stride: in-plane, of the second convolution and of the shortcut.
-        lowering: key of ``layers.LOWERINGS``.
+        lowering: key of ``lowerings.LOWERINGS``.
         axis_name: device axis for BatchNorm.
         dtype: compute dtype.
         param_dtype: dtype of the parameters.
@@ -204,7 +204,7 @@ class SlowFast(nn.Module):
         channel_ratio: 1 / beta, channels of the slow pathway for one of the fast.
         fusion_kernel: frames under a lateral convolution, odd.
         head_dropout: dropout rate of the pooled features.
-        lowering: key of ``layers.LOWERINGS``.
+        lowering: key of ``lowerings.LOWERINGS``.
         axis_name: device axis of the batch; None on one device.
         dtype: compute dtype; parameters and statistics stay in ``param_dtype``.
         param_dtype: dtype of the parameters.

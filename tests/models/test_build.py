@@ -7,7 +7,7 @@ import pytest
 from mvo_jax.errors import UserError
 from mvo_jax.models.build import DTYPES, MODELS, build_model, published_config
 from mvo_jax.models.cost import parameter_count
-from mvo_jax.models.layers import FAST_CPU_CONVOLUTION_FLAG, LOWERINGS, choose_lowering
+from mvo_jax.models.lowerings import FAST_CPU_CONVOLUTION_FLAG, LOWERINGS, choose_lowering
 from mvo_jax.models.mvo_net import VARIANTS
 
 BASE = {**published_config("mvo_net"), "lowering": "conv3d", "decoder_layout": "released"}

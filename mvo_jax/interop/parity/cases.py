@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-from mvo_jax.models.layers import LOWERINGS
+from mvo_jax.models.lowerings import LOWERINGS
 from mvo_jax.models.mvo_net import VARIANTS
 
 
