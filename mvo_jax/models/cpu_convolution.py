@@ -80,8 +80,8 @@ def _kernel_gradient_of_rows(x: Array, dy: Array, size: int, padding: int) -> Ar
                 (0, 0, 0),
             ),
         )
-        taps.append(rows.reshape(-1, rows.shape[-1]).T @ x.reshape(-1, x.shape[-1]))
-    return jnp.stack(taps)[:, None].transpose(0, 1, 3, 2)
+        taps.append(x.reshape(-1, x.shape[-1]).T @ rows.reshape(-1, rows.shape[-1]))
+    return jnp.stack(taps)[:, None]
 
 
 cpu_convolution = jax.custom_vjp(_cpu_convolution, nondiff_argnums=(2, 3))
