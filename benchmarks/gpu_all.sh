@@ -16,6 +16,11 @@ if [ -n "$SMALL" ] && [ "$SMALL" != --small ]; then
     echo "error: unexpected argument $SMALL" >&2
     exit 2
 fi
+if ! "$PYTHON" -c "import jax, flax, optax, orbax.checkpoint, torch" 2>/dev/null; then
+    echo "error: $PYTHON lacks one of jax, flax, optax, orbax-checkpoint and torch;" \
+        "set PYTHON to an interpreter that has them" >&2
+    exit 1
+fi
 mkdir -p "$OUT" || exit 1
 rm -f "$OUT/parts.txt"
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$OUT/cache}
