@@ -1,0 +1,49 @@
+"""The convolutions measured one by one are the network's, and both frameworks compute the same."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import layers
+from mvo_jax.models.build import build_model, published_config
+
+
+def test_shapes_are_those_of_the_published_network():
+    model = build_model(published_config("mvo_net"), backend="cpu")
+    clip = jnp.zeros((1, 30, 64, 64, 1))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False))
+    kernels = {
+        leaf.shape for leaf in jax.tree.leaves(shapes["params"]["trunk"]) if len(leaf.shape) == 5
+    }
+    measured = {layer.kernel for layer in layers.layers(30, 64, 64)}
+    assert measured <= kernels
+    assert len(measured) == 10
+
+
+@pytest.mark.parametrize("index", [0, 1, 2, 3])
+def test_both_sides_compute_the_same(index):
+    layer = layers.layers(6, 12, 8)[index]
+    ours = [np.asarray(part()) for part in layers.jax_parts(layer, 2, "conv2d_cpu")]
+    forward, x_gradient, kernel_gradient = (part() for part in layers.torch_parts(layer, 2))
+    theirs = [
+        forward.permute(0, 2, 3, 4, 1),
+        x_gradient.permute(0, 2, 3, 4, 1),
+        kernel_gradient.permute(2, 3, 4, 1, 0),
+    ]
+    for our, their in zip(ours, theirs, strict=True):
+        # float32: sums of at most 864 products of order 1, so of order 30.
+        np.testing.assert_allclose(our, their.numpy(), atol=1e-4)
+
+
+def test_a_row_for_each_layer_and_contender(tmp_path, capsys):
+    output = tmp_path / "layers.json"
+    sizes = ["--frames=4", "--size=8", "--width=4", "--batch=1"]
+    layers.main([*sizes, "--rounds=1", "--lowering=conv2d,conv2d_cpu", f"--json={output}"])
+    rows = json.loads(output.read_text())["rows"]
+    assert [row["name"] for row in rows[:3]] == ["jax:conv2d", "jax:conv2d_cpu", "torch"]
+    assert len(rows) == 30
+    assert all(set(row["ms"]) == set(layers.PARTS) for row in rows)
+    assert len(capsys.readouterr().out.splitlines()) == 11
