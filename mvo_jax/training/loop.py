@@ -14,8 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mvo_jax.data.batches import batch_indices
-from mvo_jax.data.splits import AnySplit, StreamedSplit
-from mvo_jax.data.stream import read_batches
+from mvo_jax.data.splits import AnySplit
 from mvo_jax.errors import EXIT_NON_FINITE, UserError
 from mvo_jax.training import distributed, parallel
 from mvo_jax.training.checkpoint import Checkpoints
@@ -29,11 +28,18 @@ from mvo_jax.training.memory import (
     too_large,
 )
 from mvo_jax.training.optim import learning_rate_schedule
-from mvo_jax.training.run_folder import MetricsWriter, RunFolder, config_changes, write_json
+from mvo_jax.training.programs import compile_step, make_run_steps
+from mvo_jax.training.resumption import (
+    check_identity,
+    comparable,
+    is_better,
+    logged_rows,
+    tell_of_missing_rows,
+    where_it_stands,
+)
+from mvo_jax.training.run_folder import MetricsWriter, RunFolder, write_json
 from mvo_jax.training.run_lock import RunLock
 from mvo_jax.training.setup import Experiment
-from mvo_jax.training.state import TrainState
-from mvo_jax.training.step import make_resident_step, make_streamed_step, make_train_step
 from mvo_jax.training.trace import TracedSteps
 
 MAX_DISPATCHES_IN_FLIGHT = 2
@@ -138,13 +144,13 @@ def train(
     else:
         restored = checkpoints.read("latest")
         meta = restored.meta
-        _check_identity(meta, identity, allow_config_change, allow_data_change)
+        check_identity(meta, identity, allow_config_change, allow_data_change)
         state = parallel.replicate(restored.fill(experiment.state_shapes()), experiment.devices)
     step = saved_step = clock.first_step = clock.step = int(state.step)
     folder.forget_after(step)
-    _tell_of_missing_rows(folder, step, meta.get("rows"))
+    tell_of_missing_rows(folder, step, meta.get("rows"))
     due = step > 0 and (step % options.eval_every == 0 or step == options.total_steps)
-    best, evaluate = _where_it_stands(folder, checkpoints, meta, step, due)
+    best, evaluate = where_it_stands(folder, checkpoints, meta, step, due)
     if evaluate:
         folder.forget_evaluation(step)
 
@@ -195,7 +201,7 @@ def train(
         nonlocal saved_step, saved_at
         with clock.during("save"):
             writer.sync()
-            rows = sum(1 for row in folder.history() if _counts(row, step))
+            rows = logged_rows(folder, step)
             about = {**identity, "best": best, "window": window, "rows": rows}
             checkpoints.save_latest(state, about)
         saved_step, saved_at = step, time.perf_counter()
@@ -285,8 +291,8 @@ def train(
                 f"step {step}: validation "
                 + "  ".join(f"{key} {value:.4f}" for key, value in result.items())
             )
-            if _is_better(result["auc"], best):
-                best = {"step": step, "auc": _comparable(result["auc"])}
+            if is_better(result["auc"], best):
+                best = {"step": step, "auc": comparable(result["auc"])}
                 with clock.during("save"):
                     checkpoints.save_best(state, {**identity, **best})
             evaluate = False
@@ -329,108 +335,6 @@ def train(
     }
 
 
-def _check_identity(
-    meta: Mapping[str, Any],
-    identity: Mapping[str, Any],
-    allow_config_change: bool,
-    allow_data_change: bool,
-) -> None:
-    """Refuse, or tell, that a checkpoint is of another config or of other data."""
-    # A checkpoint written through the library may say nothing of them.
-    config = config_changes(meta.get("config") or identity["config"], identity["config"])
-    before = meta.get("data") or {}
-    data = [
-        f"{name} {before[name][:12]} -> {now[:12]}"
-        for name, now in identity["data"].items()
-        if name in before and before[name] != now
-    ]
-    for what, changes, allowed, flag in (
-        ("config", config, allow_config_change, "--allow_config_change"),
-        ("content of the data", data, allow_data_change, "--allow_data_change"),
-    ):
-        if changes and not allowed:
-            raise UserError(
-                f"the checkpoint is of another {what} ({'; '.join(changes)})",
-                f"restore what it was trained with, choose another --workdir, or go on with {flag}",
-            )
-        if changes:
-            _tell(f"going on under another {what}: {'; '.join(changes)}")
-
-
-def _tell(text: str) -> None:
-    if distributed.is_first():
-        print(text, file=sys.stderr)
-
-
-NO_BEST = {"step": -1, "auc": -2.0}  # less than any AUC, and than the -1 of an undefined one
-
-
-def _comparable(auc: float | None) -> float:
-    return -1.0 if auc is None or math.isnan(auc) else float(auc)
-
-
-def _is_better(auc: float | None, best: Mapping[str, Any]) -> bool:
-    """Whether a state replaces the best; where no AUC is defined, the newest does."""
-    value = _comparable(auc)
-    return value > best["auc"] or value == best["auc"] == -1.0
-
-
-def _best_of(checkpoints: Checkpoints, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The best up to a checkpoint, if it can still be evaluated."""
-    best = dict(meta.get("best") or NO_BEST)
-    if best["step"] < 0:
-        return dict(NO_BEST)
-    there = checkpoints.best_meta()
-    # A newer one is at least as good, and this run is going to find it again.
-    if there is None or there["step"] < best["step"]:
-        _tell(
-            f"the best checkpoint, of step {best['step']}, is missing; the best of the validations "
-            "to come will be kept"
-        )
-        return dict(NO_BEST)
-    return best
-
-
-def _where_it_stands(
-    folder: RunFolder, checkpoints: Checkpoints, meta: Mapping[str, Any], step: int, due: bool
-) -> tuple[dict[str, Any], bool]:
-    """The best so far, and whether a restored state is still to be evaluated.
-
-    The state is saved before it is evaluated, so its evaluation may be missing. All processes do
-    what the first one finds: it may be changing the files that the others look at.
-
-    Args:
-        folder: of the run.
-        checkpoints: of the run.
-        meta: of the restored state.
-        step: its step.
-        due: whether that step is one to evaluate.
-    """
-    best, evaluate = _best_of(checkpoints, meta), due
-    for row in folder.history():
-        if due and (row["step"], row["split"]) == (step, "validation"):
-            better = _is_better(row["auc"], best)
-            # Logged, and killed before the best was saved: evaluated again.
-            evaluate = better and max(checkpoints.steps("best"), default=-1) < step
-            if better and not evaluate:
-                best = {"step": step, "auc": _comparable(row["auc"])}
-    return tuple(json.loads(distributed.exchange(json.dumps([best, evaluate]))[0]))
-
-
-def _counts(row: Mapping[str, Any], step: int) -> bool:
-    """Whether a row belongs to what was logged before the checkpoint of a step."""
-    return row["split"] == "train" or (row["split"] == "validation" and row["step"] < step)
-
-
-def _tell_of_missing_rows(folder: RunFolder, step: int, saved: int | None) -> None:
-    rows = sum(1 for row in folder.history() if _counts(row, step))
-    if saved is not None and rows < saved:
-        _tell(
-            f"{folder.metrics_path} holds {rows} of the {saved} rows that were logged up to step "
-            f"{step}: it was changed or damaged; the run itself is whole"
-        )
-
-
 def _not_finite(
     folder: RunFolder, step: int, row: Mapping[str, float], cases: list[str], saved: int
 ) -> UserError:
@@ -448,115 +352,4 @@ def _not_finite(
         "lower config.optimizer.learning_rate or set config.optimizer.clip_norm; the last "
         f"checkpoint is kept, and {NON_FINITE} has the cases",
         exit_code=EXIT_NON_FINITE,
-    )
-
-
-def make_run_steps(
-    config: Any,
-    experiment: Experiment,
-    split: AnySplit,
-    draw: Callable[[int], np.ndarray],
-    steps: range,
-    steps_per_dispatch: int,
-    *,
-    clock: Clock | None = None,
-) -> Callable[[TrainState, np.ndarray], tuple[TrainState, Any]]:
-    """Build ``run_steps(state, indices [K, B]) -> (state, metrics [K])``.
-
-    Args:
-        config: resolved config.
-        experiment: what it describes.
-        split: placed in device memory, or read from disk in the order of ``steps``.
-        draw: cases of a step; what ``run_steps`` is called with.
-        steps: the steps to come.
-        steps_per_dispatch: largest K.
-        clock: told of the time that reading takes.
-    """
-    devices, own = experiment.devices, len(parallel.own(experiment.devices))
-    clock = clock or Clock()
-    # Initialisation and the run draw from different keys.
-    run_key = parallel.replicate(jax.random.fold_in(jax.random.key(config.seed), 1), devices)
-    step = _parallel_step(config, experiment, streamed=isinstance(split, StreamedSplit))
-
-    if isinstance(split, StreamedSplit):
-        # The next dispatch is read while one runs, by each process its own rows.
-        read = read_batches(
-            split,
-            lambda k: parallel.own_rows(draw(k), devices),
-            steps,
-            ahead=2 * steps_per_dispatch,
-        )
-
-        def run_streamed(state: TrainState, indices: np.ndarray) -> tuple[TrainState, Any]:
-            with clock.during("input"):
-                taken = [next(read) for _ in indices]
-                clips = {
-                    key: parallel.shard(np.stack([clip[key] for clip in taken]), own, axis=1)
-                    for key in taken[0]
-                }
-            return step(state, clips, run_key)
-
-        return run_streamed
-
-    data = parallel.replicate(
-        {"video": split.video, "lge_mask": split.lge_mask, "label": split.label}, devices
-    )
-
-    def run_resident(state: TrainState, indices: np.ndarray) -> tuple[TrainState, Any]:
-        rows = parallel.own_rows(indices, devices)
-        return step(state, data, parallel.shard(rows, own), run_key)
-
-    return run_resident
-
-
-def compile_step(config: Any, experiment: Experiment, split: AnySplit, batch_size: int) -> Any:
-    """One step at some batch size, compiled from shapes alone.
-
-    Args:
-        config: resolved config.
-        experiment: what it describes.
-        split: whether it is streamed, and how large it is, decides what the step takes.
-        batch_size: over all devices.
-
-    Returns:
-        The compiled program, which tells its memory.
-    """
-    own, share = len(parallel.own(experiment.devices)), batch_size // len(experiment.devices)
-    streamed = isinstance(split, StreamedSplit)
-    cases = (own, 1, share) if streamed else (len(split),)
-    clip = experiment.clip_shape
-    of = jax.ShapeDtypeStruct
-    data = {
-        "video": of((*cases, *clip), np.uint8),
-        "lge_mask": of((*cases, *clip[1:3]), np.uint8),
-        "label": of(cases, np.int32),
-    }
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    indices = of((own, 1, share), np.int32)
-    arguments = (data, key) if streamed else (data, indices, key)
-    step: Any = _parallel_step(config, experiment, streamed=streamed)
-    return step.lower(experiment.state_shapes(), *arguments).compile()
-
-
-def _parallel_step(config: Any, experiment: Experiment, *, streamed: bool) -> Callable[..., Any]:
-    """The step on all devices: of clips from the host, or of cases in device memory."""
-    update = make_train_step(
-        experiment.model,
-        experiment.optimiser,
-        experiment.loss,
-        ema_decay=experiment.ema_decay,
-        axis_name=parallel.AXIS,
-    )
-    batches: dict[str, Any] = {
-        "augmentation": experiment.augmentation,
-        "mask_size": experiment.mask_size,
-        "axis_name": parallel.AXIS,
-    }
-    make, in_axes = (
-        (make_streamed_step, (None, 0, None))
-        if streamed
-        else (make_resident_step, (None, None, 0, None))
-    )
-    return parallel.data_parallel(
-        make(update, **batches), in_axes=in_axes, out_axes=None, on=experiment.devices, donate=(0,)
     )

@@ -17,7 +17,8 @@ from mvo_jax.errors import UserError
 from mvo_jax.evaluation.predict import ClipPredictor, Predictor
 from mvo_jax.training import distributed, parallel
 from mvo_jax.training.cluster import Cluster
-from mvo_jax.training.loop import make_run_steps, train
+from mvo_jax.training.loop import train
+from mvo_jax.training.programs import make_run_steps
 from mvo_jax.training.run_folder import RunFolder
 from mvo_jax.training.setup import set_up
 

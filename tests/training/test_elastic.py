@@ -13,7 +13,8 @@ from mvo_jax.data.batches import batch_indices
 from mvo_jax.evaluation.predict import Predictor
 from mvo_jax.models.layers import Dropout
 from mvo_jax.training import parallel
-from mvo_jax.training.loop import make_run_steps, train
+from mvo_jax.training.loop import train
+from mvo_jax.training.programs import make_run_steps
 from mvo_jax.training.run_folder import RunFolder
 from mvo_jax.training.setup import set_up
 from mvo_jax.training.step import make_batch

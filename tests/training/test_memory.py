@@ -5,7 +5,6 @@ import pytest
 
 from mvo_jax.errors import EXIT_OUT_OF_MEMORY
 from mvo_jax.training import parallel
-from mvo_jax.training.loop import compile_step
 from mvo_jax.training.memory import (
     device_bytes,
     is_out_of_memory,
@@ -13,6 +12,7 @@ from mvo_jax.training.memory import (
     program_bytes,
     too_large,
 )
+from mvo_jax.training.programs import compile_step
 from tools import tiny_run
 
 

@@ -31,7 +31,7 @@ from mvo_jax.errors import (
     EXIT_USER_ERROR,
     UserError,
 )
-from mvo_jax.training import checkpoint, interruption, loop, run_folder
+from mvo_jax.training import checkpoint, interruption, loop, programs, run_folder
 from mvo_jax.training.checkpoint import SEAL, Checkpoints
 from mvo_jax.training.goodput import Clock
 from mvo_jax.training.run_folder import RunFolder
@@ -55,7 +55,7 @@ class Attempt:
 def _trace_once():
     """Every start is of the same network: tracing it again takes longer than its steps."""
     kept: dict[str, Any] = {}
-    make_step, make_predictor = loop._parallel_step, tiny_run.Predictor
+    make_step, make_predictor = programs.parallel_step, tiny_run.Predictor
 
     def step(config: Any, experiment: Any, *, streamed: bool) -> Any:
         key = f"{config.optimizer} {config.train.batch_size}"
@@ -70,7 +70,7 @@ def _trace_once():
         return kept[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_parallel_step", step)
+        patch.setattr(programs, "parallel_step", step)
         patch.setattr(tiny_run, "Predictor", predictor)
         # A signal must not end the process that runs the tests.
         patch.setattr(interruption, "_WHEN_SAFE", 600.0)

@@ -1,0 +1,126 @@
+"""The compiled programs of a run: several training steps in one dispatch, and what feeds them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from mvo_jax.data.splits import AnySplit, StreamedSplit
+from mvo_jax.data.stream import read_batches
+from mvo_jax.training import parallel
+from mvo_jax.training.goodput import Clock
+from mvo_jax.training.setup import Experiment
+from mvo_jax.training.state import TrainState
+from mvo_jax.training.step import make_resident_step, make_streamed_step, make_train_step
+
+
+def make_run_steps(
+    config: Any,
+    experiment: Experiment,
+    split: AnySplit,
+    draw: Callable[[int], np.ndarray],
+    steps: range,
+    steps_per_dispatch: int,
+    *,
+    clock: Clock | None = None,
+) -> Callable[[TrainState, np.ndarray], tuple[TrainState, Any]]:
+    """Build ``run_steps(state, indices [K, B]) -> (state, metrics [K])``.
+
+    Args:
+        config: resolved config.
+        experiment: what it describes.
+        split: placed in device memory, or read from disk in the order of ``steps``.
+        draw: cases of a step; what ``run_steps`` is called with.
+        steps: the steps to come.
+        steps_per_dispatch: largest K.
+        clock: told of the time that reading takes.
+    """
+    devices, own = experiment.devices, len(parallel.own(experiment.devices))
+    clock = clock or Clock()
+    # Initialisation and the run draw from different keys.
+    run_key = parallel.replicate(jax.random.fold_in(jax.random.key(config.seed), 1), devices)
+    step = parallel_step(config, experiment, streamed=isinstance(split, StreamedSplit))
+
+    if isinstance(split, StreamedSplit):
+        # The next dispatch is read while one runs, by each process its own rows.
+        read = read_batches(
+            split,
+            lambda k: parallel.own_rows(draw(k), devices),
+            steps,
+            ahead=2 * steps_per_dispatch,
+        )
+
+        def run_streamed(state: TrainState, indices: np.ndarray) -> tuple[TrainState, Any]:
+            with clock.during("input"):
+                taken = [next(read) for _ in indices]
+                clips = {
+                    key: parallel.shard(np.stack([clip[key] for clip in taken]), own, axis=1)
+                    for key in taken[0]
+                }
+            return step(state, clips, run_key)
+
+        return run_streamed
+
+    data = parallel.replicate(
+        {"video": split.video, "lge_mask": split.lge_mask, "label": split.label}, devices
+    )
+
+    def run_resident(state: TrainState, indices: np.ndarray) -> tuple[TrainState, Any]:
+        rows = parallel.own_rows(indices, devices)
+        return step(state, data, parallel.shard(rows, own), run_key)
+
+    return run_resident
+
+
+def compile_step(config: Any, experiment: Experiment, split: AnySplit, batch_size: int) -> Any:
+    """One step at some batch size, compiled from shapes alone.
+
+    Args:
+        config: resolved config.
+        experiment: what it describes.
+        split: whether it is streamed, and how large it is, decides what the step takes.
+        batch_size: over all devices.
+
+    Returns:
+        The compiled program, which tells its memory.
+    """
+    own, share = len(parallel.own(experiment.devices)), batch_size // len(experiment.devices)
+    streamed = isinstance(split, StreamedSplit)
+    cases = (own, 1, share) if streamed else (len(split),)
+    clip = experiment.clip_shape
+    of = jax.ShapeDtypeStruct
+    data = {
+        "video": of((*cases, *clip), np.uint8),
+        "lge_mask": of((*cases, *clip[1:3]), np.uint8),
+        "label": of(cases, np.int32),
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    indices = of((own, 1, share), np.int32)
+    arguments = (data, key) if streamed else (data, indices, key)
+    step: Any = parallel_step(config, experiment, streamed=streamed)
+    return step.lower(experiment.state_shapes(), *arguments).compile()
+
+
+def parallel_step(config: Any, experiment: Experiment, *, streamed: bool) -> Callable[..., Any]:
+    """The step on all devices: of clips from the host, or of cases in device memory."""
+    update = make_train_step(
+        experiment.model,
+        experiment.optimiser,
+        experiment.loss,
+        ema_decay=experiment.ema_decay,
+        axis_name=parallel.AXIS,
+    )
+    batches: dict[str, Any] = {
+        "augmentation": experiment.augmentation,
+        "mask_size": experiment.mask_size,
+        "axis_name": parallel.AXIS,
+    }
+    make, in_axes = (
+        (make_streamed_step, (None, 0, None))
+        if streamed
+        else (make_resident_step, (None, None, 0, None))
+    )
+    return parallel.data_parallel(
+        make(update, **batches), in_axes=in_axes, out_axes=None, on=experiment.devices, donate=(0,)
+    )
