@@ -20,7 +20,7 @@ def test_what_is_not_a_benchmark(arguments, capsys):
     assert run("bench", arguments) == EXIT_USER_ERROR
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert "choose from train, inference, data, run, tpu" in error
+    assert "choose from train, inference, layers, data, run, tpu" in error
 
 
 def test_installed_without_the_repository(monkeypatch, tmp_path, capsys):
