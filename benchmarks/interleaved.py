@@ -309,12 +309,8 @@ def _one_of(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
     return parse
 
 
-def argument_parser(description: str | None, systems: Mapping[str, Any]) -> argparse.ArgumentParser:
-    """The arguments that all side-by-side benchmarks share."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--system", choices=systems, default="mvo_net")
+def add_contenders(parser: argparse.ArgumentParser) -> None:
+    """The arguments that name who is measured; ``check`` looks at them."""
     has_torch = importlib.util.find_spec("torch") is not None
     parser.add_argument(
         "--impl",
@@ -322,15 +318,24 @@ def argument_parser(description: str | None, systems: Mapping[str, Any]) -> argp
         default=["jax", "torch"] if has_torch else ["jax"],
         help="jax,torch; torch by default where it is installed",
     )
+    parser.add_argument(
+        "--lowering", type=listed, default=["auto"], help="keys of lowerings.LOWERINGS, or auto"
+    )
+
+
+def argument_parser(description: str | None, systems: Mapping[str, Any]) -> argparse.ArgumentParser:
+    """The arguments that all side-by-side benchmarks share."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--system", choices=systems, default="mvo_net")
+    add_contenders(parser)
     parser.add_argument("--batch", type=listed_numbers, default=[2, 4])
     parser.add_argument(
         "--dtype",
         type=_one_of(("float32", "bfloat16")),
         default=["float32"],
         help="float32,bfloat16",
-    )
-    parser.add_argument(
-        "--lowering", type=listed, default=["auto"], help="keys of lowerings.LOWERINGS, or auto"
     )
     parser.add_argument(
         "--torch-mode",

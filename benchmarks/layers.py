@@ -28,8 +28,12 @@ class Layer(NamedTuple):
     name: str
     clip: tuple[int, int, int, int]
     kernel: tuple[int, int, int, int, int]
-    stride: int
-    padding: int
+    stride: int = 1
+
+    @property
+    def padding(self) -> int:
+        """Zeros on each side of what the kernel covers: the output has a value a stride."""
+        return max(self.kernel[:3]) // 2
 
     @property
     def spatial(self) -> bool:
@@ -44,16 +48,15 @@ def layers(frames: int, size: int, width: int) -> list[Layer]:
     half = -(-size // 2)
     stem = 45 * width // 64
     found = [
-        Layer("stem, spatial", (frames, size, size, 3), (1, 7, 7, 3, stem), 2, 3),
-        Layer("stem, temporal", (frames, half, half, stem), (3, 1, 1, stem, width), 1, 1),
+        Layer("stem, spatial", (frames, size, size, 3), (1, 7, 7, 3, stem), 2),
+        Layer("stem, temporal", (frames, half, half, stem), (3, 1, 1, stem, width)),
     ]
-    for stage in range(4):
+    for stage in range(1, 5):
         clip = (frames, half, half)
         mid = mid_planes(width, width)
-        name = f"stage {stage + 1}, {{}}, {mid}"
         found += [
-            Layer(name.format("spatial"), (*clip, width), (1, 3, 3, width, mid), 1, 1),
-            Layer(name.format("temporal"), (*clip, mid), (3, 1, 1, mid, width), 1, 1),
+            Layer(f"stage {stage}, spatial, {mid}", (*clip, width), (1, 3, 3, width, mid)),
+            Layer(f"stage {stage}, temporal, {mid}", (*clip, mid), (3, 1, 1, mid, width)),
         ]
         frames, half, width = -(-frames // 2), -(-half // 2), 2 * width
     return found
@@ -91,10 +94,8 @@ def torch_parts(layer: Layer, batch: int) -> list[Callable[[], Any]]:
     # Moving the channels to the front leaves the memory as it is: channels last.
     x, dy = x.permute(0, 4, 1, 2, 3), dy.permute(0, 4, 1, 2, 3)
     kernel = kernel.permute(4, 3, 0, 1, 2).contiguous(memory_format=torch.channels_last_3d)
-    stride = [1, layer.stride, layer.stride]
-    padding = [0, layer.padding, layer.padding]
-    if not layer.spatial:
-        stride, padding = [layer.stride, 1, 1], [layer.padding, 0, 0]
+    stride = [1, layer.stride, layer.stride]  # in time all of them have 1
+    padding = [size // 2 for size in layer.kernel[:3]]
 
     def gradient(which: int) -> Any:
         mask = [which == 0, which == 1, False]
@@ -114,14 +115,9 @@ def arrays(layer: Layer, batch: int) -> tuple[Any, Any, Any]:
     import numpy as np
 
     rng = np.random.default_rng(0)
-    kt, size = layer.kernel[:2]
     frames, rows, columns, _ = layer.clip
     if layer.spatial:
-        rows, columns = (
-            (n + 2 * layer.padding - size) // layer.stride + 1 for n in (rows, columns)
-        )
-    else:
-        frames = (frames + 2 * layer.padding - kt) // layer.stride + 1
+        rows, columns = (-(-n // layer.stride) for n in (rows, columns))
     shapes = (batch, *layer.clip), layer.kernel, (batch, frames, rows, columns, layer.kernel[-1])
     x, kernel, dy = (rng.standard_normal(shape, dtype=np.float32) for shape in shapes)
     return x, kernel, dy
@@ -173,8 +169,7 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--lowering", type=interleaved.listed, default=["auto"])
-    parser.add_argument("--impl", type=interleaved.listed, default=["jax", "torch"])
+    interleaved.add_contenders(parser)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--frames", type=int, default=interleaved.FULL_SIZE["frames"])
     parser.add_argument("--size", type=int, default=interleaved.FULL_SIZE["size"])
@@ -185,16 +180,19 @@ def main(arguments: list[str] | None = None) -> None:
 
     from mvo_jax.models.lowerings import choose_lowering
 
-    interleaved.check_lowerings(args.lowering)
+    interleaved.check(args)
     best = choose_lowering(jax.default_backend(), os.environ.get("XLA_FLAGS", ""))
     lowerings = list(dict.fromkeys(best if name == "auto" else name for name in args.lowering))
+    if "jax" not in args.impl:
+        lowerings = []
     print("milliseconds: forward / input gradient / weight gradient")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for layer in layers(args.frames, args.size, args.width):
-        rows += measure(
+        found = measure(
             layer, args.batch, lowerings, torch="torch" in args.impl, rounds=args.rounds
         )
-        print_rows(rows[-len(lowerings) - ("torch" in args.impl) :])
+        print_rows(found)
+        rows += found
         if args.json:
             interleaved.write_json(args.json, rows)
 

@@ -33,3 +33,9 @@ def _random_variables(model: nn.Module, shape: tuple[int, ...], *, seed: int = 0
 @pytest.fixture(scope="session")
 def random_variables() -> Callable[..., Any]:
     return _random_variables
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield

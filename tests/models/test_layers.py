@@ -6,22 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
 
 from mvo_jax.models.layers import BatchNorm, Dropout, Linear
 from mvo_jax.training import parallel
 
 # float64: the values are of order 10, the sums have 96 terms.
 EXACT = 1e-12
-
-
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
-def normal(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape)
 
 
 @pytest.mark.usefixtures("x64")

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from draws import normal
 
 from mvo_jax.models.layers import FactorisedConv
 from mvo_jax.models.lowerings import LOWERINGS, spatial_convolution, temporal_convolution
@@ -12,16 +13,6 @@ from mvo_jax.models.lowerings import LOWERINGS, spatial_convolution, temporal_co
 EXACT = 1e-12
 SPATIAL = sorted({spatial for spatial, _ in LOWERINGS.values()})
 TEMPORAL = sorted({temporal for _, temporal in LOWERINGS.values()})
-
-
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
-def normal(*shape: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(shape)
 
 
 def naive_spatial(x: np.ndarray, kernel: np.ndarray, stride: int, padding: int) -> np.ndarray:

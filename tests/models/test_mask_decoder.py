@@ -17,12 +17,6 @@ from mvo_jax.models.mask_decoder import (
 )
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("shape", [(2, 3, 4), (1, 1, 1), (1, 5, 2)])
 def test_transposed_convolution_against_a_naive_loop(shape):

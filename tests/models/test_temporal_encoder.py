@@ -13,12 +13,6 @@ from mvo_jax.models.temporal_encoder import FORMS, LayerNorm, TemporalEncoder
 X64: dict[str, Any] = {"dtype": jnp.float64, "param_dtype": jnp.float64}
 
 
-@pytest.fixture
-def x64():
-    with jax.enable_x64(True):
-        yield
-
-
 @pytest.mark.usefixtures("x64")
 def test_released_layer_norm_by_hand():
     # 1, 2, 6: mean 3, unbiased standard deviation sqrt(7); 1e-6 is added to the deviation.
