@@ -20,7 +20,7 @@ fi
 LACKS=$("$PYTHON" -c 'from importlib.util import find_spec
 print(*[n for n in "jax flax optax orbax torch".split() if find_spec(n) is None])') || exit 1
 if [ -n "$LACKS" ]; then
-    echo "error: $PYTHON lacks $LACKS; set PYTHON to an interpreter that has it" >&2
+    echo "error: $PYTHON lacks $LACKS; set PYTHON to an interpreter with all of them" >&2
     exit 1
 fi
 mkdir -p "$OUT" || exit 1
