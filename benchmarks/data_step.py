@@ -45,7 +45,7 @@ def measure(config: dict[str, Any], *, rounds: int, cases: int) -> dict[str, Any
     from jax import lax
 
     from mvo_jax.data.augment import Augmentation
-    from mvo_jax.training import parallel
+    from mvo_jax.devices import parallel
     from mvo_jax.training.step import make_batch
 
     chunk = config["chunk"]

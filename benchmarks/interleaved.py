@@ -387,7 +387,7 @@ def check_lowerings(names: Iterable[str]) -> None:
     Raises:
         SystemExit: there is one.
     """
-    from mvo_jax.models.lowerings import LOWERINGS
+    from mvo_jax.models.ops.lowerings import LOWERINGS
 
     unknown = sorted(set(names) - {"auto", *LOWERINGS})
     if unknown:

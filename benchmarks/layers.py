@@ -66,7 +66,7 @@ def jax_parts(layer: Layer, batch: int, lowering: str) -> list[Callable[[], Any]
     """What computes and waits for each of ``PARTS`` in one lowering."""
     import jax
 
-    from mvo_jax.models.lowerings import LOWERINGS, spatial_convolution, temporal_convolution
+    from mvo_jax.models.ops.lowerings import LOWERINGS, spatial_convolution, temporal_convolution
 
     form = LOWERINGS[lowering][0 if layer.spatial else 1]
     convolution = spatial_convolution if layer.spatial else temporal_convolution
@@ -178,7 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     import jax
 
-    from mvo_jax.models.lowerings import choose_lowering
+    from mvo_jax.models.ops.lowerings import choose_lowering
 
     interleaved.check(args)
     best = choose_lowering(jax.default_backend(), os.environ.get("XLA_FLAGS", ""))

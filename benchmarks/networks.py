@@ -28,7 +28,7 @@ TORCH_MODES = {"eager": None, "compile": "default", "autotune": "max-autotune-no
 
 def model_fields(config: Config) -> dict[str, Any]:
     """The ``model`` part of a config: the published size, or another width where one is given."""
-    from mvo_jax.models.build import published_config
+    from mvo_jax.models.registry import published_config
 
     fields = published_config(config["system"])
     if config["width"]:
@@ -43,8 +43,8 @@ def forward_gflop(config: Config, **call: Any) -> float:
         config: of a contender; its lowering is left out of account.
         **call: ``train`` and ``with_mask`` of the model's call.
     """
-    from mvo_jax.models.build import dense_model
     from mvo_jax.models.cost import forward_flops
+    from mvo_jax.models.registry import dense_model
 
     model = dense_model(model_fields(config))
     return 1e-9 * forward_flops(model, clip_shape(config), **call)
@@ -72,7 +72,7 @@ def jax_model(config: Config, *, axis_name: str | None = None) -> Any:
     """The Flax module with the config's dtype and lowering on this process's backend."""
     import jax
 
-    from mvo_jax.models.build import build_model
+    from mvo_jax.models.registry import build_model
 
     fields = model_fields(config) | {"dtype": config["dtype"]}
     if "lowering" in fields:

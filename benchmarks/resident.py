@@ -65,7 +65,7 @@ class Resident:
     def __init__(self, config: Config, split: dict[str, Any], *, total_steps: int):
         import jax
 
-        from mvo_jax.training import parallel
+        from mvo_jax.devices import parallel
         from mvo_jax.training.losses import LossSettings
         from mvo_jax.training.optim import OptimiserSettings, make_optimiser
         from mvo_jax.training.state import create_state
@@ -88,7 +88,7 @@ class Resident:
         import numpy as np
 
         from mvo_jax.data.batches import batch_indices
-        from mvo_jax.training import parallel
+        from mvo_jax.devices import parallel
 
         steps = range(first, first + chunk)
         drawn = [batch_indices(0, k, num_cases=self.cases, batch_size=self.batch) for k in steps]
@@ -97,7 +97,7 @@ class Resident:
     def step_on_split(self, augmentation: dict[str, Any]) -> Any:
         """The shipped ``step(state, data, indices [1, K, B], key)``, compiled when first called."""
         from mvo_jax.data.augment import Augmentation
-        from mvo_jax.training import parallel
+        from mvo_jax.devices import parallel
         from mvo_jax.training.step import make_resident_step
 
         step = make_resident_step(

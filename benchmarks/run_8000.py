@@ -38,9 +38,9 @@ def train(config: dict[str, Any], limit_s: float, folder: Path) -> dict[str, Any
     import jax
     import numpy as np
 
+    from mvo_jax.devices import parallel
     from mvo_jax.evaluation.metrics import roc_auc
-    from mvo_jax.training import parallel
-    from mvo_jax.training.checkpoint import Checkpoints
+    from mvo_jax.runs.checkpoint import Checkpoints
     from mvo_jax.training.step import make_eval_step
 
     seconds: dict[str, float] = collections.defaultdict(float)

@@ -41,10 +41,10 @@ def compile_step(config: dict[str, Any]) -> dict[str, Any]:
     from jax.experimental import topologies
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    from mvo_jax.models.build import build_model
+    from mvo_jax.devices.parallel import AXIS
+    from mvo_jax.models.registry import build_model
     from mvo_jax.training.losses import LossSettings
     from mvo_jax.training.optim import OptimiserSettings, make_optimiser
-    from mvo_jax.training.parallel import AXIS
     from mvo_jax.training.state import create_state
     from mvo_jax.training.step import make_train_step
 

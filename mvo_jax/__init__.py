@@ -1,3 +1,27 @@
-"""Microvascular obstruction in contrast-free cine MR, in JAX/Flax."""
+"""Microvascular obstruction in contrast-free cine MR, in JAX/Flax.
+
+    from mvo_jax import train_and_evaluate, load_run, create_model, list_models
+
+What is named here is imported when it is first asked for: ``import mvo_jax`` loads no JAX.
+"""
+
+import importlib
 
 __version__ = "0.1.0"
+_MODULES = {
+    "create_model": "mvo_jax.models.registry",
+    "evaluate": "mvo_jax.run",
+    "list_models": "mvo_jax.models.registry",
+    "load_run": "mvo_jax.run",
+    "train_and_evaluate": "mvo_jax.run",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_MODULES])

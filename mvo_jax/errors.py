@@ -32,3 +32,10 @@ class UserError(Exception):
         self.cause = cause
         self.remedy = remedy
         self.exit_code = exit_code
+
+
+class RunInterrupted(SystemExit):
+    """The run was asked to stop and has saved; not an error that a caller may swallow."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_INTERRUPTED)

@@ -1,6 +1,10 @@
-"""Eight simulated devices for every test, set before JAX is imported."""
+"""Eight simulated devices for every test, set before JAX is imported, and fixtures of all rooms."""
 
 import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
 
 from mvo_jax.cli.xla_flags import configure_xla
 
@@ -8,3 +12,40 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 # JAX 0.10 sizes the thread pool that collectives wait in by the number of cores.
 os.environ.setdefault("NPROC", "16")
 configure_xla(os.environ)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compile_each_program_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Most tests start a new run of one network; XLA takes longer than the steps."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., Any]:
+    """``tiny_config(**{"train.total_steps": 5})``: the paper's config in small."""
+    from tests.small_run import make_tiny_config
+
+    return make_tiny_config
+
+
+@pytest.fixture(scope="session")
+def random_split() -> Callable[..., Any]:
+    """``random_split(cases=16)``: noise with labels."""
+    from tests.small_run import make_random_split
+
+    return make_random_split
+
+
+@pytest.fixture(scope="session")
+def on_disk() -> Callable[..., Any]:
+    """The same cases, streamed. Reading TFDS files is tested in tests/data/test_stream.py."""
+    from tests.small_run import make_on_disk
+
+    return make_on_disk

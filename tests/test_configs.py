@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 
 from mvo_jax.cli.summary import TABLE_1, TABLE_2
 from mvo_jax.data.splits import split_bytes
-from mvo_jax.models.build import MODELS, published_config
-from mvo_jax.training import parallel
+from mvo_jax.devices import parallel
+from mvo_jax.models.registry import MODELS, published_config
 from mvo_jax.training.setup import set_up
 
 ROOT = Path(__file__).resolve().parents[1]

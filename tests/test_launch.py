@@ -10,13 +10,13 @@ import yaml  # a dependency of ml_collections
 
 from mvo_jax.cli.flags import parse
 from mvo_jax.cli.train import _define
+from mvo_jax.devices.cluster import Cluster, find_cluster
 from mvo_jax.errors import (
     EXIT_COMPARISON,
     EXIT_NON_FINITE,
     EXIT_PEERS,
     EXIT_USER_ERROR,
 )
-from mvo_jax.training.cluster import Cluster, find_cluster
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mvo_jax.training.goodput import Clock
+from mvo_jax.runs.goodput import Clock
 from tools import bitrot, tiny_run
 
 ROOT = Path(__file__).resolve().parents[1]

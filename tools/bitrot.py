@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 from mvo_jax.errors import EXIT_COMPARISON, UserError
-from mvo_jax.training.checkpoint import SEAL, Checkpoints
+from mvo_jax.runs.checkpoint import SEAL, Checkpoints
 
 
 def flip(path: Path, byte: int, bit: int) -> None:
@@ -100,7 +100,7 @@ def main(arguments: list[str]) -> int:
         if options.workdir:
             shutil.copytree(options.workdir / "checkpoints", folder / "checkpoints")
         else:
-            from mvo_jax.training.goodput import Clock
+            from mvo_jax.runs.goodput import Clock
             from tools.tiny_run import start, tiny_config
 
             changes = {"train.total_steps": 4, "train.eval_every": 4, "optimizer.warmup_steps": 1}

@@ -112,8 +112,8 @@ def _child(folder: Path, cache: Path, pipe: int, log: Path) -> None:
         remove_damaged(cache)
 
         from mvo_jax.errors import UserError
-        from mvo_jax.training import checkpoint
-        from mvo_jax.training.goodput import Clock
+        from mvo_jax.runs import checkpoint
+        from mvo_jax.runs.goodput import Clock
         from tools.tiny_run import start
 
         def tell(kind: str, value: object) -> None:

@@ -1,31 +1,26 @@
 """The smallest run that has every part of a real one, for the tools that damage runs.
 
-The loop, the checkpoints, the step, the augmentation and the files are those that ship; only the
-network and the cohort are tiny, so that a start takes a fraction of a second.
+The assembly, the loop, the checkpoints, the step, the augmentation and the files are those that
+ship; only the network and the cohort are tiny, so that a start takes a fraction of a second.
 """
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from configs.mvo import get_config
-from mvo_jax.data.splits import Split, content_hash
-from mvo_jax.evaluation.metrics import roc_auc
-from mvo_jax.evaluation.predict import Predictor
+from mvo_jax.data.splits import Split
 from mvo_jax.models.mvo_net import ModelOutput
-from mvo_jax.training import parallel
-from mvo_jax.training.checkpoint import Checkpoints
-from mvo_jax.training.goodput import Clock
-from mvo_jax.training.interruption import Interruption
-from mvo_jax.training.loop import train
-from mvo_jax.training.run_folder import RunFolder
-from mvo_jax.training.run_lock import RunLock
-from mvo_jax.training.setup import Experiment, set_up
-from mvo_jax.training.watchdog import Watchdog
+from mvo_jax.models.registry import MODELS, published_config
+from mvo_jax.run import train_and_evaluate
+from mvo_jax.runs.checkpoint import Checkpoints
+from mvo_jax.runs.folder import RunFolder
+from mvo_jax.runs.goodput import Clock
 
 SAVE_EVERY = 4
 
@@ -33,15 +28,25 @@ SAVE_EVERY = 4
 class TinyNet(nn.Module):
     """Batch statistics, dropout and both outputs of the method, and nothing to compile."""
 
+    num_outputs: int = 1
+    mask_size: int = 4
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
     @nn.compact
     def __call__(self, video: jax.Array, *, train: bool, with_mask: bool = False) -> ModelOutput:
         """As the method's network is called."""
         pooled = video.mean(axis=1).reshape(len(video), -1)
         hidden = nn.Dense(8, name="trunk")(pooled)
-        hidden = nn.BatchNorm(use_running_average=not train, axis_name=parallel.AXIS)(hidden)
+        hidden = nn.BatchNorm(use_running_average=not train, axis_name=self.axis_name)(hidden)
         hidden = nn.Dropout(0.1, deterministic=not train)(nn.relu(hidden))
-        mask = nn.Dense(16, name="decoder")(hidden).reshape(-1, 4, 4)
-        return ModelOutput(nn.Dense(1, name="classifier")(hidden), mask)
+        mask = nn.Dense(self.mask_size**2, name="decoder")(hidden)
+        mask = mask.reshape(-1, self.mask_size, self.mask_size)
+        return ModelOutput(nn.Dense(self.num_outputs, name="classifier")(hidden), mask)
+
+
+MODELS["tiny"] = TinyNet
 
 
 def tiny_config(**changes: Any) -> Any:
@@ -49,7 +54,7 @@ def tiny_config(**changes: Any) -> Any:
     config: Any = get_config()
     config.unlock()
     config.data.frames, config.data.image_size = 8, 32
-    config.model.update(width=4, stage_sizes=(1,), in_channels=1, num_heads=2, mask_size=4)
+    config.model = ConfigDict(published_config("tiny"))
     config.optimizer.update(learning_rate=1e-2, warmup_steps=5, ema_decay=0.9)
     # Rotation and photometry take seconds to trace and say nothing about interruptions.
     config.augment.update(max_rotation_deg=0.0, brightness=0.0, contrast=0.0, gamma=0.0)
@@ -77,61 +82,24 @@ def tiny_split(name: str, seed: int, cases: int = 16) -> Split:
     )
 
 
-def tiny_experiment(config: Any) -> Experiment:
-    """The config's experiment with the tiny network in it."""
-    experiment = set_up(config, devices=parallel.devices(1))
-    return dataclasses.replace(experiment, model=TinyNet(), mask_size=4)
-
-
 def start(
-    path: Path,
-    clock: Clock,
-    config: Any = None,
-    *,
-    data_seed: int = 0,
-    allow_config_change: bool = False,
-    allow_data_change: bool = False,
+    path: Path, clock: Clock, config: Any = None, *, data_seed: int = 0, **allowed: bool
 ) -> dict[str, Any]:
-    """One start of the run in a folder, as `train.py` makes it; returns the summary."""
-    config = config or tiny_config()
-    with Interruption() as interruption:
-        experiment, folder = tiny_experiment(config), RunFolder(path)
-        folder.create()
-        with (
-            RunLock(path) as lock,
-            Watchdog(
-                clock,
-                path,
-                seconds=config.train.watchdog_seconds,
-                leave=config.train.watchdog_leaves,
-                record=lock.record,
-            ),
-        ):
-            folder.open_for_training(
-                config.to_dict(), path, allow_config_change=allow_config_change
-            )
-            training = tiny_split("train", data_seed)
-            validation = tiny_split("validation", data_seed + 1)
-            predict = Predictor(experiment, validation, batch_size=8, with_mask=True)
+    """One start of the run in a folder, as `train.py` makes it; returns the summary.
 
-            def validate(variables: Any) -> dict[str, float]:
-                predictions = predict(variables)
-                auc = roc_auc(predictions.label, predictions.probability, split="validation")
-                return {"auc": auc}
-
-            return train(
-                config,
-                experiment,
-                folder,
-                training,
-                validate,
-                allow_config_change=allow_config_change,
-                allow_data_change=allow_data_change,
-                data={split.name: content_hash(split) for split in (training, validation)},
-                interruption=interruption,
-                clock=clock,
-                lock=lock,
-            )
+    Args:
+        path: folder of the run.
+        clock: where the time goes.
+        config: ``tiny_config()`` where None.
+        data_seed: of the cohort.
+        allowed: ``allow_config_change`` and ``allow_data_change``.
+    """
+    splits = {
+        name: tiny_split(name, data_seed + i) for i, name in enumerate(("train", "validation"))
+    }
+    return train_and_evaluate(
+        config or tiny_config(), path, evaluate_on=None, splits=splits, clock=clock, **allowed
+    )
 
 
 def outcome(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """``python -m mvo_jax compare --config configs/baselines.py --out FOLDER``: systems in one table.
 
-Every row of the config file is trained and evaluated by what ``train.py`` and ``eval.py`` run, each
-in a run folder of its own below FOLDER.
+Every row of the config file is trained and evaluated as ``train.py`` and ``eval.py`` do it, each in
+a run folder of its own below FOLDER.
 """
 
 import difflib
@@ -17,12 +17,12 @@ import jax
 import numpy as np
 from absl import flags
 
-from mvo_jax.cli import eval as evaluation
-from mvo_jax.cli import train as training
 from mvo_jax.cli.flags import parse
-from mvo_jax.data.splits import load_split, split_bytes
+from mvo_jax.data.splits import dataset_line, load_split, split_bytes
+from mvo_jax.devices import parallel
+from mvo_jax.devices.cluster import find_cluster
 from mvo_jax.errors import EXIT_FINDINGS, UserError
-from mvo_jax.evaluation.comparison import (
+from mvo_jax.evaluation.pages.comparison import (
     AREA_CHANGE,
     ScoredRun,
     System,
@@ -31,13 +31,12 @@ from mvo_jax.evaluation.comparison import (
     markdown,
     write_comparison,
 )
+from mvo_jax.evaluation.pages.report import BASELINE_FEATURE
 from mvo_jax.evaluation.predictions import Predictions, read_predictions
-from mvo_jax.evaluation.report import BASELINE_FEATURE
-from mvo_jax.models.build import dense_model
 from mvo_jax.models.cost import forward_flops, parameter_count
-from mvo_jax.training import parallel
-from mvo_jax.training.cluster import find_cluster
-from mvo_jax.training.run_folder import RunFolder, provenance, read_json, write_json
+from mvo_jax.models.registry import dense_model
+from mvo_jax.run import SOURCE, train_and_evaluate
+from mvo_jax.runs.folder import RunFolder, provenance, read_json, write_json
 from mvo_jax.training.setup import set_up
 
 # What rows may differ in. The rest (data, augmentation, batch, thresholds) is shared.
@@ -170,16 +169,14 @@ def _open(out: Path, about: Mapping[str, Any]) -> None:
     write_json(out / MARKER, about)
 
 
-def _run(flags_of_row: Sequence[str], folder: RunFolder, config: Any, split: str) -> None:
+def _run(config: Any, folder: RunFolder, split: str) -> None:
     """Train and evaluate one run, as far as that is not done."""
     suffix = "" if split == "test" else f"_{split}"
     if (folder.path / f"report{suffix}.html").exists():
         # The last file that is written; whether it is of this config is checked as in training.
         folder.check_config(config.to_dict())
         return
-    alone = "--distributed=off"
-    training.main([*flags_of_row, f"--workdir={folder.path}", alone], own_process=False)
-    evaluation.main([f"--workdir={folder.path}", f"--split={split}", alone])
+    train_and_evaluate(config, folder.path, evaluate_on=split)
 
 
 def _one_line(error: Exception) -> str:
@@ -263,7 +260,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
             continue
         folder = RunFolder(out / f"{name}-seed{seed}")
         try:
-            _run(flags_of(name, seed), folder, _config(flags_of(name, seed)), values.split)
+            _run(_config(flags_of(name, seed)), folder, values.split)
         except (UserError, jax.errors.JaxRuntimeError) as error:
             failures[name] = f"seed {seed}: {_one_line(error)}"
             print(f"{name} failed: {failures[name]}", file=sys.stderr)
@@ -347,9 +344,9 @@ def _tabulate(
         out,
         table,
         title=f"{Path(values.config).stem}: {kind}, {steps}",
-        dataset=f"{evaluation.dataset_line(config.data)}, split {values.split}, {seeds_text}",
+        dataset=f"{dataset_line(config.data)}, split {values.split}, {seeds_text}",
         simulated=config.data.name == "phantom",
         notes=notes,
-        provenance=provenance(training.SOURCE),
+        provenance=provenance(SOURCE),
     )
     return table

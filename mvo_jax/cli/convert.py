@@ -12,8 +12,8 @@ from mvo_jax.interop import convert
 from mvo_jax.interop.layouts import LAYOUTS
 from mvo_jax.interop.weight_files import VariablesFile, is_variables_file, read_variables
 from mvo_jax.interop.weight_rules import flatten
-from mvo_jax.training.checkpoint import Checkpoints
-from mvo_jax.training.run_folder import RunFolder
+from mvo_jax.runs.checkpoint import Checkpoints
+from mvo_jax.runs.folder import RunFolder
 from mvo_jax.training.setup import set_up
 
 

@@ -9,7 +9,7 @@ from absl import flags
 from mvo_jax.cli.flags import parse
 from mvo_jax.errors import EXIT_COMPARISON, UserError
 from mvo_jax.interop.fingerprint import Difference, compare, compute, read, write
-from mvo_jax.models.lowerings import LOWERINGS
+from mvo_jax.models.ops.lowerings import LOWERINGS
 
 
 def _define(values: flags.FlagValues) -> None:

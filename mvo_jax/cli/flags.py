@@ -14,8 +14,8 @@ from ml_collections import ConfigDict, config_flags
 from mvo_jax.data.importers.cine import MASK_NAMES, Options
 from mvo_jax.data.importers.formats import IMPORTERS
 from mvo_jax.data.importers.table import COLUMNS, Table, read_table
+from mvo_jax.devices import cluster, distributed
 from mvo_jax.errors import UserError
-from mvo_jax.training import cluster, distributed
 
 QUOTES = "'\""  # around the key in ml_collections' messages, once or twice
 

@@ -17,7 +17,7 @@ from mvo_jax.data.cohort.geometry import Rejected, Target
 from mvo_jax.data.cohort.partition import split_order
 from mvo_jax.data.importers.cine import printable
 from mvo_jax.errors import EXIT_FINDINGS, UserError
-from mvo_jax.evaluation.montage import write_montage
+from mvo_jax.evaluation.pages.montage import write_montage
 
 Tile = tuple[Clip, list[str]]
 

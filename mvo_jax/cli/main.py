@@ -3,9 +3,12 @@
 Only the standard library is imported here, so that XLA's flags are set before JAX reads them.
 """
 
+import contextlib
 import importlib
+import logging
 import os
 import sys
+from collections.abc import Iterator
 
 from mvo_jax.cli.compilation_cache import configure_cache
 from mvo_jax.cli.xla_flags import configure_xla
@@ -36,6 +39,21 @@ _GOES_ON = {
 }
 
 
+@contextlib.contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """Progress of the package on stderr, as plain sentences; results go to stdout."""
+    logger, handler = logging.getLogger("mvo_jax"), logging.StreamHandler(sys.stderr)
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # absl's handler would print each line a second time
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
+
+
 def run(verb: str, arguments: list[str]) -> int:
     """Run a verb and turn a user's mistake into two lines and an exit code.
 
@@ -54,7 +72,8 @@ def run(verb: str, arguments: list[str]) -> int:
         os.environ.update(_ONE_THREAD)
     module = importlib.import_module(f"mvo_jax.cli.{verb}")
     try:
-        module.main(arguments)
+        with _log_to_stderr():
+            module.main(arguments)
     except UserError as error:
         if debug:
             raise

@@ -13,15 +13,14 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from mvo_jax.cli.eval import choose_thresholds
-from mvo_jax.cli.flags import config_from_json, define_source_flags, parse, source_options
-from mvo_jax.cli.train import GEOMETRY, SOURCE
-from mvo_jax.data.clips import Clip, batched, geometry_of, open_source, read_clips
-from mvo_jax.data.cohort.geometry import Rejected, Target
+from mvo_jax.cli.flags import define_source_flags, parse, source_options
+from mvo_jax.data.clips import Clip, batched, open_source, read_clips
+from mvo_jax.data.cohort.geometry import Rejected
 from mvo_jax.data.importers.cine import printable
 from mvo_jax.data.splits import load_split
+from mvo_jax.devices import parallel
 from mvo_jax.errors import EXIT_FINDINGS, UserError
-from mvo_jax.evaluation.case_results import (
+from mvo_jax.evaluation.pages.case_results import (
     RESEARCH_ONLY,
     Decision,
     Pictured,
@@ -31,12 +30,11 @@ from mvo_jax.evaluation.case_results import (
     write_page,
     write_tables,
 )
-from mvo_jax.evaluation.predict import ClipPredictor, Predictor
+from mvo_jax.evaluation.predict import ClipPredictor
+from mvo_jax.evaluation.thresholds import choose_thresholds
 from mvo_jax.files import new_folder
-from mvo_jax.training import parallel
-from mvo_jax.training.checkpoint import Checkpoints
-from mvo_jax.training.run_folder import RunFolder, provenance, read_json
-from mvo_jax.training.setup import Experiment, set_up
+from mvo_jax.run import SOURCE, TrainedRun, load_run
+from mvo_jax.runs.folder import RunFolder, provenance, read_json
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -72,22 +70,6 @@ def _define(values: flags.FlagValues) -> None:
     )
 
 
-def _geometry(folder: RunFolder, config: Any) -> Target:
-    """Geometry of the clips that a run was trained on."""
-    path = folder.path / GEOMETRY
-    if not path.exists():
-        return geometry_of(config.data)
-    content = read_json(path)
-    try:
-        window = content.pop("window")
-        return Target(**content, window=None if window is None else (window[0], window[1]))
-    except (TypeError, KeyError, IndexError, AttributeError) as error:
-        raise UserError(
-            f"{path} is damaged: {type(error).__name__}",
-            "delete it; the same training command writes it again",
-        ) from error
-
-
 def _evaluated(folder: RunFolder, checkpoint: dict[str, Any]) -> Decision | None:
     """Thresholds that eval.py chose for this very checkpoint, from the files it left."""
     for path in sorted(folder.path.glob("metrics*.json")):
@@ -104,20 +86,13 @@ def _evaluated(folder: RunFolder, checkpoint: dict[str, Any]) -> Decision | None
     return None
 
 
-def _decision(
-    values: flags.FlagValues,
-    folder: RunFolder,
-    config: Any,
-    experiment: Experiment,
-    variables: Any,
-    step: int,
-) -> Decision:
+def _decision(values: flags.FlagValues, run: TrainedRun) -> Decision:
     """The thresholds: as told, as eval.py chose them, or chosen on validation now."""
     if values.threshold is not None:
         told = "given on the command line"
-        rule = config.eval.patient_aggregation
+        rule = run.config.eval.patient_aggregation
         return Decision(values.threshold, told, rule, values.threshold, told)
-    found = _evaluated(folder, {"which": values.checkpoint, "step": step})
+    found = _evaluated(run.folder, {"which": run.checkpoint, "step": run.step})
     if found is not None:
         return found
     print(
@@ -125,15 +100,14 @@ def _decision(
         file=sys.stderr,
     )
     try:
-        validation = load_split(config.data, "validation")
+        validation = load_split(run.config.data, "validation")
     except UserError as error:
         raise UserError(
             f"no threshold is known: the run was never evaluated, and {error.cause}",
-            f"run eval.py --workdir {folder.path} where its data are, name them with --data_dir, "
-            "or give --threshold",
+            f"run eval.py --workdir {run.folder.path} where its data are, name them with "
+            "--data_dir, or give --threshold",
         ) from error
-    predict = Predictor(experiment, validation, batch_size=config.eval.batch_size, with_mask=False)
-    chosen = choose_thresholds(config, predict(variables))
+    chosen = choose_thresholds(run.config, run.predict_split(validation, with_mask=False))
     return Decision(
         chosen.value,
         chosen.origin,
@@ -154,21 +128,19 @@ def _good(read: Iterator[Clip | Rejected], failed: list[Rejected]) -> Iterator[C
 
 def _predict(
     clips: Iterator[Clip],
-    experiment: Experiment,
-    variables: Any,
+    run: TrainedRun,
     decision: Decision,
     *,
-    batch_size: int,
     overlay: bool | None,
     pictured: Pictured,
 ) -> list[dict[str, Any]]:
     """Rows of all clips; the clips themselves are dropped unless ``pictured`` keeps them."""
-    first = list(itertools.islice(clips, batch_size))
+    first = list(itertools.islice(clips, run.config.eval.batch_size))
     if not first:
         return []
     # A single slice need not pay for a whole batch.
-    predict = ClipPredictor(experiment, batch_size=len(first), with_mask=overlay is not False)
-    variables = parallel.replicate(variables, experiment.devices)
+    predict = ClipPredictor(run.experiment, batch_size=len(first), with_mask=overlay is not False)
+    variables = parallel.replicate(run.variables, run.experiment.devices)
     rows: list[dict[str, Any]] = []
     with tqdm(unit="slice", desc="Predicting", disable=not sys.stderr.isatty()) as bar:
         for batch in itertools.chain([first], batched(clips, predict.batch_size)):
@@ -195,14 +167,8 @@ def _predict(
 def main(arguments: list[str]) -> list[dict[str, Any]]:
     """Predict every slice of the input and write the results; returns the rows of the table."""
     values = parse(arguments, _define, positional=("source",))
-    folder = RunFolder(values.workdir)
-    config = config_from_json(folder.config())
-    if values.data_dir is not None:
-        config.data.dir = values.data_dir
-    experiment = set_up(config, devices=parallel.devices(1))
-    checkpoints = Checkpoints(folder.path, create=False)
-    variables, step = checkpoints.restore_variables(experiment.state_shapes(), values.checkpoint)
-    target = _geometry(folder, config)
+    run = load_run(values.workdir, checkpoint=values.checkpoint, data_dir=values.data_dir)
+    config, folder, target = run.config, run.folder, run.geometry
     options = source_options(values)
     failed: list[Rejected] = []
     with new_folder(values.out) as work:
@@ -210,14 +176,12 @@ def main(arguments: list[str]) -> list[dict[str, Any]]:
         source = open_source(
             Path(values.source), form=values.format, options=options, scratch=scratch
         )
-        decision = _decision(values, folder, config, experiment, variables, step)
+        decision = _decision(values, run)
         pictured = Pictured(values.pictures)
         cases = _predict(
             _good(read_clips(source, target), failed),
-            experiment,
-            variables,
+            run,
             decision,
-            batch_size=config.eval.batch_size,
             overlay=values.overlay,
             pictured=pictured,
         )
@@ -232,7 +196,7 @@ def main(arguments: list[str]) -> list[dict[str, Any]]:
         simulated = config.data.name == "phantom"
         facts = {
             "run": str(folder.path),
-            "checkpoint": f"{values.checkpoint}, step {step}",
+            "checkpoint": f"{run.checkpoint}, step {run.step}",
             "trained on": "simulated images only" if simulated else f"cohort {config.data.dir}",
             "input": f"{printable(source.path)} ({source.kind})",
             "clips": f"{target.frames} frames of {target.image_size}x{target.image_size} pixels, "

@@ -7,8 +7,8 @@ from typing import Any
 from absl import flags
 
 from mvo_jax.cli.flags import parse
-from mvo_jax.models.build import dense_model, published_config
 from mvo_jax.models.cost import Cost, model_cost
+from mvo_jax.models.registry import dense_model, published_config
 
 # Millions of parameters as the paper prints them: Table 2 for the variants of the method, Table 1
 # for the other systems; docs/decisions.md has what they may count.

@@ -6,6 +6,7 @@ import itertools
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -401,3 +402,23 @@ def _open(
     _check_cases(split, labelled=labelled)
     _warn_of_one_class(split)
     return split
+
+
+def describe(split: AnySplit) -> str:
+    """One line on a split: cases, patients, positives, memory and where the images are."""
+    streamed = ", read from disk" if isinstance(split, StreamedSplit) else ""
+    return (
+        f"{split.name}: {len(split.label)} cases of {len(set(split.patient_id))} patients, "
+        f"{int(np.sum(split.label))} with MVO, {split.size_bytes / 1e6:.1f} MB{streamed}"
+    )
+
+
+def dataset_line(data: Any) -> str:
+    """One line on the cohort that a config names."""
+    if data.name == "cohort":
+        from mvo_jax.data.cohort.storage import open_cohort  # imports TFDS
+
+        folds = open_cohort(data.dir).folds
+        fold = f", test fold {data.fold} of 0 to {folds - 1}" if folds else ""
+        return f"prepared cohort {Path(data.dir).name!r}{fold}"
+    return f"simulated cohort, preset {data.preset!r}, seed {data.seed}, size {data.size!r}"

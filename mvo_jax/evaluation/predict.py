@@ -1,6 +1,6 @@
 """Run a model over a split, or over clips of any origin."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,8 +8,9 @@ import numpy as np
 from mvo_jax.data.coarse_mask import coarse_mask
 from mvo_jax.data.splits import AnySplit, StreamedSplit
 from mvo_jax.data.stream import read_batches
+from mvo_jax.devices import parallel
+from mvo_jax.evaluation.metrics import brier_score, roc_auc
 from mvo_jax.evaluation.predictions import Predictions
-from mvo_jax.training import parallel
 from mvo_jax.training.setup import Experiment
 from mvo_jax.training.step import make_eval_step
 
@@ -166,3 +167,15 @@ def _join(value: Any) -> np.ndarray:
     """``[D, b, ...]`` of all devices to ``[D * b, ...]``."""
     joined = np.array(value)
     return joined.reshape(-1, *joined.shape[2:])
+
+
+def validation_metrics(predictions: Predictions) -> Mapping[str, float]:
+    """What is logged of the validation split: AUC, Brier score, coarse-mask error."""
+    metrics = {
+        "auc": roc_auc(predictions.label, predictions.probability, split=predictions.split),
+        "brier": brier_score(predictions.label, predictions.probability),
+    }
+    if predictions.coarse_mask is not None and predictions.coarse_target is not None:
+        error = predictions.coarse_mask - predictions.coarse_target
+        metrics["mask_mse"] = float(np.mean(np.square(error)))
+    return metrics

@@ -19,7 +19,7 @@ from mvo_jax.interop.weight_files import (
     write_variables,
 )
 from mvo_jax.interop.weight_rules import Layout, flatten, to_flax, to_torch, unflatten
-from mvo_jax.models.build import build_model
+from mvo_jax.models.registry import build_model
 
 RULES_VERSION = 1  # raised whenever a table gives other arrays for the same source
 STEM = "params/trunk/stem_spatial/kernel"

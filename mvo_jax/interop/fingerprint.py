@@ -26,12 +26,12 @@ from jax import lax
 from mvo_jax.data.augment import Augmentation
 from mvo_jax.data.batches import batch_indices
 from mvo_jax.data.coarse_mask import coarse_mask
+from mvo_jax.devices import parallel
 from mvo_jax.errors import UserError
 from mvo_jax.files import replace_file
 from mvo_jax.interop.weight_rules import flatten, unflatten
-from mvo_jax.models.lowerings import choose_lowering
 from mvo_jax.models.mvo_net import MVONet
-from mvo_jax.training import parallel
+from mvo_jax.models.ops.lowerings import choose_lowering
 from mvo_jax.training.losses import LossSettings
 from mvo_jax.training.optim import OptimiserSettings, make_optimiser
 from mvo_jax.training.state import TrainState

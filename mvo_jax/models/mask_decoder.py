@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from mvo_jax.models.layers import Array, BatchNorm, Dropout, kaiming_normal_fan_out, sow
+from mvo_jax.models.ops.layers import Array, BatchNorm, Dropout, kaiming_normal_fan_out, sow
 
 LAYOUTS = ("paper", "released")
 

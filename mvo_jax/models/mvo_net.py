@@ -5,8 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mvo_jax.models.layers import Array, Dropout, Linear, ModelOutput, match_channels, sow
 from mvo_jax.models.mask_decoder import MaskDecoder
+from mvo_jax.models.ops.layers import Array, Dropout, Linear, ModelOutput, match_channels, sow
 from mvo_jax.models.r2plus1d import R2Plus1D
 from mvo_jax.models.temporal_encoder import TemporalEncoder
 

@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mvo_jax.models.folded import unfold_columns
-from mvo_jax.models.layers import BatchNorm, FactorisedConv, sow
+from mvo_jax.models.ops.folded import unfold_columns
+from mvo_jax.models.ops.layers import BatchNorm, FactorisedConv, sow
 
 Array = jax.Array
 

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from mvo_jax.models.layers import Array, Dropout, Linear, sow
+from mvo_jax.models.ops.layers import Array, Dropout, Linear, sow
 
 FORMS = ("released", "standard")
 

@@ -15,21 +15,20 @@ from tqdm import tqdm
 
 from mvo_jax.data.batches import batch_indices
 from mvo_jax.data.splits import AnySplit
-from mvo_jax.errors import EXIT_NON_FINITE, UserError
-from mvo_jax.training import distributed, parallel
-from mvo_jax.training.checkpoint import Checkpoints
-from mvo_jax.training.goodput import SPLIT, Clock, describe
-from mvo_jax.training.interruption import Interruption, RunInterrupted
-from mvo_jax.training.memory import (
+from mvo_jax.devices import distributed, parallel
+from mvo_jax.devices.memory import (
     device_bytes,
     is_out_of_memory,
     largest_batch,
     program_bytes,
     too_large,
 )
-from mvo_jax.training.optim import learning_rate_schedule
-from mvo_jax.training.programs import compile_step, make_run_steps
-from mvo_jax.training.resumption import (
+from mvo_jax.errors import EXIT_NON_FINITE, RunInterrupted, UserError
+from mvo_jax.runs.checkpoint import Checkpoints
+from mvo_jax.runs.folder import MetricsWriter, RunFolder, write_json
+from mvo_jax.runs.goodput import SPLIT, Clock, describe
+from mvo_jax.runs.lock import RunLock
+from mvo_jax.runs.resume import (
     check_identity,
     comparable,
     is_better,
@@ -37,8 +36,9 @@ from mvo_jax.training.resumption import (
     tell_of_missing_rows,
     where_it_stands,
 )
-from mvo_jax.training.run_folder import MetricsWriter, RunFolder, write_json
-from mvo_jax.training.run_lock import RunLock
+from mvo_jax.runs.signals import Interruption
+from mvo_jax.training.optim import learning_rate_schedule
+from mvo_jax.training.programs import compile_step, make_run_steps
 from mvo_jax.training.setup import Experiment
 from mvo_jax.training.trace import TracedSteps
 

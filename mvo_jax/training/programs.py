@@ -8,8 +8,8 @@ import numpy as np
 
 from mvo_jax.data.splits import AnySplit, StreamedSplit
 from mvo_jax.data.stream import read_batches
-from mvo_jax.training import parallel
-from mvo_jax.training.goodput import Clock
+from mvo_jax.devices import parallel
+from mvo_jax.runs.goodput import Clock
 from mvo_jax.training.setup import Experiment
 from mvo_jax.training.state import TrainState
 from mvo_jax.training.step import make_resident_step, make_streamed_step, make_train_step

@@ -10,9 +10,10 @@ import jax
 import optax
 
 from mvo_jax.data.augment import Augmentation
+from mvo_jax.devices import parallel
 from mvo_jax.errors import UserError
-from mvo_jax.models.build import build_model
-from mvo_jax.training import losses, optim, parallel
+from mvo_jax.models.registry import build_model
+from mvo_jax.training import losses, optim
 from mvo_jax.training.state import TrainState, create_state, start_from
 
 # m of the target that the report shows of a model that predicts no mask: the paper's.

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import inference, interleaved, train_step
 from mvo_jax.errors import EXIT_USER_ERROR
-from mvo_jax.models.lowerings import LOWERINGS
+from mvo_jax.models.ops.lowerings import LOWERINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 # The network that compiles fastest, at the least size it takes.

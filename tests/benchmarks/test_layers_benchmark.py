@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import layers
-from mvo_jax.models.build import build_model, published_config
+from mvo_jax.models.registry import build_model, published_config
 
 
 def test_shapes_are_those_of_the_published_network():

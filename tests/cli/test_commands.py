@@ -17,9 +17,9 @@ import pytest
 from mvo_jax.cli import main as entry
 from mvo_jax.cli.flags import config_from_json, parse
 from mvo_jax.cli.xla_flags import OPT_OUT, configure_xla
-from mvo_jax.models.lowerings import FAST_CPU_CONVOLUTION_FLAG
-from mvo_jax.training.checkpoint import Checkpoints
-from mvo_jax.training.run_folder import RunFolder
+from mvo_jax.models.ops.lowerings import FAST_CPU_CONVOLUTION_FLAG
+from mvo_jax.runs.checkpoint import Checkpoints
+from mvo_jax.runs.folder import RunFolder
 from mvo_jax.training.setup import set_up
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -118,11 +118,10 @@ def test_tests_are_of_the_written_predictions(compared):
 
 
 def test_repeated_it_trains_nothing_and_says_the_same(copied, rows_file, monkeypatch):
-    def refuse(arguments):
-        raise AssertionError(f"trained again: {arguments}")
+    def refuse(config, workdir, **options):
+        raise AssertionError(f"trained again: {workdir}")
 
-    monkeypatch.setattr(compare.training, "main", refuse)
-    monkeypatch.setattr(compare.evaluation, "main", refuse)
+    monkeypatch.setattr(compare, "train_and_evaluate", refuse)
     before = (copied / "table.csv").read_bytes()
     assert run("compare", [f"--config={rows_file}", f"--out={copied}", "--seeds=0,1"]) == 0
     assert (copied / "table.csv").read_bytes() == before
@@ -140,14 +139,14 @@ def test_a_row_cut_off_before_its_report_is_evaluated_again(copied, rows_file):
 
 def test_a_failing_system_stops_no_other(rows_file, data_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    train = compare.training.main
+    train = compare.train_and_evaluate
 
-    def fail_encoder(arguments, **options):
-        if any("encoder" in word for word in arguments):
+    def fail_encoder(config, workdir, **options):
+        if "encoder" in str(workdir):
             raise UserError("the encoder cannot be trained", "mend it")
-        return train(arguments, **options)
+        return train(config, workdir, **options)
 
-    monkeypatch.setattr(compare.training, "main", fail_encoder)
+    monkeypatch.setattr(compare, "train_and_evaluate", fail_encoder)
     out = tmp_path / "out"
     words = [f"--config={rows_file}", f"--out={out}", "--systems=plain,encoder"]
     assert run("compare", words) == EXIT_FINDINGS
@@ -157,7 +156,7 @@ def test_a_failing_system_stops_no_other(rows_file, data_dir, tmp_path, capsys, 
     assert rows["encoder"]["auc"] == ""
     assert 0 <= float(rows["plain"]["auc"]) <= 1
 
-    monkeypatch.setattr(compare.training, "main", train)
+    monkeypatch.setattr(compare, "train_and_evaluate", train)
     assert run("compare", words) == 0  # tried again, the finished row kept
     assert table_rows(out)["encoder"]["failure"] == ""
 

@@ -16,7 +16,7 @@ from mvo_jax.interop.torch_models.i3d import TorchI3D
 from mvo_jax.interop.torch_models.p3d import TorchP3D
 from mvo_jax.interop.torch_models.slowfast import TorchSlowFast
 from mvo_jax.interop.weight_rules import Layout
-from mvo_jax.models.build import MODELS, build_model, published_config
+from mvo_jax.models.registry import MODELS, build_model, published_config
 
 TORCH: dict[str, Any] = {
     "c3d": TorchC3D,

@@ -13,8 +13,8 @@ from mvo_jax.interop import weight_rules
 from mvo_jax.interop.layouts import timesformer, vivit
 from mvo_jax.interop.torch_models.timesformer import TorchTimeSformer
 from mvo_jax.interop.torch_models.vivit import TorchViViT
-from mvo_jax.models.timesformer import TimeSformer
-from mvo_jax.models.vivit import ViViT
+from mvo_jax.models.baselines.timesformer import TimeSformer
+from mvo_jax.models.baselines.vivit import ViViT
 
 SIZES: dict[str, Any] = {
     "hidden_size": 12,

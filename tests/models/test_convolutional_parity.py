@@ -9,13 +9,6 @@ import numpy as np
 import pytest
 import torch
 from flax.traverse_util import flatten_dict
-from torch_pairs import (
-    FAST_COMPILE,
-    TorchPair,
-    assert_forward_equal,
-    assert_gradients_equal,
-    assert_statistics_equal,
-)
 
 from mvo_jax.interop import weight_rules
 from mvo_jax.interop.layouts import c3d as c3d_layouts
@@ -27,10 +20,17 @@ from mvo_jax.interop.torch_models.i3d import TorchI3D
 from mvo_jax.interop.torch_models.p3d import TorchP3D
 from mvo_jax.interop.torch_models.slowfast import TorchSlowFast
 from mvo_jax.interop.weight_rules import Layout
-from mvo_jax.models.c3d import C3D
-from mvo_jax.models.i3d import I3D
-from mvo_jax.models.p3d import P3D
-from mvo_jax.models.slowfast import SlowFast
+from mvo_jax.models.baselines.c3d import C3D
+from mvo_jax.models.baselines.i3d import I3D
+from mvo_jax.models.baselines.p3d import P3D
+from mvo_jax.models.baselines.slowfast import SlowFast
+from tests.torch_pairs import (
+    FAST_COMPILE,
+    TorchPair,
+    assert_forward_equal,
+    assert_gradients_equal,
+    assert_statistics_equal,
+)
 
 
 @dataclasses.dataclass(frozen=True)

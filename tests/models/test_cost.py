@@ -2,8 +2,8 @@
 
 import pytest
 
-from mvo_jax.models.build import build_model, dense_model, published_config
 from mvo_jax.models.cost import activation_bytes, forward_flops, model_cost
+from mvo_jax.models.registry import build_model, dense_model, published_config
 
 FIELDS = {**published_config("mvo_net"), "lowering": "conv3d"}
 CLIP = (30, 64, 64, 3)

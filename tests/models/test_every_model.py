@@ -10,8 +10,8 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from mvo_jax.models.build import MODELS, build_model, published_config
-from mvo_jax.training import parallel
+from mvo_jax.devices import parallel
+from mvo_jax.models.registry import MODELS, build_model, published_config
 from mvo_jax.training.losses import LossSettings
 from mvo_jax.training.state import TrainState
 from mvo_jax.training.step import make_train_step

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from mvo_jax.models.lowerings import LOWERINGS
 from mvo_jax.models.mask_decoder import LAYOUTS
 from mvo_jax.models.mvo_net import VARIANTS, MVONet
+from mvo_jax.models.ops.lowerings import LOWERINGS
 from mvo_jax.models.r2plus1d import mid_planes
 
 TINY: dict[str, Any] = {

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from torch_pairs import FAST_COMPILE, TorchPair, assert_forward_equal, assert_gradients_equal
 
 from mvo_jax.interop import weight_rules
 from mvo_jax.interop.layouts import timesformer as timesformer_layouts
 from mvo_jax.interop.layouts import vivit as vivit_layouts
 from mvo_jax.interop.torch_models.timesformer import TorchTimeSformer
 from mvo_jax.interop.torch_models.vivit import TorchViViT
-from mvo_jax.models.timesformer import TimeSformer
-from mvo_jax.models.vivit import ViViT
+from mvo_jax.models.baselines.timesformer import TimeSformer
+from mvo_jax.models.baselines.vivit import ViViT
+from tests.torch_pairs import FAST_COMPILE, TorchPair, assert_forward_equal, assert_gradients_equal
 
 # One layer: every dropout takes a second to compile. The full-size test below has all of them.
 SMALL: dict[str, Any] = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from mvo_jax.training import parallel
+from mvo_jax.devices import parallel
 from mvo_jax.training.setup import set_up
 from mvo_jax.training.step import make_resident_step, make_train_step
 

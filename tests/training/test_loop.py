@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from mvo_jax.data.splits import AnySplit
+from mvo_jax.devices import parallel
 from mvo_jax.errors import EXIT_NON_FINITE, UserError
-from mvo_jax.training import parallel
-from mvo_jax.training.checkpoint import Checkpoints
+from mvo_jax.runs.checkpoint import Checkpoints
+from mvo_jax.runs.folder import RunFolder
 from mvo_jax.training.loop import train
-from mvo_jax.training.run_folder import RunFolder
 from mvo_jax.training.setup import set_up
 
 SOURCE = Path(__file__).resolve().parents[2]

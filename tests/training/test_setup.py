@@ -5,8 +5,8 @@ import json
 import jax
 import pytest
 
+from mvo_jax.devices import parallel
 from mvo_jax.errors import UserError
-from mvo_jax.training import parallel
 from mvo_jax.training.setup import set_up
 
 

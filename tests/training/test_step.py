@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mvo_jax.data.augment import Augmentation
+from mvo_jax.devices import parallel
 from mvo_jax.evaluation.predict import Predictor
-from mvo_jax.models.build import build_model
-from mvo_jax.training import parallel
+from mvo_jax.models.registry import build_model
 from mvo_jax.training.setup import set_up
 from mvo_jax.training.state import TrainState
 from mvo_jax.training.step import make_batch, make_resident_step, make_train_step

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from mvo_jax.data.batches import batch_indices
+from mvo_jax.devices import parallel
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.predict import Predictor
 from mvo_jax.models.mvo_net import ModelOutput
-from mvo_jax.training import parallel
 from mvo_jax.training.programs import make_run_steps
 from mvo_jax.training.setup import Experiment, set_up
 

@@ -7,7 +7,7 @@
 """
 
 from mvo_jax.interop.weight_rules import BIAS, CONV3D, LINEAR, Layout, Module
-from mvo_jax.models.c3d import STAGES
+from mvo_jax.models.baselines.c3d import STAGES
 
 _TRUNK: tuple[Module, ...] = tuple(
     (f"trunk/{name}", name, (*CONV3D, BIAS)) for names, *_ in STAGES for name in names

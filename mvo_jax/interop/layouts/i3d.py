@@ -14,7 +14,7 @@ from mvo_jax.interop.weight_rules import (
     Module,
     Reorder,
 )
-from mvo_jax.models.i3d import MIXED
+from mvo_jax.models.baselines.i3d import MIXED
 
 _UNITS = {"conv1a": "Conv3d_1a_7x7", "conv2b": "Conv3d_2b_1x1", "conv2c": "Conv3d_2c_3x3"}
 _BRANCHES = {

@@ -5,8 +5,8 @@ import math
 import re
 from typing import Any
 
-from mvo_jax.models.lowerings import LOWERINGS
 from mvo_jax.models.mvo_net import VARIANTS
+from mvo_jax.models.ops.lowerings import LOWERINGS
 
 
 @dataclasses.dataclass(frozen=True)

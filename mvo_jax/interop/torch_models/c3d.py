@@ -22,7 +22,7 @@ _STAGES = (
 
 
 class TorchC3D(RecordedModel):
-    """The network of ``mvo_jax.models.c3d.C3D``, argument for argument.
+    """The network of ``mvo_jax.models.baselines.c3d.C3D``, argument for argument.
 
     Args:
         frames: T of the clips; with the size it fixes the inputs of the first dense layer.

@@ -87,7 +87,7 @@ class Mixed(nn.Module):
 
 
 class TorchI3D(RecordedModel):
-    """The network of ``mvo_jax.models.i3d.I3D``, argument for argument.
+    """The network of ``mvo_jax.models.baselines.i3d.I3D``, argument for argument.
 
     Args:
         frames: of the clips; any number fits.

@@ -70,7 +70,7 @@ class Block(nn.Module):
 
 
 class TorchP3D(RecordedModel):
-    """The network of ``mvo_jax.models.p3d.P3D``, argument for argument.
+    """The network of ``mvo_jax.models.baselines.p3d.P3D``, argument for argument.
 
     Args:
         frames: of the clips; any number fits.

@@ -132,7 +132,7 @@ class Pathways(nn.Module):
 
 
 class TorchSlowFast(RecordedModel):
-    """The network of ``mvo_jax.models.slowfast.SlowFast``, argument for argument.
+    """The network of ``mvo_jax.models.baselines.slowfast.SlowFast``, argument for argument.
 
     Args:
         frames: of the clips; any number fits.

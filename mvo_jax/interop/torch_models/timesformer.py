@@ -207,7 +207,7 @@ class Released(nn.Module):
 
 
 class TorchTimeSformer(RecordedModel):
-    """The network of ``mvo_jax.models.timesformer.TimeSformer``, argument for argument.
+    """The network of ``mvo_jax.models.baselines.timesformer.TimeSformer``, argument for argument.
 
     Args:
         frames: T of the clips.

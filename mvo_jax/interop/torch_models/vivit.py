@@ -110,7 +110,7 @@ class Transformer(nn.Module):
 
 
 class TorchViViT(RecordedModel):
-    """The network of ``mvo_jax.models.vivit.ViViT``, argument for argument.
+    """The network of ``mvo_jax.models.baselines.vivit.ViViT``, argument for argument.
 
     Args:
         frames: T of the clips.

@@ -16,7 +16,7 @@ from mvo_jax.data.cohort.partition import Partition
 from mvo_jax.data.cohort.prepare import prepare
 from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.splits import Split, load_split
-from mvo_jax.training import parallel
+from mvo_jax.devices import parallel
 from mvo_jax.training.setup import set_up
 from mvo_jax.training.step import make_resident_step, make_train_step
 from tests.data.importers import writers

@@ -14,9 +14,9 @@ from mvo_jax.interop.layouts.mvo_net import REFERENCE
 from mvo_jax.interop.parity import pair, report, suite
 from mvo_jax.interop.parity.cases import BOUNDS, Case, Row, Trace, deep_case, table2_cases
 from mvo_jax.interop.torch_models.mvo_net import TorchMVONet
-from mvo_jax.models.lowerings import LOWERINGS
 from mvo_jax.models.mask_decoder import LAYOUTS
 from mvo_jax.models.mvo_net import VARIANTS, MVONet
+from mvo_jax.models.ops.lowerings import LOWERINGS
 from mvo_jax.models.temporal_encoder import FORMS
 
 # Together they meet every variant, lowering, decoder layout and encoder form; the command runs all

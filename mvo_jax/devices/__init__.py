@@ -1,0 +1,1 @@
+"""Devices and processes: the one room that knows how many there are."""

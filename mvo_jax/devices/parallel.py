@@ -1,0 +1,197 @@
+"""Devices: the one place that knows how many there are.
+
+Data parallelism is ``jax.pmap`` in its unstacked form: the state is replicated, the batch carries a
+leading device axis, and what leaves the step is one copy. With several processes each holds the
+state and its own rows of the batch; the axis and its collectives span the devices of all.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mvo_jax.devices import distributed
+from mvo_jax.errors import UserError
+
+AXIS = "batch"
+Device = Any  # jax.Device, which type checkers take for a value
+
+
+def devices(limit: int = 0) -> list[Device]:
+    """The devices of all processes, process by process.
+
+    Args:
+        limit: how many, as many of each process; 0 for all.
+
+    Raises:
+        UserError: more devices asked for than there are, or not as many of each process.
+    """
+    found = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    if limit > len(found):
+        raise UserError(
+            f"config.train.num_devices asks for {limit} devices, but JAX sees {len(found)}",
+            "lower it, or set it to 0 to use all devices",
+        )
+    processes = jax.process_count()
+    if limit % processes:
+        raise UserError(
+            f"config.train.num_devices asks for {limit} devices of {processes} processes",
+            f"choose a multiple of {processes}, or set it to 0 to use all devices",
+        )
+    if not limit:
+        return found
+    share = limit // processes
+    chosen = [
+        device
+        for process in range(processes)
+        for device in [d for d in found if d.process_index == process][:share]
+    ]
+    if len(chosen) < limit:
+        raise UserError(
+            f"config.train.num_devices asks for {share} devices of each process, "
+            "but one of them has fewer",
+            "lower it, or set it to 0 to use all devices",
+        )
+    return chosen
+
+
+def own(on: Sequence[Device]) -> list[Device]:
+    """Those of the devices that belong to this process."""
+    return [device for device in on if device.process_index == jax.process_index()]
+
+
+def own_rows(array: np.ndarray, on: Sequence[Device], *, axis: int = -1) -> np.ndarray:
+    """This process's part of a whole batch; with one process all of it.
+
+    Args:
+        array: of a whole batch.
+        on: devices that share the batch equally, as ``devices`` returns them.
+        axis: where the batch is.
+
+    Raises:
+        UserError: the batch is not divisible by the number of devices.
+    """
+    check_divisible(array.shape[axis], len(on))
+    share = array.shape[axis] // len(on)
+    first = next(i for i, d in enumerate(on) if d.process_index == jax.process_index())
+    rows = range(first * share, (first + len(own(on))) * share)
+    return array.take(rows, axis=axis) if len(rows) < array.shape[axis] else array
+
+
+def check_divisible(batch_size: int, num_devices: int) -> None:
+    """Refuse a batch that devices cannot share equally.
+
+    Raises:
+        UserError: the batch is not divisible by the number of devices.
+    """
+    if batch_size % num_devices:
+        raise UserError(
+            f"a batch of {batch_size} cannot be shared by {num_devices} devices",
+            f"choose a batch size that is a multiple of {num_devices}, or set "
+            "config.train.num_devices to a divisor of the batch size",
+        )
+
+
+def shard(array: np.ndarray, num_devices: int, *, axis: int = -1) -> np.ndarray:
+    """Split the batch axis over devices: ``[..., B]`` to ``[D, ..., B / D]``.
+
+    Args:
+        array: rows of this process's devices.
+        num_devices: D, of this process.
+        axis: where the batch is.
+
+    Raises:
+        UserError: the batch is not divisible by the number of devices.
+    """
+    axis %= array.ndim
+    check_divisible(array.shape[axis], num_devices)
+    before, after = array.shape[:axis], array.shape[axis + 1 :]
+    return np.moveaxis(array.reshape(*before, num_devices, -1, *after), axis, 0)
+
+
+def replicate(tree: Any, on: Sequence[Device]) -> Any:
+    """Place a copy of every array on every one of the devices that belongs to this process."""
+    sharding = NamedSharding(Mesh(np.array(own(on)), (AXIS,)), PartitionSpec())
+    return jax.device_put(tree, sharding)
+
+
+def gather(tree: Any) -> Any:
+    """Inside ``data_parallel``: every array with a leading axis of all devices, on each of them."""
+    return lax.all_gather(tree, AXIS)
+
+
+def data_parallel(
+    function: Callable[..., Any],
+    *,
+    in_axes: tuple[int | None, ...],
+    out_axes: Any,
+    on: Sequence[Device],
+    donate: tuple[int, ...] = (),
+) -> Callable[..., Any]:
+    """Run ``function`` on all devices at once; collectives inside use ``AXIS``.
+
+    Every process passes what its own devices take, and gets what they return.
+
+    Args:
+        function: pure function of arrays.
+        in_axes: per argument, 0 for a leading device axis, None for a replicated argument.
+        out_axes: 0 stacks the devices' results, None returns one (they must be equal).
+        on: devices to run on.
+        donate: arguments whose memory may be reused.
+    """
+    run = jax.pmap(
+        function,
+        axis_name=AXIS,
+        in_axes=in_axes,
+        out_axes=out_axes,
+        donate_argnums=donate,
+        devices=list(on),
+    )
+    return run if jax.process_count() == 1 else _compiled_together(run)
+
+
+def _compiled_together(run: Any) -> Callable[..., Any]:
+    """Compile in all processes before any of them runs.
+
+    A first collective waits 30 s (gloo) for the others, and one of them may compile for longer.
+    """
+    known: set[Any] = set()
+
+    def call(*args: Any) -> Any:
+        leaves, structure = jax.tree.flatten(args)
+        form = structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+        if form not in known:
+            run.lower(*args).compile()  # the call finds the same program
+            distributed.exchange("compiled")
+            known.add(form)
+        return run(*args)
+
+    call.lower = run.lower
+    return call
+
+
+def agree(flag: bool) -> bool:
+    """Whether any process says so; the same answer in all of them, and ``flag`` where there is one.
+
+    For what must happen at one step everywhere, as saving after a signal that one host has got. A
+    tiny all-reduce that waits for the steps dispatched before it, so ask once a dispatch. All
+    processes must ask.
+    """
+    if jax.process_count() == 1:
+        return flag
+    return bool(_any()(np.array([flag])))
+
+
+@functools.cache
+def _any() -> Callable[[np.ndarray], Any]:
+    one_each = {device.process_index: device for device in reversed(devices())}
+    return data_parallel(
+        lambda flag: lax.pmax(flag.astype(np.int32), AXIS),
+        in_axes=(0,),
+        out_axes=None,
+        on=[one_each[process] for process in sorted(one_each)],
+    )

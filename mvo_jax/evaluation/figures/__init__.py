@@ -1,0 +1,1 @@
+"""Figures as PNG: curves and pictures of cases."""

@@ -1,0 +1,265 @@
+"""What prediction leaves behind: tables, pictures and a page about cases without a known answer."""
+
+import csv
+import dataclasses
+import heapq
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mvo_jax.data.clips import Clip
+from mvo_jax.data.cohort.geometry import UNLABELLED, Rejected
+from mvo_jax.evaluation.figures import pictures as figures
+from mvo_jax.evaluation.pages.report import case_cards, render_page
+
+RESEARCH_ONLY = (
+    "Research software. Not a medical device and not for clinical use: do not base the care of a "
+    "patient on it."
+)
+CASE_COLUMNS = (
+    "case_id",
+    "patient_id",
+    "slice_index",
+    "source",
+    "split",
+    "label",
+    "probability",
+    "decision",
+    "threshold",
+    "picture",
+    "animation",
+)
+PATIENT_COLUMNS = ("patient_id", "slices", "probability", "decision", "threshold")
+FAILED_COLUMNS = ("case_id", "patient_id", "source", "cause", "remedy")
+_ROWS_ON_PAGE = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """Where probabilities become decisions.
+
+    Attributes:
+        value: called MVO where probability >= value.
+        origin: one sentence on how it was chosen.
+        patient_rule: ``max`` or ``mean`` of the slices' probabilities.
+        patient_value: the same as ``value`` for patients.
+        patient_origin: the same as ``origin`` for patients.
+    """
+
+    value: float
+    origin: str
+    patient_rule: str
+    patient_value: float
+    patient_origin: str
+
+
+class Pictured:
+    """Keeps the clips of the highest probabilities, and no more than asked for.
+
+    Args:
+        limit: most clips to keep.
+    """
+
+    def __init__(self, limit: int):
+        self._limit, self._heap = limit, []
+
+    def add(self, row: int, probability: float, clip: Clip, coarse_mask: np.ndarray | None) -> None:
+        """Offer the clip of a row of the table."""
+        if self._limit > 0:
+            # Of equal probabilities the earlier row stays.
+            item = (probability, -row, clip, coarse_mask)
+            push = heapq.heappush if len(self._heap) < self._limit else heapq.heappushpop
+            push(self._heap, item)
+
+    def in_order(self) -> list[tuple[int, float, Clip, np.ndarray | None]]:
+        """(row, probability, clip, coarse map) by row."""
+        return sorted(((-row, p, clip, mask) for p, row, clip, mask in self._heap), key=_first)
+
+
+def _first(item: tuple) -> int:
+    return item[0]
+
+
+def case_row(clip: Clip, probability: float, decision: Decision) -> dict[str, Any]:
+    """Row of the table of cases; pictures are added when they are drawn."""
+    return {
+        "case_id": clip.case_id,
+        "patient_id": clip.patient_id or clip.case_id,
+        "slice_index": clip.slice_index,
+        "source": clip.source,
+        "split": clip.split,
+        "label": None if clip.label == UNLABELLED else clip.label,
+        "probability": probability,
+        "decision": int(probability >= decision.value),
+        "threshold": decision.value,
+        "picture": None,
+        "animation": None,
+    }
+
+
+def patient_rows(cases: Sequence[Mapping[str, Any]], decision: Decision) -> list[dict[str, Any]]:
+    """One row a patient, in the order of their first slices."""
+    slices: dict[str, list[float]] = {}
+    for case in cases:
+        slices.setdefault(case["patient_id"], []).append(case["probability"])
+    rows = []
+    for patient, values in slices.items():
+        probability = float(max(values) if decision.patient_rule == "max" else np.mean(values))
+        rows.append(
+            {
+                "patient_id": patient,
+                "slices": len(values),
+                "probability": probability,
+                "decision": int(probability >= decision.patient_value),
+                "threshold": decision.patient_value,
+            }
+        )
+    return rows
+
+
+def draw_pictures(
+    folder: Path, pictured: Pictured, cases: Sequence[dict[str, Any]]
+) -> list[figures.CaseRecord]:
+    """Draw a picture and an animation of the kept clips, and name them in their rows.
+
+    Args:
+        folder: gets the folder ``pictures``.
+        pictured: clips to draw.
+        cases: all rows; those of drawn clips are changed.
+
+    Returns:
+        What was drawn, for the page.
+    """
+    kept = pictured.in_order()
+    maximum = figures.map_maximum(mask for *_, mask in kept if mask is not None)
+    records, taken = [], set()
+    for row, probability, clip, mask in kept:
+        record = figures.CaseRecord(
+            case_id=clip.case_id,
+            video=clip.video[..., 0],
+            label=None if clip.label == UNLABELLED else clip.label,
+            probability=probability,
+            lge_mask=clip.lge_mask,
+            coarse_mask=mask,
+            role=f"patient {clip.patient_id}, slice {clip.slice_index}",
+            source=clip.overview,
+        )
+        name = _file_name(clip.case_id, taken)
+        pictures = folder / "pictures"
+        pictures.mkdir(exist_ok=True)
+        figure = figures.case_figure(record, map_maximum=maximum)
+        (pictures / f"{name}.png").write_bytes(figures.to_png(figure))
+        animation = figures.cine_gif(record.video, mask, map_maximum=maximum)
+        (pictures / f"{name}.gif").write_bytes(animation)
+        cases[row]["picture"] = f"pictures/{name}.png"
+        cases[row]["animation"] = f"pictures/{name}.gif"
+        records.append(record)
+    return records
+
+
+def _file_name(case_id: str, taken: set[str]) -> str:
+    """A name that any file system takes, and that no other case has."""
+    base = re.sub(r"[^A-Za-z0-9_-]+", "_", case_id).strip("_")[:80] or "case"
+    name, number = base, 1
+    while name.lower() in taken:
+        number += 1
+        name = f"{base}_{number}"
+    taken.add(name.lower())
+    return name
+
+
+def write_tables(
+    folder: Path,
+    *,
+    about: Mapping[str, Any],
+    cases: Sequence[Mapping[str, Any]],
+    patients: Sequence[Mapping[str, Any]],
+    failed: Sequence[Rejected],
+) -> None:
+    """Write ``predictions.csv``, ``predictions.json`` and, where they say more, two other tables.
+
+    ``predictions_patients.csv`` where a patient has several slices, ``failed.csv`` where a case
+    could not be predicted.
+
+    Args:
+        folder: existing folder.
+        about: what to put on top of the JSON; plain JSON types.
+        cases: from ``case_row``.
+        patients: from ``patient_rows``.
+        failed: cases without a prediction.
+    """
+    several = len(patients) < len(cases)
+    failed_rows = [dataclasses.asdict(one) for one in failed]
+    _write_csv(folder / "predictions.csv", CASE_COLUMNS, cases)
+    if several:
+        _write_csv(folder / "predictions_patients.csv", PATIENT_COLUMNS, patients)
+    if failed:
+        _write_csv(folder / "failed.csv", FAILED_COLUMNS, failed_rows)
+    content = {
+        "note": RESEARCH_ONLY,
+        **about,
+        "cases": list(cases),
+        "patients": list(patients),
+        "failed": failed_rows,
+    }
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
+    (folder / "predictions.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, Any]]) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        values = (row[column] for column in columns)
+        # repr keeps all digits of a float; csv writes None as nothing.
+        writer.writerow([repr(v) if isinstance(v, float) else v for v in values])
+    path.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def write_page(
+    path: Path,
+    *,
+    decision: Decision,
+    simulated: bool,
+    lead: str,
+    cases: Sequence[Mapping[str, Any]],
+    patients: Sequence[Mapping[str, Any]],
+    failed: Sequence[Rejected],
+    records: Sequence[figures.CaseRecord],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write the summary: one HTML file that needs nothing else.
+
+    Args:
+        path: the file.
+        decision: thresholds.
+        simulated: the model was trained on simulated images.
+        lead: one line on the run and the input.
+        cases: from ``case_row``.
+        patients: from ``patient_rows``.
+        failed: cases without a prediction.
+        records: cases to show, from ``draw_pictures``.
+        provenance: what to print at the end.
+    """
+    text = render_page(
+        "prediction.html.j2",
+        research_only=RESEARCH_ONLY,
+        decision=decision,
+        simulated=simulated,
+        lead=lead,
+        cases=cases,
+        patients=patients,
+        several=len(patients) < len(cases),
+        failed=failed,
+        limit=_ROWS_ON_PAGE,
+        cards=case_cards(records, decision.value),
+        lge_colours=figures.LGE_COLOURS,
+        provenance=provenance,
+    )
+    path.write_text(text, encoding="utf-8")

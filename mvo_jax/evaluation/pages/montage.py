@@ -1,0 +1,72 @@
+"""The page that ``inspect`` writes: what is there, what looks wrong, and a look at the clips."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mvo_jax.data.checks import Finding
+from mvo_jax.data.clips import Clip
+from mvo_jax.evaluation.figures import pictures as figures
+from mvo_jax.evaluation.pages.report import render_page
+from mvo_jax.files import replace_file
+
+_LABELS = {1: "MVO", 0: "no MVO", -1: "unlabelled"}
+
+
+def write_montage(
+    path: str | os.PathLike,
+    *,
+    title: str,
+    table: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, str],
+    findings: Sequence[Finding],
+    tiles: Sequence[tuple[Clip, Sequence[str]]],
+) -> None:
+    """Writes one HTML file that needs nothing else.
+
+    Args:
+        path: the file, replaced as a whole.
+        title: what was inspected.
+        table: one row a split: split, cases, patients, positive, negative, unknown,
+            positive_patients.
+        facts: what holds for all splits, e.g. the number of frames.
+        findings: what looks wrong, faults first.
+        tiles: clips to show, each with what is wrong with it.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    shown = []
+    for clip, wrong in tiles:
+        frames, height, width, _ = clip.video.shape
+        video = clip.video[..., 0]
+        shown.append(
+            {
+                "case_id": clip.case_id,
+                "split": clip.split,
+                "label": _LABELS[clip.label],
+                "patient_id": clip.patient_id,
+                "slice_index": clip.slice_index,
+                "spacing": "unknown spacing"
+                if clip.spacing_mm is None
+                else f"{clip.spacing_mm:.3g} mm",
+                "frames": frames,
+                "source_frames": clip.source_frames,
+                "shape": f"{width} / {height}",
+                "film": figures.film_strip_uri(video),
+                "masked": figures.masked_frame_uri(video, clip.lge_mask),
+                "has_mask": clip.lge_mask is not None,
+                "by_motion": clip.centre_from == "motion",
+                "wrong": list(wrong),
+            }
+        )
+    text = render_page(
+        "inspection.html.j2",
+        title=title,
+        table=table,
+        facts=facts,
+        findings=findings,
+        tiles=shown,
+        lge_colours=figures.OVERLAY_COLOURS,
+    )
+    replace_file(path, text)

@@ -1,0 +1,1 @@
+"""The six systems of the paper's Table 1."""

@@ -1,0 +1,273 @@
+"""SlowFast 4x16, R50: a slow pathway for appearance, a thin fast one for motion.
+
+Feichtenhofer et al., "SlowFast Networks for Video Recognition", ICCV 2019, section 3 and Table 1;
+layers as in facebookresearch/pytorchvideo, with the 4x16 model's alpha 8, beta 1/8 and lateral
+convolutions of 5 frames. The slow pathway sees T / 8 frames, equally spaced from the first to the
+last and rounded down, as the public models sample them. Differences: the lateral convolutions yield
+ceil(T / 8) steps, so that is the number of slow frames where 8 does not divide T (4 of 30, as of
+the published 32); the head averages whatever grid there is (2x2 of 64x64); the last BatchNorm of a
+block starts at one, not at zero.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from mvo_jax.models.ops.conv3d import Conv3d, Triple, check_clip
+from mvo_jax.models.ops.layers import (
+    Array,
+    BatchNorm,
+    Dropout,
+    Linear,
+    ModelOutput,
+    kaiming_normal_fan_out,
+    sow,
+)
+from mvo_jax.models.ops.pooling import max_pool
+
+MIN_SIZE = 32  # the last stage needs one pixel
+
+# Frames under the first convolution of a block, by stage.
+SLOW_KERNELS = (1, 1, 3, 3)
+FAST_KERNELS = (3, 3, 3, 3)
+STEM_KERNELS = (1, 5)
+
+
+def slow_frames(frames: int, ratio: int) -> list[int]:
+    """Indices of the frames that the slow pathway sees: ceil(frames / ratio) of them."""
+    count = -(-frames // ratio)
+    return [i * (frames - 1) // max(count - 1, 1) for i in range(count)]
+
+
+class ConvNorm(nn.Module):
+    """Convolution and BatchNorm, then ReLU unless ``relu`` is False; other fields as in Conv3d."""
+
+    features: int
+    kernel_size: Triple
+    stride: Triple = (1, 1, 1)
+    relu: bool = True
+    in_channels: int | None = None
+    lowering: str = "conv2d"
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``; padded by half a kernel."""
+        x = Conv3d(
+            self.features,
+            self.kernel_size,
+            self.stride,
+            (self.kernel_size[0] // 2, self.kernel_size[1] // 2, self.kernel_size[2] // 2),
+            in_channels=self.in_channels,
+            lowering=self.lowering,
+            kernel_init=kaiming_normal_fan_out,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="conv",
+        )(x)
+        x = BatchNorm(self.axis_name, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(
+            x, train=train
+        )
+        return nn.relu(x) if self.relu else x
+
+
+class Bottleneck(nn.Module):
+    """Residual block: (k, 1, 1), (1, 3, 3) and (1, 1, 1) convolutions.
+
+    Args:
+        features: channels of the first two convolutions; four times as many leave.
+        time_kernel: frames under the first convolution.
+        stride: in-plane, of the second convolution and of the shortcut.
+        lowering: key of ``lowerings.LOWERINGS``.
+        axis_name: device axis for BatchNorm.
+        dtype: compute dtype.
+        param_dtype: dtype of the parameters.
+    """
+
+    features: int
+    time_kernel: int
+    stride: int = 1
+    lowering: str = "conv2d"
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """``[B, T, H, W, C]`` to ``[B, T, H', W', 4 * features]``."""
+        common: dict[str, Any] = {
+            "lowering": self.lowering,
+            "axis_name": self.axis_name,
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+        }
+        features, stride = self.features, (1, self.stride, self.stride)
+        y = ConvNorm(features, (self.time_kernel, 1, 1), name="a", **common)(x, train=train)
+        y = ConvNorm(features, (1, 3, 3), stride, name="b", **common)(y, train=train)
+        y = ConvNorm(4 * features, (1, 1, 1), relu=False, name="c", **common)(y, train=train)
+        if self.stride != 1 or x.shape[-1] != 4 * features:
+            x = ConvNorm(4 * features, (1, 1, 1), stride, relu=False, name="shortcut", **common)(
+                x, train=train
+            )
+        return nn.relu(x + y)
+
+
+class SlowFastTrunk(nn.Module):
+    """Both pathways; fields as in ``SlowFast``."""
+
+    in_channels: int = 3
+    width: int = 64
+    stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
+    frame_ratio: int = 8
+    channel_ratio: int = 8
+    fusion_kernel: int = 5
+    lowering: str = "conv2d"
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, video: Array, *, train: bool) -> tuple[Array, Array]:
+        """Features of a clip.
+
+        Args:
+            video: ``[B, T, H, W, C]``, C 1 or ``in_channels``.
+            train: use and update batch statistics.
+
+        Returns:
+            Slow ``[B, ceil(T/8), ceil(H/32), ceil(W/32), 32 * width]`` and fast ``[B, T, ..., 4 *
+            width]`` features with four stages. Sows 'slow0', 'fast0' (stems with the lateral
+            connection) to 'slow4', 'fast4'.
+        """
+        common: dict[str, Any] = {
+            "lowering": self.lowering,
+            "axis_name": self.axis_name,
+            "dtype": self.dtype,
+            "param_dtype": self.param_dtype,
+        }
+        pathways = {"slow": self.width, "fast": self.width // self.channel_ratio}
+        clips = {
+            "slow": video[:, jnp.array(slow_frames(video.shape[1], self.frame_ratio))],
+            "fast": video,
+        }
+        features: dict[str, Array] = {}
+        for (name, width), kernel in zip(pathways.items(), STEM_KERNELS, strict=True):
+            stem = ConvNorm(
+                width,
+                (kernel, 7, 7),
+                (1, 2, 2),
+                in_channels=self.in_channels,
+                name=f"{name}_stem",
+                **common,
+            )
+            x = stem(clips[name], train=train)
+            features[name] = max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+
+        kernels = {"slow": SLOW_KERNELS, "fast": FAST_KERNELS}
+        for stage in range(len(self.stage_sizes) + 1):
+            if stage > 0:
+                for name, width in pathways.items():
+                    for block in range(self.stage_sizes[stage - 1]):
+                        features[name] = Bottleneck(
+                            width * 2 ** (stage - 1),
+                            kernels[name][stage - 1],
+                            stride=2 if stage > 1 and block == 0 else 1,
+                            name=f"{name}_stage{stage}_block{block + 1}",
+                            **common,
+                        )(features[name], train=train)
+            if stage < len(self.stage_sizes):
+                lateral = ConvNorm(
+                    2 * features["fast"].shape[-1],
+                    (self.fusion_kernel, 1, 1),
+                    (self.frame_ratio, 1, 1),
+                    name=f"lateral{stage + 1}",
+                    **common,
+                )(features["fast"], train=train)
+                features["slow"] = jnp.concatenate([features["slow"], lateral], axis=-1)
+            for name in pathways:
+                sow(self, f"{name}{stage}", features[name])
+        return features["slow"], features["fast"]
+
+
+class SlowFast(nn.Module):
+    """Classifies a clip with SlowFast.
+
+    Args:
+        num_outputs: 1 (sigmoid) or 2 (softmax).
+        in_channels: channels of the stems; a grey clip counts as so many copies.
+        width: channels of the slow stem, 64 in the paper.
+        stage_sizes: residual blocks of each stage, (3, 4, 6, 3) in R50; at most four stages.
+        frame_ratio: alpha, frames of the fast pathway for one of the slow.
+        channel_ratio: 1 / beta, channels of the slow pathway for one of the fast.
+        fusion_kernel: frames under a lateral convolution, odd.
+        head_dropout: dropout rate of the pooled features.
+        lowering: key of ``lowerings.LOWERINGS``.
+        axis_name: device axis of the batch; None on one device.
+        dtype: compute dtype; parameters and statistics stay in ``param_dtype``.
+        param_dtype: dtype of the parameters.
+    """
+
+    num_outputs: int = 1
+    in_channels: int = 3
+    width: int = 64
+    stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
+    frame_ratio: int = 8
+    channel_ratio: int = 8
+    fusion_kernel: int = 5
+    head_dropout: float = 0.5
+    lowering: str = "conv2d"
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, video: Array, *, train: bool, with_mask: bool = False) -> ModelOutput:
+        """Classify clips.
+
+        Args:
+            video: ``[B, T, H, W, C]`` normalised, T >= ``frame_ratio``, H and W >= 32, C 1 or
+                ``in_channels``.
+            train: batch statistics and dropout (rng collection 'dropout').
+            with_mask: ignored, there is no mask branch.
+
+        Returns:
+            ``ModelOutput`` without mask. Sows 'pooled' beside what the trunk sows.
+
+        Raises:
+            ValueError: a clip or sizes that the network cannot take.
+        """
+        del with_mask
+        check_clip(video, in_channels=self.in_channels, frames=self.frame_ratio, size=MIN_SIZE)
+        if not 1 <= len(self.stage_sizes) <= len(SLOW_KERNELS):
+            raise ValueError(f"stage_sizes {self.stage_sizes}: SlowFast has one to four stages")
+        if self.width % self.channel_ratio or self.fusion_kernel % 2 == 0:
+            raise ValueError(
+                f"width {self.width} must be a multiple of channel_ratio {self.channel_ratio}, "
+                f"and fusion_kernel {self.fusion_kernel} odd"
+            )
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        pathways = SlowFastTrunk(
+            self.in_channels,
+            self.width,
+            self.stage_sizes,
+            self.frame_ratio,
+            self.channel_ratio,
+            self.fusion_kernel,
+            self.lowering,
+            self.axis_name,
+            name="trunk",
+            **dtypes,
+        )(video, train=train)
+        x = jnp.concatenate([features.mean(axis=(1, 2, 3)) for features in pathways], axis=-1)
+        sow(self, "pooled", x)
+        x = Dropout(self.head_dropout, self.axis_name, name="head_dropout")(x, train=train)
+        logits = Linear(
+            self.num_outputs,
+            dtype=jnp.promote_types(jnp.float32, self.dtype),
+            param_dtype=self.param_dtype,
+            name="classifier",
+        )(x)
+        return ModelOutput(logits, None)

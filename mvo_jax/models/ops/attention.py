@@ -1,0 +1,148 @@
+"""Parts of the two video transformers: tubelets, self-attention with fused projections, MLP."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mvo_jax.models.ops.layers import Array, Dropout, Linear, gelu
+
+
+def tubelets(video: Array, tubelet_size: int, patch_size: int) -> Array:
+    """Cut clips into blocks that do not overlap, each flattened (ViViT, section 3.2).
+
+    Args:
+        video: ``[B, T, H, W, C]``.
+        tubelet_size: frames of a block.
+        patch_size: pixels along each side of a block.
+
+    Returns:
+        ``[B, T / tubelet_size, patches, tubelet_size * patch_size^2 * C]``; patches go row by row,
+        the values of a block by frame, row, column, channel.
+
+    Raises:
+        ValueError: the blocks do not fill the clip.
+    """
+    batch, frames, height, width, channels = video.shape
+    if frames % tubelet_size or height % patch_size or width % patch_size:
+        raise ValueError(
+            f"clips of {frames} frames of {height}x{width} cannot be cut into blocks of "
+            f"{tubelet_size} frames of {patch_size}x{patch_size} pixels"
+        )
+    steps, rows, columns = frames // tubelet_size, height // patch_size, width // patch_size
+    x = video.reshape(
+        batch, steps, tubelet_size, rows, patch_size, columns, patch_size, channels
+    ).transpose(0, 1, 3, 5, 2, 4, 6, 7)
+    return x.reshape(batch, steps, rows * columns, -1)
+
+
+def split_heads(qkv: Array, num_heads: int) -> tuple[Array, Array, Array]:
+    """Queries, keys and values ``[..., S, heads, D]`` of a fused ``[..., S, 3 * heads * D]``."""
+    query, key, value = jnp.split(qkv.reshape(*qkv.shape[:-1], 3 * num_heads, -1), 3, axis=-2)
+    return query, key, value
+
+
+# Weights of one sequence (heads * Q * K) above which those of a batch are not kept for the
+# backward pass. ViViT's 8 heads over 257 tokens are 0.5 million, TimeSformer's at most 0.03.
+MANY_WEIGHTS = 2**17
+
+
+def attend(query: Array, key: Array, value: Array) -> Array:
+    """Scaled dot-product attention within the last sequence axis.
+
+    The weights of long sequences are computed again in the backward pass instead of kept, and on a
+    CPU one sequence after the other, while they are in the cache (docs/decisions.md).
+
+    Args:
+        query: ``[..., Q, heads, D]``.
+        key: ``[..., K, heads, D]``.
+        value: as ``key``.
+
+    Returns:
+        ``[..., Q, heads * D]``.
+    """
+    weights = query.shape[-2] * query.shape[-3] * key.shape[-3]
+    return (_attend_long if weights > MANY_WEIGHTS else _attend)(query, key, value)
+
+
+def _attend(query: Array, key: Array, value: Array) -> Array:
+    scores = jnp.einsum("...qhd,...khd->...hqk", query * query.shape[-1] ** -0.5, key)
+    weights = nn.softmax(scores.astype(jnp.promote_types(jnp.float32, scores.dtype)))
+    mixed = jnp.einsum("...hqk,...khd->...qhd", weights.astype(value.dtype), value)
+    return mixed.reshape(*mixed.shape[:-2], -1)
+
+
+def _attend_backward(query: Array, key: Array, value: Array, cotangent: Array) -> Any:
+    return jax.vjp(_attend, query, key, value)[1](cotangent)
+
+
+def _one_by_one(function: Any) -> Any:
+    """``function`` applied to one sequence after the other."""
+
+    def mapped(*arrays: Array) -> Any:
+        ranks = (3, 3, 3, 2)  # of query, key, value and cotangent of one sequence
+        leading = arrays[0].shape[:-3]
+        flat = [a.reshape(-1, *a.shape[a.ndim - n :]) for a, n in zip(arrays, ranks, strict=False)]
+        out = lax.map(lambda sequence: function(*sequence), tuple(flat))
+        return jax.tree.map(lambda a: a.reshape(*leading, *a.shape[1:]), out)
+
+    return mapped
+
+
+@jax.custom_vjp
+def _attend_long(query: Array, key: Array, value: Array) -> Array:
+    return lax.platform_dependent(query, key, value, cpu=_one_by_one(_attend), default=_attend)
+
+
+def _attend_long_forward(query: Array, key: Array, value: Array) -> Any:
+    return _attend_long(query, key, value), (query, key, value)
+
+
+def _attend_long_backward(residuals: tuple[Array, ...], cotangent: Array) -> Any:
+    return lax.platform_dependent(
+        *residuals, cotangent, cpu=_one_by_one(_attend_backward), default=_attend_backward
+    )
+
+
+_attend_long.defvjp(_attend_long_forward, _attend_long_backward)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a GELU between, dropout after it and, if asked for, after the second.
+
+    Args:
+        mlp_dim: width between the maps.
+        gated: the first map has a second half whose GELU multiplies the first (GEGLU, Shazeer
+            2020, arXiv 2002.05202).
+        dropout_rate: rate of both dropouts.
+        output_dropout: whether there is a second one.
+        axis_name: device axis of the batch.
+        dtype: compute dtype.
+        param_dtype: dtype of the parameters.
+    """
+
+    mlp_dim: int
+    gated: bool = False
+    dropout_rate: float = 0.0
+    output_dropout: bool = True
+    axis_name: str | None = None
+    dtype: jnp.dtype = jnp.float32
+    param_dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """``[..., hidden]`` to the same shape."""
+        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        hidden = x.shape[-1]
+        if self.gated:
+            values, gates = jnp.split(Linear(2 * self.mlp_dim, name="in", **dtypes)(x), 2, axis=-1)
+            x = values * gelu(gates)
+        else:
+            x = gelu(Linear(self.mlp_dim, name="in", **dtypes)(x))
+        x = Dropout(self.dropout_rate, self.axis_name, name="dropout")(x, train=train)
+        x = Linear(hidden, name="out", **dtypes)(x)
+        if not self.output_dropout:
+            return x
+        return Dropout(self.dropout_rate, self.axis_name, name="out_dropout")(x, train=train)

@@ -1,0 +1,393 @@
+"""A run from its config to its results: what train.py, eval.py, compare, tools and notebooks call.
+
+from mvo_jax import load_run, train_and_evaluate
+
+result = train_and_evaluate(config, "runs/mine")
+prediction = load_run("runs/mine").predict(video)  # uint8 [B, T, H, W]
+"""
+
+import contextlib
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from mvo_jax.data.clips import geometry_of
+from mvo_jax.data.cohort.geometry import Target
+from mvo_jax.data.splits import (
+    AnySplit,
+    check_patients_disjoint,
+    content_hash,
+    dataset_line,
+    describe,
+    load_split,
+    split_bytes,
+)
+from mvo_jax.devices import distributed, parallel
+from mvo_jax.errors import UserError
+from mvo_jax.evaluation.figures.pictures import gallery
+from mvo_jax.evaluation.pages.report import summarise, write_report, write_summary
+from mvo_jax.evaluation.predict import ClipPredictor, Predictor, validation_metrics
+from mvo_jax.evaluation.predictions import (
+    Predictions,
+    write_patient_predictions,
+    write_predictions,
+)
+from mvo_jax.evaluation.statistics import by_patient
+from mvo_jax.evaluation.thresholds import choose_thresholds
+from mvo_jax.interop.convert import initial_variables
+from mvo_jax.interop.weight_files import read_variables
+from mvo_jax.runs.checkpoint import Checkpoints
+from mvo_jax.runs.folder import RunFolder, provenance, read_json, write_json
+from mvo_jax.runs.goodput import Clock
+from mvo_jax.runs.lock import RunLock
+from mvo_jax.runs.signals import Interruption
+from mvo_jax.runs.watchdog import Watchdog
+from mvo_jax.training.loop import train
+from mvo_jax.training.setup import Experiment, set_up
+
+log = logging.getLogger(__name__)
+SOURCE = Path(__file__).resolve().parents[1]
+_GEOMETRY = "geometry.json"
+
+
+def train_and_evaluate(
+    config: Any,
+    workdir: str | Path,
+    *,
+    evaluate_on: str | None = "test",
+    splits: Mapping[str, AnySplit] | None = None,
+    profile_steps: int = 0,
+    allow_config_change: bool = False,
+    allow_data_change: bool = False,
+    clock: Clock | None = None,
+) -> dict[str, Any]:
+    """Train the run of a folder, or go on with it, and evaluate its best checkpoint.
+
+    The config decides everything; the same call, repeated, goes on from the last checkpoint and
+    ends in the same bytes.
+
+    Args:
+        config: resolved experiment config, as a config file's ``get_config()`` returns it.
+        workdir: folder of the run; made where it is missing.
+        evaluate_on: split that is scored at the end and reported; None leaves that to
+            ``evaluate``.
+        splits: cases by the name of their split, in place of those that ``config.data`` names.
+        profile_steps: steps to trace into the folder 'profile' of the run; 0 for none.
+        allow_config_change: go on with a run under another config.
+        allow_data_change: go on with a run on other data.
+        clock: where the time goes; started by the caller.
+
+    Returns:
+        {'step', 'loss', 'best_step', 'best_auc', 'seconds', 'evaluation'}: see ``training.loop``;
+        'evaluation' is what ``evaluate`` returns, or None.
+
+    Raises:
+        UserError: see ``training.loop.train``; also a mistake in the config or the data, and a run
+            folder that another process trains in.
+        RunInterrupted: a signal asked the run to stop, and it has saved.
+    """
+    folder, clock = RunFolder(workdir), clock or Clock()
+    with contextlib.ExitStack() as held:
+        interruption = held.enter_context(Interruption())
+
+        # 1. What can be found wrong before a folder is left behind.
+        experiment = set_up(config)
+        if splits is None:
+            for name in ("train", "validation"):
+                split_bytes(config.data, name)
+        distributed.check_same(
+            {"config": config.to_dict(), "versions": distributed.versions()},
+            "start all processes with one command and one installation",
+        )
+        initial, about = _initial(config, folder, experiment)
+
+        # 2. The folder, held by the first of several processes for all.
+        distributed.first_then_others(folder.create)
+        lock = held.enter_context(RunLock(folder.path)) if distributed.is_first() else None
+        held.enter_context(
+            Watchdog(
+                clock,
+                folder.path,
+                seconds=config.train.watchdog_seconds,
+                leave=config.train.watchdog_leaves,
+                record=lock.record if lock else lambda row: None,
+            )
+        )
+        folder.open_for_training(
+            config.to_dict(), SOURCE, about=about, allow_config_change=allow_config_change
+        )
+
+        # 3. Data. One process generates a simulated cohort.
+        training = _load(config, "train", splits)
+        # Images predicted later must be made as these were, wherever the cohort is then.
+        if splits is None and distributed.is_first():
+            write_json(folder.path / _GEOMETRY, dataclasses.asdict(geometry_of(config.data)))
+        validation = _load(config, "validation", splits)
+        check_patients_disjoint(training, validation)
+        data = {split.name: content_hash(split) for split in (training, validation)}
+        distributed.check_same({"content of data": data}, "give all processes the same data")
+        folder.note({"data": data})
+        if distributed.is_first():
+            for split in (training, validation):
+                log.info(describe(split))
+
+        # 4. Training, with the best checkpoint chosen on the validation split.
+        predict = Predictor(
+            experiment, validation, batch_size=config.eval.batch_size, with_mask=True
+        )
+        result = train(
+            config,
+            experiment,
+            folder,
+            training,
+            validate=lambda variables: validation_metrics(predict(variables)),
+            initial=initial,
+            profile_steps=profile_steps,
+            data=data,
+            allow_config_change=allow_config_change,
+            allow_data_change=allow_data_change,
+            interruption=interruption,
+            clock=clock,
+            lock=lock,
+        )
+    if evaluate_on is None:
+        return {**result, "evaluation": None}
+    return {**result, "evaluation": evaluate(folder.path, split=evaluate_on, splits=splits)}
+
+
+def evaluate(
+    workdir: str | Path,
+    *,
+    split: str = "test",
+    checkpoint: str = "best",
+    data_dir: str | None = None,
+    splits: Mapping[str, AnySplit] | None = None,
+) -> dict[str, Any]:
+    """Evaluate one checkpoint of a run on one split and write everything beside it.
+
+    The thresholds are chosen on the validation split; the evaluated split is scored once. Several
+    processes share the cases, and the first one writes
+    ``predictions_SPLIT.csv``, ``metrics.json`` and ``report.html`` for the test split, and
+    ``metrics_SPLIT.json`` and ``report_SPLIT.html`` for others; where a patient has several slices
+    ``predictions_patients_SPLIT.csv`` too.
+
+    Args:
+        workdir: folder of a trained run.
+        split: split to evaluate.
+        checkpoint: 'best' (validation AUC) or 'latest'.
+        data_dir: replaces ``config.data.dir``.
+        splits: see ``train_and_evaluate``.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        UserError: no run, no checkpoint, or data that cannot be read.
+    """
+    # Inference gains little from many devices; of several processes each takes a share.
+    run = load_run(
+        workdir, checkpoint=checkpoint, data_dir=data_dir, num_devices=distributed.count()
+    )
+    config, folder = run.config, run.folder
+    evaluated = _load(config, split, splits)
+    chosen_on = evaluated if split == "validation" else _load(config, "validation", splits)
+    if split != "validation":
+        check_patients_disjoint(chosen_on, evaluated)
+    if distributed.is_first():
+        log.info(describe(evaluated))
+
+    chosen = choose_thresholds(config, run.predict_split(chosen_on))
+    predictions = run.predict_split(evaluated)
+    history = folder.history()
+    summary = summarise(
+        predictions,
+        threshold=chosen.value,
+        threshold_origin=chosen.origin,
+        features=evaluated.features or None,
+        training_history=history,
+        patients=chosen.patients,
+    )
+    summary["checkpoint"] = {"which": checkpoint, "step": run.step}
+    if not distributed.is_first():
+        return summary  # all processes have the same; one writes it
+
+    suffix = "" if split == "test" else f"_{split}"
+    write_predictions(folder.path / f"predictions_{split}.csv", predictions, chosen.value)
+    if summary["patient_level"] is not None:
+        write_patient_predictions(
+            folder.path / f"predictions_patients_{split}.csv",
+            by_patient(predictions, chosen.patients.rule),
+            predictions,
+            chosen.patients.threshold,
+        )
+    write_summary(folder.path / f"metrics{suffix}.json", summary)
+    write_report(
+        folder.path / f"report{suffix}.html",
+        summary=summary,
+        predictions=predictions,
+        cases=gallery(evaluated, predictions, chosen.value),
+        history=history,
+        config_text=str(config),
+        provenance={"checkpoint": f"{checkpoint}, step {run.step}", **provenance(SOURCE)},
+        dataset=dataset_line(config.data),
+        simulated=config.data.name == "phantom",
+    )
+    return summary
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A checkpoint of a run, ready to predict.
+
+    Attributes:
+        folder: of the run.
+        config: what it was trained with.
+        experiment: what the config describes, on the devices to predict with.
+        variables: {'params', 'batch_stats'}.
+        checkpoint: 'best' or 'latest'.
+        step: of the checkpoint.
+    """
+
+    folder: RunFolder
+    config: Any
+    experiment: Experiment
+    variables: Mapping[str, Any]
+    checkpoint: str
+    step: int
+
+    def predict(self, video: np.ndarray) -> dict[str, np.ndarray | None]:
+        """Predict clips that have the geometry of the run's training data.
+
+        Args:
+            video: uint8 ``[B, T, H, W]`` or ``[B, T, H, W, 1]``, as the data of the run store
+                them; they are normalised here.
+
+        Returns:
+            'probability' ``[B]`` of MVO, 'logits' ``[B, K]`` and 'coarse_mask' ``[B, m, m]``, or
+            None where the model has no mask branch.
+
+        Raises:
+            UserError: clips of another type or shape, or none.
+        """
+        clips = np.asarray(video)
+        expected = self.experiment.clip_shape
+        if clips.ndim == 4:
+            clips = clips[..., None]
+        if clips.dtype != np.uint8 or clips.shape[1:] != expected or not len(clips):
+            raise UserError(
+                f"video is {clips.dtype} {list(np.shape(video))}",
+                f"the run takes uint8 [B, {', '.join(map(str, expected[:3]))}] with B of 1 or more",
+            )
+        predict = self._predictor(min(len(clips), self.config.eval.batch_size))
+        parts = [
+            predict(self.variables, clips[first : first + predict.batch_size])
+            for first in range(0, len(clips), predict.batch_size)
+        ]
+        joined: dict[str, Any] = {
+            key: np.concatenate([part[key] for part in parts]) for key in parts[0]
+        }
+        return {"coarse_mask": None, **joined}
+
+    def predict_split(self, split: AnySplit, *, with_mask: bool = True) -> Predictions:
+        """Predict every case of a split once.
+
+        Args:
+            split: cases of the run's geometry.
+            with_mask: also predict the coarse mask where the model has the branch.
+        """
+        batch_size = self.config.eval.batch_size
+        predict = Predictor(self.experiment, split, batch_size=batch_size, with_mask=with_mask)
+        return predict(self.variables)
+
+    @functools.cached_property
+    def geometry(self) -> Target:
+        """Frames, size, spacing and grey window of the clips that the run was trained on.
+
+        Raises:
+            UserError: the run's file on it is damaged.
+        """
+        path = self.folder.path / _GEOMETRY
+        if not path.exists():
+            return geometry_of(self.config.data)
+        content = read_json(path)
+        try:
+            window = content.pop("window")
+            return Target(**content, window=None if window is None else (window[0], window[1]))
+        except (TypeError, KeyError, IndexError, AttributeError) as error:
+            raise UserError(
+                f"{path} is damaged: {type(error).__name__}",
+                "delete it; the same training command writes it again",
+            ) from error
+
+    @functools.cached_property
+    def _predictors(self) -> dict[int, ClipPredictor]:
+        return {}
+
+    def _predictor(self, batch_size: int) -> ClipPredictor:
+        """One compiled program a batch size."""
+        if batch_size not in self._predictors:
+            self._predictors[batch_size] = ClipPredictor(
+                self.experiment, batch_size=batch_size, with_mask=True
+            )
+        return self._predictors[batch_size]
+
+
+def load_run(
+    workdir: str | Path,
+    *,
+    checkpoint: str = "best",
+    data_dir: str | None = None,
+    num_devices: int = 1,
+) -> TrainedRun:
+    """Load a checkpoint of a run.
+
+    Args:
+        workdir: folder of the run.
+        checkpoint: 'best' (validation AUC) or 'latest'.
+        data_dir: replaces ``config.data.dir``: where the run's own data lie now.
+        num_devices: devices to predict on.
+
+    Raises:
+        UserError: no run, no such checkpoint, or a damaged one.
+    """
+    if checkpoint not in ("best", "latest"):
+        raise UserError(f"checkpoint is {checkpoint!r}", "choose best or latest")
+    folder = RunFolder(workdir)
+    config: Any = ConfigDict(folder.config()).lock()
+    if data_dir is not None:
+        config.data.dir = data_dir
+    experiment = set_up(config, devices=parallel.devices(num_devices), train=False)
+    checkpoints = Checkpoints(folder.path, create=False)
+    variables, step = checkpoints.restore_variables(experiment.state_shapes(), checkpoint)
+    return TrainedRun(folder, config, experiment, variables, checkpoint, step)
+
+
+def _load(config: Any, name: str, splits: Mapping[str, AnySplit] | None) -> AnySplit:
+    """A split; one process makes a simulated cohort before the others read it."""
+    if splits is None:
+        return distributed.first_then_others(lambda: load_split(config.data, name))
+    if name not in splits:
+        raise UserError(f"there is no split {name!r}", f"given were {', '.join(splits)}")
+    return splits[name]
+
+
+def _initial(
+    config: Any, folder: RunFolder, experiment: Experiment
+) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Variables that ``config.init_from`` names, and what the run folder keeps about them."""
+    if not config.init_from or folder.has_checkpoint():
+        return None, {}
+    path = config.init_from
+    file = read_variables(Path(path).expanduser())
+    shapes = experiment.state_shapes().eval_variables()
+    variables, parts, rest = initial_variables(file, shapes, source=path)
+    if distributed.is_first():
+        from_seed = f"; from the seed: {', '.join(rest)}" if rest else ""
+        log.info(f"starting from {path}: {', '.join(parts)}{from_seed}")
+    return variables, {"init_from": {"sha256": file.sha256, "parts": parts, **file.provenance}}

@@ -1,0 +1,349 @@
+"""The folder of one run: its config, where it came from, and its metrics."""
+
+import contextlib
+import datetime
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mvo_jax.devices import distributed, parallel
+from mvo_jax.errors import UserError
+from mvo_jax.files import cannot_write, replace_file
+from mvo_jax.runs import goodput
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+
+# What changes neither the result nor what is logged of it, beyond rounding. Where the data are may
+# change too: that they are the same is known by their content.
+FREE_ON_RESUME = (
+    "config.data.dir",
+    "config.data.device_budget_mb",
+    "config.train.num_devices",
+    "config.train.steps_per_dispatch",
+    "config.train.save_every",
+    "config.train.save_every_seconds",
+    "config.train.keep_latest",
+    "config.train.watchdog_seconds",
+    "config.train.watchdog_leaves",
+)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, replacing the file as a whole."""
+    replace_file(path, json.dumps(content, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        UserError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist", "is this the folder of a run?") from error
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged: {error}", "restore it from a copy, or start a new run folder"
+        ) from error
+
+
+def provenance(source: Path) -> dict[str, Any]:
+    """Versions, devices and the git revision of the code in ``source``."""
+    revision = subprocess.run(
+        ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "command": " ".join(sys.argv),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git_revision": revision.stdout.strip() or "not a git checkout",
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "backend": jax.default_backend(),
+        "devices": [str(device) for device in parallel.devices()],
+        "processes": distributed.count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "config") -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        name = f"{prefix}.{key}"
+        flat.update(_flatten(value, name) if isinstance(value, Mapping) else {name: value})
+    return flat
+
+
+def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Differences between two configs, one line each, without those of ``FREE_ON_RESUME``."""
+    before, after = _flatten(old), _flatten(json.loads(json.dumps(new)))
+    return [
+        f"{key} {before.get(key, 'absent')!r} -> {after.get(key, 'absent')!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key, "absent") != after.get(key, "absent") and key not in FREE_ON_RESUME
+    ]
+
+
+class RunFolder:
+    """A run's folder; opening it for training refuses the folder of another config.
+
+    Files: ``config.json``, ``provenance.json`` (one entry a start), ``metrics.jsonl``,
+    ``run.lock``, ``tensorboard/`` and ``checkpoints/``.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).expanduser().resolve()
+
+    @property
+    def metrics_path(self) -> Path:
+        """One JSON object a line: step, split ('train', 'validation' or 'goodput') and values."""
+        return self.path / "metrics.jsonl"
+
+    def config(self) -> dict[str, Any]:
+        """The resolved config of the run.
+
+        Raises:
+            UserError: not the folder of a run.
+        """
+        return read_json(self.path / "config.json")
+
+    def has_checkpoint(self) -> bool:
+        """Whether a start would go on from a checkpoint."""
+        latest = self.path / "checkpoints" / "latest"
+        return latest.is_dir() and any(entry.name.isdigit() for entry in latest.iterdir())
+
+    def open_for_training(
+        self,
+        config: Mapping[str, Any],
+        source: Path,
+        *,
+        about: Mapping[str, Any] | None = None,
+        allow_config_change: bool = False,
+    ) -> None:
+        """Create the folder, or check that it belongs to the same config.
+
+        The first process does; the others check that they see the same folder.
+
+        Args:
+            config: the resolved config.
+            source: folder of the code, for the git revision.
+            about: what else to keep of this start in ``provenance.json``.
+            allow_config_change: go on under another config; the change is kept in
+                ``provenance.json``.
+
+        Raises:
+            UserError: the folder belongs to another config (every difference is listed), or it
+                cannot be written, or another process does not see it.
+        """
+        distributed.first_then_others(
+            lambda: self._open(config, source, about or {}, allow_config_change)
+        )
+        distributed.check_shared(self.path / "provenance.json")
+
+    def _open(
+        self,
+        config: Mapping[str, Any],
+        source: Path,
+        about: Mapping[str, Any],
+        allow_config_change: bool,
+    ) -> None:
+        if not distributed.is_first():
+            return
+        wanted = json.loads(json.dumps(config))
+        changes: dict[str, Any] = {}
+        self.create()
+        if (self.path / "config.json").exists():
+            if not allow_config_change:
+                self.check_config(wanted)
+            if found := config_changes(self.config(), wanted):
+                changes = {"config_changes": found}
+        if not (self.path / "config.json").exists() or self.config() != wanted:
+            write_json(self.path / "config.json", wanted)
+        write_json(
+            self.path / "provenance.json",
+            [*self._provenance(), {**provenance(source), **about, **changes}],
+        )
+
+    def create(self) -> None:
+        """Make the folder where it is missing.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot create {self.path}: {error.strerror}", "choose another --workdir"
+            ) from error
+
+    def note(self, what: Mapping[str, Any]) -> None:
+        """Add to what ``provenance.json`` keeps of the start under way; the first process does."""
+        if not distributed.is_first():
+            return
+        *before, last = self._provenance()
+        write_json(self.path / "provenance.json", [*before, {**last, **what}])
+
+    def _provenance(self) -> list[dict[str, Any]]:
+        path = self.path / "provenance.json"
+        return read_json(path) if path.exists() else []
+
+    def check_config(self, config: Mapping[str, Any]) -> None:
+        """Check that the run of this folder has the same config.
+
+        Args:
+            config: the resolved config.
+
+        Raises:
+            UserError: it has another one; every difference is listed.
+        """
+        if changed := config_changes(self.config(), config):
+            raise UserError(
+                f"{self.path} holds a run of another config ({'; '.join(changed)})",
+                "choose another --workdir, repeat the command with the config of that run, or go "
+                "on under the new one with --allow_config_change",
+            )
+
+    def history(self) -> list[dict[str, Any]]:
+        """What was measured: rows of ``metrics.jsonl`` without those on the starts themselves.
+
+        An incomplete last line is left out.
+        """
+        return [row for row in self._rows() if row["split"] != goodput.SPLIT]
+
+    def starts(self) -> list[dict[str, Any]]:
+        """Where the time of each start went; see ``goodput.Clock.row``."""
+        return [row for row in self._rows() if row["split"] == goodput.SPLIT]
+
+    def _rows(self) -> list[dict[str, Any]]:
+        if not self.metrics_path.exists():
+            return []
+        rows = []
+        for line in self.metrics_path.read_text(errors="replace").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break  # a kill in the middle of a write; nothing valid follows it
+        return rows
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics of steps that a resumed run will repeat; starts stay accounted for.
+
+        The first process does.
+        """
+        if not distributed.is_first():
+            return
+        kept = [row for row in self._rows() if row["step"] <= step or row["split"] == goodput.SPLIT]
+        replace_file(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept))
+
+    def forget_evaluation(self, step: int) -> None:
+        """Drop the evaluation of a step that is going to be repeated; the first process does."""
+        if not distributed.is_first():
+            return
+        kept = [row for row in self._rows() if (row["step"], row["split"]) != (step, "validation")]
+        replace_file(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+class MetricsWriter:
+    """Appends rows to ``metrics.jsonl`` and to TensorBoard's event files, in the first process.
+
+    Both are written by the caller's thread: tensorboardX's own thread dies of a full disk and then
+    blocks the run.
+
+    Args:
+        folder: the run's folder.
+        first_step: TensorBoard hides what earlier starts wrote from this step on.
+
+    Raises:
+        UserError: the files cannot be written; a full disk has its own exit code.
+    """
+
+    def __init__(self, folder: RunFolder, first_step: int):
+        self._writes = distributed.is_first()
+        if not self._writes:
+            return
+        # Imported here: it takes a third of a second and only training needs it.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.summary import scalar
+
+        self._path = folder.metrics_path
+        events_of: Any = event_pb2  # made at run time from a descriptor; types know nothing of it
+        self._event, self._scalar = events_of.Event, scalar
+        self._lock = threading.Lock()
+        events = folder.path / "tensorboard"
+        try:
+            events.mkdir(exist_ok=True)
+            # Unbuffered: a row is one write.
+            self._file = self._path.open("ab", buffering=0)
+            self._tensorboard = EventsWriter(str(events / "events"))
+            start = events_of.SessionLog(status=events_of.SessionLog.START)
+            self._tensorboard.write_event(self._event(step=first_step, session_log=start))
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+        """Write one row; values that are not finite become null, and a gap in TensorBoard.
+
+        Raises:
+            UserError: it cannot be written; the rows before it stay.
+        """
+        if not self._writes:
+            return
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()
+        }
+        line = json.dumps({"step": step, "split": split, **finite}) + "\n"
+        try:
+            with self._lock:
+                self._write_all(line.encode())
+                for key, value in finite.items():
+                    if isinstance(value, int | float):
+                        summary = self._scalar(f"{split}/{key}", value)
+                        event = self._event(step=step, wall_time=time.time(), summary=summary)
+                        self._tensorboard.write_event(event)
+                self._tensorboard.flush()
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def _write_all(self, content: bytes) -> None:
+        while content:  # the last bytes before a full disk are written, and then it says so
+            content = content[self._file.write(content) :]
+
+    def sync(self) -> None:
+        """Have the rows on disk, so that a checkpoint never knows more than they do.
+
+        Raises:
+            UserError: they cannot be written.
+        """
+        if not self._writes:
+            return
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def close(self) -> None:
+        """Close both."""
+        if not self._writes:
+            return
+        self._file.close()
+        with contextlib.suppress(OSError):  # every event was flushed when it was written
+            self._tensorboard.close()

@@ -1,0 +1,145 @@
+"""One process of several, started by test_two_processes.py: ``pair_process.py JSON``."""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mvo_jax.data.batches import batch_indices
+from mvo_jax.devices import distributed, parallel
+from mvo_jax.devices.cluster import Cluster
+from mvo_jax.errors import UserError
+from mvo_jax.evaluation.predict import ClipPredictor, Predictor
+from mvo_jax.runs.folder import RunFolder
+from mvo_jax.training.loop import train
+from mvo_jax.training.programs import make_run_steps
+from mvo_jax.training.setup import set_up
+from tests.small_network import SMALL, small
+from tests.small_run import make_on_disk, make_random_split, make_tiny_config
+
+SOURCE = Path(__file__).resolve().parents[1]
+CHANGES = {**SMALL, "augment.max_rotation_deg": 0.0}
+
+
+def refused(action: Any) -> str:
+    """The cause of the UserError that ``action`` raises."""
+    try:
+        action()
+    except UserError as error:
+        return error.cause
+    return "nothing was wrong"
+
+
+def talk(folder: Path) -> dict[str, Any]:
+    """What goes between processes, beside the steps."""
+    index = jax.process_index()
+    made = folder / "made_by_one"
+
+    def make() -> str:
+        made.touch(exist_ok=not distributed.is_first())  # fails if the first comes second
+        return f"seen by {index}"
+
+    def fail() -> None:
+        if distributed.is_first():
+            raise UserError("the disk is full", "free some")
+
+    hidden = folder / f"only_in_{index}"
+    hidden.write_text(str(index))
+    distributed._SHARED_SECONDS = 1
+    return {
+        "exchange": distributed.exchange(f"hello from {index}"),
+        "first_then_others": distributed.first_then_others(make),
+        "failure of the first": refused(lambda: distributed.first_then_others(fail)),
+        "another config": refused(
+            lambda: distributed.check_same({"config": {"seed": index, "name": "a"}}, "use one")
+        ),
+        "same config": refused(lambda: distributed.check_same({"config": {"seed": 3}}, "use one")),
+        "not shared": refused(lambda: distributed.check_shared(hidden)),
+        "shared": refused(lambda: distributed.check_shared(folder / "made_by_one")),
+        "agree": [parallel.agree(flag) for flag in (False, index == 1, index == 0, True, False)],
+        "devices": [device.process_index for device in parallel.devices()],
+        "two devices": [device.process_index for device in parallel.devices(2)],
+        "three devices": refused(lambda: parallel.devices(3)),
+        "own rows": parallel.own_rows(np.arange(8), parallel.devices()).tolist(),
+        "batch of six": refused(
+            lambda: set_up(make_tiny_config(**CHANGES, **{"train.batch_size": 6}))
+        ),
+    }
+
+
+def predictions(experiment: Any) -> dict[str, Any]:
+    """Of seven cases in batches of eight, resident, streamed and clip by clip."""
+    variables = experiment.init_state(0).eval_variables()
+    split = make_random_split(cases=7, name="validation")
+    result = {}
+    for name, source in (("resident", split), ("streamed", make_on_disk(split))):
+        found = Predictor(experiment, source, batch_size=6, with_mask=True)(variables)
+        assert found.coarse_mask is not None
+        result[name] = found.probability.tolist()
+        result[f"{name} masks"] = float(np.abs(found.coarse_mask).sum())
+        assert found.coarse_target is not None
+        result[f"{name} targets"] = float(found.coarse_target.sum())
+    clips = ClipPredictor(experiment, batch_size=6, with_mask=False)
+    result["clips"] = clips(variables, split.video)["probability"].tolist()
+    return result
+
+
+def streamed_losses(config: Any, experiment: Any) -> list[float]:
+    """Losses of two steps whose clips are read from disk."""
+    split = make_on_disk(make_random_split())
+
+    def draw(k: int) -> np.ndarray:
+        return batch_indices(config.seed, k, num_cases=16, batch_size=8)
+
+    run_steps = make_run_steps(config, experiment, split, draw, range(2), 1)
+    state, losses = experiment.init_state(0), []
+    for k in range(2):
+        state, metrics = run_steps(state, draw(k)[None])
+        losses.append(float(metrics["loss"][0]))
+    return losses
+
+
+def run(folder: Path, *, kill_at: int, victim: int) -> None:
+    """Train, or go on; the victim kills itself in this start's validation number ``kill_at``."""
+    config = make_tiny_config(**CHANGES)
+    experiment = small(set_up(config))
+    run_folder = RunFolder(folder)
+    run_folder.open_for_training(config.to_dict(), SOURCE)
+    predict = Predictor(experiment, make_random_split(cases=7), batch_size=6, with_mask=True)
+    validations = 0
+
+    def validate(variables: Any) -> dict[str, float]:
+        nonlocal validations
+        validations += 1
+        if validations == kill_at and jax.process_index() == victim:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"auc": float(predict(variables).probability.mean())}
+
+    train(config, experiment, run_folder, make_random_split(), validate)
+
+
+def main(options: dict[str, Any]) -> None:
+    """Join, do what is asked for and write the result of this process."""
+    folder = Path(options["folder"])
+    cluster = Cluster("test", options["count"], options["index"], options["address"])
+    with distributed.joined(cluster, join_seconds=120, peer_seconds=60):
+        result: dict[str, Any] = {}
+        if options["talk"]:
+            config = make_tiny_config(**CHANGES)
+            experiment = small(set_up(config))
+            result = {
+                **talk(folder),
+                "predictions": predictions(experiment),
+                "streamed losses": streamed_losses(config, experiment),
+            }
+        run(folder / options["run"], kill_at=options["kill_at"], victim=options["victim"])
+        (folder / f"result_{options['index']}.json").write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,617 @@
+"""What can go wrong with a run, each with its exit code and what it says, and how it goes on.
+
+A fault that a run survives must end in the bytes of the run that nobody touched.
+"""
+
+import dataclasses
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from mvo_jax import run as assembly
+from mvo_jax.errors import (
+    EXIT_DAMAGED,
+    EXIT_DISK_FULL,
+    EXIT_HUNG,
+    EXIT_INTERRUPTED,
+    EXIT_LOCKED,
+    EXIT_NON_FINITE,
+    EXIT_OUT_OF_MEMORY,
+    EXIT_USER_ERROR,
+    UserError,
+)
+from mvo_jax.runs import checkpoint
+from mvo_jax.runs import folder as run_folder
+from mvo_jax.runs import signals as interruption
+from mvo_jax.runs.checkpoint import SEAL, Checkpoints
+from mvo_jax.runs.folder import RunFolder
+from mvo_jax.runs.goodput import Clock
+from mvo_jax.runs.lock import RunLock
+from mvo_jax.training import loop, programs
+from tools import tiny_run
+
+ROOT = Path(__file__).resolve().parents[2]
+# orbax abandons its other reads when one fails; they complain to a closed event loop later.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@dataclasses.dataclass
+class Attempt:
+    """How a start ended, and everything that a user would read."""
+
+    code: int
+    text: str
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _trace_once():
+    """Every start is of the same network: tracing it again takes longer than its steps."""
+    kept: dict[str, Any] = {}
+    make_step, make_predictor = programs.parallel_step, assembly.Predictor
+
+    def step(config: Any, experiment: Any, *, streamed: bool) -> Any:
+        key = f"{config.optimizer} {config.train.batch_size}"
+        if key not in kept:
+            kept[key] = make_step(config, experiment, streamed=streamed)
+        return kept[key]
+
+    def predictor(experiment: Any, split: Any, **options: Any) -> Any:
+        key = f"{split.video[0].sum()}"
+        if key not in kept:
+            kept[key] = make_predictor(experiment, split, **options)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs, "parallel_step", step)
+        patch.setattr(assembly, "Predictor", predictor)
+        # A signal must not end the process that runs the tests.
+        patch.setattr(interruption, "_WHEN_SAFE", 600.0)
+        patch.setattr(interruption, "GRACE_SECONDS", 600.0)
+        yield
+
+
+@pytest.fixture
+def attempt(capsys: pytest.CaptureFixture) -> Callable[..., Attempt]:
+    """Starts the run of a folder; ``**changes`` as ``tiny_run.start`` takes them."""
+
+    def attempt(folder: Path, config: Any = None, **options: Any) -> Attempt:
+        capsys.readouterr()
+        code, words = 0, ""
+        try:
+            tiny_run.start(folder, Clock(), config, **options)
+        except UserError as error:
+            code, words = error.exit_code, str(error)
+            assert error.remedy  # noqa: PT017
+            assert len(error.cause.splitlines()) == 1  # noqa: PT017
+        except SystemExit as error:
+            code = int(error.code or 0)
+        return Attempt(code, capsys.readouterr().err + words)
+
+    return attempt
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody touched: checkpoints of steps 16 and 20."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    tiny_run.start(folder, Clock())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(finished: Path) -> dict[str, Any]:
+    return tiny_run.outcome(finished)
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def newest(run: Path, kind: str = "latest") -> Path:
+    steps = [p for p in (run / "checkpoints" / kind).iterdir() if p.name.isdecimal()]
+    return max(steps, key=lambda path: int(path.name))
+
+
+def largest_file(folder: Path) -> Path:
+    return max((p for p in folder.rglob("*") if "/d/" in str(p)), key=lambda p: p.stat().st_size)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(bytes(content))
+
+
+def change_meta(folder: Path, *, rehash: bool = False, **values: Any) -> None:
+    """Change a checkpoint's metadata; with ``rehash`` as a program that writes such would."""
+    path = folder / "meta" / "metadata"
+    meta = {**json.loads(path.read_text()), **values}
+    if rehash:
+        meta["sha256"] = checkpoint._own_hash(meta)
+    path.write_text(json.dumps(meta))
+    if rehash:
+        (folder / SEAL).unlink()
+        checkpoint._seal(folder)
+
+
+def rename(run: Path) -> None:
+    newest(run).rename(run / "checkpoints" / "latest" / "24")
+
+
+# name: (damage, words); each is survived.
+SURVIVED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "newest cut short": (lambda run: cut(largest_file(newest(run))), "falling back to the one of"),
+    "newest with a flipped bit": (lambda run: flip(largest_file(newest(run))), "is not what was"),
+    "newest lacks a file": (lambda run: largest_file(newest(run)).unlink(), "No such file"),
+    "newest lacks its metadata": (
+        lambda run: shutil.rmtree(newest(run) / "meta"),
+        "meta/commit_success.txt: No such file",
+    ),
+    "newest with changed metadata": (
+        lambda run: change_meta(newest(run), best=None),
+        "meta/metadata is not what was saved",
+    ),
+    "newest gone": (lambda run: shutil.rmtree(newest(run)), "step 20/20"),
+    "an empty folder named like a later step": (
+        lambda run: (run / "checkpoints" / "latest" / "24").mkdir(),
+        "24 is damaged",
+    ),
+    "damaged seal": (lambda run: flip(newest(run) / SEAL), f"{SEAL} "),
+    "a kill before the seal": (
+        lambda run: (newest(run) / SEAL).unlink(),
+        "had no seal; its content is whole",
+    ),
+    "no seal and a flipped bit": (
+        lambda run: ((newest(run) / SEAL).unlink(), flip(largest_file(newest(run)))),
+        "falling back to the one of step 16",
+    ),
+    "checkpoint under another name": (rename, "it is latest/20 under another name"),
+    "a kill in the middle of a save": (
+        lambda run: newest(run).rename(newest(run).with_name("20.orbax-checkpoint-tmp")),
+        "step 20/20",
+    ),
+    "a kill in the middle of a removal": (
+        lambda run: newest(run).rename(newest(run).with_name(".aside-20")),
+        "step 20/20",
+    ),
+    "best gone": (
+        lambda run: (shutil.rmtree(newest(run, "best")), shutil.rmtree(newest(run))),
+        "",
+    ),
+    "a line of the metrics cut short": (
+        lambda run: (shutil.rmtree(newest(run)), cut_last_line(run)),
+        "step 20/20",
+    ),
+    "an owner that was killed": (
+        lambda run: (run / "run.lock").write_text('{"pid": 1, "host": "elsewhere", "now": 0}'),
+        "",
+    ),
+    "a lock file of nonsense": (lambda run: (run / "run.lock").write_bytes(b"\xff{"), ""),
+}
+
+
+def cut_last_line(run: Path) -> None:
+    path = run / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize("name", SURVIVED)
+def test_a_fault_that_is_survived(attempt, reference, run, name):
+    damage, words = SURVIVED[name]
+    if name == "best gone" and reference["best"][0] < 20:
+        # Of a best that is older than the checkpoint nothing is left to find again.
+        shutil.rmtree(newest(run, "best"))
+        ended = attempt(run)
+        assert ended.code == 0
+        assert "is missing; the best of the validations to come" in ended.text
+        return
+    damage(run)
+    ended = attempt(run)
+    assert ended.code == 0, ended.text
+    assert words in ended.text
+    assert tiny_run.outcome(run) == reference
+    left = [p.name for p in (run / "checkpoints" / "latest").iterdir()]
+    assert [name for name in left if "tmp" in name or "aside" in name] == []
+
+
+def both_damaged(run: Path) -> None:
+    for path in (run / "checkpoints" / "latest").iterdir():
+        flip(largest_file(path))
+
+
+def only_one_damaged(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints" / "latest" / "16")
+    cut(largest_file(newest(run)))
+
+
+def without_config(run: Path) -> None:
+    (run / "config.json").unlink()
+
+
+OTHER = {"optimizer.learning_rate": 0.02}
+# name: (damage, options of the start, exit code, words); each is refused, and nothing is touched.
+REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], int, str]] = {
+    "all damaged": (both_damaged, {}, EXIT_DAMAGED, "so are 1 older ones"),
+    "the only one damaged": (only_one_damaged, {}, EXIT_DAMAGED, "restore that folder from a copy"),
+    "best damaged": (
+        lambda run: flip(largest_file(newest(run, "best"))),
+        {},
+        EXIT_DAMAGED,
+        "evaluate with --checkpoint=latest",
+    ),
+    "older format": (
+        lambda run: change_meta(newest(run), rehash=True, format=1),
+        {},
+        EXIT_USER_ERROR,
+        "has format 1, not 2\nuse the older revision",
+    ),
+    "newer format": (
+        lambda run: change_meta(newest(run), rehash=True, format=3),
+        {},
+        EXIT_USER_ERROR,
+        "has format 3, not 2\nuse the newer revision",
+    ),
+    "changed config": (
+        lambda run: None,
+        {"config": OTHER},
+        EXIT_USER_ERROR,
+        "config.optimizer.learning_rate 0.01 -> 0.02",
+    ),
+    "changed config, config.json lost": (
+        without_config,
+        {"config": OTHER},
+        EXIT_USER_ERROR,
+        "the checkpoint is of another config (config.optimizer.learning_rate 0.01 -> 0.02)",
+    ),
+    "changed data": (
+        lambda run: None,
+        {"data_seed": 7},
+        EXIT_USER_ERROR,
+        "--allow_data_change",
+    ),
+    "damaged config.json": (
+        lambda run: cut(run / "config.json"),
+        {},
+        EXIT_USER_ERROR,
+        "config.json is damaged",
+    ),
+    "damaged provenance.json": (
+        lambda run: cut(run / "provenance.json"),
+        {},
+        EXIT_USER_ERROR,
+        "provenance.json is damaged",
+    ),
+}
+
+
+def bytes_of(run: Path) -> dict[str, bytes]:
+    names = ("run.lock", "config.json", "provenance.json")
+    paths = [p for p in sorted(run.rglob("*")) if p.is_file() and p.name not in names]
+    return {str(p.relative_to(run)): p.read_bytes() for p in paths}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_fault_that_is_refused(attempt, run, name):
+    damage, options, code, words = REFUSED[name]
+    damage(run)
+    before = bytes_of(run)
+    changes = options.get("config")
+    ended = attempt(
+        run,
+        tiny_run.tiny_config(**changes) if changes else None,
+        **{key: value for key, value in options.items() if key != "config"},
+    )
+    assert ended.code == code, ended.text
+    assert words in ended.text
+    assert bytes_of(run) == before
+
+
+def test_going_on_under_another_config_or_on_other_data_is_told_and_kept(attempt, run):
+    shutil.rmtree(newest(run))
+    ended = attempt(run, tiny_run.tiny_config(**OTHER), allow_config_change=True)
+    assert ended.code == 0, ended.text
+    assert "going on under another config" in ended.text
+    assert RunFolder(run).config()["optimizer"]["learning_rate"] == 0.02
+    starts = json.loads((run / "provenance.json").read_text())
+    assert starts[-1]["config_changes"] == ["config.optimizer.learning_rate 0.01 -> 0.02"]
+    shutil.rmtree(newest(run))
+    allowed = {"allow_config_change": True, "allow_data_change": True}  # step 16 is of the first
+    ended = attempt(run, tiny_run.tiny_config(**OTHER), data_seed=7, **allowed)
+    assert ended.code == 0, ended.text
+    assert "going on under another content of the data: train " in ended.text
+
+
+def test_what_does_not_change_the_result_may_change(attempt, reference, run):
+    shutil.rmtree(newest(run))
+    free = {
+        "train.save_every": 3,
+        "train.keep_latest": 5,
+        "train.watchdog_seconds": 99.0,
+        "data.dir": "elsewhere",
+    }
+    assert attempt(run, tiny_run.tiny_config(**free)).code == 0
+    assert tiny_run.outcome(run) == reference
+    assert RunFolder(run).config()["data"]["dir"] == "elsewhere"
+
+
+def test_rows_that_were_lost_are_told(attempt, run):
+    path = run / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(True)[2:]))
+    ended = attempt(run)
+    assert ended.code == 0
+    assert "holds 6 of the 8 rows that were logged up to step 20" in ended.text
+
+
+def test_a_second_process_is_refused_and_the_first_not_disturbed(attempt, run):
+    with RunLock(run):
+        ended = attempt(run)
+    assert ended.code == EXIT_LOCKED
+    assert f"is in use by process {os.getpid()} on " in ended.text
+    assert attempt(run).code == 0
+
+
+def test_an_owner_elsewhere_without_locks(run, monkeypatch):
+    # A file system without flock: the record decides.
+    def no_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    (run / "run.lock").write_text('{"pid": 1, "host": "elsewhere", "now": 9e9}')
+    with pytest.raises(UserError, match="in use by process 1 on elsewhere"):
+        RunLock(run)
+    (run / "run.lock").write_text('{"pid": 1, "host": "elsewhere", "now": 1}')
+    RunLock(run).release()
+    RunLock(run).release()  # an owner that has ended
+
+
+def during_steps(monkeypatch: pytest.MonkeyPatch, do: Callable[[int, Any], Any]) -> None:
+    """Have ``do(step, metrics)`` happen in every dispatch; its result replaces the metrics."""
+    original = loop.make_run_steps
+
+    def make(*arguments: Any, **options: Any) -> Any:
+        run_steps = original(*arguments, **options)
+
+        def wrapped(state: Any, indices: Any) -> Any:
+            step = int(state.step) + 1
+            state, metrics = run_steps(state, indices)
+            return state, do(step, metrics) or metrics
+
+        return wrapped
+
+    monkeypatch.setattr(loop, "make_run_steps", make)
+
+
+def no_space(*_: Any, **__: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def no_space_in_words(*_: Any, **__: Any) -> Any:
+    # How tensorstore says it.
+    raise ValueError(
+        "RESOURCE_EXHAUSTED: Error writing file [OS error 28: No space left on device]"
+    )
+
+
+def half_a_row(self: Any, content: bytes) -> None:
+    self._file.write(content[: len(content) // 2])
+    no_space()
+
+
+DISK_FULL: dict[str, tuple[Any, str, Any, str]] = {
+    "save": (checkpoint.ocp.Checkpointer, "save", no_space, "latest/12"),
+    "save, in tensorstore's words": (
+        checkpoint.ocp.Checkpointer,
+        "save",
+        no_space_in_words,
+        "latest/12",
+    ),
+    "seal": (checkpoint, "_seal", no_space, "latest/12"),
+    "log": (run_folder.MetricsWriter, "_write_all", half_a_row, "metrics.jsonl"),
+    "sync of the log": (run_folder.os, "fsync", no_space, "metrics.jsonl"),
+}
+
+
+@pytest.mark.parametrize("where", DISK_FULL)
+def test_a_full_disk_leaves_what_was_saved(attempt, reference, tmp_path, monkeypatch, where):
+    owner, name, fails, words = DISK_FULL[where]
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        # From step 9 on, when checkpoints of steps 4 and 8 are there.
+        during_steps(
+            patch, lambda step, _: patch.setattr(owner, name, fails) if step == 9 else None
+        )
+        ended = attempt(run)
+    assert ended.code == EXIT_DISK_FULL, ended.text
+    assert "no space left while writing" in ended.text
+    assert words in ended.text
+    assert Checkpoints(run, create=False).read("latest").meta["step"] in (8, 12)
+    assert attempt(run).code == 0
+    assert tiny_run.outcome(run) == reference
+
+
+def test_a_full_disk_at_the_start(attempt, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("mvo_jax.files.os.replace", no_space)
+        ended = attempt(tmp_path / "run")
+    assert ended.code == EXIT_DISK_FULL
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("which", ["loss", "grad_norm"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_stops_the_run(attempt, reference, run, monkeypatch, which, value):
+    shutil.rmtree(newest(run))
+
+    def poison(step: int, metrics: Any) -> Any:
+        return {**metrics, which: np.full_like(metrics[which], value)} if step == 18 else None
+
+    with monkeypatch.context() as patch:
+        during_steps(patch, poison)
+        ended = attempt(run)
+    assert ended.code == EXIT_NON_FINITE
+    assert "step 18: loss" in ended.text
+    found = json.loads((run / "non_finite.json").read_text())
+    assert (found["step"], found["last_checkpoint"]) == (18, 16)
+    assert len(found["cases"]) == 4
+    assert found["metrics"][which] == str(value)
+    assert attempt(run).code == 0
+    assert tiny_run.outcome(run) == reference
+
+
+def out_of_memory(*_: Any) -> Any:
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1234 bytes")
+
+
+@pytest.mark.parametrize(
+    ("memory", "remedy"),
+    [(10**6, "fits: set config.train.batch_size="), (1, "lower config.train.batch_size")],
+)
+def test_a_batch_that_does_not_fit(attempt, tmp_path, monkeypatch, memory, remedy):
+    sizes = {1: 400_000, 2: 600_000}  # by compiled program: 200 kB of it for each case
+    monkeypatch.setattr(loop, "compile_step", lambda config, experiment, split, size: size)
+    monkeypatch.setattr(loop, "program_bytes", sizes.__getitem__)
+    monkeypatch.setattr(loop, "device_bytes", lambda device: memory)
+    during_steps(monkeypatch, lambda step, _: out_of_memory() if step == 1 else None)
+    ended = attempt(tmp_path / "run")
+    assert ended.code == EXIT_OUT_OF_MEMORY
+    assert "out of memory: a batch of 4 does not fit" in ended.text
+    assert remedy in ended.text
+
+
+def test_an_evaluation_that_does_not_fit(attempt, reference, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_run, "roc_auc", out_of_memory_auc)
+        ended = attempt(tmp_path / "run")
+    assert ended.code == EXIT_OUT_OF_MEMORY
+    assert "lower config.eval.batch_size" in ended.text
+    assert attempt(tmp_path / "run").code == 0
+    assert tiny_run.outcome(tmp_path / "run") == reference
+
+
+def out_of_memory_auc(*_: Any, **__: Any) -> Any:
+    out_of_memory()
+
+
+@pytest.mark.parametrize("number", interruption.SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("at", [1, 6, 8, 20])
+def test_a_signal_saves_and_leaves(attempt, reference, tmp_path, monkeypatch, number, at):
+    run = tmp_path / "run"
+
+    def signalled(step: int, _: Any) -> None:
+        if step == at:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        during_steps(patch, signalled)
+        # The thread that hears of it must have run before the loop looks.
+        wait_for_the_thread(patch)
+        ended = attempt(run)
+    assert ended.code == EXIT_INTERRUPTED
+    assert f"{number.name}: saving, then leaving" in ended.text
+    assert Checkpoints(run, create=False).latest_step() == at
+    assert RunFolder(run).starts()[-1]["ended"] == "interrupted"
+    ended = attempt(run)
+    assert ended.code == 0
+    assert "goodput of all 2 starts" in ended.text
+    assert tiny_run.outcome(run) == reference
+
+
+def wait_for_the_thread(patch: pytest.MonkeyPatch) -> None:
+    """Look twice as a busy machine would need: the signal is a moment older than the flag."""
+    original = loop.Clock.enter
+
+    def enter(self: Any, phase: str) -> None:
+        original(self, phase)
+        if phase == "step":
+            time.sleep(0.05)
+
+    patch.setattr(loop.Clock, "enter", enter)
+
+
+WATCHED = """
+import sys, time
+from pathlib import Path
+from mvo_jax.runs.goodput import Clock
+from mvo_jax.runs.watchdog import Watchdog
+
+def run_steps():
+    time.sleep(60)
+
+clock = Clock()
+with Watchdog(clock, Path(sys.argv[1]), seconds=0.5, leave=True, record=lambda row: None):
+    clock.enter("step")
+    clock.step = 6
+    run_steps()
+"""
+SIGNALLED = """
+import os, signal, sys, threading, time
+from mvo_jax.runs.signals import Interruption
+
+with Interruption() as interruption:
+    interruption.safe = {safe}
+    interruption.before_leaving = lambda: print("finished what was under way", flush=True)
+    for number in {numbers}:
+        os.kill(os.getpid(), number)
+        time.sleep({pause})
+    time.sleep(60)
+"""
+
+
+def in_a_process(script: str, *arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+def test_a_step_that_hangs_is_named_and_left(tmp_path):
+    ended = in_a_process(WATCHED, tmp_path)
+    assert ended.returncode == EXIT_HUNG, ended.stderr
+    assert re.search(r"watchdog: step 7 has not finished for \d s \(phase: step\)", ended.stderr)
+    assert "run_steps" in (tmp_path / "hung.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("safe", "numbers", "words", "finishes"),
+    [
+        (False, [15, 10], "interrupted (a second signal)", False),
+        (True, [15], "interrupted (nothing to save since the last checkpoint)", True),
+        (
+            False,
+            [10],
+            "no step ended within 8 s; what came after the last checkpoint is lost",
+            True,
+        ),
+    ],
+    ids=["twice", "in a compilation", "in a step that takes too long"],
+)
+def test_a_process_that_does_not_listen_leaves_in_time(safe, numbers, words, finishes):
+    since = time.monotonic()
+    ended = in_a_process(SIGNALLED.format(safe=safe, numbers=numbers, pause=0.3))
+    assert ended.returncode == EXIT_INTERRUPTED, ended.stderr
+    assert words in ended.stderr
+    assert ("finished what was under way" in ended.stdout) == finishes
+    # Ten are promised from the signal on; the start of the interpreter comes on top.
+    assert time.monotonic() - since < 20
