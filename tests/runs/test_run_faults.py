@@ -498,7 +498,7 @@ def test_a_batch_that_does_not_fit(attempt, tmp_path, monkeypatch, memory, remed
 
 def test_an_evaluation_that_does_not_fit(attempt, reference, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(tiny_run, "roc_auc", out_of_memory_auc)
+        patch.setattr(assembly, "validation_metrics", out_of_memory_auc)
         ended = attempt(tmp_path / "run")
     assert ended.code == EXIT_OUT_OF_MEMORY
     assert "lower config.eval.batch_size" in ended.text
