@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from mvo_jax.devices import parallel
@@ -19,6 +20,7 @@ from mvo_jax.runs.folder import RunFolder
 from mvo_jax.training.setup import set_up
 from tests.pair_process import CHANGES, predictions, run, streamed_losses
 from tests.small_network import small
+from tools.tiny_run import array_hashes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,12 +90,12 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k != "clips_per_second"} for row in history]
 
 
-def state_files(folder: Path) -> dict[str, str]:
-    """The content hash that each checkpoint keeps of its arrays."""
-    found = {}
-    for path in sorted(folder.glob("checkpoints/*/*/meta/metadata")):
-        found[str(path.relative_to(folder))] = json.loads(path.read_text())["sha256"]
-    return found
+def state_files(folder: Path) -> dict[str, Any]:
+    """Hashes of the arrays of each checkpoint."""
+    return {
+        str(path.relative_to(folder)): array_hashes(ocp.StandardCheckpointer().restore(path))
+        for path in sorted(folder.glob("checkpoints/*/*/arrays"))
+    }
 
 
 @pytest.fixture(scope="module")
