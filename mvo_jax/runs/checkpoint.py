@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax.serialization import from_state_dict, to_state_dict
@@ -40,10 +39,6 @@ SEAL = "seal.json"
 _BLOCK = 1 << 20
 
 log = logging.getLogger(__name__)
-
-
-class _Damaged(Exception):
-    """A checkpoint is not what was saved; says how."""
 
 
 def _to_tree(value: PyTree) -> dict[str, Any]:
@@ -100,28 +95,24 @@ def _seal(folder: Path) -> None:
     replace_file(folder / SEAL, json.dumps(seal, indent=1) + "\n")
 
 
-def _check_seal(folder: Path) -> None:
-    """Check that the files of a checkpoint are those that were sealed.
-
-    Raises:
-        _Damaged: they are not, or the seal itself is damaged or missing.
-    """
+def _damage(folder: Path) -> str | None:
+    """How the files of a checkpoint differ from those that were sealed; None where they do not."""
     try:
         seal = json.loads((folder / SEAL).read_text())
         files, intact = seal["files"], seal["sha256"] == _content_hash(seal)
-    except FileNotFoundError as error:
-        raise _Damaged(f"it has no {SEAL}: its save was cut short") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _Damaged(f"{SEAL} cannot be read") from error
+    except FileNotFoundError:
+        return f"it has no {SEAL}: its save was cut short"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{SEAL} cannot be read"
     if not intact:
-        raise _Damaged(f"{SEAL} is not what was written")
+        return f"{SEAL} is not what was written"
     for name, expected in files.items():
         try:
-            found = _file_hash(folder / name)
+            if _file_hash(folder / name) != expected:
+                return f"{name} is not what was saved"
         except OSError as error:
-            raise _Damaged(f"{name}: {error.strerror}") from error
-        if found != expected:
-            raise _Damaged(f"{name} is not what was saved")
+            return f"{name}: {error.strerror}"
+    return None
 
 
 def _manager(folder: Path, *, writes: bool) -> ocp.CheckpointManager:
@@ -313,10 +304,9 @@ class Checkpoints:
     def _newest_whole(self, kind: str) -> Restored:
         damaged: dict[int, str] = {}
         for step in reversed(self.steps(kind)):
-            try:
-                restored = self._read(kind, step)
-            except _Damaged as error:
-                damaged[step] = f"the checkpoint {self._path(kind, step)} is damaged: {error}"
+            restored = self._read(kind, step)
+            if isinstance(restored, str):
+                damaged[step] = f"the checkpoint {self._path(kind, step)} is damaged: {restored}"
                 continue
             for bad, problem in damaged.items():
                 log.warning(f"{problem}; falling back to the one of step {step}")
@@ -340,23 +330,22 @@ class Checkpoints:
             exit_code=EXIT_DAMAGED,
         )
 
-    def _read(self, kind: str, step: int) -> Restored:
-        """One checkpoint, verified.
+    def _read(self, kind: str, step: int) -> Restored | str:
+        """One checkpoint, verified, or how it is damaged.
 
         Raises:
-            _Damaged: something is not what was saved.
             UserError: it is whole, but of another format.
         """
         path = self._path(kind, step)
-        _check_seal(path)
+        if damage := _damage(path):
+            return damage
         try:
             # Without a template: given one, orbax casts and reshapes to it without a word. The
             # arrays were saved from host memory and come back there, whatever devices saved them.
             items = {"arrays": ocp.args.StandardRestore(), "meta": ocp.args.JsonRestore()}
             restored: Any = self._managers[kind].restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # orbax and tensorstore raise many kinds
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise _Damaged(f"it cannot be read: {reason}") from error
+            return f"it cannot be read: {error!r:.200}".partition("\n")[0]
         meta = restored.meta
         if meta["format"] not in _READABLE:
             age = "older" if meta["format"] < FORMAT else "newer"
@@ -365,7 +354,7 @@ class Checkpoints:
                 f"use the {age} revision named in provenance.json",
             )
         if (meta["kind"], meta["step"]) != (kind, step):
-            raise _Damaged(f"it is {meta['kind']}/{meta['step']} under another name")
+            return f"it is {meta['kind']}/{meta['step']} under another name"
         return Restored(restored.arrays, meta, path)
 
     def restore_latest(self, template: TrainState) -> TrainState:
@@ -410,11 +399,7 @@ class Checkpoints:
         """In the thread: one checkpoint from arrays to seal, then the old ones go."""
         path = self._path(kind, step)
         try:
-            if path.exists():
-                # A kill came after this save and the resumed run is there again. If it is the same,
-                # replacing it could only lose it.
-                if self._holds(kind, step, tree, meta):
-                    return
+            if path.exists():  # resumed from before it
                 self._remove(kind, step)
             items = {"arrays": ocp.args.StandardSave(tree), "meta": ocp.args.JsonSave(meta)}
             self._managers[kind].save(step, args=ocp.args.Composite(**items), force=True)
@@ -425,16 +410,6 @@ class Checkpoints:
                 self._remove(kind, old)
         except Exception as error:  # orbax and tensorstore raise many kinds
             raise cannot_write(path, error) from error
-
-    def _holds(self, kind: str, step: int, tree: dict[str, Any], meta: dict[str, Any]) -> bool:
-        try:
-            there = self._read(kind, step)
-            same = jax.tree.map(
-                lambda a, b: a.dtype == b.dtype and np.array_equal(a, b), there.arrays, tree
-            )
-        except (_Damaged, UserError, ValueError):  # the last: other names
-            return False
-        return there.meta == meta and jax.tree.all(same)
 
     def _remove(self, kind: str, step: int) -> None:
         """Its seal first: half a checkpoint must not pass for a whole one."""
@@ -454,13 +429,13 @@ class Checkpoints:
         """
         steps = self.steps(kind)
         unsealed = [step for step in steps if not (self._path(kind, step) / SEAL).exists()]
-        for step in unsealed:
-            if len(unsealed) < len(steps):
-                log.warning(f"{self._path(kind, step)} has no {SEAL}; removed, as it was cut short")
+        if unsealed and len(unsealed) < len(steps):
+            log.warning(f"removing {kind} checkpoints that were cut short: steps {unsealed}")
+            for step in unsealed:
                 self._remove(kind, step)
-            elif len(steps) == 1:  # the first save of a run, or a copy that lacks its seal
-                log.warning(f"{self._path(kind, step)} has no {SEAL}; kept as {step}.damaged")
-                self._move_aside(kind, step)
+        elif len(unsealed) == 1:  # the first save of a run, or a copy that lacks its seal
+            log.warning(f"{self._path(kind, unsealed[0])} has no {SEAL} and is moved aside")
+            self._move_aside(kind, unsealed[0])
 
     def _path(self, kind: str, step: int) -> Path:
         return self._root / kind / str(step)

@@ -18,7 +18,7 @@ LOCK, OWNER = "run.lock", "run.owner.json"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 
 
-class RunLock:
+class RunLock(contextlib.AbstractContextManager):
     """Holds ``run.lock`` in a run folder until ``release`` or the end of the process.
 
     The kernel releases the lock however the owner ends. The owner's record beside it is for
@@ -76,9 +76,6 @@ class RunLock:
         """Earlier records, once."""
         records, self.unaccounted = self.unaccounted, []
         return records
-
-    def __enter__(self) -> "RunLock":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.release()

@@ -173,12 +173,12 @@ SURVIVED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "newest gone": (lambda run: shutil.rmtree(newest(run)), "step 20/20"),
     "an empty folder named like a later step": (
         lambda run: (run / "checkpoints" / "latest" / "24").mkdir(),
-        f"24 has no {SEAL}; removed",
+        "cut short: steps [24]",
     ),
     "damaged seal": (lambda run: flip(newest(run) / SEAL), f"{SEAL} "),
     "a kill before the seal": (
         lambda run: (newest(run) / SEAL).unlink(),
-        f"20 has no {SEAL}; removed",
+        "cut short: steps [20]",
     ),
     "checkpoint under another name": (rename, "it is latest/20 under another name"),
     "a kill in the middle of a save": (
