@@ -163,15 +163,17 @@ class Restored:
             UserError: names, shapes or dtypes differ from the template's.
         """
         wanted: dict[Any, Any] = flatten_dict(to_state_dict(template), keep_empty_nodes=True)
-        leaves = {key: leaf for key, leaf in wanted.items() if hasattr(leaf, "shape")}
         found: dict[Any, Any] = flatten_dict(self.arrays)
+        ours = {key: f"{leaf.dtype}{leaf.shape}" for key, leaf in found.items()}
+        theirs = {
+            key: f"{leaf.dtype}{leaf.shape}"
+            for key, leaf in wanted.items()
+            if hasattr(leaf, "shape")
+        }
         problems = [
-            f"{'/'.join(key)} {'missing' if key not in found else 'unexpected'}"
-            for key in sorted(leaves.keys() ^ found.keys())
-        ] + [
-            f"{'/'.join(key)} is {found[key].dtype}{found[key].shape}, not {leaf.dtype}{leaf.shape}"
-            for key, leaf in leaves.items()
-            if key in found and (found[key].shape, found[key].dtype) != (leaf.shape, leaf.dtype)
+            f"{'/'.join(key)} is {ours.get(key, 'missing')}, not {theirs.get(key, 'expected')}"
+            for key in sorted(ours.keys() | theirs.keys())
+            if ours.get(key) != theirs.get(key)
         ]
         if problems:
             more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""

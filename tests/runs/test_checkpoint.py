@@ -39,15 +39,19 @@ def save(folder: Path, *steps: int, best: int | None = None, ema: bool = True) -
     checkpoints.finish()
 
 
-def assert_same(ours: Any, theirs: Any) -> None:
-    assert int(ours.step) == int(theirs.step)
-    np.testing.assert_array_equal(ours.params["layer"]["kernel"], theirs.params["layer"]["kernel"])
-    np.testing.assert_array_equal(
-        ours.batch_stats["norm"]["mean"], theirs.batch_stats["norm"]["mean"]
-    )
-    np.testing.assert_array_equal(ours.opt_state[0]["mu"], theirs.opt_state[0]["mu"])
-    assert ours.opt_state[1] == ()
-    assert (ours.ema_params is None) == (theirs.ema_params is None)
+def save_state(folder: Path, state: Any, **meta: Any) -> None:
+    checkpoints = Checkpoints(folder, create=True)
+    checkpoints.save_latest(state, meta)
+    checkpoints.finish()
+
+
+def restore(folder: Path, template: Any) -> Any:
+    return Checkpoints(folder, create=False).restore_latest(template)
+
+
+def with_params(step: int = 0, **layer: Any) -> Any:
+    state = state_at(step)
+    return state.replace(params={"layer": {**state.params["layer"], **layer}})
 
 
 @pytest.mark.parametrize("ema", [False, True])
@@ -56,7 +60,7 @@ def test_the_newest_state_comes_back(tmp_path, ema):
     checkpoints = Checkpoints(tmp_path, create=False)
     assert checkpoints.latest_step() == 30
     restored = checkpoints.restore_latest(state_at(0, ema=ema))
-    assert_same(restored, state_at(30, ema=ema))
+    jax.tree.map(np.testing.assert_array_equal, restored, state_at(30, ema=ema))
     # Host memory: the run may go on with other devices.
     assert {type(leaf) for leaf in jax.tree.leaves(restored)} == {np.ndarray}
     meta = checkpoints.best_meta()
@@ -90,40 +94,36 @@ def test_variables_to_evaluate_with_are_the_averaged_ones(tmp_path):
 def test_a_save_is_a_copy_of_that_moment(tmp_path):
     checkpoints = Checkpoints(tmp_path, create=True)
     kernel = np.ones((3, 2), np.float32)
-    state = state_at(5).replace(params={"layer": {"kernel": kernel, "bias": np.zeros(2)}})
-    checkpoints.save_latest(state)
+    checkpoints.save_latest(with_params(5, kernel=kernel))
     kernel[:] = -1  # what a donated buffer's next owner does
     checkpoints.finish()
-    template = state_at(0).replace(params={"layer": {"kernel": kernel, "bias": np.zeros(2)}})
-    restored = Checkpoints(tmp_path, create=False).restore_latest(template)
+    restored = restore(tmp_path, state_at(0))
     np.testing.assert_array_equal(restored.params["layer"]["kernel"], 1)
-
-
-def with_params(**layer: Any) -> Any:
-    good = state_at(0)
-    return good.replace(params={"layer": {**good.params["layer"], **layer}})
 
 
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        (with_params(kernel=jnp.zeros((3, 4))), ["params/layer/kernel", "(3, 2)", "(3, 4)"]),
         (
-            with_params(kernel=jnp.zeros((3, 2), jnp.bfloat16)),
-            ["params/layer/kernel", "float32", "bfloat16"],
+            with_params(kernel=jnp.zeros((3, 4))),
+            "params/layer/kernel is float32(3, 2), not float32(3, 4)",
         ),
-        (with_params(scale=jnp.zeros(2)), ["params/layer/scale missing"]),
-        (state_at(0).replace(batch_stats={}), ["batch_stats/norm/mean unexpected"]),
-        (state_at(0, ema=False), ["ema_params/layer/kernel unexpected"]),
-        (with_params(**{f"a{i}": jnp.zeros(1) for i in range(9)}), ["a2 missing and 6 more"]),
+        (with_params(kernel=jnp.zeros((3, 2), jnp.bfloat16)), "(3, 2), not bfloat16(3, 2)"),
+        (with_params(scale=jnp.zeros(2)), "params/layer/scale is missing, not float32(2,)"),
+        (state_at(0).replace(batch_stats={}), "norm/mean is float32(4,), not expected"),
+        (state_at(0, ema=False), "ema_params/layer/kernel is"),
+        (
+            with_params(**{f"a{i}": jnp.zeros(1) for i in range(9)}),
+            "a2 is missing, not float32(1,) and 6 more",
+        ),
     ],
     ids=["shape", "dtype", "missing", "unexpected", "average", "many"],
 )
 def test_another_shape_dtype_or_name_is_refused(tmp_path, template, words):
     save(tmp_path, 10)
     with pytest.raises(UserError) as caught:
-        Checkpoints(tmp_path, create=False).restore_latest(template)
-    assert [word for word in words if word not in caught.value.cause] == []
+        restore(tmp_path, template)
+    assert words in caught.value.cause
     assert "\n" not in caught.value.cause
 
 
@@ -155,7 +155,7 @@ def test_arrays_that_are_not_those_saved_are_refused(tmp_path):
     shutil.rmtree(tmp_path / "a" / arrays.format(10))
     shutil.copytree(tmp_path / "b" / arrays.format(20), tmp_path / "a" / arrays.format(10))
     with pytest.raises(UserError, match=r"latest/10 is damaged"):
-        Checkpoints(tmp_path / "a", create=False).restore_latest(state_at(0))
+        restore(tmp_path / "a", state_at(0))
 
 
 def test_a_first_save_without_its_seal_is_moved_aside(tmp_path):
@@ -188,7 +188,7 @@ def test_the_format_before_is_read(tmp_path):
     metadata.write_text(json.dumps(before))
     (folder / SEAL).unlink()
     checkpoint._seal(folder)
-    assert_same(Checkpoints(tmp_path, create=False).restore_latest(state_at(0)), state_at(10))
+    jax.tree.map(np.testing.assert_array_equal, restore(tmp_path, state_at(0)), state_at(10))
 
 
 def test_a_folder_without_checkpoints_is_a_user_error(tmp_path):
@@ -232,32 +232,26 @@ def test_what_is_already_there_is_replaced(tmp_path):
 
 
 def test_what_is_saved_beside_the_arrays_comes_back(tmp_path):
-    checkpoints = Checkpoints(tmp_path, create=True)
-    meta = {"config": {"stage_sizes": (1, 2)}, "window": [{"loss": 0.1 + 0.2}], "best": None}
-    checkpoints.save_latest(state_at(10), meta)
-    checkpoints.finish()
+    window = [{"loss": 0.1 + 0.2}]
+    save_state(tmp_path, state_at(10), config={"stage_sizes": (1, 2)}, window=window, best=None)
     restored = Checkpoints(tmp_path, create=False).read("latest").meta
     assert restored["config"] == {"stage_sizes": [1, 2]}
-    assert restored["window"] == [{"loss": 0.1 + 0.2}]  # to the bit
+    assert restored["window"] == window  # to the bit
     assert restored["best"] is None
 
 
 def test_bfloat16_is_restored(tmp_path):
     half = with_params(kernel=jnp.full((3, 2), 1.5, jnp.bfloat16))
-    checkpoints = Checkpoints(tmp_path, create=True)
-    checkpoints.save_latest(half)
-    checkpoints.finish()
-    kernel = Checkpoints(tmp_path, create=False).restore_latest(half).params["layer"]["kernel"]
+    save_state(tmp_path, half)
+    kernel = restore(tmp_path, half).params["layer"]["kernel"]
     assert kernel.dtype == jnp.bfloat16
     np.testing.assert_array_equal(kernel, half.params["layer"]["kernel"])
 
 
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
     save(tmp_path, 10)
-    checkpoints = Checkpoints(tmp_path, create=True)
     bad = state_at(20).replace(opt_state=({"mu": jnp.full((3, 2), jnp.nan)}, (), jnp.array(20)))
     with pytest.raises(UserError, match="opt_state/0/mu is not finite") as caught:
-        checkpoints.save_latest(bad)
+        save_state(tmp_path, bad)
     assert caught.value.exit_code == EXIT_NON_FINITE
-    checkpoints.finish()
-    assert checkpoints.steps("latest") == [10]
+    assert Checkpoints(tmp_path, create=False).steps("latest") == [10]
