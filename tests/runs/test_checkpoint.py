@@ -1,7 +1,6 @@
 """Checkpoints: what is saved comes back, and nothing else is taken for it."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +103,7 @@ def test_a_save_is_a_copy_of_that_moment(tmp_path):
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        (
-            with_params(kernel=jnp.zeros((3, 4))),
-            "params/layer/kernel is float32(3, 2), not float32(3, 4)",
-        ),
+        (with_params(kernel=jnp.zeros((3, 4))), "kernel is float32(3, 2), not float32(3, 4)"),
         (with_params(kernel=jnp.zeros((3, 2), jnp.bfloat16)), "(3, 2), not bfloat16(3, 2)"),
         (with_params(scale=jnp.zeros(2)), "params/layer/scale is missing, not float32(2,)"),
         (state_at(0).replace(batch_stats={}), "norm/mean is float32(4,), not expected"),
@@ -127,35 +123,19 @@ def test_another_shape_dtype_or_name_is_refused(tmp_path, template, words):
     assert "\n" not in caught.value.cause
 
 
-def data_files(folder: Path) -> list[Path]:
-    """Files that hold array bytes."""
-    return sorted(p for p in folder.rglob("*") if p.is_file() and "/d/" in str(p))
-
-
 @pytest.mark.parametrize("left", [None, 0, 20], ids=["lost", "empty", "cut short"])
 def test_a_file_that_is_not_whole_is_a_user_error(tmp_path, left):
     save(tmp_path, 10, best=10)
-    for path in data_files(tmp_path / "checkpoints"):
-        if left is None:
-            path.unlink()
-        else:
-            path.write_bytes(path.read_bytes()[:left])
+    for path in tmp_path.glob("checkpoints/*/10/arrays/d/*"):
+        content = path.read_bytes()
+        path.unlink()
+        if left is not None:
+            path.write_bytes(content[:left])
     checkpoints = Checkpoints(tmp_path, create=False)
     with pytest.raises(UserError, match=r"latest/10 is damaged: arrays/"):
         checkpoints.restore_latest(state_at(0))
     with pytest.raises(UserError, match=r"best/10 is damaged: arrays/"):
         checkpoints.restore_variables(state_at(0), "best")
-
-
-def test_arrays_that_are_not_those_saved_are_refused(tmp_path):
-    # Whole files of another state of the same shapes: orbax itself has nothing to complain of.
-    save(tmp_path / "a", 10)
-    save(tmp_path / "b", 20)
-    arrays = "checkpoints/latest/{}/arrays"
-    shutil.rmtree(tmp_path / "a" / arrays.format(10))
-    shutil.copytree(tmp_path / "b" / arrays.format(20), tmp_path / "a" / arrays.format(10))
-    with pytest.raises(UserError, match=r"latest/10 is damaged"):
-        restore(tmp_path / "a", state_at(0))
 
 
 def test_a_first_save_without_its_seal_is_moved_aside(tmp_path):
