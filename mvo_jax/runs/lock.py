@@ -66,6 +66,8 @@ class RunLock(contextlib.AbstractContextManager):
 
     def record(self, what: dict[str, Any]) -> None:
         """Write down what the owner is doing; a full disk does not stop it."""
+        if not self._lock.is_locked:
+            return
         about = {**self._owner, "now": time.time(), **what, "unaccounted": self.unaccounted}
         temporary = self._path.with_suffix(".tmp")
         with contextlib.suppress(OSError):
