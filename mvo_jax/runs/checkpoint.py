@@ -41,28 +41,27 @@ _BLOCK = 1 << 20
 log = logging.getLogger(__name__)
 
 
-def _to_tree(value: PyTree) -> dict[str, Any]:
+def _to_tree(value: PyTree, name: str) -> dict[str, Any]:
     """Nested dict of host copies of the arrays; empty nodes left out.
 
     Copied, because on a CPU the host view of an array is the array's own memory, which the next
     step is free to overwrite while a thread still saves it.
+
+    Raises:
+        UserError: an array is not finite; a state with a NaN must not push a good one out.
     """
-    flat = flatten_dict(to_state_dict(value))
-    return unflatten_dict({key: np.array(leaf) for key, leaf in flat.items() if leaf is not None})
-
-
-def _check_finite(tree: Mapping[str, Any], kind: str, step: int) -> None:
-    """A state with a NaN must not push a good one out."""
-    flat: dict[Any, Any] = flatten_dict(dict(tree))
-    for key, array in flat.items():
+    flat: dict[Any, Any] = flatten_dict(to_state_dict(value))
+    arrays = {key: np.array(leaf) for key, leaf in flat.items() if leaf is not None}
+    for key, array in arrays.items():
         # Of a dtype without NaN everything is finite.
         if array.dtype.kind not in "biu" and not np.isfinite(array).all():
             raise UserError(
-                f"step {step}: {'/'.join(key)} is not finite, so {kind}/{step} is not saved",
+                f"{'/'.join(key)} is not finite, so {name} is not saved",
                 "lower config.optimizer.learning_rate or set config.optimizer.clip_norm; the last "
                 "checkpoint is kept",
                 exit_code=EXIT_NON_FINITE,
             )
+    return unflatten_dict(arrays)
 
 
 def _content_hash(seal: Mapping[str, Any]) -> str:
@@ -101,7 +100,7 @@ def _damage(folder: Path) -> str | None:
         seal = json.loads((folder / SEAL).read_text())
         files, intact = seal["files"], seal["sha256"] == _content_hash(seal)
     except FileNotFoundError:
-        return f"it has no {SEAL}: its save was cut short"
+        return f"it has no {SEAL}: its save has not ended"
     except (OSError, ValueError, KeyError, TypeError):
         return f"{SEAL} cannot be read"
     if not intact:
@@ -391,8 +390,7 @@ class Checkpoints:
             return
         if len(self._pending) > 1:  # each holds a copy of the state
             self.wait()
-        tree = _to_tree(value)
-        _check_finite(tree, kind, step)
+        tree = _to_tree(value, f"{kind}/{step}")
         about = {**meta, "format": FORMAT, "kind": kind, "step": step}
         about = json.loads(json.dumps(about))  # as it is read: tuples become lists
         self._pending.append(self._worker.submit(self._write, kind, step, tree, about))
@@ -401,7 +399,7 @@ class Checkpoints:
         """In the thread: one checkpoint from arrays to seal, then the old ones go."""
         path = self._path(kind, step)
         try:
-            if path.exists():  # resumed from before it
+            if path.exists():  # the run was resumed from before it
                 self._remove(kind, step)
             items = {"arrays": ocp.args.StandardSave(tree), "meta": ocp.args.JsonSave(meta)}
             self._managers[kind].save(step, args=ocp.args.Composite(**items), force=True)
