@@ -6,6 +6,7 @@ state and its own rows of the batch; the axis and its collectives span the devic
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,13 +43,11 @@ def devices(limit: int = 0) -> list[Device]:
             f"config.train.num_devices asks for {limit} devices of {processes} processes",
             f"choose a multiple of {processes}, or set it to 0 to use all devices",
         )
-    if not limit:
-        return found
-    share = limit // processes
+    share = limit // processes or len(found)
     chosen = [
         device
-        for process in range(processes)
-        for device in [d for d in found if d.process_index == process][:share]
+        for _, of_process in itertools.groupby(found, key=lambda device: device.process_index)
+        for device in itertools.islice(of_process, share)
     ]
     if len(chosen) < limit:
         raise UserError(
