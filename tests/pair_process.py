@@ -25,6 +25,7 @@ from tests.small_run import make_on_disk, make_random_split, make_tiny_config
 
 SOURCE = Path(__file__).resolve().parents[1]
 CHANGES = {**SMALL, "augment.max_rotation_deg": 0.0}
+METRICS = ("loss", "ce", "mask_mse", "auc", "accuracy")
 
 
 def refused(action: Any) -> str:
@@ -105,9 +106,14 @@ def streamed_losses(config: Any, experiment: Any) -> list[float]:
     return losses
 
 
-def run(folder: Path, *, kill_at: int = 0, victim: int = 0, number: int = 0) -> None:
-    """Train, or go on; the victim gets a signal in this start's validation number ``kill_at``."""
-    config = make_tiny_config(**CHANGES)
+def run(
+    folder: Path, *, devices: int = 0, kill_at: int = 0, victim: int = 0, number: int = 0
+) -> list[dict[str, Any]]:
+    """Train, or go on; the victim gets a signal in this start's validation number ``kill_at``.
+
+    Returns its metrics.
+    """
+    config = make_tiny_config(**{**CHANGES, "train.num_devices": devices})
     experiment = small(set_up(config))
     run_folder = RunFolder(folder)
     run_folder.open_for_training(config.to_dict(), SOURCE)
@@ -127,6 +133,13 @@ def run(folder: Path, *, kill_at: int = 0, victim: int = 0, number: int = 0) -> 
     with Interruption() as interruption:
         split = make_random_split()
         train(config, experiment, run_folder, split, validate, interruption=interruption)
+    return rows(folder)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics without the time that it took."""
+    history = RunFolder(folder).history()
+    return [{k: v for k, v in row.items() if k != "clips_per_second"} for row in history]
 
 
 def everything(folder: Path) -> None:
@@ -151,8 +164,8 @@ def fail(only: int | None) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """``INDEX COUNT COORDINATOR PEER_SECONDS ACTION JSON``: join and do what is asked for."""
-    index, count, address, seconds, action, options = arguments
+    """``COORDINATOR PEER_SECONDS ACTION JSON INDEX COUNT``: join and do what is asked for."""
+    address, seconds, action, options, index, count = arguments
     cluster = Cluster("test", int(count), int(index), address)
     actions = {"everything": everything, "run": run, "fail": fail}
     keywords = {k: Path(v) if k == "folder" else v for k, v in json.loads(options).items()}

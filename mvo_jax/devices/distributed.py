@@ -169,11 +169,9 @@ def _check_count() -> None:
 
 def _exit_code(error: BaseException) -> int:
     """The status with which the command is about to end."""
-    if isinstance(error, UserError):
-        return error.exit_code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
-    return 130 if isinstance(error, KeyboardInterrupt) else 1
+    return 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
 
 
 def _leave(code: int) -> None:

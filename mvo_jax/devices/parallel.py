@@ -32,11 +32,6 @@ def devices(limit: int = 0) -> list[Device]:
         UserError: more devices asked for than there are, or not as many of each process.
     """
     found = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    if limit > len(found):
-        raise UserError(
-            f"config.train.num_devices asks for {limit} devices, but JAX sees {len(found)}",
-            "lower it, or set it to 0 to use all devices",
-        )
     processes = jax.process_count()
     if limit % processes:
         raise UserError(
@@ -51,8 +46,8 @@ def devices(limit: int = 0) -> list[Device]:
     ]
     if len(chosen) < limit:
         raise UserError(
-            f"config.train.num_devices asks for {share} devices of each process, "
-            "but one of them has fewer",
+            f"config.train.num_devices asks for {limit} devices, {share} of each process, but JAX "
+            f"sees only {len(chosen)} such",
             "lower it, or set it to 0 to use all devices",
         )
     return chosen
