@@ -76,8 +76,7 @@ def test_parameters_of_every_model(name, fields, total, inference):
     assert sum(n for part, n in counts.items() if part != "decoder") == inference
 
 
-def test_no_model_and_no_variant_escapes_the_table():
-    assert set(TABLE) == set(MODELS)
+def test_no_variant_and_no_published_size_escapes_the_table():
     assert {fields.get("variant", "full") for fields, *_ in TABLE["mvo_net"]} == set(VARIANTS)
     for name, rows in TABLE.items():
         assert {} in [fields for fields, *_ in rows], name  # the published size itself
