@@ -114,7 +114,7 @@ def measure(config: dict[str, Any], *, rounds: int, cases: int) -> dict[str, Any
         **config,
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
-        "lowering": getattr(run.model, "lowering", None),
+        "lowering": networks.lowering(run.model),
         "seconds": seconds,
         "median_s": {name: statistics.median(values) for name, values in seconds.items()},
         "ratio": statistics.median(

@@ -119,7 +119,7 @@ def train(config: dict[str, Any], limit_s: float, folder: Path) -> dict[str, Any
         **config,
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
-        "lowering": getattr(run.model, "lowering", None),
+        "lowering": networks.lowering(run.model),
         "steps_taken": taken,
         "seconds": dict(seconds),
         "total_s": sum(seconds.values()),

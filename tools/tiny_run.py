@@ -10,7 +10,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
@@ -33,8 +32,6 @@ class TinyNet(nn.Module):
     num_outputs: int = 1
     mask_size: int = 4
     axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, video: jax.Array, *, train: bool, with_mask: bool = False) -> ModelOutput:

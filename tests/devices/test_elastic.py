@@ -12,6 +12,7 @@ from mvo_jax.data.batches import batch_indices
 from mvo_jax.devices import parallel
 from mvo_jax.errors import RunInterrupted
 from mvo_jax.models.ops.layers import Dropout
+from mvo_jax.models.ops.numerics import Numerics
 from mvo_jax.runs.folder import RunFolder
 from mvo_jax.training.programs import make_run_steps
 from mvo_jax.training.setup import set_up
@@ -69,7 +70,10 @@ def test_every_step_has_the_same_loss_on_any_number_of_devices(dtype, tiny_confi
 def test_clips_and_dropout_masks_are_the_same_to_the_bit(tiny_config, random_split):
     config, split = tiny_config(), random_split(cases=20)
     indices = batch_indices(config.seed, 3, num_cases=20, batch_size=8)
-    augmentation, dropout = set_up(config).augmentation, Dropout(0.5, parallel.AXIS)
+    augmentation, dropout = (
+        set_up(config).augmentation,
+        Dropout(0.5, Numerics(axis_name=parallel.AXIS)),
+    )
 
     def drawn(data: Any, cases: Any, key: Any) -> Any:
         batch = make_batch(
