@@ -10,12 +10,18 @@ from collections import Counter, defaultdict
 import numpy as np
 from scipy.ndimage import binary_fill_holes, convolve
 
-from mvo_jax.data.clips import Clip
-from mvo_jax.data.coarse_mask import BACKGROUND, INFARCT, MVO, MYOCARDIUM
-from mvo_jax.data.cohort.geometry import UNLABELLED, Rejected
+from mvo_jax.data.labels import (
+    BACKGROUND,
+    CAVITY,
+    INFARCT,
+    LABEL_NAMES,
+    MVO,
+    MYOCARDIUM,
+    UNLABELLED,
+    WALL,
+)
+from mvo_jax.data.slices import Clip, Rejected
 
-_CAVITY, _WALL = 1, 2  # of ``Clip.anatomy``
-_LABEL_NAMES = {0: "no MVO", 1: "MVO"}
 _BESIDE = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]])
 _OUTSIDE = 0.9  # share of the MVO's edge on background; subendocardial MVO borders the cavity
 _CASES_NAMED = 20
@@ -122,11 +128,11 @@ class Inspection:
     def _ring(self, clip: Clip, wrong: list[tuple[str, str]]) -> None:
         """What the myocardium encloses must be the cavity of the left ventricle."""
         for mask in clip.anatomy.values():
-            wall = mask == _WALL
+            wall = mask == WALL
             hole = np.asarray(binary_fill_holes(wall)) & ~wall
             if hole.any():
                 self._rings += 1
-                if (mask[hole] == _CAVITY).mean() < 0.5:
+                if (mask[hole] == CAVITY).mean() < 0.5:
                     self._wrong_rings += 1
                     if not any(name == _RING for name, _ in wrong):
                         wrong.append((_RING, ""))
@@ -168,7 +174,7 @@ class Inspection:
                 "one class in a split",
                 True,
                 f"all {count.cases} cases of {name} have the label "
-                f"'{_LABEL_NAMES[int(count.positive > 0)]}'",
+                f"'{LABEL_NAMES[int(count.positive > 0)]}'",
                 "AUC is not defined there: divide again, stratified, or add cases",
                 (),
                 count.cases,

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mvo_jax.data.labels import MASK_NAMES, MVO, UNLABELLED
 from mvo_jax.data.phantom.cohort import CohortSpec
 from mvo_jax.errors import UserError
 
-_MVO = 2  # value in lge_mask
-_MASK_VALUES = 4
-_UNLABELLED = -1
 _COHORTS = ("phantom", "cohort")
 
 
@@ -258,7 +256,7 @@ def _check_cases(split: Cases, *, labelled: bool) -> None:
     require(len(set(split.case_id)) == n, "two cases have the same case_id")
     for key, values in split.features.items():
         require(values.shape == (n,), f"feature {key!r} has shape {values.shape}")
-    known = label != _UNLABELLED
+    known = label != UNLABELLED
     if labelled and not known.all():
         raise UserError(
             f"Split {split.name!r} has {int(np.sum(~known))} unlabelled cases, "
@@ -269,7 +267,7 @@ def _check_cases(split: Cases, *, labelled: bool) -> None:
 
 def _warn_of_one_class(split: Cases) -> None:
     label = split.label
-    if label[0] != _UNLABELLED and label.min() == label.max():
+    if label[0] != UNLABELLED and label.min() == label.max():
         warnings.warn(
             f"All {len(split)} cases of split {split.name!r} have label {label[0]}: "
             "AUC and specificity or recall are undefined there.",
@@ -280,11 +278,11 @@ def _warn_of_one_class(split: Cases) -> None:
 def _check_masks(name: str, case_id: Sequence[str], mask: np.ndarray, label: np.ndarray) -> None:
     """Check the values of masks, and that they agree with the labels."""
     flat = mask.reshape(len(mask), -1)
-    wrong = np.flatnonzero(flat.max(axis=1) >= _MASK_VALUES)
+    wrong = np.flatnonzero(flat.max(axis=1) >= len(MASK_NAMES))
     if wrong.size:
         raise _inconsistent(name, f"lge_mask of case {case_id[wrong[0]]} has values above 3")
-    known = np.where(label == _UNLABELLED, 0, label)
-    wrong = np.flatnonzero((flat == _MVO).any(axis=1).astype(np.int32) != known)
+    known = np.where(label == UNLABELLED, 0, label)
+    wrong = np.flatnonzero((flat == MVO).any(axis=1).astype(np.int32) != known)
     if wrong.size:
         case = wrong[0]
         raise _inconsistent(

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from mvo_jax.data.coarse_mask import BACKGROUND, INFARCT, MVO, MYOCARDIUM, coarse_mask
+from mvo_jax.data.coarse_mask import coarse_mask
+from mvo_jax.data.labels import BACKGROUND, INFARCT, MVO, MYOCARDIUM
 
 # Divisible and not, one block, one pixel a block, and blocks that lie wholly in the padding.
 SIZES = [

@@ -4,34 +4,19 @@ Mask values 1 RV, 2 LV myocardium, 3 LV cavity; frame numbers in ``Info.cfg`` an
 from 1. There is no LGE: cases are prepared for prediction, without label.
 """
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from mvo_jax.data.importers.cine import CineSlice, Importer, Options, Series, map_mask, printable
+from mvo_jax.data.importers.cine import Options, Series, map_mask, printable
 from mvo_jax.data.importers.nifti import to_slices
 from mvo_jax.data.importers.volume import read_volume
-from mvo_jax.data.importers.walk import files_below
+from mvo_jax.data.importers.walk import of_named_files
+from mvo_jax.data.labels import CAVITY, WALL
+from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
-_CINE = re.compile(r"(patient\d+)_4d\.nii(\.gz)?")
-_ANATOMY = {0: 0, 1: 0, 2: 2, 3: 1}  # the RV is not part of the project's anatomy
-
-
-def recognise(source: Path) -> bool:
-    """A folder with ``patientNNN_4d.nii.gz`` somewhere below."""
-    return source.is_dir() and any(_CINE.fullmatch(p.name) for p in files_below(source))
-
-
-def find(source: Path, options: Options) -> Iterator[Series]:
-    """One series a patient."""
-    del options
-    for path in files_below(source):
-        match = _CINE.fullmatch(path.name)
-        if match:
-            yield Series(match[1], path, match[1])
+_ANATOMY = {0: 0, 1: 0, 2: WALL, 3: CAVITY}  # the RV is not part of the project's anatomy
 
 
 def read_info(path: Path) -> dict[str, str]:
@@ -86,7 +71,7 @@ def check_cavity_inside(path: Path, anatomy: dict[int, np.ndarray]) -> None:
         UserError: the labels are those of the other data set.
     """
     for mask in anatomy.values():
-        cavity, muscle = mask == 1, mask == 2
+        cavity, muscle = mask == CAVITY, mask == WALL
         if not cavity.any() or not muscle.any():
             continue
         touching = total = 0
@@ -102,4 +87,9 @@ def check_cavity_inside(path: Path, anatomy: dict[int, np.ndarray]) -> None:
             )
 
 
-ACDC = Importer("acdc", "ACDC, cine with masks at two phases, no LGE", recognise, find, load)
+ACDC = of_named_files(
+    "acdc",
+    "ACDC, cine with masks at two phases, no LGE",
+    r"(patient\d+)_4d\.nii(?:\.gz)?",
+    load,
+)

@@ -5,45 +5,19 @@ no cine: a clip repeats the LGE image, so a model trained on it reads scar, not 
 be asked for with ``--still_images``.
 """
 
-import re
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from mvo_jax.data.importers.cine import CineSlice, Importer, Options, Series, map_mask, printable
-from mvo_jax.data.importers.nifti import to_slices, with_data
+from mvo_jax.data.importers.cine import Options, Series, map_mask, printable
+from mvo_jax.data.importers.nifti import to_slices
 from mvo_jax.data.importers.volume import read_volume
-from mvo_jax.data.importers.walk import files_below
+from mvo_jax.data.importers.walk import of_named_files
+from mvo_jax.data.labels import BACKGROUND, INFARCT, MVO, MYOCARDIUM
+from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
-_IMAGE = re.compile(r"(Case_[PN]\d+)\.nii(\.gz)?")
-_VALUES = {0: 0, 1: 0, 2: 3, 3: 1, 4: 2}
-
-
-def _is_image(path: Path) -> re.Match[str] | None:
-    return _IMAGE.fullmatch(path.name) if path.parent.name == "Images" else None
-
-
-def recognise(source: Path) -> bool:
-    """A folder with ``Images/Case_P007.nii.gz`` somewhere below."""
-    return source.is_dir() and any(_is_image(p) for p in files_below(source))
-
-
-def find(source: Path, options: Options) -> Iterator[Series]:
-    """One series a patient.
-
-    Raises:
-        UserError: still images were not asked for.
-    """
-    if not options.still_images:
-        raise UserError(
-            f"{printable(source)} is EMIDEC, which has LGE images and no cine",
-            "add --still_images to repeat each LGE image as a clip; a model trained on it reads "
-            "scar, not motion",
-        )
-    for path in files_below(source):
-        match = _is_image(path)
-        if match:
-            yield Series(match[1], path, match[1])
+_VALUES = {0: BACKGROUND, 1: BACKGROUND, 2: MYOCARDIUM, 3: INFARCT, 4: MVO}
 
 
 def load(series: Series, options: Options) -> list[CineSlice]:
@@ -58,8 +32,31 @@ def load(series: Series, options: Options) -> list[CineSlice]:
             raise UserError(
                 f"{printable(path)} has another shape than the image", "copy both again"
             )
-        mask = with_data(mask, map_mask(path, mask.data, _VALUES))
+        mask = dataclasses.replace(mask, data=map_mask(path, mask.data, _VALUES))
     return to_slices(series, image, mask)
 
 
-EMIDEC = Importer("emidec", "EMIDEC, LGE images with masks, no cine", recognise, find, load)
+_FILES = of_named_files(
+    "emidec",
+    "EMIDEC, LGE images with masks, no cine",
+    r"Images/(Case_[PN]\d+)\.nii(?:\.gz)?",
+    load,
+)
+
+
+def find(source: Path, options: Options) -> Iterator[Series]:
+    """One series a patient.
+
+    Raises:
+        UserError: still images were not asked for.
+    """
+    if not options.still_images:
+        raise UserError(
+            f"{printable(source)} is EMIDEC, which has LGE images and no cine",
+            "add --still_images to repeat each LGE image as a clip; a model trained on it reads "
+            "scar, not motion",
+        )
+    yield from _FILES.find(source, options)
+
+
+EMIDEC = dataclasses.replace(_FILES, find=find)

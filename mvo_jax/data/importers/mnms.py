@@ -5,40 +5,18 @@ end-diastole and end-systole only, and empty where nobody drew; M&Ms-2 has the t
 3-D files, whose frames are found by comparing images. There is no LGE.
 """
 
-import re
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 
 from mvo_jax.data.importers.acdc import check_cavity_inside
-from mvo_jax.data.importers.cine import CineSlice, Importer, Options, Series, map_mask, printable
+from mvo_jax.data.importers.cine import Options, Series, map_mask, printable
 from mvo_jax.data.importers.nifti import to_slices
 from mvo_jax.data.importers.volume import read_volume
-from mvo_jax.data.importers.walk import files_below
+from mvo_jax.data.importers.walk import of_named_files
+from mvo_jax.data.labels import CAVITY, WALL, largest_cavity
+from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
-_MNMS = re.compile(r"([A-Z0-9]{6})_sa\.nii(\.gz)?")
-_MNMS2 = re.compile(r"(\d{3})_SA_CINE\.nii(\.gz)?")
-_ANATOMY = {0: 0, 1: 1, 2: 2, 3: 0}
-
-
-def _recognise(pattern: re.Pattern[str]):
-    def recognise(source: Path) -> bool:
-        return source.is_dir() and any(pattern.fullmatch(p.name) for p in files_below(source))
-
-    return recognise
-
-
-def _find(pattern: re.Pattern[str]):
-    def find(source: Path, options: Options) -> Iterator[Series]:
-        del options
-        for path in files_below(source):
-            match = pattern.fullmatch(path.name)
-            if match:
-                yield Series(match[1], path, match[1])
-
-    return find
+_ANATOMY = {0: 0, 1: CAVITY, 2: WALL, 3: 0}
 
 
 def load_mnms(series: Series, options: Options) -> list[CineSlice]:
@@ -80,23 +58,15 @@ def load_mnms2(series: Series, options: Options) -> list[CineSlice]:
     return to_slices(series, cine, None, anatomy=anatomy, end_diastole=largest_cavity(anatomy))
 
 
-def largest_cavity(anatomy: dict[int, np.ndarray]) -> int | None:
-    """The annotated frame with the largest LV cavity over all slices: end-diastole."""
-    areas = {t: int((mask == 1).sum()) for t, mask in anatomy.items()}
-    return max(areas, key=areas.__getitem__) if any(areas.values()) else None
-
-
-MNMS = Importer(
+MNMS = of_named_files(
     "mnms",
     "M&Ms, cine with masks at two phases, no LGE",
-    _recognise(_MNMS),
-    _find(_MNMS),
+    r"([A-Z0-9]{6})_sa\.nii(?:\.gz)?",
     load_mnms,
 )
-MNMS2 = Importer(
+MNMS2 = of_named_files(
     "mnms2",
     "M&Ms-2, cine with masks at two phases, no LGE",
-    _recognise(_MNMS2),
-    _find(_MNMS2),
+    r"(\d{3})_SA_CINE\.nii(?:\.gz)?",
     load_mnms2,
 )

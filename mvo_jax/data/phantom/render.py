@@ -8,12 +8,11 @@ import math
 
 import numpy as np
 
+from mvo_jax.data.labels import BACKGROUND, INFARCT, MVO, MYOCARDIUM
 from mvo_jax.data.phantom.draws import Draws, smooth_field
 from mvo_jax.data.phantom.heart import ANGLES, N_ANGLE, N_DEPTH, Heart, angle_between
 from mvo_jax.data.phantom.kinematics import through_plane_stretch, time_curve
 from mvo_jax.data.phantom.patient import Acquisition, Anatomy
-
-BACKGROUND, INFARCT, MVO, MYOCARDIUM = 0, 1, 2, 3
 
 _VIDEO_SUBPIXELS, _MASK_SUBPIXELS = 2, 4
 # Signals relative to remote muscle (phantom of MRXCAT tissues at flip angle 50).

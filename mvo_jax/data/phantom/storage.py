@@ -1,25 +1,19 @@
 """The simulated cohort on disk: generated once, complete or not there at all, checked when used."""
 
-import contextlib
 import errno
 import json
 import os
 import secrets
 import shutil
 import socket
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import absl.logging
 import tensorflow_datasets as tfds
-import tqdm
 
+from mvo_jax.data import stored
 from mvo_jax.data.phantom.builder import Phantom, PhantomConfig
 from mvo_jax.data.phantom.cohort import CohortSpec
 from mvo_jax.errors import UserError
-from mvo_jax.files import sha256
 
 _CHECKSUMS = "checksums.json"
 _INFO = "dataset_info.json"
@@ -51,7 +45,7 @@ def ensure_cohort(
         frames: frames a cine.
         image_size: pixels along each side.
         slices_per_patient: slices of each patient.
-        progress: show progress on stderr (a bar on a terminal, lines elsewhere).
+        progress: say how far it is (a bar on a terminal, log lines elsewhere).
         jobs: processes; None for as many as there are cores.
 
     Raises:
@@ -71,7 +65,7 @@ def ensure_cohort(
     if not folder.exists():
         _generate(spec, root, folder, progress=progress, jobs=jobs)
     _check_complete(folder)
-    with _quiet_tfds():
+    with stored.quiet_tfds():
         return _builder(spec, root)
 
 
@@ -85,7 +79,7 @@ def open_cohort(folder: str | os.PathLike) -> tfds.core.DatasetBuilder:
         UserError: the cohort is damaged.
     """
     _check_complete(Path(folder))
-    with _quiet_tfds():
+    with stored.quiet_tfds():
         return tfds.builder_from_directory(folder)
 
 
@@ -98,8 +92,7 @@ def verify_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
     folder = Path(builder.data_path)
     sums = json.loads((folder / _CHECKSUMS).read_text())
     for name in builder.info.splits[split].filenames:
-        if sha256(folder / name) != sums.get(name, {}).get("sha256"):
-            raise _damaged(folder, name, "has changed since it was written")
+        stored.check_content(folder, name, sums, _damaged)
 
 
 def _config(spec: CohortSpec) -> PhantomConfig:
@@ -130,7 +123,12 @@ def _generate(
             "Set data.dir to a folder you may write to.",
         ) from error
     try:
-        with _progress(spec.cases, enabled=progress) as advance, _quiet_tfds():
+        with (
+            stored.progress(
+                "Simulating cohort", "cases", total=spec.cases, enabled=progress
+            ) as advance,
+            stored.quiet_tfds(),
+        ):
             builder = _builder(spec, temporary)
             builder.jobs, builder.on_case = jobs, advance
             builder.download_and_prepare(
@@ -175,10 +173,7 @@ def _is_running(process: int) -> bool:
 
 def _write_checksums(folder: Path) -> None:
     """Write size and hash of every file beside them, so that damage is found before it is used."""
-    sums = {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.iterdir())
-    }
+    sums = stored.hashes(folder, sorted(folder.iterdir()))
     (folder / _CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n")
 
 
@@ -195,56 +190,6 @@ def _check_complete(folder: Path) -> None:
         if not (folder / name).is_file():
             raise _damaged(folder, name, "is missing")
     try:
-        sums = {
-            name: (int(entry["bytes"]), str(entry["sha256"]))
-            for name, entry in json.loads((folder / _CHECKSUMS).read_text()).items()
-        }
+        stored.check_files(folder, json.loads((folder / _CHECKSUMS).read_text()), _damaged)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _damaged(folder, _CHECKSUMS, "cannot be read") from None
-    for name, (size, digest) in sums.items():
-        path = folder / name
-        if not path.is_file():
-            raise _damaged(folder, name, "is missing")
-        if path.stat().st_size != size:
-            raise _damaged(folder, name, f"has {path.stat().st_size} bytes instead of {size}")
-        # The case files are hashed when they are read, see verify_split.
-        if path.suffix == ".json" and sha256(path) != digest:
-            raise _damaged(folder, name, "has changed since it was written")
-
-
-@contextlib.contextmanager
-def _quiet_tfds() -> Iterator[None]:
-    """Keep TFDS from printing, warning of custom configurations and drawing its own bars."""
-    verbosity = absl.logging.get_verbosity()
-    absl.logging.set_verbosity(absl.logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):
-            yield
-    finally:
-        tfds.enable_progress_bar()
-        absl.logging.set_verbosity(verbosity)
-
-
-@contextlib.contextmanager
-def _progress(total: int, *, enabled: bool) -> Iterator[Callable[[], object]]:
-    """A function to call after every case; a bar on a terminal, every tenth as a line elsewhere."""
-    title = "Simulating cohort"
-    if not enabled:
-        yield lambda: None
-    elif sys.stderr.isatty():
-        with tqdm.tqdm(total=total, desc=title, unit="case") as bar:
-            yield lambda: bar.update() and None
-    else:
-        started, done = time.monotonic(), 0
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            if done * 10 // total > (done - 1) * 10 // total:
-                seconds = time.monotonic() - started
-                print(
-                    f"{title}: {done}/{total} cases, {seconds:.0f} s", file=sys.stderr, flush=True
-                )
-
-        yield advance

@@ -25,15 +25,15 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless
 from scipy.io import savemat
 
-from mvo_jax.data.cohort.geometry import Target
 from mvo_jax.data.cohort.partition import Partition
 from mvo_jax.data.cohort.prepare import prepare, read_rejected
 from mvo_jax.data.cohort.storage import CohortFolder
-from mvo_jax.data.cohort.work import Recipe, work
+from mvo_jax.data.cohort.work import Recipe, prepare_one
 from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.formats import IMPORTERS
 from mvo_jax.data.importers.mat5 import claimed_bytes
 from mvo_jax.data.importers.table import read_table
+from mvo_jax.data.slices import Rejected, Target
 from mvo_jax.errors import UserError
 from tests.data.importers import writers
 
@@ -1034,7 +1034,7 @@ def test_changed_bytes_are_told_in_a_line(name, tmp_path):
     write(write_folder)
     draws = np.random.default_rng(0)
     files = sorted(p for p in write_folder.rglob("*") if p.is_file())
-    recipe = Recipe(form, Options(), Target(FRAMES, SIZE, PIXEL_MM), write_folder)
+    recipe = Recipe(IMPORTERS[form].load, Options(), Target(FRAMES, SIZE, PIXEL_MM), write_folder)
     for i in range(30):
         path = files[draws.integers(len(files))]
         sound = path.read_bytes()
@@ -1044,10 +1044,10 @@ def test_changed_bytes_are_told_in_a_line(name, tmp_path):
             content[draws.integers(reach)] = draws.integers(256)
         path.write_bytes(content)
         for series in IMPORTERS[form].find(write_folder, Options()):
-            for row in work(series, recipe, tmp_path / "result" / str(i)):
-                if "cause" in row:
-                    check_message(row["cause"], row["remedy"])
-                    assert row["remedy"] != "check the file, or leave it out"  # nobody knew it
+            for one in prepare_one(recipe, series, tmp_path / "result" / str(i)):
+                if isinstance(one, Rejected):
+                    check_message(one.cause, one.remedy)
+                    assert one.remedy != "check the file, or leave it out"  # nobody knew it
         path.write_bytes(sound)
 
 
