@@ -140,27 +140,15 @@ def _settings(
 ) -> Row:
     """What decides the result, as JSON."""
     table = options.table.path
-    return {
+    content = {
         "source": str(source),
         "format": format,
-        "table": None
-        if table is None
-        else [str(table), hashlib.sha256(table.read_bytes()).hexdigest()],
-        "cine_pattern": options.cine_pattern,
-        "mask_pattern": options.mask_pattern,
-        "mask_values": {str(k): v for k, v in options.mask_values.items()},
-        "pixel_mm": options.pixel_mm,
-        "patient_from": options.patient_from,
-        "still_images": options.still_images,
-        "frames": target.frames,
-        "image_size": target.image_size,
-        "spacing_mm": target.spacing_mm,
-        "window": None if target.window is None else list(target.window),
-        "end_diastole_first": target.end_diastole_first,
-        "fractions": list(partition.fractions),
-        "folds": partition.folds,
-        "seed": partition.seed,
+        **vars(options),
+        "table": table and [str(table), hashlib.sha256(table.read_bytes()).hexdigest()],
+        **vars(target),
+        **vars(partition),
     }
+    return json.loads(json.dumps(content))
 
 
 def _refuse_if(strict: bool, late: list[Rejected]) -> list[Rejected]:

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import socket
 from pathlib import Path
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -22,14 +23,9 @@ _INFO = "dataset_info.json"
 def ensure_cohort(
     data_dir: str | os.PathLike,
     *,
-    preset: str,
-    seed: int,
-    size: str,
-    frames: int = 30,
-    image_size: int = 64,
-    slices_per_patient: int = 1,
     progress: bool = True,
     jobs: int | None = None,
+    **spec: Any,
 ) -> Phantom:
     """Builder of a simulated cohort, generated first where the data folder lacks it.
 
@@ -39,34 +35,22 @@ def ensure_cohort(
 
     Args:
         data_dir: folder that holds cohorts; may start with ``~``.
-        preset: ``easy``, ``paper`` or ``null``.
-        seed: of the cohort.
-        size: a name in ``cohort.SIZES``.
-        frames: frames a cine.
-        image_size: pixels along each side.
-        slices_per_patient: slices of each patient.
         progress: say how far it is (a bar on a terminal, log lines elsewhere).
         jobs: processes; None for as many as there are cores.
+        **spec: fields of ``CohortSpec``.
 
     Raises:
         UserError: a value is out of range, the folder cannot be written, or the stored cohort is
             damaged.
     """
-    spec = CohortSpec(
-        preset=preset,
-        seed=seed,
-        size=size,
-        frames=frames,
-        image_size=image_size,
-        slices_per_patient=slices_per_patient,
-    )
+    cohort = CohortSpec(**spec)
     root = Path(data_dir).expanduser().absolute()
-    folder = _folder(spec, root)
+    folder = _folder(cohort, root)
     if not folder.exists():
-        _generate(spec, root, folder, progress=progress, jobs=jobs)
+        _generate(cohort, root, folder, progress=progress, jobs=jobs)
     _check_complete(folder)
     with stored.quiet_tfds():
-        return _builder(spec, root)
+        return _builder(cohort, root)
 
 
 def open_cohort(folder: str | os.PathLike) -> tfds.core.DatasetBuilder:
@@ -95,16 +79,14 @@ def verify_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
         stored.check_content(folder, name, sums, _damaged)
 
 
-def _config(spec: CohortSpec) -> PhantomConfig:
-    return PhantomConfig(name=spec.name, description=f"Simulated cohort {spec.name}.", spec=spec)
-
-
 def _folder(spec: CohortSpec, root: Path) -> Path:
     return root / "phantom" / spec.name / str(Phantom.VERSION)
 
 
 def _builder(spec: CohortSpec, root: Path) -> Phantom:
-    return Phantom(config=_config(spec), data_dir=root)
+    about = f"Simulated cohort {spec.name}."
+    config = PhantomConfig(name=spec.name, description=about, spec=spec)
+    return Phantom(config=config, data_dir=root)
 
 
 def _generate(
@@ -135,7 +117,8 @@ def _generate(
                 download_dir=temporary / "downloads", file_format="array_record"
             )
         finished = _folder(spec, temporary)
-        _write_checksums(finished)
+        sums = stored.hashes(finished, sorted(finished.iterdir()))
+        (finished / _CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n")
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             finished.rename(folder)
@@ -157,24 +140,13 @@ def _remove_abandoned(root: Path, owner: str) -> None:
     """Remove temporary folders of killed runs on this machine."""
     for folder in root.glob(f"{owner}*"):
         process = folder.name.removeprefix(owner).split("-")[0]
-        if process.isdigit() and not _is_running(int(process)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _write_checksums(folder: Path) -> None:
-    """Write size and hash of every file beside them, so that damage is found before it is used."""
-    sums = stored.hashes(folder, sorted(folder.iterdir()))
-    (folder / _CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n")
+        if process.isdigit():
+            try:
+                os.kill(int(process), 0)
+            except ProcessLookupError:
+                shutil.rmtree(folder, ignore_errors=True)
+            except PermissionError:  # it runs, as another user
+                pass
 
 
 def _damaged(folder: Path, name: str, what: str) -> UserError:

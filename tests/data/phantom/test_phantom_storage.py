@@ -139,11 +139,15 @@ def test_two_processes_at_once_do_no_harm(tmp_path):
         verify_split(builder, split)
 
 
-def test_simulation_needs_neither_jax_nor_tensorflow(tmp_path):
+def test_heavy_packages_are_imported_when_they_are_used(tmp_path):
     program = (
         "import sys\n"
-        "import mvo_jax.data.phantom.workers\n"
-        "assert not {'jax', 'tensorflow_datasets'} & set(sys.modules)\n"
+        "import mvo_jax.data.importers.formats, mvo_jax.data.coarse_mask, mvo_jax.data.slices\n"
+        "assert not any(name.startswith('scipy') for name in sys.modules)\n"
+        "import mvo_jax.data.phantom.workers, mvo_jax.data.splits, mvo_jax.data.clips\n"
+        "import mvo_jax.data.cohort.work, mvo_jax.data.checks\n"
+        "heavy = {'jax', 'tensorflow_datasets', 'nibabel', 'pydicom', 'h5py', 'PIL', 'grain'}\n"
+        "assert not heavy & set(sys.modules)\n"
         "from mvo_jax.data.phantom.storage import ensure_cohort\n"
         f"ensure_cohort({str(tmp_path)!r}, **{SMALL!r}, progress=False)\n"
         "assert not {'jax', 'tensorflow'} & set(sys.modules)\n"
