@@ -318,12 +318,7 @@ def _assign(cases: list[Row], table: Table, partition: Partition) -> list[Reject
 
 
 def _finish(
-    out: Path,
-    work: Path,
-    cases: list[Row],
-    settings: Row,
-    partition: Partition,
-    target: Target,
+    out: Path, work: Path, cases: list[Row], settings: Row, partition: Partition, target: Target
 ) -> None:
     """Write the files of the cohort, the index last."""
     counts = dict(sorted(Counter(case["split"] for case in cases).items()))

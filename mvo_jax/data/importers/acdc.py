@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mvo_jax.data.importers.cine import Options, Series, map_mask, printable
-from mvo_jax.data.importers.nifti import to_slices
-from mvo_jax.data.importers.volume import read_volume
+from mvo_jax.data.importers.volume import check_shape, read_cine, read_volume, to_slices
 from mvo_jax.data.importers.walk import of_named_files
 from mvo_jax.data.labels import CAVITY, WALL
 from mvo_jax.data.slices import CineSlice
@@ -35,7 +34,7 @@ def read_info(path: Path) -> dict[str, str]:
 def load(series: Series, options: Options) -> list[CineSlice]:
     """Read a patient."""
     del options
-    cine = read_volume(series.path, axes=4)
+    cine = read_cine(series.path)
     info = read_info(series.path.parent / "Info.cfg")
     anatomy: dict[int, np.ndarray] = {}
     frames = len(cine.data)
@@ -52,10 +51,7 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         path = series.path.with_name(f"{series.name}_frame{int(info[key]):02d}_gt{suffix}")
         if path.exists():
             mask = read_volume(path, axes=3)
-            if mask.data.shape[1:] != cine.data.shape[1:]:
-                raise UserError(
-                    f"{printable(path)} has another shape than the cine", "copy both again"
-                )
+            check_shape(mask, cine.data.shape[1:], "the cine")
             anatomy[numbers[key]] = map_mask(path, mask.data[0], _ANATOMY, what="anatomy")
     check_cavity_inside(series.path, anatomy)
     return to_slices(series, cine, None, anatomy=anatomy, end_diastole=numbers["ED"])
@@ -88,8 +84,5 @@ def check_cavity_inside(path: Path, anatomy: dict[int, np.ndarray]) -> None:
 
 
 ACDC = of_named_files(
-    "acdc",
-    "ACDC, cine with masks at two phases, no LGE",
-    r"(patient\d+)_4d\.nii(?:\.gz)?",
-    load,
+    "acdc", "ACDC, cine with masks at two phases, no LGE", r"(patient\d+)_4d\.nii(?:\.gz)?", load
 )

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mvo_jax.data.importers.cine import Options, Series, map_mask, printable
-from mvo_jax.data.importers.nifti import to_slices
-from mvo_jax.data.importers.volume import read_volume
+from mvo_jax.data.importers.volume import check_shape, read_volume, to_slices
 from mvo_jax.data.importers.walk import of_named_files
 from mvo_jax.data.labels import BACKGROUND, INFARCT, MVO, MYOCARDIUM
 from mvo_jax.data.slices import CineSlice
@@ -28,19 +27,13 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     mask = None
     if path.exists():
         mask = read_volume(path, axes=3)
-        if mask.data.shape != image.data.shape:
-            raise UserError(
-                f"{printable(path)} has another shape than the image", "copy both again"
-            )
+        check_shape(mask, image.data.shape, "the image")
         mask = dataclasses.replace(mask, data=map_mask(path, mask.data, _VALUES))
     return to_slices(series, image, mask)
 
 
 _FILES = of_named_files(
-    "emidec",
-    "EMIDEC, LGE images with masks, no cine",
-    r"Images/(Case_[PN]\d+)\.nii(?:\.gz)?",
-    load,
+    "emidec", "EMIDEC, LGE images with masks, no cine", r"Images/(Case_[PN]\d+)\.nii(?:\.gz)?", load
 )
 
 

@@ -17,10 +17,9 @@ from mvo_jax.data.importers.mat5 import claimed_bytes
 from mvo_jax.data.importers.volume import (
     Volume,
     as_displayed,
-    check_mask_is_seen,
-    mask_on_cine,
     oriented_volume,
     patient_affine,
+    to_slices,
 )
 from mvo_jax.data.importers.walk import of_single_files
 from mvo_jax.data.labels import INFARCT, MVO, MYOCARDIUM
@@ -149,30 +148,10 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         raise refuse("several stacks with a scar")
     cine = cines[0]
     volume = _volume(series.path, cine, _images(series.path, cine))
-    labels = seen = None
+    mask = None
     if scars:
-        drawn = _volume(series.path, scars[0], _scar_mask(series.path, scars[0])[None])
-        labels, seen = mask_on_cine(drawn, volume)
-        check_mask_is_seen(drawn, series.path, list(labels))
-    anatomy = _anatomy(cine)
-    count = volume.data.shape[1]
-    return [
-        series.slice(
-            z,
-            count,
-            cine=volume.data[:, z],
-            pixel_mm=volume.pixel_mm,
-            lge_mask=None if labels is None else labels[z],
-            has_mvo=None if seen is None else seen[z],
-            anatomy={
-                t: as_displayed(m, stored_affine(cine))[0]
-                for (t, k), m in anatomy.items()
-                if k == z
-            },
-            position_mm=z * volume.slice_mm,
-        )
-        for z in range(count)
-    ]
+        mask = _volume(series.path, scars[0], _scar_mask(series.path, scars[0])[None])
+    return to_slices(series, volume, mask, anatomy=_anatomy(cine))
 
 
 def _is_short_axis(stack: dict[str, Any]) -> bool:
@@ -193,8 +172,7 @@ def _number(path: Path, stack: dict[str, Any], field: str, default: float | None
     array = np.asarray(np.nan if value is None else value, float).ravel()
     if array.size != 1 or not np.isfinite(array[0]):
         raise UserError(
-            f"{printable(path)}: setstruct.{field} is missing or no number",
-            _SAVE_AGAIN,
+            f"{printable(path)}: setstruct.{field} is missing or no number", _SAVE_AGAIN
         )
     return float(array[0])
 
@@ -256,15 +234,15 @@ def _contour(stack: dict[str, Any], which: str, t: int, z: int) -> np.ndarray | 
     return points if len(points) > 2 else None
 
 
-def _anatomy(stack: dict[str, Any]) -> dict[tuple[int, int], np.ndarray]:
-    """(frame, slice) -> anatomy, where either contour was drawn."""
+def _anatomy(stack: dict[str, Any]) -> dict[int, np.ndarray]:
+    """Frame -> ``[Z, H, W]`` as displayed, where either contour was drawn."""
     rows, columns, frames, slices = _shape(stack)
     out = {}
     for t in range(frames):
-        for z in range(slices):
-            endo, epi = (_contour(stack, which, t, z) for which in ("Endo", "Epi"))
-            if endo is not None or epi is not None:
-                out[t, z] = anatomy_of(endo, epi, (rows, columns))
+        drawn = [[_contour(stack, which, t, z) for which in ("Endo", "Epi")] for z in range(slices)]
+        if any(points is not None for pair in drawn for points in pair):
+            masks = np.stack([anatomy_of(endo, epi, (rows, columns)) for endo, epi in drawn])
+            out[t] = as_displayed(masks, stored_affine(stack))[0]
     return out
 
 

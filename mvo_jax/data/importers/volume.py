@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from mvo_jax.data.importers.cine import check_size, printable, reading
+from mvo_jax.data.importers.cine import Series, check_size, printable, reading
 from mvo_jax.data.labels import has_mvo
+from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
 _MAX_SLICES = 60
@@ -71,6 +72,40 @@ def read_volume(path: Path, *, axes: int | None = None) -> Volume:
     oriented = bool(header["sform_code"] > 0 or header["qform_code"] > 0)
     data = data.reshape(*shape[:3], -1).transpose(3, 2, 1, 0)
     return oriented_volume(path, data, affine, oriented=oriented)
+
+
+def read_cine(path: Path) -> Volume:
+    """Read a 4-D NIfTI file, and find (X, Y, T, Z) in place of (X, Y, Z, T).
+
+    Neighbouring phases are alike, slices are not.
+
+    Raises:
+        UserError: as ``read_volume``, or images differ along the axis of slices less than half as
+            much as along time.
+    """
+    cine = read_volume(path, axes=4)
+    few = cine.data[..., ::4, ::4].astype(np.float32)
+    if min(few.shape[:2]) < 2:
+        return cine
+    along_time, along_slices = (float(np.abs(np.diff(few, axis=a)).mean()) for a in (0, 1))
+    if along_slices < along_time / 2:
+        frames, slices, *_ = few.shape
+        raise UserError(
+            f"{printable(cine.path)}: the {slices} slices look like phases and the {frames} "
+            "phases like slices",
+            "check the order of the axes: NIfTI wants (X, Y, Z, T), not (X, Y, T, Z)",
+        )
+    return cine
+
+
+def check_shape(mask: Volume, shape: tuple[int, ...], of: str) -> None:
+    """Check that a mask lies on the grid of what it was drawn on.
+
+    Raises:
+        UserError: another shape.
+    """
+    if mask.data.shape[-len(shape) :] != shape:
+        raise UserError(f"{printable(mask.path)} has another shape than {of}", "copy both again")
 
 
 def oriented_volume(path: Path, data: np.ndarray, affine: np.ndarray, *, oriented: bool) -> Volume:
@@ -237,3 +272,40 @@ def mask_on_cine(mask: Volume, cine: Volume) -> tuple[np.ndarray, list[bool]]:
         out[z][inside] = labels[*index[inside].T]
         own.append(has_mvo(labels[k]))
     return out, own
+
+
+def to_slices(
+    series: Series,
+    cine: Volume,
+    mask: Volume | None,
+    *,
+    anatomy: dict[int, np.ndarray] | None = None,
+    end_diastole: int | None = None,
+) -> list[CineSlice]:
+    """Slices of a 4-D cine.
+
+    Args:
+        series: what is read.
+        cine: ``data`` is ``[T, Z, H, W]``.
+        mask: LGE mask in the project's values.
+        anatomy: frame -> uint8 ``[Z, H, W]``, 1 LV cavity, 2 LV myocardium.
+        end_diastole: 0-based frame.
+    """
+    count = cine.data.shape[1]
+    on_grid, drawn = (None, None) if mask is None else mask_on_cine(mask, cine)
+    if mask is not None and on_grid is not None:
+        check_mask_is_seen(mask, series.path, list(on_grid))
+    return [
+        series.slice(
+            z,
+            count,
+            cine=cine.data[:, z],
+            pixel_mm=cine.pixel_mm,
+            lge_mask=None if on_grid is None else on_grid[z],
+            has_mvo=None if drawn is None else drawn[z],
+            anatomy={t: m[z] for t, m in (anatomy or {}).items() if m[z].any()},
+            end_diastole=end_diastole,
+            position_mm=z * cine.slice_mm,
+        )
+        for z in range(count)
+    ]

@@ -111,11 +111,7 @@ def plan_case(key: CaseKey) -> Plan:
         pathology = draw_pathology(stream, mvo=stream.chance(_MVO_PREVALENCE), preset=preset)
         seen = heart(pathology)
     scan = draw_acquisition(
-        key.seed,
-        key.patient,
-        key.slice_index,
-        haemorrhage=pathology.haemorrhage,
-        preset=preset,
+        key.seed, key.patient, key.slice_index, haemorrhage=pathology.haemorrhage, preset=preset
     )
     return Plan(key, anatomy, scan, pathology, seen, label_pathology, labelled)
 

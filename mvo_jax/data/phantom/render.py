@@ -130,12 +130,7 @@ class _Scene:
     """What does not change over the beat: surroundings, textures and tables of one slice."""
 
     def __init__(
-        self,
-        heart: Heart,
-        anatomy: Anatomy,
-        scan: Acquisition,
-        texture: Draws,
-        image_size: int,
+        self, heart: Heart, anatomy: Anatomy, scan: Acquisition, texture: Draws, image_size: int
     ):
         self.heart, self.anatomy, self.scan = heart, anatomy, scan
         self.x, self.y = _grid(image_size, _VIDEO_SUBPIXELS, anatomy.field_of_view)
@@ -326,13 +321,7 @@ class _Scene:
 
 
 def render_video(
-    heart: Heart,
-    anatomy: Anatomy,
-    scan: Acquisition,
-    *,
-    draws: Draws,
-    frames: int,
-    image_size: int,
+    heart: Heart, anatomy: Anatomy, scan: Acquisition, *, draws: Draws, frames: int, image_size: int
 ) -> np.ndarray:
     """The cine of one slice.
 

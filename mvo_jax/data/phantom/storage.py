@@ -21,11 +21,7 @@ _INFO = "dataset_info.json"
 
 
 def ensure_cohort(
-    data_dir: str | os.PathLike,
-    *,
-    progress: bool = True,
-    jobs: int | None = None,
-    **spec: Any,
+    data_dir: str | os.PathLike, *, progress: bool = True, jobs: int | None = None, **spec: Any
 ) -> Phantom:
     """Builder of a simulated cohort, generated first where the data folder lacks it.
 
