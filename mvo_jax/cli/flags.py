@@ -11,9 +11,10 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mvo_jax.data.importers.cine import MASK_NAMES, Options
+from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.formats import IMPORTERS
 from mvo_jax.data.importers.table import COLUMNS, Table, read_table
+from mvo_jax.data.labels import MASK_NAMES
 from mvo_jax.devices import cluster, distributed
 from mvo_jax.errors import UserError
 
