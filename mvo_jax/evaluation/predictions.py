@@ -1,17 +1,16 @@
 """Per-case predictions of one split, and their table on disk."""
 
 import csv
-import io
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mvo_jax.errors import UserError
-from mvo_jax.files import replace_file
+from mvo_jax.files import write_csv
 
 COLUMNS = ("case_id", "patient_id", "label", "probability", "decision", "threshold")
 PATIENT_COLUMNS = ("patient_id", "slices", "label", "probability", "decision", "threshold")
@@ -111,8 +110,7 @@ def write_predictions(path: str | os.PathLike, predictions: Predictions, thresho
         ValueError: threshold is not in [0, 1].
         UserError: the file cannot be written.
     """
-    names = zip(predictions.case_id, predictions.patient_id, strict=True)
-    _write(path, COLUMNS, names, predictions, threshold)
+    write_csv(path, COLUMNS, _rows(predictions, threshold))
 
 
 def write_patient_predictions(
@@ -131,36 +129,30 @@ def write_patient_predictions(
         UserError: the file cannot be written.
     """
     count = Counter(slices.patient_id)
-    names = ((patient, count[patient]) for patient in patients.case_id)
-    _write(path, PATIENT_COLUMNS, names, patients, threshold)
+    rows = [{**row, "slices": count[row["patient_id"]]} for row in _rows(patients, threshold)]
+    write_csv(path, PATIENT_COLUMNS, rows)
 
 
-def _write(
-    path: str | os.PathLike,
-    columns: tuple[str, ...],
-    names: Iterable[tuple[str | int, ...]],
-    predictions: Predictions,
-    threshold: float,
-) -> None:
-    """Writes a table that starts with some names and ends with what was predicted."""
-    threshold = float(threshold)
+def _rows(predictions: Predictions, threshold: float) -> list[dict[str, Any]]:
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold {threshold} is not in [0, 1]")
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for index, name in enumerate(names):
-        probability = float(predictions.probability[index])
-        writer.writerow(
-            (
-                *name,
-                int(predictions.label[index]),
-                repr(probability),
-                int(probability >= threshold),
-                repr(threshold),
-            )
+    return [
+        {
+            "case_id": case_id,
+            "patient_id": patient_id,
+            "label": label,
+            "probability": probability,
+            "decision": int(probability >= threshold),
+            "threshold": float(threshold),
+        }
+        for case_id, patient_id, label, probability in zip(
+            predictions.case_id,
+            predictions.patient_id,
+            predictions.label.tolist(),
+            predictions.probability.tolist(),
+            strict=True,
         )
-    replace_file(path, text.getvalue())
+    ]
 
 
 def read_predictions(path: str | os.PathLike, *, split: str) -> tuple[Predictions, float]:
@@ -184,7 +176,8 @@ def read_predictions(path: str | os.PathLike, *, split: str) -> tuple[Prediction
             rows = [(reader.line_num, row) for row in reader if row]
     except OSError as error:
         raise UserError(
-            f"cannot read {path}: {error.strerror or error}", "run eval.py first, or mend the path"
+            f"cannot read {path}: {error.strerror or error}",
+            "run eval.py first, or correct the path",
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a UTF-8 CSV table: {error}", _REMEDY) from error
