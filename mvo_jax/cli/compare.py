@@ -14,10 +14,8 @@ from typing import Any
 from absl import flags
 
 from mvo_jax.cli.flags import parse
-from mvo_jax.comparison import Comparison, run_comparison
 from mvo_jax.devices.cluster import find_cluster
 from mvo_jax.errors import EXIT_FINDINGS, UserError
-from mvo_jax.evaluation.pages.comparison import markdown
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -99,6 +97,9 @@ def main(arguments: list[str]) -> dict[str, Any]:
     """
     own, overrides = _separate(arguments)
     values = parse(own, _define)
+    from mvo_jax.comparison import Comparison, run_comparison  # loads JAX, which --help can spare
+    from mvo_jax.evaluation.pages.comparison import markdown
+
     if found := find_cluster(os.environ):
         raise UserError(
             f"compare runs in one process, and {found.found_by} has started several",

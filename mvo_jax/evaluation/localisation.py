@@ -7,6 +7,15 @@ import numpy as np
 
 from mvo_jax.evaluation.metrics import average_precision, has_one_class, roc_auc
 
+_NAMES = (
+    "mse",
+    "zero_map_mse",
+    "block_auc",
+    "block_average_precision",
+    "block_prevalence",
+    "pointing_hit_rate",
+)
+
 
 def coarse_map_metrics(
     predicted: Any, target: Any, label: Any, *, split: str = "unnamed"
@@ -58,27 +67,19 @@ def coarse_map_metrics(
 
 def _map_metrics(predicted: np.ndarray, target: np.ndarray, split: str) -> dict[str, float | int]:
     if len(target) == 0:
-        names = (
-            "mse",
-            "zero_map_mse",
-            "block_auc",
-            "block_average_precision",
-            "block_prevalence",
-            "pointing_hit_rate",
-        )
-        return {"cases": 0, **dict.fromkeys(names, math.nan)}
+        return {"cases": 0, **dict.fromkeys(_NAMES, math.nan)}
     occupied = target > 0
     truth, score = occupied.ravel().astype(np.int64), predicted.ravel()
     one_class = has_one_class(truth, f"{split}, blocks of the coarse map")
     pointed = predicted == predicted.max(axis=1, keepdims=True)
     credit = (pointed & occupied).sum(axis=1) / pointed.sum(axis=1)
     with_mvo = occupied.any(axis=1)
-    return {
-        "cases": len(target),
-        "mse": float(np.mean((predicted - target) ** 2)),
-        "zero_map_mse": float(np.mean(target**2)),
-        "block_auc": math.nan if one_class else roc_auc(truth, score),
-        "block_average_precision": math.nan if one_class else average_precision(truth, score),
-        "block_prevalence": float(occupied.mean()),
-        "pointing_hit_rate": float(credit[with_mvo].mean()) if with_mvo.any() else math.nan,
-    }
+    values = (
+        float(np.mean((predicted - target) ** 2)),
+        float(np.mean(target**2)),
+        math.nan if one_class else roc_auc(truth, score),
+        math.nan if one_class else average_precision(truth, score),
+        float(occupied.mean()),
+        float(credit[with_mvo].mean()) if with_mvo.any() else math.nan,
+    )
+    return {"cases": len(target), **dict(zip(_NAMES, values, strict=True))}

@@ -188,55 +188,42 @@ def read_predictions(path: str | os.PathLike, *, split: str) -> tuple[Prediction
         raise UserError(f"{path}, line 1: the table has no cases", _REMEDY)
 
     seen: dict[str, int] = {}
-    table = []
+    table: list[tuple[str, str, int, float, float]] = []
     for line, row in rows[1:]:
         where = f"{path}, line {line}"
         if len(row) != len(COLUMNS):
             raise UserError(f"{where}: {len(row)} columns, expected {len(COLUMNS)}", _REMEDY)
-        case_id, patient_id, label, probability, decision, threshold = row
+        case_id, patient_id, *texts = row
         if not case_id or not patient_id:
             raise UserError(f"{where}: empty case_id or patient_id", _REMEDY)
         if case_id in seen:
-            raise UserError(
-                f"{where}: case '{case_id}' is already on line {seen[case_id]}",
-                "keep one row for each case",
-            )
+            remedy = "keep one row for each case"
+            raise UserError(f"{where}: case '{case_id}' is already on line {seen[case_id]}", remedy)
         seen[case_id] = line
-        numbers = (
-            _zero_or_one(label, f"{where}: label"),
-            _unit_interval(probability, f"{where}: probability"),
-            _zero_or_one(decision, f"{where}: decision"),
-            _unit_interval(threshold, f"{where}: threshold"),
-        )
-        if table and numbers[3] != table[0][3]:
-            raise UserError(f"{where}: threshold {threshold} differs from the first row's", _REMEDY)
-        if numbers[2] != (numbers[1] >= numbers[3]):
-            raise UserError(
-                f"{where}: decision {decision} contradicts probability >= threshold", _REMEDY
-            )
-        table.append((*numbers, case_id, patient_id))
-    label, probability, _, threshold, case_id, patient_id = zip(*table, strict=True)
-    predictions = Predictions(
-        split=split,
-        case_id=case_id,
-        patient_id=patient_id,
-        label=np.array(label, np.int32),
-        probability=np.array(probability, np.float64),
-    )
-    return predictions, threshold[0]
+        numbers = [
+            _number(name, text, where) for name, text in zip(COLUMNS[2:], texts, strict=True)
+        ]
+        label, probability, decision, threshold = numbers
+        if table and threshold != table[0][4]:
+            raise UserError(f"{where}: threshold {texts[3]} differs from the first row's", _REMEDY)
+        if decision != (probability >= threshold):
+            cause = f"{where}: decision {texts[2]} contradicts probability >= threshold"
+            raise UserError(cause, _REMEDY)
+        table.append((case_id, patient_id, int(label), probability, threshold))
+    case_id, patient_id, label, probability, threshold = zip(*table, strict=True)
+    return Predictions(
+        split, case_id, patient_id, np.array(label), np.array(probability)
+    ), threshold[0]
 
 
-def _zero_or_one(text: str, where: str) -> int:
-    if text not in ("0", "1"):
-        raise UserError(f"{where} '{text}' is not 0 or 1", _REMEDY)
-    return int(text)
-
-
-def _unit_interval(text: str, where: str) -> float:
+def _number(name: str, text: str, where: str) -> float:
+    """A label or a decision, 0 or 1; a probability or a threshold, in [0, 1]."""
+    if name in ("label", "decision") and text not in ("0", "1"):
+        raise UserError(f"{where}: {name} '{text}' is not 0 or 1", _REMEDY)
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value <= 1:
-        raise UserError(f"{where} '{text}' is not a number in [0, 1]", _REMEDY)
+        raise UserError(f"{where}: {name} '{text}' is not a number in [0, 1]", _REMEDY)
     return value
