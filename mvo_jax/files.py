@@ -1,12 +1,15 @@
 """Files and folders that are written whole or not at all. Every module may import this one."""
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from mvo_jax.errors import EXIT_DISK_FULL, EXIT_USER_ERROR, UserError
 
@@ -60,6 +63,26 @@ def replace_file(path: str | os.PathLike, text: str) -> None:
         UserError: the folder cannot be written.
     """
     replace_with(path, lambda temporary: temporary.write_bytes(text.encode()))
+
+
+def write_csv(
+    path: str | os.PathLike, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]
+) -> None:
+    """Writes a table as UTF-8 CSV, as ``replace_file`` does.
+
+    Args:
+        path: file to write.
+        columns: of the first line; what a row has beside them is left out.
+        rows: values by column; None is left empty, a float keeps all its digits.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns := tuple(columns))
+    writer.writerows([row[column] for column in columns] for row in rows)
+    replace_file(path, text.getvalue())
 
 
 def replace_with(path: str | os.PathLike, write: Callable[[Path], object]) -> None:

@@ -207,11 +207,9 @@ def evaluate(
     history = folder.history()
     summary = summarise(
         predictions,
-        threshold=chosen.value,
-        threshold_origin=chosen.origin,
+        chosen,
         features=evaluated.features or None,
         training_history=history,
-        patients=chosen.patients,
     )
     summary["checkpoint"] = {"which": checkpoint, "step": run.step}
     if not distributed.is_first():
@@ -222,9 +220,9 @@ def evaluate(
     if summary["patient_level"] is not None:
         write_patient_predictions(
             folder.path / f"predictions_patients_{split}.csv",
-            by_patient(predictions, chosen.patients.rule),
+            by_patient(predictions, summary["patient_rule"]["rule"]),
             predictions,
-            chosen.patients.threshold,
+            chosen.patient_value,
         )
     write_summary(folder.path / f"metrics{suffix}.json", summary)
     write_report(
@@ -261,7 +259,7 @@ class TrainedRun:
     checkpoint: str
     step: int
 
-    def predict(self, video: np.ndarray) -> dict[str, np.ndarray | None]:
+    def predict(self, video: np.ndarray) -> dict[str, Any]:
         """Predict clips that have the geometry of the run's training data.
 
         Args:

@@ -27,6 +27,7 @@ FLOORS = (
     {"evaluation"},
     {"interop"},
     {"run"},
+    {"comparison"},
     {"cli"},
     {"__main__"},
 )

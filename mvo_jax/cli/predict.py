@@ -22,7 +22,6 @@ from mvo_jax.devices import parallel
 from mvo_jax.errors import EXIT_FINDINGS, UserError
 from mvo_jax.evaluation.pages.case_results import (
     RESEARCH_ONLY,
-    Decision,
     Pictured,
     case_row,
     draw_pictures,
@@ -31,7 +30,7 @@ from mvo_jax.evaluation.pages.case_results import (
     write_tables,
 )
 from mvo_jax.evaluation.predict import ClipPredictor
-from mvo_jax.evaluation.thresholds import choose_thresholds
+from mvo_jax.evaluation.thresholds import Threshold, choose_thresholds
 from mvo_jax.files import new_folder
 from mvo_jax.run import SOURCE, TrainedRun, load_run
 from mvo_jax.runs.folder import RunFolder, provenance, read_json
@@ -70,13 +69,13 @@ def _define(values: flags.FlagValues) -> None:
     )
 
 
-def _evaluated(folder: RunFolder, checkpoint: dict[str, Any]) -> Decision | None:
+def _evaluated(folder: RunFolder, checkpoint: dict[str, Any]) -> Threshold | None:
     """Thresholds that eval.py chose for this very checkpoint, from the files it left."""
     for path in sorted(folder.path.glob("metrics*.json")):
         content = read_json(path)
         if content.get("checkpoint") == checkpoint and content.get("patient_rule"):
             threshold, patients = content["threshold"], content["patient_rule"]
-            return Decision(
+            return Threshold(
                 value=threshold["value"],
                 origin=f"{threshold['origin']}, as in {path.name}",
                 patient_rule=patients["rule"],
@@ -86,12 +85,12 @@ def _evaluated(folder: RunFolder, checkpoint: dict[str, Any]) -> Decision | None
     return None
 
 
-def _decision(values: flags.FlagValues, run: TrainedRun) -> Decision:
+def _decision(values: flags.FlagValues, run: TrainedRun) -> Threshold:
     """The thresholds: as told, as eval.py chose them, or chosen on validation now."""
     if values.threshold is not None:
         told = "given on the command line"
         rule = run.config.eval.patient_aggregation
-        return Decision(values.threshold, told, rule, values.threshold, told)
+        return Threshold(values.threshold, told, rule, values.threshold, told)
     found = _evaluated(run.folder, {"which": run.checkpoint, "step": run.step})
     if found is not None:
         return found
@@ -107,14 +106,7 @@ def _decision(values: flags.FlagValues, run: TrainedRun) -> Decision:
             f"run eval.py --workdir {run.folder.path} where its data are, name them with "
             "--data_dir, or give --threshold",
         ) from error
-    chosen = choose_thresholds(run.config, run.predict_split(validation, with_mask=False))
-    return Decision(
-        chosen.value,
-        chosen.origin,
-        chosen.patients.rule,
-        chosen.patients.threshold,
-        chosen.patients.threshold_origin,
-    )
+    return choose_thresholds(run.config, run.predict_split(validation, with_mask=False))
 
 
 def _good(read: Iterator[Clip | Rejected], failed: list[Rejected]) -> Iterator[Clip]:
@@ -129,7 +121,7 @@ def _good(read: Iterator[Clip | Rejected], failed: list[Rejected]) -> Iterator[C
 def _predict(
     clips: Iterator[Clip],
     run: TrainedRun,
-    decision: Decision,
+    decision: Threshold,
     *,
     overlay: bool | None,
     pictured: Pictured,
@@ -216,7 +208,7 @@ def main(arguments: list[str]) -> list[dict[str, Any]]:
         )
         write_page(
             work / "summary.html",
-            decision=decision,
+            threshold=decision,
             simulated=simulated,
             lead=f"{len(cases)} slices of {len(patients)} patients from {facts['input']}, by the "
             f"run {folder.path.name}, checkpoint {facts['checkpoint']}.",

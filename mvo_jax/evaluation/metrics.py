@@ -1,8 +1,9 @@
-"""Point estimates: ranking, decisions at a threshold, calibration and coarse maps.
+"""Point estimates: ranking, decisions at a threshold and calibration, by scikit-learn.
 
 A case is called positive where ``probability >= threshold``, everywhere. A quantity that is not
 defined (0/0) is nan. Where a split lacks one of the classes, functions that need both warn with
 ``OneClassWarning`` and return nan, so that an evaluation of such a split still gives the rest.
+What scikit-learn says in these cases (1, 0 or an error, by version) is replaced here and only here.
 """
 
 import math
@@ -44,13 +45,6 @@ class ReliabilityCurve(NamedTuple):
     mean_probability: np.ndarray
     observed_frequency: np.ndarray
     count: np.ndarray
-
-
-class Threshold(NamedTuple):
-    """A decision threshold and one sentence saying where it comes from."""
-
-    value: float
-    origin: str
 
 
 @dataclass(frozen=True)
@@ -161,6 +155,13 @@ def has_one_class(label: np.ndarray, split: str) -> bool:
     return True
 
 
+def _scikit_learn() -> Any:
+    """``sklearn.metrics``, imported when a value is first asked for: the import takes 0.6 s."""
+    import sklearn.metrics
+
+    return sklearn.metrics
+
+
 def roc_auc(label: Any, score: Any, *, split: str = "unnamed") -> float:
     """Area under the ROC curve: P(score+ > score-) + P(score+ = score-) / 2 (Mann-Whitney).
 
@@ -178,18 +179,9 @@ def roc_auc(label: Any, score: Any, *, split: str = "unnamed") -> float:
     label, score = check_scores(label, score)
     if has_one_class(label, split):
         return math.nan
-    positive, negative = _counts_by_score(label, score)
-    below = np.cumsum(negative) - negative
-    wins_twice = int(np.sum(positive * (2 * below + negative)))  # integers: exact under ties
-    return wins_twice / (2 * int(positive.sum()) * int(negative.sum()))
-
-
-def _counts_by_score(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of positive and negative cases at each distinct score, ascending."""
-    distinct, group = np.unique(score, return_inverse=True)
-    positive = np.bincount(group[label == 1], minlength=distinct.size)
-    negative = np.bincount(group[label == 0], minlength=distinct.size)
-    return positive, negative
+    # A whole number of half pairs: rounded to it, scores that rank alike have the same area.
+    half_pairs = 2 * int(label.sum()) * int(label.size - label.sum())
+    return round(_scikit_learn().roc_auc_score(label, score) * half_pairs) / half_pairs
 
 
 def roc_curve(label: Any, score: Any, *, split: str = "unnamed") -> RocCurve:
@@ -203,13 +195,8 @@ def roc_curve(label: Any, score: Any, *, split: str = "unnamed") -> RocCurve:
     """
     label, score = check_scores(label, score)
     has_one_class(label, split)
-    positive, negative = (counts[::-1] for counts in _counts_by_score(label, score))
-    start = np.zeros(1)
-    return RocCurve(
-        np.concatenate((start, np.cumsum(negative))) / (negative.sum() or math.nan),
-        np.concatenate((start, np.cumsum(positive))) / (positive.sum() or math.nan),
-        np.concatenate(([math.inf], np.unique(score)[::-1])),
-    )
+    with warnings.catch_warnings(action="ignore"):  # said above, with the name of the split
+        return RocCurve(*_scikit_learn().roc_curve(label, score, drop_intermediate=False))
 
 
 def precision_recall_curve(
@@ -225,13 +212,11 @@ def precision_recall_curve(
     """
     label, score = check_scores(label, score)
     has_one_class(label, split)
-    positive, negative = (counts[::-1] for counts in _counts_by_score(label, score))
-    found = np.cumsum(positive)
-    return PrecisionRecallCurve(
-        found / (positive.sum() or math.nan),
-        found / (found + np.cumsum(negative)),
-        np.unique(score)[::-1],
-    )
+    with warnings.catch_warnings(action="ignore"):  # said above, with the name of the split
+        precision, recall, threshold = _scikit_learn().precision_recall_curve(label, score)
+    # By falling recall, and ended by a point (0, 1) that belongs to no score.
+    recall = recall[-2::-1] if label.any() else np.full(threshold.size, math.nan)
+    return PrecisionRecallCurve(recall, precision[-2::-1], threshold[::-1])
 
 
 def average_precision(label: Any, score: Any, *, split: str = "unnamed") -> float:
@@ -246,8 +231,7 @@ def average_precision(label: Any, score: Any, *, split: str = "unnamed") -> floa
     label, score = check_scores(label, score)
     if has_one_class(label, split):
         return math.nan
-    curve = precision_recall_curve(label, score, split=split)
-    return float(np.sum(np.diff(curve.recall, prepend=0.0) * curve.precision))
+    return float(_scikit_learn().average_precision_score(label, score))
 
 
 def confusion(label: Any, probability: Any, threshold: float) -> Confusion:
@@ -259,69 +243,14 @@ def confusion(label: Any, probability: Any, threshold: float) -> Confusion:
     label, probability = check_scores(label, probability)
     if math.isnan(threshold):
         raise ValueError("threshold is nan")
-    called = probability >= threshold
-    positive = label == 1
+    counts = _scikit_learn().confusion_matrix(label, probability >= threshold, labels=[0, 1])
+    negative, positive = counts.tolist()
     return Confusion(
-        true_positive=int(np.sum(called & positive)),
-        false_positive=int(np.sum(called & ~positive)),
-        true_negative=int(np.sum(~called & ~positive)),
-        false_negative=int(np.sum(~called & positive)),
+        true_positive=positive[1],
+        false_positive=negative[1],
+        true_negative=negative[0],
+        false_negative=positive[0],
     )
-
-
-def choose_threshold(
-    label: Any, probability: Any, *, rule: str = "youden", split: str = "validation"
-) -> Threshold:
-    """Decision threshold, to be chosen on **validation** data and applied once to the test data.
-
-    Rules: ``youden`` maximises recall + specificity - 1; ``sensitivity_0.8`` takes the highest
-    threshold whose recall is at least 0.8; ``fixed_0.5`` and ``released_0.44`` (the value of the
-    authors' code) do not look at the data. Of equally good thresholds the highest wins. A chosen
-    one lies half-way between the lowest probability called positive and the next lower one: the
-    same decisions here as at any value between them, and the widest margin for new cases.
-
-    Args:
-        label: [N] of 0 and 1.
-        probability: [N] in [0, 1].
-        rule: one of the four names.
-        split: name used in the origin and in warnings.
-
-    Returns:
-        The threshold and its origin in words. If a class is missing, 0.5 with a warning.
-
-    Raises:
-        ValueError: unknown rule, or see ``check_probabilities``.
-    """
-    fixed = {
-        "fixed_0.5": Threshold(0.5, "fixed at 0.5, not chosen on data"),
-        "released_0.44": Threshold(0.44, "0.44 as in the authors' code, not chosen on data"),
-    }
-    if rule in fixed:
-        return fixed[rule]
-    if rule not in ("youden", "sensitivity_0.8"):
-        known = ", ".join(("youden", "sensitivity_0.8", *fixed))
-        raise ValueError(f"unknown threshold rule '{rule}'; known: {known}")
-    label, probability = check_probabilities(label, probability)
-    if has_one_class(label, split):
-        return Threshold(0.5, f"0.5: the {split} split has one class only, nothing to choose on")
-    curve = roc_curve(label, probability, split=split)
-    recall, false_alarm, score = (
-        curve.true_positive_rate[1:],
-        curve.false_positive_rate[1:],
-        curve.threshold[1:],
-    )
-    if rule == "youden":
-        # The rates are rationals with small denominators: equal ones may differ by rounding.
-        best = int(np.argmax(np.round(recall - false_alarm, 12)))
-        origin = f"highest Youden index on the {split} split ({label.size} cases)"
-    else:
-        best = int(np.argmax(recall >= 0.8))
-        origin = f"recall of at least 0.8 on the {split} split ({label.size} cases)"
-    value = float(score[best])
-    if best + 1 < score.size:
-        middle = (value + float(score[best + 1])) / 2
-        value = middle if middle > score[best + 1] else value  # neighbouring floats round down
-    return Threshold(value, origin)
 
 
 def brier_score(label: Any, probability: Any) -> float:
@@ -331,7 +260,7 @@ def brier_score(label: Any, probability: Any) -> float:
         ValueError: see ``check_probabilities``.
     """
     label, probability = check_probabilities(label, probability)
-    return float(np.mean((probability - label) ** 2))
+    return float(_scikit_learn().brier_score_loss(label, probability, pos_label=1))
 
 
 def reliability_curve(
@@ -340,7 +269,8 @@ def reliability_curve(
     """Mean probability against observed frequency in bins that hold about equally many cases.
 
     Edges are quantiles of the probabilities. Equal probabilities share a bin, so that the result
-    does not depend on the order of the cases; there can then be fewer than ``bins`` bins.
+    does not depend on the order of the cases; there can then be fewer than ``bins`` bins. The curve
+    of scikit-learn lacks the counts that the calibration error and its intervals need.
 
     Raises:
         ValueError: ``bins`` below 1, or see ``check_probabilities``.
@@ -396,100 +326,11 @@ def calibration_slope_intercept(
     positive, negative = logit[label == 1], logit[label == 0]
     if positive.min() >= negative.max() or negative.min() >= positive.max():
         return math.nan, math.nan
+    from sklearn.linear_model import LogisticRegression
+
     # A standardised covariate keeps the 2x2 Hessian well conditioned for any spread of logits.
     centre, scale = logit.mean(), logit.std()
-    design = np.stack((np.ones_like(logit), (logit - centre) / scale), axis=1)
-
-    def loss(weight: np.ndarray) -> float:
-        activation = design @ weight
-        return float(np.sum(np.logaddexp(0, activation) - label * activation))
-
-    weight = np.zeros(2)
-    for _ in range(100):
-        fitted = 0.5 * (1 + np.tanh(design @ weight / 2))  # sigmoid that cannot overflow
-        gradient = design.T @ (fitted - label)
-        hessian = (design * (fitted * (1 - fitted))[:, None]).T @ design
-        step = np.linalg.solve(hessian, gradient)
-        while loss(weight - step) > loss(weight) and np.abs(step).max() > 1e-12:
-            step = step / 2
-        weight = weight - step
-        if np.abs(step).max() < 1e-10:
-            break
-    slope = weight[1] / scale
-    return float(slope), float(weight[0] - slope * centre)
-
-
-def coarse_map_metrics(
-    predicted: Any, target: Any, label: Any, *, split: str = "unnamed"
-) -> dict[str, dict[str, float | int]]:
-    """How well the predicted coarse map finds the MVO blocks, over all and over positive cases.
-
-    A block is positive where its target share is above 0. ``pointing_hit_rate`` is the share of
-    cases with a positive block whose highest predicted block is one; several equally high blocks
-    share the credit. ``zero_map_mse`` is the error of an all-zero map: most blocks are empty, so
-    a small ``mse`` alone says nothing.
-
-    Args:
-        predicted: [N, m, m] finite.
-        target: [N, m, m] in [0, 1].
-        label: [N] of 0 and 1, the case labels.
-        split: name used in warnings.
-
-    Returns:
-        {"all": ..., "positive": ...}, each with cases, mse, zero_map_mse, block_auc,
-        block_average_precision, block_prevalence, pointing_hit_rate. "positive" is over the
-        cases with label 1; nan where there are none.
-
-    Raises:
-        ValueError: shapes differ, empty, values not finite, target outside [0, 1].
-    """
-    predicted = np.asarray(predicted, dtype=np.float64)
-    target = np.asarray(target, dtype=np.float64)
-    label = np.asarray(label)
-    if predicted.ndim != 3 or predicted.shape != target.shape or len(label) != len(target):
-        raise ValueError(
-            f"predicted {predicted.shape}, target {target.shape} and label {label.shape} "
-            "do not fit together; expected [N, m, m], [N, m, m] and [N]"
-        )
-    if predicted.size == 0:
-        raise ValueError("predicted and target are empty")
-    if not (np.isfinite(predicted).all() and np.isfinite(target).all()):
-        raise ValueError("predicted or target is not finite")
-    if target.min() < 0 or target.max() > 1:
-        raise ValueError("target holds values outside [0, 1]")
-    # One row a case, one column a block.
-    predicted = predicted.reshape(len(predicted), -1)
-    target = target.reshape(len(target), -1)
-    positive = label == 1
-    return {
-        "all": _map_metrics(predicted, target, split),
-        "positive": _map_metrics(predicted[positive], target[positive], split),
-    }
-
-
-def _map_metrics(predicted: np.ndarray, target: np.ndarray, split: str) -> dict[str, float | int]:
-    if len(target) == 0:
-        names = (
-            "mse",
-            "zero_map_mse",
-            "block_auc",
-            "block_average_precision",
-            "block_prevalence",
-            "pointing_hit_rate",
-        )
-        return {"cases": 0, **dict.fromkeys(names, math.nan)}
-    occupied = target > 0
-    truth, score = occupied.ravel().astype(np.int64), predicted.ravel()
-    one_class = has_one_class(truth, f"{split}, blocks of the coarse map")
-    pointed = predicted == predicted.max(axis=1, keepdims=True)
-    credit = (pointed & occupied).sum(axis=1) / pointed.sum(axis=1)
-    with_mvo = occupied.any(axis=1)
-    return {
-        "cases": len(target),
-        "mse": float(np.mean((predicted - target) ** 2)),
-        "zero_map_mse": float(np.mean(target**2)),
-        "block_auc": math.nan if one_class else roc_auc(truth, score),
-        "block_average_precision": math.nan if one_class else average_precision(truth, score),
-        "block_prevalence": float(occupied.mean()),
-        "pointing_hit_rate": float(credit[with_mvo].mean()) if with_mvo.any() else math.nan,
-    }
+    refit: Any = LogisticRegression(C=math.inf, solver="newton-cholesky", tol=1e-15)
+    refit.fit(((logit - centre) / scale)[:, None], label)
+    slope = float(refit.coef_.item() / scale)
+    return slope, float(refit.intercept_.item() - slope * centre)

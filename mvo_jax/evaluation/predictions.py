@@ -1,17 +1,16 @@
 """Per-case predictions of one split, and their table on disk."""
 
 import csv
-import io
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mvo_jax.errors import UserError
-from mvo_jax.files import replace_file
+from mvo_jax.files import write_csv
 
 COLUMNS = ("case_id", "patient_id", "label", "probability", "decision", "threshold")
 PATIENT_COLUMNS = ("patient_id", "slices", "label", "probability", "decision", "threshold")
@@ -111,8 +110,7 @@ def write_predictions(path: str | os.PathLike, predictions: Predictions, thresho
         ValueError: threshold is not in [0, 1].
         UserError: the file cannot be written.
     """
-    names = zip(predictions.case_id, predictions.patient_id, strict=True)
-    _write(path, COLUMNS, names, predictions, threshold)
+    write_csv(path, COLUMNS, _rows(predictions, threshold))
 
 
 def write_patient_predictions(
@@ -131,36 +129,30 @@ def write_patient_predictions(
         UserError: the file cannot be written.
     """
     count = Counter(slices.patient_id)
-    names = ((patient, count[patient]) for patient in patients.case_id)
-    _write(path, PATIENT_COLUMNS, names, patients, threshold)
+    rows = [{**row, "slices": count[row["patient_id"]]} for row in _rows(patients, threshold)]
+    write_csv(path, PATIENT_COLUMNS, rows)
 
 
-def _write(
-    path: str | os.PathLike,
-    columns: tuple[str, ...],
-    names: Iterable[tuple[str | int, ...]],
-    predictions: Predictions,
-    threshold: float,
-) -> None:
-    """Writes a table that starts with some names and ends with what was predicted."""
-    threshold = float(threshold)
+def _rows(predictions: Predictions, threshold: float) -> list[dict[str, Any]]:
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold {threshold} is not in [0, 1]")
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for index, name in enumerate(names):
-        probability = float(predictions.probability[index])
-        writer.writerow(
-            (
-                *name,
-                int(predictions.label[index]),
-                repr(probability),
-                int(probability >= threshold),
-                repr(threshold),
-            )
+    return [
+        {
+            "case_id": case_id,
+            "patient_id": patient_id,
+            "label": label,
+            "probability": probability,
+            "decision": int(probability >= threshold),
+            "threshold": float(threshold),
+        }
+        for case_id, patient_id, label, probability in zip(
+            predictions.case_id,
+            predictions.patient_id,
+            predictions.label.tolist(),
+            predictions.probability.tolist(),
+            strict=True,
         )
-    replace_file(path, text.getvalue())
+    ]
 
 
 def read_predictions(path: str | os.PathLike, *, split: str) -> tuple[Predictions, float]:
@@ -184,7 +176,8 @@ def read_predictions(path: str | os.PathLike, *, split: str) -> tuple[Prediction
             rows = [(reader.line_num, row) for row in reader if row]
     except OSError as error:
         raise UserError(
-            f"cannot read {path}: {error.strerror or error}", "run eval.py first, or mend the path"
+            f"cannot read {path}: {error.strerror or error}",
+            "run eval.py first, or correct the path",
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a UTF-8 CSV table: {error}", _REMEDY) from error
@@ -195,55 +188,42 @@ def read_predictions(path: str | os.PathLike, *, split: str) -> tuple[Prediction
         raise UserError(f"{path}, line 1: the table has no cases", _REMEDY)
 
     seen: dict[str, int] = {}
-    table = []
+    table: list[tuple[str, str, int, float, float]] = []
     for line, row in rows[1:]:
         where = f"{path}, line {line}"
         if len(row) != len(COLUMNS):
             raise UserError(f"{where}: {len(row)} columns, expected {len(COLUMNS)}", _REMEDY)
-        case_id, patient_id, label, probability, decision, threshold = row
+        case_id, patient_id, *texts = row
         if not case_id or not patient_id:
             raise UserError(f"{where}: empty case_id or patient_id", _REMEDY)
         if case_id in seen:
-            raise UserError(
-                f"{where}: case '{case_id}' is already on line {seen[case_id]}",
-                "keep one row for each case",
-            )
+            remedy = "keep one row for each case"
+            raise UserError(f"{where}: case '{case_id}' is already on line {seen[case_id]}", remedy)
         seen[case_id] = line
-        numbers = (
-            _zero_or_one(label, f"{where}: label"),
-            _unit_interval(probability, f"{where}: probability"),
-            _zero_or_one(decision, f"{where}: decision"),
-            _unit_interval(threshold, f"{where}: threshold"),
-        )
-        if table and numbers[3] != table[0][3]:
-            raise UserError(f"{where}: threshold {threshold} differs from the first row's", _REMEDY)
-        if numbers[2] != (numbers[1] >= numbers[3]):
-            raise UserError(
-                f"{where}: decision {decision} contradicts probability >= threshold", _REMEDY
-            )
-        table.append((*numbers, case_id, patient_id))
-    label, probability, _, threshold, case_id, patient_id = zip(*table, strict=True)
-    predictions = Predictions(
-        split=split,
-        case_id=case_id,
-        patient_id=patient_id,
-        label=np.array(label, np.int32),
-        probability=np.array(probability, np.float64),
-    )
-    return predictions, threshold[0]
+        numbers = [
+            _number(name, text, where) for name, text in zip(COLUMNS[2:], texts, strict=True)
+        ]
+        label, probability, decision, threshold = numbers
+        if table and threshold != table[0][4]:
+            raise UserError(f"{where}: threshold {texts[3]} differs from the first row's", _REMEDY)
+        if decision != (probability >= threshold):
+            cause = f"{where}: decision {texts[2]} contradicts probability >= threshold"
+            raise UserError(cause, _REMEDY)
+        table.append((case_id, patient_id, int(label), probability, threshold))
+    case_id, patient_id, label, probability, threshold = zip(*table, strict=True)
+    return Predictions(
+        split, case_id, patient_id, np.array(label), np.array(probability)
+    ), threshold[0]
 
 
-def _zero_or_one(text: str, where: str) -> int:
-    if text not in ("0", "1"):
-        raise UserError(f"{where} '{text}' is not 0 or 1", _REMEDY)
-    return int(text)
-
-
-def _unit_interval(text: str, where: str) -> float:
+def _number(name: str, text: str, where: str) -> float:
+    """A label or a decision, 0 or 1; a probability or a threshold, in [0, 1]."""
+    if name in ("label", "decision") and text not in ("0", "1"):
+        raise UserError(f"{where}: {name} '{text}' is not 0 or 1", _REMEDY)
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value <= 1:
-        raise UserError(f"{where} '{text}' is not a number in [0, 1]", _REMEDY)
+        raise UserError(f"{where}: {name} '{text}' is not a number in [0, 1]", _REMEDY)
     return value

@@ -4,26 +4,19 @@ DeLong and Wilson intervals take cases as independent. With several cases a pati
 narrow; the bootstrap draws whole patients and is the one to quote then.
 """
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
 
-from mvo_jax.evaluation.metrics import (
-    average_precision,
-    brier_score,
-    check_probabilities,
-    check_scores,
-    confusion,
-    has_one_class,
-    roc_auc,
-)
+from mvo_jax.evaluation.metrics import check_probabilities, check_scores, has_one_class, roc_auc
 from mvo_jax.evaluation.predictions import Predictions
 
 BOOTSTRAP_REPLICATES = 2000
+PATIENT_RULES = ("max", "mean")
 _CHUNK_VALUES = 1_000_000  # bootstrap weights held at a time: 8 MB as float64
 
 
@@ -61,6 +54,8 @@ class RocBand(NamedTuple):
 def _normal_quantile(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
+    from scipy import special  # 0.3 s
+
     return float(special.ndtri(0.5 + confidence / 2))
 
 
@@ -88,42 +83,19 @@ def _component_variance(by_positive: np.ndarray, by_negative: np.ndarray) -> flo
     )
 
 
-def delong_variance(label: Any, score: Any, *, split: str = "unnamed") -> float:
-    """Variance of the AUC after DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837).
-
-    Returns:
-        The variance; nan if a class has fewer than two cases (none: with a warning).
-
-    Raises:
-        ValueError: see ``metrics.check_scores``.
-    """
-    label, score = check_scores(label, score)
-    if has_one_class(label, split):
-        return math.nan
-    return _component_variance(*_placements(label, score))
-
-
 def delong_interval(
-    label: Any,
-    score: Any,
-    *,
-    confidence: float = 0.95,
-    form: str = "wald",
-    split: str = "unnamed",
+    label: Any, score: Any, *, confidence: float = 0.95, split: str = "unnamed"
 ) -> Estimate:
-    """AUC with its DeLong interval.
+    """AUC with its interval after DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837).
 
-    ``wald``, the default and the classic form: AUC +- z * standard error, clipped to [0, 1].
-    ``logit``: symmetric on the logit scale, never leaves (0, 1); its coverage is better near 1.
-    With complete separation (AUC exactly 0 or 1) the estimated variance is 0 and either form has
-    no width. The exact binomial (Clopper-Pearson) interval of "all of k right", k the size of the
-    smaller class, is given instead, which is conservative; ``method`` says so.
+    AUC +- z * standard error, clipped to [0, 1]. With complete separation (AUC exactly 0 or 1) the
+    estimated variance is 0. The exact binomial (Clopper-Pearson) interval of "all of k right", k
+    the size of the smaller class, is given instead, which is conservative; ``method`` says so.
 
     Args:
         label: [N] of 0 and 1.
         score: [N] finite.
         confidence: e.g. 0.95.
-        form: ``wald`` or ``logit``.
         split: name used in warnings.
 
     Returns:
@@ -131,13 +103,11 @@ def delong_interval(
         class has a single case.
 
     Raises:
-        ValueError: unknown form, or see ``metrics.check_scores``.
+        ValueError: see ``metrics.check_scores``.
     """
-    if form not in ("wald", "logit"):
-        raise ValueError(f"unknown form '{form}'; known: wald, logit")
     quantile = _normal_quantile(confidence)
     label, score = check_scores(label, score)
-    method = "DeLong, Wald, clipped to [0, 1]" if form == "wald" else "DeLong, logit"
+    method = "DeLong, Wald, clipped to [0, 1]"
     if has_one_class(label, split):
         return Estimate(math.nan, math.nan, math.nan, method)
     auc = roc_auc(label, score, split=split)
@@ -146,16 +116,10 @@ def delong_interval(
         reach = ((1 - confidence) / 2) ** (1 / smaller)
         method = "exact binomial of the smaller class (complete separation)"
         return Estimate(auc, *((reach, 1.0) if auc == 1.0 else (0.0, 1 - reach)), method)
-    error = math.sqrt(_component_variance(*_placements(label, score)))
-    if form == "wald":
-        low, high = auc - quantile * error, auc + quantile * error
-        if math.isnan(error):
-            return Estimate(auc, math.nan, math.nan, method)
-        return Estimate(auc, max(0.0, low), min(1.0, high), method)
-    centre, reach = math.log(auc / (1 - auc)), quantile * error / (auc * (1 - auc))
-    return Estimate(
-        auc, float(special.expit(centre - reach)), float(special.expit(centre + reach)), method
-    )
+    reach = quantile * math.sqrt(_component_variance(*_placements(label, score)))
+    if math.isnan(reach):
+        return Estimate(auc, math.nan, math.nan, method)
+    return Estimate(auc, max(0.0, auc - reach), min(1.0, auc + reach), method)
 
 
 def paired_delong_test(
@@ -180,6 +144,8 @@ def paired_delong_test(
     Raises:
         ValueError: see ``metrics.check_scores``, for either score.
     """
+    from scipy import special  # 0.3 s
+
     quantile = _normal_quantile(confidence)
     label, score_a = check_scores(label, score_a)
     label, score_b = check_scores(label, score_b)
@@ -218,48 +184,19 @@ def holm_adjusted(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def hanley_mcneil_interval(
-    auc: float, positive: int, negative: int, *, confidence: float = 0.95
-) -> Estimate:
-    """Interval of a **published** AUC from the class sizes alone (Radiology 1982, 143:29).
-
-    For papers that give no scores; exponential-score approximation of the variance.
-
-    Raises:
-        ValueError: auc outside [0, 1] or an empty class.
-    """
-    if not 0 <= auc <= 1 or positive < 1 or negative < 1:
-        raise ValueError(f"need auc in [0, 1] and cases of both classes, got {auc}")
-    both_beat = auc / (2 - auc)
-    beats_both = 2 * auc**2 / (1 + auc)
-    variance = (
-        auc * (1 - auc)
-        + (positive - 1) * (both_beat - auc**2)
-        + (negative - 1) * (beats_both - auc**2)
-    ) / (positive * negative)
-    reach = _normal_quantile(confidence) * math.sqrt(variance)
-    return Estimate(auc, max(0.0, auc - reach), min(1.0, auc + reach), "Hanley-McNeil")
-
-
 def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> Estimate:
     """Score interval of a proportion (Wilson 1927); nan for 0 trials.
 
     Raises:
         ValueError: not 0 <= successes <= trials.
     """
-    if not 0 <= successes <= trials:
-        raise ValueError(f"need 0 <= successes <= trials, got {successes} of {trials}")
-    quantile = _normal_quantile(confidence)
+    _normal_quantile(confidence)  # refuses a confidence outside (0, 1)
     if trials == 0:
         return Estimate(math.nan, math.nan, math.nan, "Wilson")
-    share, square = successes / trials, quantile**2
-    centre = (share + square / (2 * trials)) / (1 + square / trials)
-    reach = quantile * math.sqrt(share * (1 - share) / trials + square / (4 * trials**2))
-    reach /= 1 + square / trials
-    # At the ends one limit is exact in theory and off by rounding in practice.
-    low = 0.0 if successes == 0 else max(0.0, centre - reach)
-    high = 1.0 if successes == trials else min(1.0, centre + reach)
-    return Estimate(share, low, high, "Wilson")
+    from scipy.stats import binomtest  # 0.5 s
+
+    limits = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    return Estimate(successes / trials, float(limits.low), float(limits.high), "Wilson")
 
 
 def bootstrap_weights(
@@ -302,49 +239,80 @@ def bootstrap_weights(
         yield times[:, index]
 
 
-def _sums_by_score(
-    label: np.ndarray, score: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of positive and negative cases at each distinct score, ascending: [rows, scores]."""
-    order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.diff(score[order], prepend=np.nan))  # nan: the first one counts
-    truth, weights = label[order], weights[:, order]
-    return (
-        np.add.reduceat(weights * truth, starts, axis=1),
-        np.add.reduceat(weights * (1 - truth), starts, axis=1),
-    )
+class Resamples:
+    """Bootstrap samples of one split, as weights of its cases: what vectorised metrics read.
 
+    Args:
+        label: [N] of 0 and 1.
+        probability: [N].
+        threshold: for the decisions.
+        weights: [rows, N], how often each case is in each sample.
+    """
 
-def _weighted_statistics(
-    label: np.ndarray, probability: np.ndarray, weights: np.ndarray, threshold: float
-) -> dict[str, np.ndarray]:
-    positive, negative = _sums_by_score(label, probability, weights)
-    total_positive, total_negative = positive.sum(axis=1), negative.sum(axis=1)
-    below = np.cumsum(negative, axis=1) - negative
-    wins = np.sum(positive * (below + negative / 2), axis=1)
-    # From the highest score down: precision at each distinct score, weighted by its positives.
-    found = np.cumsum(positive[:, ::-1], axis=1)
-    called = found + np.cumsum(negative[:, ::-1], axis=1)
-    precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
-    decided = (probability >= threshold).astype(np.float64)
-    true_positive = weights @ (decided * label)
-    false_positive = weights @ (decided * (1 - label))
-    with np.errstate(invalid="ignore", divide="ignore"):  # a sample without a class gives nan
-        recall = true_positive / total_positive
-        specificity = 1 - false_positive / total_negative
-        return {
-            "auc": wins / (total_positive * total_negative),
-            "average_precision": np.sum(positive[:, ::-1] * precision, axis=1) / total_positive,
-            "f1": 2 * true_positive / (true_positive + false_positive + total_positive),
-            "recall": recall,
-            "specificity": specificity,
-            "balanced_accuracy": (recall + specificity) / 2,
-            "brier": weights @ (probability - label) ** 2 / weights.sum(axis=1),
-        }
+    def __init__(
+        self, label: np.ndarray, probability: np.ndarray, threshold: float, weights: np.ndarray
+    ):
+        self.label, self.probability, self.threshold = label, probability, threshold
+        self.weights = weights
+        self.positive, self.negative = weights @ label, weights @ (1 - label)  # [rows]
+        called = (probability >= threshold).astype(np.float64)
+        self.true_positive = weights @ (called * label)
+        self.false_positive = weights @ (called * (1 - label))
+
+    @functools.cached_property
+    def by_score(self) -> tuple[np.ndarray, np.ndarray]:
+        """Weight of positive and of negative cases at each distinct score, from the highest down:
+        [rows, scores].
+        """
+        order = np.argsort(-self.probability, kind="stable")
+        # nan: the first one counts
+        starts = np.flatnonzero(np.diff(self.probability[order], prepend=np.nan))
+        truth, weights = self.label[order], self.weights[:, order]
+        return (
+            np.add.reduceat(weights * truth, starts, axis=1),
+            np.add.reduceat(weights * (1 - truth), starts, axis=1),
+        )
+
+    def auc(self) -> np.ndarray:
+        """``metrics.roc_auc`` of each sample."""
+        positive, negative = self.by_score
+        above = np.cumsum(positive, axis=1) - positive
+        wins = np.sum(negative * (above + positive / 2), axis=1)
+        return wins / (self.positive * self.negative)
+
+    def average_precision(self) -> np.ndarray:
+        """``metrics.average_precision`` of each sample."""
+        positive, negative = self.by_score
+        found = np.cumsum(positive, axis=1)
+        called = found + np.cumsum(negative, axis=1)
+        precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
+        return np.sum(positive * precision, axis=1) / self.positive
+
+    def f1(self) -> np.ndarray:
+        """F1 of each sample."""
+        return 2 * self.true_positive / (self.true_positive + self.false_positive + self.positive)
+
+    def balanced_accuracy(self) -> np.ndarray:
+        """Mean of recall and specificity of each sample."""
+        specificity = 1 - self.false_positive / self.negative
+        return (self.true_positive / self.positive + specificity) / 2
+
+    def brier(self) -> np.ndarray:
+        """``metrics.brier_score`` of each sample."""
+        squares = (self.probability - self.label) ** 2
+        return self.weights @ squares / self.weights.sum(axis=1)
+
+    def one_by_one(self, function: Callable[[np.ndarray, np.ndarray, float], float]) -> np.ndarray:
+        """Any function of label, probability and threshold of each sample; slow."""
+        chosen = [np.repeat(np.arange(row.size), row.astype(int)) for row in self.weights]
+        return np.array(
+            [function(self.label[i], self.probability[i], self.threshold) for i in chosen]
+        )
 
 
 def bootstrap_intervals(
     predictions: Predictions,
+    metrics: Mapping[str, tuple[float, Callable[[Resamples], np.ndarray]]],
     *,
     threshold: float,
     replicates: int = BOOTSTRAP_REPLICATES,
@@ -355,15 +323,16 @@ def bootstrap_intervals(
 
     Args:
         predictions: the split.
+        metrics: by name, the value and what gives the same of many samples; nan where a sample
+            lacks a class.
         threshold: for the decisions, ``probability >= threshold``; held fixed over samples.
         replicates: number of samples.
         seed: of the draws.
         confidence: e.g. 0.95.
 
     Returns:
-        Estimates of auc, average_precision, f1, recall, specificity, balanced_accuracy, brier;
-        nan where not defined (a missing class warns). Limits are nan too where the value is
-        exactly 0 or 1: no sample can differ from it, so the bootstrap cannot tell.
+        An estimate of each. Limits are nan where the value is, and where it is exactly 0 or 1 and
+        no sample differs from it: there the bootstrap cannot tell.
 
     Raises:
         ValueError: fewer than 2 replicates.
@@ -372,31 +341,24 @@ def bootstrap_intervals(
         raise ValueError(f"need at least 2 replicates, got {replicates}")
     _normal_quantile(confidence)  # refuses a confidence outside (0, 1)
     label, probability = check_probabilities(predictions.label, predictions.probability)
-    counts = confusion(label, probability, threshold)
-    values = {
-        "auc": roc_auc(label, probability, split=predictions.split),
-        "average_precision": average_precision(label, probability, split=predictions.split),
-        "f1": counts.f1,
-        "recall": counts.recall,
-        "specificity": counts.specificity,
-        "balanced_accuracy": counts.balanced_accuracy,
-        "brier": brier_score(label, probability),
-    }
-    blocks = [
-        _weighted_statistics(label, probability, weights, threshold)
-        for weights in bootstrap_weights(
-            label, predictions.patient_id, replicates=replicates, seed=seed
-        )
-    ]
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
+    for weights in bootstrap_weights(
+        label, predictions.patient_id, replicates=replicates, seed=seed
+    ):
+        samples = Resamples(label, probability, threshold, weights)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a sample without a class gives nan
+            for name, (_, resampled) in metrics.items():
+                drawn[name].append(resampled(samples))
     method = f"stratified patient bootstrap, {replicates} samples"
     tail = (1 - confidence) / 2
     estimates = {}
-    for name, value in values.items():
-        sample = np.concatenate([block[name] for block in blocks])
+    for name, (value, _) in metrics.items():
+        sample = np.concatenate(drawn[name])
         sample = sample[np.isfinite(sample)]
         low = high = math.nan
         # At 0 or 1 every sample repeats the value: no spread, which is not certainty.
-        if 0 < value < 1 and sample.size:
+        certain = value in (0, 1) and sample.size and (sample == value).all()
+        if sample.size and not math.isnan(value) and not certain:
             low, high = (float(limit) for limit in np.quantile(sample, (tail, 1 - tail)))
         estimates[name] = Estimate(value, low, high, method)
     return estimates
@@ -423,9 +385,8 @@ def bootstrap_roc_band(
     for weights in bootstrap_weights(
         label, predictions.patient_id, replicates=replicates, seed=seed
     ):
-        positive, negative = (
-            np.cumsum(part[:, ::-1], axis=1) for part in _sums_by_score(label, probability, weights)
-        )
+        by_score = Resamples(label, probability, 0.0, weights).by_score
+        positive, negative = (np.cumsum(part, axis=1) for part in by_score)
         for hits, alarms in zip(positive, negative, strict=True):
             if hits[-1] > 0 and alarms[-1] > 0:
                 rate = np.concatenate(([0.0], alarms / alarms[-1]))
@@ -435,7 +396,10 @@ def bootstrap_roc_band(
     return RocBand(grid, low, high)
 
 
-PATIENT_RULES = ("max", "mean")
+def patient_probability(slices: Sequence[float] | np.ndarray, rule: str) -> float:
+    """Probability of a patient from those of the slices: their ``max`` or their ``mean``."""
+    # A mean of ones may round to just above 1.
+    return float(max(slices) if rule == "max" else min(np.mean(slices), 1.0))
 
 
 def by_patient(predictions: Predictions, rule: str = "max") -> Predictions:
@@ -456,20 +420,16 @@ def by_patient(predictions: Predictions, rule: str = "max") -> Predictions:
     """
     if rule not in PATIENT_RULES:
         raise ValueError(f"unknown patient rule '{rule}'; known: {', '.join(PATIENT_RULES)}")
-    patients, index = np.unique(np.asarray(predictions.patient_id), return_inverse=True)
-    positive = np.bincount(index, weights=predictions.label) > 0
-    if rule == "max":
-        probability = np.zeros(len(patients))
-        np.maximum.at(probability, index, predictions.probability)
-    else:
-        total = np.bincount(index, weights=predictions.probability)
-        # A mean of ones may round to just above 1.
-        probability = np.clip(total / np.bincount(index), 0, 1)
-    names = tuple(str(name) for name in patients)
+    slices: dict[str, list[int]] = {}
+    for index, patient in enumerate(predictions.patient_id):
+        slices.setdefault(patient, []).append(index)
+    names = tuple(sorted(slices))
     return Predictions(
         split=f"{predictions.split} (patients)",
         case_id=names,
         patient_id=names,
-        label=positive.astype(np.int32),
-        probability=probability,
+        label=np.array([predictions.label[slices[name]].max() for name in names]),
+        probability=np.array(
+            [patient_probability(predictions.probability[slices[name]], rule) for name in names]
+        ),
     )

@@ -1,41 +1,94 @@
-"""The decision thresholds of a run, chosen on its validation split."""
+"""Decision thresholds: chosen on the validation split, for slices and for patients."""
 
 import dataclasses
 import warnings
 from typing import Any
 
+import numpy as np
+
 from mvo_jax.errors import UserError
-from mvo_jax.evaluation.metrics import OneClassWarning, choose_threshold
+from mvo_jax.evaluation.metrics import (
+    OneClassWarning,
+    check_probabilities,
+    has_one_class,
+    roc_curve,
+)
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.statistics import PATIENT_RULES, by_patient
 
+_FIXED = {
+    "fixed_0.5": (0.5, "fixed at 0.5, not chosen on data"),
+    "released_0.44": (0.44, "0.44 as in the authors' code, not chosen on data"),
+}
+RULES = ("youden", "sensitivity_0.8", *_FIXED)
+
 
 @dataclasses.dataclass(frozen=True)
-class PatientLevel:
-    """How slices become patients: a rule of ``statistics.by_patient`` and a threshold.
+class Threshold:
+    """Where probabilities become decisions.
 
-    Args:
-        rule: ``max`` or ``mean``.
-        threshold: decision threshold for patients, chosen elsewhere (on validation patients).
-        threshold_origin: one sentence on how it was chosen.
+    Attributes:
+        value: called MVO where probability >= value.
+        origin: one sentence on how it was chosen.
+        patient_rule: ``max`` or ``mean`` of the slices' probabilities; None without patients.
+        patient_value: the same as ``value`` for patients.
+        patient_origin: the same as ``origin`` for patients.
     """
-
-    rule: str
-    threshold: float
-    threshold_origin: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Thresholds:
-    """What was chosen on the validation split: for slices, and for patients."""
 
     value: float
     origin: str
-    patients: PatientLevel
+    patient_rule: str | None = None
+    patient_value: float = np.nan
+    patient_origin: str = ""
 
 
-def choose_thresholds(config: Any, validation: Predictions) -> Thresholds:
-    """Choose the decision thresholds of a run.
+def choose_threshold(
+    label: Any, probability: Any, *, rule: str = "youden", split: str = "validation"
+) -> Threshold:
+    """Decision threshold, to be chosen on **validation** data and applied once to the test data.
+
+    Rules: ``youden`` maximises recall + specificity - 1; ``sensitivity_0.8`` takes the highest
+    threshold whose recall is at least 0.8; ``fixed_0.5`` and ``released_0.44`` (the value of the
+    authors' code) do not look at the data. Of equally good thresholds the highest wins. A chosen
+    one lies half-way between the lowest probability called positive and the next lower one: the
+    same decisions here as at any value between them, and the widest margin for new cases.
+
+    Args:
+        label: [N] of 0 and 1.
+        probability: [N] in [0, 1].
+        rule: one of the four names.
+        split: name used in the origin and in warnings.
+
+    Returns:
+        The threshold and its origin in words. If a class is missing, 0.5 with a warning.
+
+    Raises:
+        ValueError: unknown rule, or see ``metrics.check_probabilities``.
+    """
+    if rule not in RULES:
+        raise ValueError(f"unknown threshold rule '{rule}'; known: {', '.join(RULES)}")
+    if rule in _FIXED:
+        return Threshold(*_FIXED[rule])
+    label, probability = check_probabilities(label, probability)
+    if has_one_class(label, split):
+        return Threshold(0.5, f"0.5: the {split} split has one class only, nothing to choose on")
+    false_alarm, recall, score = (part[1:] for part in roc_curve(label, probability, split=split))
+    if rule == "youden":
+        # The rates are rationals with small denominators: equal ones may differ by rounding.
+        best = int(np.argmax(np.round(recall - false_alarm, 12)))
+        origin = f"highest Youden index on the {split} split ({label.size} cases)"
+    else:
+        best = int(np.argmax(recall >= 0.8))
+        origin = f"recall of at least 0.8 on the {split} split ({label.size} cases)"
+    value = float(score[best])
+    if best + 1 < score.size:
+        middle = (value + float(score[best + 1])) / 2
+        value = middle if middle > score[best + 1] else value  # neighbouring floats round down
+    return Threshold(value, origin)
+
+
+def choose_thresholds(config: Any, validation: Predictions) -> Threshold:
+    """Choose the decision thresholds of a run, for slices and for patients.
 
     Args:
         config: of the run.
@@ -44,26 +97,25 @@ def choose_thresholds(config: Any, validation: Predictions) -> Thresholds:
     Raises:
         UserError: ``config.eval`` names a rule that does not exist.
     """
-    aggregation = config.eval.patient_aggregation
+    aggregation, rule = config.eval.patient_aggregation, config.eval.threshold_rule
     if aggregation not in PATIENT_RULES:
         raise UserError(
             f"config.eval.patient_aggregation is {aggregation!r}, which does not exist",
             f"choose from {', '.join(PATIENT_RULES)}",
         )
-    rule = config.eval.threshold_rule
     patients = by_patient(validation, aggregation)
     with warnings.catch_warnings():
         # Said once, by the summary of the evaluated split.
         warnings.simplefilter("ignore", OneClassWarning)
         try:
-            one = choose_threshold(validation.label, validation.probability, rule=rule)
+            chosen = choose_threshold(validation.label, validation.probability, rule=rule)
             other = choose_threshold(patients.label, patients.probability, rule=rule)
         except ValueError as error:
             raise UserError(f"config.eval.threshold_rule: {error}", "set one of those") from error
     slices = len(validation) / len(patients)
-    patient_level = PatientLevel(
-        rule=aggregation,
-        threshold=other.value,
-        threshold_origin=f"{other.origin}, by patient ({aggregation} of {slices:.3g} slices each)",
+    return dataclasses.replace(
+        chosen,
+        patient_rule=aggregation,
+        patient_value=other.value,
+        patient_origin=f"{other.origin}, by patient ({aggregation} of {slices:.3g} slices each)",
     )
-    return Thresholds(one.value, one.origin, patient_level)

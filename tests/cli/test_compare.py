@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from mvo_jax.cli import compare
+from mvo_jax import comparison
 from mvo_jax.cli.main import run
 from mvo_jax.errors import EXIT_FINDINGS, UserError
 from mvo_jax.evaluation.predictions import read_predictions
 from mvo_jax.evaluation.statistics import paired_delong_test
+from mvo_jax.evaluation.table import METRICS, Metric
 
 # How ml_collections loads a config file.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
@@ -39,10 +40,10 @@ def get_config(argument=""):
         config.model = VIVIT
     if size and name == "encoder":
         config.train.batch_size = 4
-    if size and name == "vivit":
-        config.train.total_steps = 6
-    config.train.update(dict(batch_size=8, total_steps=4, log_every=2, eval_every=2,
-                             num_devices=1)) if not size else None
+    if not size:
+        steps = 6 if name == "vivit" else 4  # rows may differ in that
+        config.train.update(dict(batch_size=8, total_steps=steps, log_every=2, eval_every=2,
+                                 num_devices=1))
     config.eval.batch_size = 8
     return config.lock()
 """
@@ -95,7 +96,7 @@ def test_every_row_is_in_the_table(compared):
     for name in rows:
         assert name in page
         assert f"| {name} |" in text
-    assert "4 steps, of 8 clips" in page
+    assert "4 steps: plain, encoder; 6 steps: vivit, of 8 clips" in page
 
 
 def test_tests_are_of_the_written_predictions(compared):
@@ -121,10 +122,27 @@ def test_repeated_it_trains_nothing_and_says_the_same(copied, rows_file, monkeyp
     def refuse(config, workdir, **options):
         raise AssertionError(f"trained again: {workdir}")
 
-    monkeypatch.setattr(compare, "train_and_evaluate", refuse)
+    monkeypatch.setattr(comparison, "train_and_evaluate", refuse)
     before = (copied / "table.csv").read_bytes()
     assert run("compare", [f"--config={rows_file}", f"--out={copied}", "--seeds=0,1"]) == 0
     assert (copied / "table.csv").read_bytes() == before
+
+
+def test_a_metric_added_to_the_table_is_a_column(copied, rows_file, monkeypatch):
+    def called(label, probability, threshold):
+        return float((probability >= threshold).mean())
+
+    monkeypatch.setitem(METRICS, "called", Metric("Called MVO", called))
+    words = [f"--config={rows_file}", f"--out={copied}", "--seeds=0,1", "--systems=plain"]
+    assert run("compare", words) == 0
+    runs = [
+        read_predictions(copied / f"plain-seed{seed}" / "predictions_test.csv", split="test")
+        for seed in (0, 1)
+    ]
+    shares = [called(None, predictions.probability, threshold) for predictions, threshold in runs]
+    assert float(table_rows(copied)["plain"]["called"]) == sum(shares) / 2
+    assert "| called MVO |" in (copied / "table.md").read_text()
+    assert ">Called MVO</th>" in (copied / "table.html").read_text()
 
 
 def test_a_row_cut_off_before_its_report_is_evaluated_again(copied, rows_file):
@@ -139,14 +157,14 @@ def test_a_row_cut_off_before_its_report_is_evaluated_again(copied, rows_file):
 
 def test_a_failing_system_stops_no_other(rows_file, data_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    train = compare.train_and_evaluate
+    train = comparison.train_and_evaluate
 
     def fail_encoder(config, workdir, **options):
         if "encoder" in str(workdir):
             raise UserError("the encoder cannot be trained", "mend it")
         return train(config, workdir, **options)
 
-    monkeypatch.setattr(compare, "train_and_evaluate", fail_encoder)
+    monkeypatch.setattr(comparison, "train_and_evaluate", fail_encoder)
     out = tmp_path / "out"
     words = [f"--config={rows_file}", f"--out={out}", "--systems=plain,encoder"]
     assert run("compare", words) == EXIT_FINDINGS
@@ -156,7 +174,7 @@ def test_a_failing_system_stops_no_other(rows_file, data_dir, tmp_path, capsys, 
     assert rows["encoder"]["auc"] == ""
     assert 0 <= float(rows["plain"]["auc"]) <= 1
 
-    monkeypatch.setattr(compare, "train_and_evaluate", train)
+    monkeypatch.setattr(comparison, "train_and_evaluate", train)
     assert run("compare", words) == 0  # tried again, the finished row kept
     assert table_rows(out)["encoder"]["failure"] == ""
 
@@ -165,15 +183,6 @@ def test_rows_may_differ_in_the_system_only(refused, rows_file, tmp_path):
     cause, _ = refused("compare", f"--config={rows_file}", f"--out={tmp_path / 'o'}", "--quick")
     assert "config.train of 'encoder' differs" in cause
     assert not (tmp_path / "o").exists()
-
-
-def test_rows_may_take_their_own_number_of_steps(rows_file):
-    configs = {
-        name: compare._config([f"--config={rows_file}:{name}-quick"]) for name in ("plain", "vivit")
-    }
-    compare._check_shared(configs)
-    assert compare._steps(configs) == "6 steps: vivit; 300 steps: plain"
-    assert compare._steps({"plain": configs["plain"]}) == "300 steps"
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def restore(folder: Path, template: Any) -> Any:
     return Checkpoints(folder, create=False).restore_latest(template)
 
 
-def with_params(step: int = 0, **layer: Any) -> Any:
+def with_params(step: Any = 0, **layer: Any) -> Any:
     state = state_at(step)
     return state.replace(params={"layer": {**state.params["layer"], **layer}})
 

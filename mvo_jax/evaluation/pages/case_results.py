@@ -1,12 +1,10 @@
 """What prediction leaves behind: tables, pictures and a page about cases without a known answer."""
 
-import csv
 import dataclasses
 import heapq
-import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +12,19 @@ import numpy as np
 
 from mvo_jax.data.labels import UNLABELLED
 from mvo_jax.data.slices import Clip, Rejected
-from mvo_jax.evaluation.figures import pictures as figures
-from mvo_jax.evaluation.pages.report import case_cards, render_page
+from mvo_jax.evaluation.figures import pictures
+from mvo_jax.evaluation.pages.render import render_page
+from mvo_jax.evaluation.pages.report import case_cards
+from mvo_jax.evaluation.statistics import patient_probability
+from mvo_jax.evaluation.thresholds import Threshold
+from mvo_jax.files import replace_file, write_csv
 
 RESEARCH_ONLY = (
     "Research software. Not a medical device and not for clinical use: do not base the care of a "
     "patient on it."
 )
-CASE_COLUMNS = (
-    "case_id",
-    "patient_id",
-    "slice_index",
-    "source",
-    "split",
-    "label",
-    "probability",
-    "decision",
-    "threshold",
-    "picture",
-    "animation",
-)
-PATIENT_COLUMNS = ("patient_id", "slices", "probability", "decision", "threshold")
 FAILED_COLUMNS = ("case_id", "patient_id", "source", "cause", "remedy")
 _ROWS_ON_PAGE = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Decision:
-    """Where probabilities become decisions.
-
-    Attributes:
-        value: called MVO where probability >= value.
-        origin: one sentence on how it was chosen.
-        patient_rule: ``max`` or ``mean`` of the slices' probabilities.
-        patient_value: the same as ``value`` for patients.
-        patient_origin: the same as ``origin`` for patients.
-    """
-
-    value: float
-    origin: str
-    patient_rule: str
-    patient_value: float
-    patient_origin: str
 
 
 class Pictured:
@@ -78,14 +47,11 @@ class Pictured:
 
     def in_order(self) -> list[tuple[int, float, Clip, np.ndarray | None]]:
         """(row, probability, clip, coarse map) by row."""
-        return sorted(((-row, p, clip, mask) for p, row, clip, mask in self._heap), key=_first)
+        kept = [(-row, probability, clip, mask) for probability, row, clip, mask in self._heap]
+        return sorted(kept, key=lambda one: one[0])
 
 
-def _first(item: tuple) -> int:
-    return item[0]
-
-
-def case_row(clip: Clip, probability: float, decision: Decision) -> dict[str, Any]:
+def case_row(clip: Clip, probability: float, threshold: Threshold) -> dict[str, Any]:
     """Row of the table of cases; pictures are added when they are drawn."""
     return {
         "case_id": clip.case_id,
@@ -95,28 +61,28 @@ def case_row(clip: Clip, probability: float, decision: Decision) -> dict[str, An
         "split": clip.split,
         "label": None if clip.label == UNLABELLED else clip.label,
         "probability": probability,
-        "decision": int(probability >= decision.value),
-        "threshold": decision.value,
+        "decision": int(probability >= threshold.value),
+        "threshold": threshold.value,
         "picture": None,
         "animation": None,
     }
 
 
-def patient_rows(cases: Sequence[Mapping[str, Any]], decision: Decision) -> list[dict[str, Any]]:
+def patient_rows(cases: Sequence[Mapping[str, Any]], threshold: Threshold) -> list[dict[str, Any]]:
     """One row a patient, in the order of their first slices."""
     slices: dict[str, list[float]] = {}
     for case in cases:
         slices.setdefault(case["patient_id"], []).append(case["probability"])
     rows = []
     for patient, values in slices.items():
-        probability = float(max(values) if decision.patient_rule == "max" else np.mean(values))
+        probability = patient_probability(values, threshold.patient_rule or "max")
         rows.append(
             {
                 "patient_id": patient,
                 "slices": len(values),
                 "probability": probability,
-                "decision": int(probability >= decision.patient_value),
-                "threshold": decision.patient_value,
+                "decision": int(probability >= threshold.patient_value),
+                "threshold": threshold.patient_value,
             }
         )
     return rows
@@ -124,7 +90,7 @@ def patient_rows(cases: Sequence[Mapping[str, Any]], decision: Decision) -> list
 
 def draw_pictures(
     folder: Path, pictured: Pictured, cases: Sequence[dict[str, Any]]
-) -> list[figures.CaseRecord]:
+) -> list[pictures.CaseRecord]:
     """Draw a picture and an animation of the kept clips, and name them in their rows.
 
     Args:
@@ -136,10 +102,10 @@ def draw_pictures(
         What was drawn, for the page.
     """
     kept = pictured.in_order()
-    maximum = figures.map_maximum(mask for *_, mask in kept if mask is not None)
+    maximum = pictures.map_maximum(mask for *_, mask in kept if mask is not None)
     records, taken = [], set()
     for row, probability, clip, mask in kept:
-        record = figures.CaseRecord(
+        record = pictures.CaseRecord(
             case_id=clip.case_id,
             video=clip.video[..., 0],
             label=None if clip.label == UNLABELLED else clip.label,
@@ -150,12 +116,12 @@ def draw_pictures(
             source=clip.overview,
         )
         name = _file_name(clip.case_id, taken)
-        pictures = folder / "pictures"
-        pictures.mkdir(exist_ok=True)
-        figure = figures.case_figure(record, map_maximum=maximum)
-        (pictures / f"{name}.png").write_bytes(figures.to_png(figure))
-        animation = figures.cine_gif(record.video, mask, map_maximum=maximum)
-        (pictures / f"{name}.gif").write_bytes(animation)
+        drawn = folder / "pictures"
+        drawn.mkdir(exist_ok=True)
+        figure = pictures.case_figure(record, map_maximum=maximum)
+        (drawn / f"{name}.png").write_bytes(pictures.to_png(figure))
+        animation = pictures.cine_gif(record.video, mask, map_maximum=maximum)
+        (drawn / f"{name}.gif").write_bytes(animation)
         cases[row]["picture"] = f"pictures/{name}.png"
         cases[row]["animation"] = f"pictures/{name}.gif"
         records.append(record)
@@ -193,13 +159,13 @@ def write_tables(
         patients: from ``patient_rows``.
         failed: cases without a prediction.
     """
-    several = len(patients) < len(cases)
     failed_rows = [dataclasses.asdict(one) for one in failed]
-    _write_csv(folder / "predictions.csv", CASE_COLUMNS, cases)
-    if several:
-        _write_csv(folder / "predictions_patients.csv", PATIENT_COLUMNS, patients)
+    # Without cases nothing is written at all.
+    write_csv(folder / "predictions.csv", cases[0], cases)
+    if len(patients) < len(cases):
+        write_csv(folder / "predictions_patients.csv", patients[0], patients)
     if failed:
-        _write_csv(folder / "failed.csv", FAILED_COLUMNS, failed_rows)
+        write_csv(folder / "failed.csv", FAILED_COLUMNS, failed_rows)
     content = {
         "note": RESEARCH_ONLY,
         **about,
@@ -208,37 +174,26 @@ def write_tables(
         "failed": failed_rows,
     }
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False)
-    (folder / "predictions.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, Any]]) -> None:
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        values = (row[column] for column in columns)
-        # repr keeps all digits of a float; csv writes None as nothing.
-        writer.writerow([repr(v) if isinstance(v, float) else v for v in values])
-    path.write_text(text.getvalue(), encoding="utf-8", newline="")
+    replace_file(folder / "predictions.json", text + "\n")
 
 
 def write_page(
     path: Path,
     *,
-    decision: Decision,
+    threshold: Threshold,
     simulated: bool,
     lead: str,
     cases: Sequence[Mapping[str, Any]],
     patients: Sequence[Mapping[str, Any]],
     failed: Sequence[Rejected],
-    records: Sequence[figures.CaseRecord],
+    records: Sequence[pictures.CaseRecord],
     provenance: Mapping[str, Any],
 ) -> None:
     """Write the summary: one HTML file that needs nothing else.
 
     Args:
         path: the file.
-        decision: thresholds.
+        threshold: for slices and for patients.
         simulated: the model was trained on simulated images.
         lead: one line on the run and the input.
         cases: from ``case_row``.
@@ -250,7 +205,7 @@ def write_page(
     text = render_page(
         "prediction.html.j2",
         research_only=RESEARCH_ONLY,
-        decision=decision,
+        threshold=threshold,
         simulated=simulated,
         lead=lead,
         cases=cases,
@@ -258,8 +213,8 @@ def write_page(
         several=len(patients) < len(cases),
         failed=failed,
         limit=_ROWS_ON_PAGE,
-        cards=case_cards(records, decision.value),
-        lge_colours=figures.LGE_COLOURS,
+        cards=case_cards(records, threshold.value),
+        lge_colours=pictures.LGE_COLOURS,
         provenance=provenance,
     )
-    path.write_text(text, encoding="utf-8")
+    replace_file(path, text)

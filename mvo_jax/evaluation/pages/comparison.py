@@ -1,9 +1,6 @@
 """Several systems on the same cases: one table like the paper's Table 1, as CSV, Markdown, HTML."""
 
-import csv
-import io
 import json
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,36 +11,22 @@ import numpy as np
 
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation import metrics
-from mvo_jax.evaluation.pages.report import render_page
+from mvo_jax.evaluation.pages.render import number, p_short, percent, plain, render_page, span
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.statistics import delong_interval, holm_adjusted, paired_delong_test
-from mvo_jax.files import replace_file
+from mvo_jax.evaluation.table import METRICS, Metric
+from mvo_jax.evaluation.thresholds import choose_threshold
+from mvo_jax.files import replace_file, write_csv
 
 AREA_CHANGE = "fractional area change alone"
-SCORES = ("specificity", "recall", "f1")
-COLUMNS = (
-    "system",
-    "runs",
-    "auc",
-    "auc_low",
-    "auc_high",
-    "auc_by_seed",
-    *SCORES,
-    "parameters",
-    "forward_gflop",
-    "seconds_per_step",
-    "reference_minus_system",
-    "difference_low",
-    "difference_high",
-    "p",
-    "p_holm",
-    "paper_auc",
-    "paper_specificity",
-    "paper_recall",
-    "paper_f1",
-    "paper_millions",
-    "failure",
-)
+_PAPER = ("auc", "specificity", "recall", "f1", "millions")
+
+
+def scores() -> dict[str, Metric]:
+    """The columns beside the AUC: what the table of metrics has for a comparison."""
+    found = {key: one for key, one in METRICS.items() if "comparison" in one.pages}
+    found.pop("auc", None)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,13 +72,8 @@ def mean_predictions(runs: Sequence[Predictions]) -> Predictions:
     first = runs[0]
     for other in runs[1:]:
         _check_same_cases(first, other)
-    return Predictions(
-        split=first.split,
-        case_id=first.case_id,
-        patient_id=first.patient_id,
-        label=first.label,
-        probability=np.clip(np.mean([run.probability for run in runs], axis=0), 0, 1),
-    )
+    mean = np.clip(np.mean([run.probability for run in runs], axis=0), 0, 1)
+    return Predictions(first.split, first.case_id, first.patient_id, first.label, mean)
 
 
 def _check_same_cases(first: Predictions, other: Predictions) -> None:
@@ -123,13 +101,9 @@ def area_change_system(
         # To [0, 1] and upside down; the order of the cases, all that counts, stays.
         return (high - np.asarray(value, np.float64)) / max(high - low, 1e-12)
 
-    threshold = metrics.choose_threshold(validation["label"], score(validation["area_change"]))
+    threshold = choose_threshold(validation["label"], score(validation["area_change"]))
     predictions = Predictions(
-        split=test.split,
-        case_id=test.case_id,
-        patient_id=test.patient_id,
-        label=test.label,
-        probability=score(area_change),
+        test.split, test.case_id, test.patient_id, test.label, score(area_change)
     )
     return System(AREA_CHANGE, (ScoredRun(predictions, threshold.value),))
 
@@ -143,8 +117,8 @@ def compare(
 ) -> dict[str, Any]:
     """Figures of all rows as plain JSON types; what is not defined is None.
 
-    With several runs a system's AUC is that of its mean probability, and specificity, recall and F1
-    are means over the runs, each at its own threshold.
+    With several runs a system's AUC is that of its mean probability; the other metrics are means
+    over the runs, each at its own threshold.
 
     Args:
         systems: the rows, in order.
@@ -165,7 +139,7 @@ def compare(
         for system in systems:
             row = {**asdict(system), "runs": len(system.runs), "auc": None, "against": None}
             row |= {"paper": dict(paper[system.name]) if system.name in paper else None}
-            row |= dict.fromkeys(SCORES) | {"auc_by_seed": []}
+            row |= dict.fromkeys(scores()) | {"auc_by_seed": []}
             if system.runs:
                 row |= _scores(system, means[system.name], confidence)
             rows.append(row)
@@ -190,7 +164,7 @@ def compare(
                     "p_holm": adjusted,
                 }
     first = next(iter(means.values()), None)
-    return _plain(
+    return plain(
         {
             "reference": reference,
             "confidence": confidence,
@@ -202,27 +176,15 @@ def compare(
 
 
 def _scores(system: System, mean: Predictions, confidence: float) -> dict[str, Any]:
-    interval = delong_interval(mean.label, mean.probability, confidence=confidence)
-    counts = [
-        metrics.confusion(run.predictions.label, run.predictions.probability, run.threshold)
-        for run in system.runs
-    ]
+    runs = [(r.predictions.label, r.predictions.probability, r.threshold) for r in system.runs]
     return {
-        "auc": asdict(interval),
-        "auc_by_seed": [
-            metrics.roc_auc(run.predictions.label, run.predictions.probability)
-            for run in system.runs
-        ],
-        **{name: float(np.mean([getattr(c, name) for c in counts])) for name in SCORES},
+        "auc": asdict(delong_interval(mean.label, mean.probability, confidence=confidence)),
+        "auc_by_seed": [metrics.roc_auc(label, probability) for label, probability, _ in runs],
+        **{
+            key: float(np.mean([one.function(*run) for run in runs]))
+            for key, one in scores().items()
+        },
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_comparison(
@@ -247,100 +209,82 @@ def write_comparison(
         provenance: what to print at the end.
     """
     replace_file(folder / "table.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
-    replace_file(folder / "table.csv", _csv(table))
+    _write_csv(folder / "table.csv", table)
     text = "\n\n".join([f"# {title}", dataset, markdown(table), *notes]) + "\n"
     replace_file(folder / "table.md", text)
     page = render_page(
         "comparison.html.j2",
         t=table,
+        scores=[
+            {"key": key, "title": one.short or one.title, "format": one.format}
+            for key, one in scores().items()
+        ],
         title=title,
         dataset=dataset,
         simulated=simulated,
         notes=notes,
-        provenance={key: str(value) for key, value in provenance.items()},
+        provenance=provenance,
         level=f"{100 * table['confidence']:g}%",
     )
     replace_file(folder / "table.html", page)
 
 
-def _csv(table: Mapping[str, Any]) -> str:
-    text = io.StringIO(newline="")
-    writer: Any = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in table["rows"]:
-        auc, against, paper = row["auc"] or {}, row["against"] or {}, row["paper"] or {}
-        writer.writerow(
-            {
-                "system": row["name"],
-                "auc": auc.get("value"),
-                "auc_low": auc.get("low"),
-                "auc_high": auc.get("high"),
-                "auc_by_seed": " ".join(f"{value:.6f}" for value in row["auc_by_seed"]),
-                "reference_minus_system": against.get("value"),
-                "difference_low": against.get("low"),
-                "difference_high": against.get("high"),
-                "p": against.get("p"),
-                "p_holm": against.get("p_holm"),
-                **{f"paper_{key}": value for key, value in paper.items()},
-                **{
-                    key: row[key]
-                    for key in ("runs", "parameters", "forward_gflop", "seconds_per_step")
-                },
-                **{key: row[key] for key in (*SCORES, "failure")},
-            }
-        )
-    return text.getvalue()
+def _write_csv(path: Path, table: Mapping[str, Any]) -> None:
+    ends, tested = ("value", "low", "high"), ("value", "low", "high", "p", "p_holm")
+    auc = ("auc", "auc_low", "auc_high")
+    against = ("reference_minus_system", "difference_low", "difference_high", "p", "p_holm")
+    paper = tuple(f"paper_{key}" for key in _PAPER)
+    cost = ("parameters", "forward_gflop", "seconds_per_step")
+    columns = ("system", "runs", *auc, "auc_by_seed", *scores(), *cost, *against, *paper, "failure")
+    rows = [
+        {
+            **row,
+            "system": row["name"],
+            "auc_by_seed": " ".join(f"{value:.6f}" for value in row["auc_by_seed"]),
+            **{name: (row["auc"] or {}).get(key) for name, key in zip(auc, ends, strict=True)},
+            **{
+                name: (row["against"] or {}).get(k) for name, k in zip(against, tested, strict=True)
+            },
+            **{f"paper_{key}": (row["paper"] or {}).get(key) for key in _PAPER},
+        }
+        for row in table["rows"]
+    ]
+    write_csv(path, columns, rows)
 
 
 def markdown(table: Mapping[str, Any]) -> str:
     """The table for a terminal or a text document; AUC and scores in percent."""
     several = any(row["runs"] > 1 for row in table["rows"])
+    shown = scores()
+    titles = [one.short or one.title for one in shown.values()]
     head = ["system", "AUC (95 %)" if table["confidence"] == 0.95 else "AUC (interval)"]
     head += ["AUC by seed"] if several else []
-    head += ["specificity", "recall", "F1", "parameters", "GFLOP a clip", "s a step"]
+    head += [title if title.isupper() else title[:1].lower() + title[1:] for title in titles]
+    head += ["parameters", "GFLOP a clip", "s a step"]
     head += [f"{table['reference']} minus it", "p", "p (Holm)", "paper: AUC, spec., recall, F1, M"]
     lines = [head, ["---"] * len(head)]
     for row in table["rows"]:
         if row["failure"] is not None:
-            cells = [row["name"], f"failed: {row['failure']}", *[""] * (len(head) - 3)]
+            cells = [f"failed: {row['failure']}", *[""] * (len(head) - 3)]
         else:
             auc, against = row["auc"], row["against"]
-            cells = [row["name"], f"{_percent(auc['value'])} ({_span(auc)})"]
-            if several:
-                cells.append(", ".join(_percent(value) for value in row["auc_by_seed"]))
-            cells += [_percent(row[name]) for name in SCORES]
-            cells.append("-" if row["parameters"] is None else f"{row['parameters']:,}")
-            cells += [_number(row[name]) for name in ("forward_gflop", "seconds_per_step")]
+            cells = [f"{percent(auc['value'], 1)} ({span(auc)})"]
+            cells += [", ".join(percent(value, 1) for value in row["auc_by_seed"])] * several
+            cells += [
+                percent(row[key], 1) if one.format == "percent" else number(row[key])
+                for key, one in shown.items()
+            ]
+            cells += ["-" if row["parameters"] is None else f"{row['parameters']:,}"]
+            cost = (row["forward_gflop"], row["seconds_per_step"])
+            cells += ["-" if value is None else f"{value:.3g}" for value in cost]
             if against is None:
                 cells += ["-", "-", "-"]
             else:
-                cells.append(f"{_percent(against['value'])} ({_span(against)})")
-                cells += [_p(against["p"]), _p(against["p_holm"])]
-        cells.append(_paper(row["paper"]))
-        lines.append(cells)
+                cells += [f"{percent(against['value'], 1)} ({span(against)})"]
+                cells += [p_short(against["p"]), p_short(against["p_holm"])]
+            # A page has typographic dashes and minus signs, a text plain ones.
+            cells = [cell.replace("–", "-").replace("−", "-") for cell in cells]  # noqa: RUF001
+        paper = row["paper"] or {}
+        cells += [", ".join(f"{paper[key]:.2f}" for key in _PAPER if key in paper) or "-"]
+        lines.append([row["name"], *cells])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
-
-
-def _span(estimate: Mapping[str, Any]) -> str:
-    return f"{_percent(estimate['low'])} to {_percent(estimate['high'])}"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _paper(printed: Mapping[str, float] | None) -> str:
-    if printed is None:
-        return "-"
-    keys = ("auc", *SCORES, "millions")
-    return ", ".join(f"{printed[key]:.2f}" for key in keys if key in printed)

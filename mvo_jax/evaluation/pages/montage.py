@@ -6,8 +6,9 @@ from typing import Any
 
 from mvo_jax.data.checks import Finding
 from mvo_jax.data.slices import Clip
-from mvo_jax.evaluation.figures import pictures as figures
-from mvo_jax.evaluation.pages.report import render_page
+from mvo_jax.evaluation.figures import pictures
+from mvo_jax.evaluation.pages.render import render_page
+from mvo_jax.evaluation.pages.report import film
 from mvo_jax.files import replace_file
 
 _LABELS = {1: "MVO", 0: "no MVO", -1: "unlabelled"}
@@ -38,23 +39,16 @@ def write_montage(
     """
     shown = []
     for clip, wrong in tiles:
-        frames, height, width, _ = clip.video.shape
-        video = clip.video[..., 0]
+        video, spacing = clip.video[..., 0], clip.spacing_mm
         shown.append(
             {
                 "case_id": clip.case_id,
                 "split": clip.split,
                 "label": _LABELS[clip.label],
-                "patient_id": clip.patient_id,
-                "slice_index": clip.slice_index,
-                "spacing": "unknown spacing"
-                if clip.spacing_mm is None
-                else f"{clip.spacing_mm:.3g} mm",
-                "frames": frames,
+                "spacing": "unknown spacing" if spacing is None else f"{spacing:.3g} mm",
                 "source_frames": clip.source_frames,
-                "shape": f"{width} / {height}",
-                "film": figures.film_strip_uri(video),
-                "masked": figures.masked_frame_uri(video, clip.lge_mask),
+                **film(video),
+                "masked": pictures.masked_frame_uri(video, clip.lge_mask),
                 "has_mask": clip.lge_mask is not None,
                 "by_motion": clip.centre_from == "motion",
                 "wrong": list(wrong),
@@ -67,6 +61,6 @@ def write_montage(
         facts=facts,
         findings=findings,
         tiles=shown,
-        lge_colours=figures.OVERLAY_COLOURS,
+        lge_colours=pictures.OVERLAY_COLOURS,
     )
     replace_file(path, text)

@@ -10,7 +10,7 @@ import markupsafe
 import numpy as np
 from matplotlib.figure import Figure
 
-from mvo_jax.evaluation.figures.pictures import to_svg
+from mvo_jax.evaluation.figures.curves import to_svg
 from mvo_jax.files import replace_file
 from mvo_jax.interop.parity.cases import Row, Trace
 from mvo_jax.interop.parity.suite import Family, Result, families

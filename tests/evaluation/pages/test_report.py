@@ -14,11 +14,12 @@ from PIL import Image
 
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation import metrics
-from mvo_jax.evaluation.figures import pictures as figures
+from mvo_jax.evaluation.figures import curves, pictures
 from mvo_jax.evaluation.pages import report
-from mvo_jax.evaluation.pages.report import PatientLevel
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.statistics import paired_delong_test
+from mvo_jax.evaluation.table import METRICS, Metric
+from mvo_jax.evaluation.thresholds import Threshold
 
 VOID = {"meta", "img", "br", "input", "link", "hr"}
 
@@ -72,9 +73,8 @@ def make(cases=60, seed=0, per_patient=1, maps=True, label=None):
     )
 
 
-def summarise(predictions, **options):
-    options = {"threshold": 0.5, "threshold_origin": "by hand", "replicates": 50} | options
-    return report.summarise(predictions, **options)
+def summarise(predictions, threshold=Threshold(0.5, "by hand"), **options):  # noqa: B008
+    return report.summarise(predictions, threshold, **{"replicates": 50, **options})
 
 
 def record(case_id="case", label=1, frames=30, side=64, maps=True, **changes):
@@ -91,10 +91,10 @@ def record(case_id="case", label=1, frames=30, side=64, maps=True, **changes):
         "coarse_mask": np.full((4, 4), -0.1) if maps else None,
         "role": "borderline positive",
     }
-    return figures.CaseRecord(case_id, **(values | changes))
+    return pictures.CaseRecord(case_id, **(values | changes))
 
 
-BY_PATIENT = PatientLevel("max", 0.5, "by hand")
+BY_PATIENT = Threshold(0.5, "by hand", "max", 0.5, "by hand")
 HISTORY = [
     {"event": "started"},
     {"step": 10, "split": "train", "loss": 0.7, "auc": 0.55, "learning_rate": 1e-5},
@@ -130,7 +130,7 @@ def write(path, predictions, summary=None, **changes):
 
 def test_summary_holds_what_the_functions_give():
     data = make(per_patient=2)
-    summary = summarise(data, training_history=HISTORY, patients=BY_PATIENT)
+    summary = summarise(data, BY_PATIENT, training_history=HISTORY)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary  # plain types only
     assert summary["cases"] == 60
     assert summary["patients"] == 30
@@ -157,8 +157,8 @@ def test_summary_holds_what_the_functions_give():
 @pytest.mark.parametrize("rule", ["max", "mean"])
 def test_patients_are_scored_at_their_own_threshold(tmp_path, rule):
     data = make(per_patient=3)
-    by_hand = PatientLevel(rule, 0.62, "chosen on validation patients")
-    summary = summarise(data, patients=by_hand)
+    by_hand = Threshold(0.5, "by hand", rule, 0.62, "chosen on validation patients")
+    summary = summarise(data, by_hand)
     slices = [[i for i in range(60) if data.patient_id[i] == f"p{k}"] for k in range(20)]
     join = {"max": max, "mean": lambda values: sum(values) / len(values)}[rule]
     called = [join(data.probability[one]) >= 0.62 for one in slices]
@@ -182,7 +182,7 @@ def test_patients_are_scored_at_their_own_threshold(tmp_path, rule):
 
 def test_one_slice_a_patient_is_said_and_not_printed_twice(tmp_path):
     data = make()
-    summary = summarise(data, patients=BY_PATIENT)
+    summary = summarise(data, BY_PATIENT)
     assert summary["patient_level"] is None
     assert summary["patient_rule"]["rule"] == "max"
     text, page = write(tmp_path / "r.html", data, summary)
@@ -205,6 +205,23 @@ def test_perfect_separation(tmp_path):
     assert 0.5 < summary["metrics"]["auc"]["low"] < 1
     assert summary["calibration"]["slope"] is None
     write(tmp_path / "r.html", data, summary)
+
+
+def test_a_metric_added_to_the_table_is_in_the_summary_and_the_report(tmp_path, monkeypatch):
+    def youden(label, probability, threshold):
+        counts = metrics.confusion(label, probability, threshold)
+        return counts.recall + counts.specificity - 1
+
+    monkeypatch.setitem(METRICS, "youden", Metric("Youden index", youden, format="number"))
+    data = make(per_patient=2)
+    summary = summarise(data, BY_PATIENT)
+    found = summary["metrics"]["youden"]
+    assert found["value"] == youden(data.label, data.probability, 0.5)
+    assert found["low"] < found["value"] < found["high"]
+    assert "50 samples" in found["method"]
+    _, page = write(tmp_path / "r.html", data, summary)
+    assert page.text.count("Youden index (not in %)") == 2  # by slice and by patient
+    assert f"{found['value']:.3f}" in page.text
 
 
 def test_optional_blocks_are_null():
@@ -234,14 +251,14 @@ def test_a_feature_that_does_not_fit_is_refused(feature):
 @pytest.mark.parametrize("threshold", [math.nan, -0.1, 1.1])
 def test_threshold_must_be_a_probability(threshold):
     with pytest.raises(ValueError, match="threshold"):
-        summarise(make(), threshold=threshold)
+        summarise(make(), Threshold(threshold, "by hand"))
 
 
-@pytest.mark.parametrize("label", [0, 1])
-def test_one_class_gives_one_warning_null_and_a_report(tmp_path, label):
-    data = make(6, label=[label] * 6)
+@pytest.mark.parametrize(("label", "cases"), [(0, 6), (1, 6), (1, 1)])
+def test_one_class_gives_one_warning_null_and_a_report(tmp_path, label, cases):
+    data = make(cases, label=[label] * cases)
     with pytest.warns(metrics.OneClassWarning, match="'test' has only") as caught:
-        summary = summarise(data, features={"fractional_area_change": np.arange(6)})
+        summary = summarise(data, features={"fractional_area_change": np.arange(cases)})
     assert len(caught) == 1
     assert summary["metrics"]["auc"] == {
         "value": None,
@@ -254,13 +271,6 @@ def test_one_class_gives_one_warning_null_and_a_report(tmp_path, label):
     text, _ = write(tmp_path / "r.html", data, summary, cases=[record(label=label)])
     assert f"only {'positive' if label else 'negative'} cases" in text
     assert "nan" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
-
-
-def test_one_case(tmp_path):
-    data = make(1, label=[1])
-    with pytest.warns(metrics.OneClassWarning):
-        summary = summarise(data)
-    write(tmp_path / "r.html", data, summary)
 
 
 def test_summary_file_is_strict_json(tmp_path):
@@ -310,7 +320,7 @@ def test_bare_report(tmp_path):
 def test_strings_from_outside_are_escaped(tmp_path):
     evil = "<script>alert('x')</script>\"&{{ 7*7 }}$\\frac$"
     data = make()
-    summary = summarise(data, threshold_origin=evil)
+    summary = summarise(data, Threshold(0.5, evil))
     text, page = write(
         tmp_path / "r.html",
         data,
@@ -369,7 +379,7 @@ def test_pick_cases():
     data = make(7, label=[1, 1, 1, 1, 0, 0, 0], maps=False)
     probability = np.array([0.9, 0.1, 0.55, 0.3, 0.2, 0.8, 0.45])
     data = Predictions("test", data.case_id, data.patient_id, data.label, probability)
-    picks = figures.pick_cases(data, 0.5)
+    picks = pictures.pick_cases(data, 0.5)
     assert [(pick.index, pick.role) for pick in picks] == [
         (0, "most confident positive"),
         (2, "borderline positive"),
@@ -379,7 +389,7 @@ def test_pick_cases():
         (5, "worst negative"),
     ]
     few = Predictions("test", tuple("abc"), tuple("abc"), np.array([1, 0, 0]), np.full(3, 0.5))
-    assert [pick.index for pick in figures.pick_cases(few, 0.5)] == [0, 1, 2]
+    assert [pick.index for pick in pictures.pick_cases(few, 0.5)] == [0, 1, 2]
 
 
 def test_key_frames_find_the_contracted_frame():
@@ -387,7 +397,7 @@ def test_key_frames_find_the_contracted_frame():
     distance = np.hypot(rows - 32, columns - 32)
     radius = 16 - 6 * np.sin(np.pi * np.arange(30) / 22).clip(0) ** 2  # smallest at frame 11
     video = np.where(distance < radius[:, None, None], 200, 60).astype(np.uint8)
-    assert figures.key_frames(video) == (0, 5, 11)
+    assert pictures.key_frames(video) == (0, 5, 11)
 
 
 def test_history_series_skips_what_cannot_be_drawn():
@@ -399,16 +409,16 @@ def test_history_series_skips_what_cannot_be_drawn():
         {"step": 5, "split": "train"},
         {"step": 6, "split": "validation", "loss": 9},
     ]
-    assert figures.history_series(rows, "train", "loss") == ([1, 2], [2.0, 1.0])
-    assert figures.training_figure([]) is None
-    assert figures.training_figure([{"step": 1, "split": "train", "mask_mse": 1}]) is None
-    assert isinstance(figures.training_figure(rows), Figure)
+    assert curves.history_series(rows, "train", "loss") == ([1, 2], [2.0, 1.0])
+    assert curves.training_figure([]) is None
+    assert curves.training_figure([{"step": 1, "split": "train", "mask_mse": 1}]) is None
+    assert isinstance(curves.training_figure(rows), Figure)
 
 
 def test_film_strip_holds_every_frame():
     video = np.zeros((5, 64, 128), np.uint8)
     video[3] = 255
-    uri = figures.film_strip_uri(video)
+    uri = pictures.film_strip_uri(video)
     with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as image:
         strip = np.asarray(image)
     assert strip.shape == (32, 5 * 64)  # reduced to 64 on the larger side
@@ -419,5 +429,5 @@ def test_figures_leave_no_global_state():
     import sys
 
     assert "matplotlib.pyplot" not in sys.modules
-    assert isinstance(figures.confusion_figure(summarise(make())), Figure)
+    assert isinstance(curves.confusion_figure(summarise(make())), Figure)
     assert "matplotlib.pyplot" not in sys.modules

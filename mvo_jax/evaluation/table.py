@@ -1,0 +1,181 @@
+"""The table of metrics: what is computed of a split, with which interval, and how it is shown.
+
+``metrics.json``, the report and the comparison read it. Another metric is one function and one
+line, here or in a program of one's own::
+
+    METRICS["mcc"] = Metric("Matthews correlation", lambda label, probability, threshold: ...)
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from mvo_jax.evaluation.metrics import (
+    Confusion,
+    OneClassWarning,
+    average_precision,
+    brier_score,
+    confusion,
+    has_one_class,
+    roc_auc,
+)
+from mvo_jax.evaluation.predictions import Predictions
+from mvo_jax.evaluation.statistics import (
+    BOOTSTRAP_REPLICATES,
+    Estimate,
+    Resamples,
+    bootstrap_intervals,
+    delong_interval,
+    wilson_interval,
+)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table.
+
+    Attributes:
+        title: as people read it.
+        function: of label [N], probability [N] and threshold; nan where not defined.
+        interval: of predictions, threshold and confidence; None draws patients (bootstrap).
+        resampled: ``function`` of many bootstrap samples at once; None calls it for each of them,
+            which takes about a second for each millisecond of it.
+        format: ``percent`` shows 0.5 as 50, ``number`` as 0.500.
+        pages: where it has a place in a table of metrics.
+        short: title where there is little room; the title if empty.
+    """
+
+    title: str
+    function: Callable[[np.ndarray, np.ndarray, float], float]
+    interval: Callable[[Predictions, float, float], Estimate] | None = None
+    resampled: Callable[[Resamples], np.ndarray] | None = None
+    format: Literal["percent", "number"] = "percent"
+    pages: tuple[str, ...] = ("report", "comparison")
+    short: str = ""
+
+
+def _delong(predictions: Predictions, threshold: float, confidence: float) -> Estimate:
+    label, probability = predictions.label, predictions.probability
+    return delong_interval(label, probability, confidence=confidence, split=predictions.split)
+
+
+def _wilson(
+    share: Callable[[Confusion], tuple[int, int]],
+) -> Callable[[Predictions, float, float], Estimate]:
+    """Interval of a proportion, (part, whole) of the counts."""
+
+    def interval(predictions: Predictions, threshold: float, confidence: float) -> Estimate:
+        counts = confusion(predictions.label, predictions.probability, threshold)
+        return wilson_interval(*share(counts), confidence=confidence)
+
+    return interval
+
+
+def _at(name: str) -> Callable[[np.ndarray, np.ndarray, float], float]:
+    """A ratio of the counts at the threshold."""
+    return lambda label, probability, threshold: getattr(
+        confusion(label, probability, threshold), name
+    )
+
+
+def _auc(label: np.ndarray, probability: np.ndarray, threshold: float) -> float:
+    return roc_auc(label, probability)
+
+
+METRICS: dict[str, Metric] = {
+    "auc": Metric("AUC", _auc, _delong),
+    "specificity": Metric(
+        "Specificity", _at("specificity"), _wilson(lambda c: (c.true_negative, c.negative))
+    ),
+    "recall": Metric(
+        "Recall (sensitivity)",
+        _at("recall"),
+        _wilson(lambda c: (c.true_positive, c.positive)),
+        short="Recall",
+    ),
+    "f1": Metric("F1 score", _at("f1"), resampled=Resamples.f1, short="F1"),
+    "precision": Metric(
+        "Precision (PPV)",
+        _at("precision"),
+        _wilson(lambda c: (c.true_positive, c.true_positive + c.false_positive)),
+        pages=("report",),
+    ),
+    "negative_predictive_value": Metric(
+        "Negative predictive value",
+        _at("negative_predictive_value"),
+        _wilson(lambda c: (c.true_negative, c.true_negative + c.false_negative)),
+        pages=("report",),
+    ),
+    "balanced_accuracy": Metric(
+        "Balanced accuracy",
+        _at("balanced_accuracy"),
+        resampled=Resamples.balanced_accuracy,
+        pages=("report",),
+    ),
+    "average_precision": Metric(
+        "Average precision",
+        lambda label, probability, threshold: average_precision(label, probability),
+        resampled=Resamples.average_precision,
+        pages=("report",),
+    ),
+    # The report says these in sentences.
+    "auc_bootstrap": Metric("AUC, patients drawn", _auc, resampled=Resamples.auc, pages=()),
+    "accuracy": Metric(
+        "Accuracy",
+        _at("accuracy"),
+        _wilson(lambda c: (c.true_positive + c.true_negative, c.positive + c.negative)),
+        pages=(),
+    ),
+    "brier": Metric(
+        "Brier score",
+        lambda label, probability, threshold: brier_score(label, probability),
+        resampled=Resamples.brier,
+        format="number",
+        pages=(),
+    ),
+}
+
+
+def estimates(
+    predictions: Predictions,
+    threshold: float,
+    *,
+    confidence: float = 0.95,
+    replicates: int = BOOTSTRAP_REPLICATES,
+    seed: int = 0,
+) -> dict[str, Estimate]:
+    """Every metric of the table with its interval.
+
+    Args:
+        predictions: the split; one that lacks a class warns once.
+        threshold: for the decisions.
+        confidence: of every interval.
+        replicates: bootstrap samples.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: fewer than 2 replicates, or a confidence outside (0, 1).
+    """
+    has_one_class(predictions.label, predictions.split)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OneClassWarning)  # said once, above
+        resampled = {
+            name: (
+                float(metric.function(predictions.label, predictions.probability, threshold)),
+                metric.resampled or partial(Resamples.one_by_one, function=metric.function),
+            )
+            for name, metric in METRICS.items()
+            if metric.interval is None
+        }
+        options: dict[str, Any] = {"replicates": replicates, "seed": seed, "confidence": confidence}
+        drawn = bootstrap_intervals(predictions, resampled, threshold=threshold, **options)
+        return {
+            name: drawn[name]
+            if metric.interval is None
+            else metric.interval(predictions, threshold, confidence)
+            for name, metric in METRICS.items()
+        }
