@@ -136,7 +136,7 @@ def define_process_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "coordinator_address",
         None,
-        "HOST:PORT of process 0; Slurm and TPUs know it.",
+        "HOST:PORT of process 0; JAX finds it under Slurm and on TPUs.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -150,7 +150,7 @@ def define_process_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer(
         "peer_seconds",
-        60,
+        30,
         "A process whose host has been silent for so long is dead.",
         lower_bound=5,
         flag_values=values,
