@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 
 from mvo_jax.evaluation.figures.pictures import to_svg
 from mvo_jax.files import replace_file
-from mvo_jax.interop.parity.cases import Row, Trace
-from mvo_jax.interop.parity.suite import Family, Result, families
+from mvo_jax.interop.parity.results import Family, Result, Row, Trace, families
 
 _COLOURS = {"adamw": "#0072b2", "sgd": "#b84d00"}
 _NAMES = {"adamw": "AdamW", "sgd": "SGD"}
