@@ -64,19 +64,16 @@ SIZES: dict[str, tuple[dict[str, Any], tuple[int, int, int, int], str]] = {
     "small": ({"width": 8, "stage_sizes": (1, 1), "num_heads": 2}, (8, 32, 32, 1), _NO_GRADIENT),
     "full": ({}, (30, 64, 64, 1), _NO_GRADIENT + r"|decoder/block1/upsample/bias"),
 }
-ON_BATCHES = {
-    "augmentation": Augmentation(
-        max_shift=2.0,
-        flip=True,
-        max_rotation_deg=15.0,
-        brightness=0.1,
-        contrast=0.2,
-        gamma=0.2,
-        time_shift=True,
-    ),
-    "mask_size": 16,
-    "axis_name": parallel.AXIS,
-}
+AUGMENTATION = Augmentation(
+    max_shift=2.0,
+    flip=True,
+    max_rotation_deg=15.0,
+    brightness=0.1,
+    contrast=0.2,
+    gamma=0.2,
+    time_shift=True,
+)
+ON_BATCHES = {"augmentation": AUGMENTATION, "mask_size": 16, "axis_name": parallel.AXIS}
 
 
 def compute(
