@@ -202,37 +202,27 @@ class TorchSide:
         self.model.record(False)
         return _numpy({"values": values, "intermediates": intermediates})
 
-    def _loss(self, batch: Arrays, video: torch.Tensor, dropout: Arrays) -> tuple[Any, Any]:
+    def _pass(self, batch: Arrays, video: torch.Tensor, dropout: Arrays) -> dict[str, Any]:
+        """A training pass with the given dropout masks: losses and outputs."""
         self.model.train().inject_dropout({k: torch.from_numpy(v) for k, v in dropout.items()})
-        output = self.model(video)
+        output, form = self.model(video), self.case.loss_form
+        label, target = (torch.from_numpy(batch[name]) for name in ("label", "coarse_mask"))
         loss = torch_training.total_loss(
-            output,
-            torch.from_numpy(batch["label"]),
-            torch.from_numpy(batch["coarse_mask"]),
-            form=self.case.loss_form,
-            mask_loss_weight=MASK_LOSS_WEIGHT,
+            output, label, target, form=form, mask_loss_weight=MASK_LOSS_WEIGHT
         )
-        return loss, output
+        each = torch_training.classification_loss(output.logits, label, form=form)
+        values = {"loss": loss, "classification loss": each.mean(), **_outputs(output)}
+        if output.coarse_mask is not None:
+            values["mask loss"] = torch.nn.functional.mse_loss(output.coarse_mask, target)
+        return values
 
     def train(self, batch: Arrays, dropout: Arrays) -> Outcome:
         """A training pass with the given dropout masks. It moves the running statistics."""
         self.model.record()
         self.model.zero_grad()
         video = torch.from_numpy(batch["video"]).requires_grad_()
-        loss, output = self._loss(batch, video, dropout)
-        loss.backward()
-        label, form = torch.from_numpy(batch["label"]), self.case.loss_form
-        values = {
-            "loss": loss,
-            "classification loss": torch_training.classification_loss(
-                output.logits, label, form=form
-            ).mean(),
-            **_outputs(output),
-        }
-        if output.coarse_mask is not None:
-            target = torch.from_numpy(batch["coarse_mask"])
-            values["mask loss"] = torch.nn.functional.mse_loss(output.coarse_mask, target)
-        assert video.grad is not None
+        values = self._pass(batch, video, dropout)
+        values["loss"].backward()
         gradients = {k: p.grad for k, p in self.model.named_parameters() if p.grad is not None}
         outcome = {
             "values": values,
@@ -253,7 +243,7 @@ class TorchSide:
         losses, path = [], []
         for step, dropout in enumerate(masks):
             batch = batches[step % len(batches)]
-            loss, _ = self._loss(batch, torch.from_numpy(batch["video"]), dropout)
+            loss = self._pass(batch, torch.from_numpy(batch["video"]), dropout)["loss"]
             optimiser.zero_grad()
             loss.backward()
             torch_training.set_learning_rate(optimiser, torch_rate(settings, step))

@@ -4,6 +4,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+OPTIMISER_NAMES = {"adamw": "AdamW", "sgd": "SGD"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:

@@ -25,13 +25,12 @@ from mvo_jax.interop.parity.cases import (
     full_size_case,
 )
 from mvo_jax.interop.parity.pair import Arrays, FlaxSide, Outcome, TorchSide
-from mvo_jax.interop.parity.results import Result, Row, Trace
+from mvo_jax.interop.parity.results import OPTIMISER_NAMES, Result, Row, Trace
 from mvo_jax.interop.torch_models import training as torch_training
 
 logger = logging.getLogger(__name__)
 
 DTYPES = ("float64", "float32")
-OPTIMISER_NAMES = {"adamw": "AdamW", "sgd": "SGD"}
 BATCHES = 8  # different batches that training steps cycle through
 # Draws of weights and clips over which float32 errors are pooled: one draw of a quantity of one
 # number tells luck from precision no better than one throw of a coin. With 128 the ratio of two
