@@ -129,7 +129,7 @@ class ReleasedBlock(nn.Module):
         cls, x = cls + space[:, :, 0].mean(1, keepdim=True), x + space[:, :, 1:]
         tokens = torch.cat([cls, x.flatten(1, 2)], dim=1)
         tokens = tokens + self.mlp(self.norm2(tokens))
-        return tokens[:, :1], tokens[:, 1:].view(x.shape)
+        return tokens[:, :1], tokens[:, 1:].reshape(x.shape)
 
 
 class Released(nn.Module):
