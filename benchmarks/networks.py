@@ -5,24 +5,15 @@ the Flax side, 'lowering'. Torch is imported where it is used only.
 """
 
 import os
-import pkgutil
 import time
 from collections.abc import Callable
 from typing import Any
 
+from mvo_jax.interop.torch_models import TWINS, build_twin
+
 Config = dict[str, Any]
 
-# model -> its torch class, which takes (frames, image size, **fields of the Flax module)
-SYSTEMS = {
-    "mvo_net": "mvo_jax.interop.torch_models.mvo_net:TorchMVONet",
-    "timesformer": "mvo_jax.interop.torch_models.timesformer:TorchTimeSformer",
-    "vivit": "mvo_jax.interop.torch_models.vivit:TorchViViT",
-    "c3d": "mvo_jax.interop.torch_models.c3d:TorchC3D",
-    "i3d": "mvo_jax.interop.torch_models.i3d:TorchI3D",
-    "slowfast": "mvo_jax.interop.torch_models.slowfast:TorchSlowFast",
-    "p3d": "mvo_jax.interop.torch_models.p3d:TorchP3D",
-}
-_NOT_OF_TORCH = ("name", "dtype", "lowering")  # fields that are no argument of the torch class
+SYSTEMS = TWINS
 TORCH_MODES = {"eager": None, "compile": "default", "autotune": "max-autotune-no-cudagraphs"}
 
 
@@ -124,10 +115,7 @@ def torch_model(config: Config, device: Any) -> Any:
     import torch
 
     torch.manual_seed(0)
-    fields = {k: v for k, v in model_fields(config).items() if k not in _NOT_OF_TORCH}
-    model = pkgutil.resolve_name(SYSTEMS[config["system"]])(
-        config["frames"], config["size"], **fields
-    ).to(device)
+    model = build_twin(model_fields(config), clip_shape(config)).to(device)
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
     for parameter in model.parameters():
         if parameter.dim() in layouts:

@@ -1,20 +1,18 @@
 """``python -m mvo_jax convert``: weights from PyTorch to here and back."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
 
 from mvo_jax.cli.flags import config_from_json, parse
 from mvo_jax.errors import UserError
-from mvo_jax.interop import convert
 from mvo_jax.interop.layouts import LAYOUTS
-from mvo_jax.interop.weight_files import VariablesFile, is_variables_file, read_variables
 from mvo_jax.interop.weight_rules import flatten
-from mvo_jax.runs.checkpoint import Checkpoints
-from mvo_jax.runs.folder import RunFolder
-from mvo_jax.training.setup import set_up
+
+if TYPE_CHECKING:
+    from mvo_jax.interop.weight_files import VariablesFile
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -56,8 +54,14 @@ def _define(values: flags.FlagValues) -> None:
     )
 
 
-def _of_run(folder: RunFolder, checkpoint: str) -> VariablesFile:
+def _of_run(path: Path, checkpoint: str) -> "VariablesFile":
     """The variables of a trained run."""
+    from mvo_jax.interop.weight_files import VariablesFile
+    from mvo_jax.runs.checkpoint import Checkpoints
+    from mvo_jax.runs.folder import RunFolder
+    from mvo_jax.training.setup import set_up
+
+    folder = RunFolder(path)
     config = config_from_json(folder.config())
     experiment = set_up(config)
     checkpoints = Checkpoints(folder.path, create=False)
@@ -75,6 +79,9 @@ def main(arguments: list[str]) -> None:
     """Convert one checkpoint; the direction follows from the source."""
     with_config = any(a == "--config" or a.startswith("--config=") for a in arguments)
     values = parse(arguments, _define, with_config=with_config)
+    from mvo_jax.interop import convert
+    from mvo_jax.interop.weight_files import is_variables_file, read_variables
+
     source, out = Path(values.source), Path(values.out)
     if not source.exists():
         raise UserError(f"{source} does not exist", "name a checkpoint file or a run folder")
@@ -87,8 +94,7 @@ def main(arguments: list[str]) -> None:
                 f"{source} carries its own model, and --config names another",
                 "leave --config out",
             )
-        folder = RunFolder(source)
-        content = _of_run(folder, values.checkpoint) if source.is_dir() else read_variables(source)
+        content = _of_run(source, values.checkpoint) if source.is_dir() else read_variables(source)
         layout = convert.find_layout(content.model["name"], values.layout)
         left_out = convert.write_exported(out, content, layout)
         print(f"wrote {out} in the {layout.name!r} layout")

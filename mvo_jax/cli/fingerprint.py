@@ -3,13 +3,10 @@
 import contextlib
 import os
 
-import jax
 from absl import flags
 
 from mvo_jax.cli.flags import parse
 from mvo_jax.errors import EXIT_COMPARISON, UserError
-from mvo_jax.interop.fingerprint import Difference, compare, compute, read, write
-from mvo_jax.models.ops.lowerings import LOWERINGS
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -32,8 +29,8 @@ def _define(values: flags.FlagValues) -> None:
         lower_bound=0,
         flag_values=values,
     )
-    flags.DEFINE_enum(
-        "lowering", "auto", ["auto", *LOWERINGS], "How convolutions run.", flag_values=values
+    flags.DEFINE_string(
+        "lowering", "auto", "How convolutions run, as config.model.lowering.", flag_values=values
     )
     flags.DEFINE_float(
         "scale", 1.0, "Multiplies the tolerances of --compare.", lower_bound=0, flag_values=values
@@ -56,6 +53,10 @@ def main(arguments: list[str]) -> None:
     if values.compare:
         _compare(values.compare, values.scale)
         return
+    import jax
+
+    from mvo_jax.interop.fingerprint import compute, write
+
     if values.devices and "device_count" not in os.environ.get("XLA_FLAGS", ""):
         # Has an effect on CPUs only, and none once JAX has started.
         with contextlib.suppress(RuntimeError):
@@ -76,6 +77,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _compare(paths: list[str], scale: float) -> None:
+    from mvo_jax.interop.fingerprint import Difference, compare, read
+
     if len(paths) != 2:
         raise UserError(f"--compare names {len(paths)} files", "name two, A.json,B.json")
     first, second = (read(path) for path in paths)

@@ -1,7 +1,7 @@
 """Checkpoints of other frameworks to ours and back, strict and with their provenance."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,8 @@ import numpy as np
 from mvo_jax.errors import UserError
 from mvo_jax.files import replace_file
 from mvo_jax.interop.layouts import LAYOUTS
-from mvo_jax.interop.weight_files import (
-    VariablesFile,
-    read_torch,
-    write_torch,
-    write_variables,
-)
-from mvo_jax.interop.weight_rules import Layout, flatten, to_flax, to_torch, unflatten
+from mvo_jax.interop.weight_files import VariablesFile, read_torch, write_torch, write_variables
+from mvo_jax.interop.weight_rules import Layout, flatten, listed, to_flax, to_torch, unflatten
 from mvo_jax.models.registry import build_model
 
 RULES_VERSION = 1  # raised whenever a table gives other arrays for the same source
@@ -111,8 +106,6 @@ def from_torch(
         flat = flatten(variables)
         flat[STEM] = adapt_stem_kernel(flat[STEM], covered[STEM].shape[3])
         variables = unflatten(flat)
-    parts = sorted({path.split("/")[1] for path in covered})
-    absent = sorted({path.split("/")[1] for path in shapes} - set(parts))
     provenance = {
         "source": source.name,
         "source_sha256": file.sha256,
@@ -121,14 +114,14 @@ def from_torch(
         "unwrapped": list(file.unwrapped),
         "ignored": sorted(key for key in file.arrays if layout.ignores(key)),
         "adapted": adapted,
-        "parts": parts,
-        "parts_not_in_source": absent,
+        "parts": sorted(_parts(covered)),
+        "parts_not_in_source": sorted(_parts(shapes) - _parts(covered)),
         "arrays": len(covered),
         "parameters": sum(
             int(np.size(value)) for path, value in flatten(variables).items() if "params/" in path
         ),
     }
-    return VariablesFile(variables, _plain(model), clip, provenance)
+    return VariablesFile(variables, json.loads(json.dumps(dict(model))), clip, provenance)
 
 
 def _other_stem_channels(
@@ -172,15 +165,9 @@ def to_layout(content: VariablesFile, layout: Layout) -> tuple[dict[str, np.ndar
     """
     flat = flatten(content.variables)
     wanted = flatten(model_shapes(content.model, content.clip))
-    wrong = [
-        f"{path} {np.shape(value)}"
-        for path, value in flat.items()
-        if path not in wanted or wanted[path].shape != np.shape(value)
-    ]
-    if wrong:
+    if wrong := _misfits(flat, wanted):
         raise UserError(
-            f"{len(wrong)} arrays do not fit the model they are said to be of: "
-            f"{', '.join(wrong[:6])}",
+            f"{len(wrong)} arrays do not fit the model they are said to be of: {listed(wrong, 6)}",
             "convert or train again; the file was put together by hand",
         )
     kept = {path: value for path, value in flat.items() if layout.torch_keys(path)}
@@ -189,8 +176,22 @@ def to_layout(content: VariablesFile, layout: Layout) -> tuple[dict[str, np.ndar
             f"nothing of these variables is part of the {layout.name!r} layout",
             "choose another --layout",
         )
-    left_out = sorted({p.split("/")[1] for p in flat} - {p.split("/")[1] for p in kept})
-    return to_torch(unflatten(kept), layout), left_out
+    return to_torch(unflatten(kept), layout), sorted(_parts(flat) - _parts(kept))
+
+
+def _parts(paths: Iterable[str]) -> set[str]:
+    """Whole parts of a model (trunk, encoder, ...) that arrays belong to."""
+    return {path.split("/")[1] for path in paths}
+
+
+def _misfits(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Arrays that a model lacks or has in another shape."""
+    problems = [f"{path}: the model has no such array" for path in found if path not in wanted]
+    for path in found.keys() & wanted.keys():
+        ours, needed = np.shape(found[path]), tuple(wanted[path].shape)
+        if ours != needed:
+            problems.append(f"{path} is {ours}, not {needed}")
+    return sorted(problems)
 
 
 def write_converted(path: Path, content: VariablesFile) -> None:
@@ -232,10 +233,6 @@ def _write_provenance(path: Path, provenance: Mapping[str, Any]) -> None:
     replace_file(path.with_name(path.name + ".json"), json.dumps(provenance, indent=1) + "\n")
 
 
-def _plain(model: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(dict(model)))
-
-
 def initial_variables(
     file: VariablesFile, shapes: Mapping[str, Any], *, source: str
 ) -> tuple[dict[str, Any], list[str], list[str]]:
@@ -254,22 +251,16 @@ def initial_variables(
             of a part the file has. All are listed.
     """
     found, wanted = flatten(file.variables), flatten(shapes)
-    parts = {path.split("/")[1] for path in found}
-    problems = [f"{path}: the model has no such array" for path in found if path not in wanted]
+    parts, problems = _parts(found), _misfits(found, wanted)
     for path, leaf in wanted.items():
-        if path.split("/")[1] not in parts:
-            continue
         if path not in found:
-            problems.append(f"{path} is missing")
-        elif found[path].shape != tuple(leaf.shape):
-            problems.append(f"{path} is {found[path].shape}, not {tuple(leaf.shape)}")
+            if parts & _parts([path]):
+                problems.append(f"{path} is missing")
         elif found[path].dtype != np.dtype(leaf.dtype):
             problems.append(f"{path} is {found[path].dtype}, not {np.dtype(leaf.dtype)}")
     if problems or not parts:
-        more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise UserError(
-            f"{source} does not fit config.model: {'; '.join(problems[:6]) or 'it is empty'}{more}",
+            f"{source} does not fit config.model: {listed(problems, 6) or 'it is empty'}",
             "convert the weights for this config.model (see python -m mvo_jax convert --help)",
         )
-    rest = sorted({path.split("/")[1] for path in wanted} - parts)
-    return unflatten(found), sorted(parts), rest
+    return unflatten(found), sorted(parts), sorted(_parts(wanted) - parts)

@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 from jax import lax
 
 from mvo_jax.data.augment import Augmentation
@@ -30,9 +29,8 @@ from mvo_jax.devices import parallel
 from mvo_jax.errors import UserError
 from mvo_jax.files import replace_file
 from mvo_jax.interop.weight_rules import flatten, unflatten
-from mvo_jax.models.mvo_net import MVONet
 from mvo_jax.models.ops.lowerings import choose_lowering
-from mvo_jax.models.ops.numerics import Numerics
+from mvo_jax.models.registry import build_model, published_config
 from mvo_jax.training.losses import LossSettings
 from mvo_jax.training.optim import OptimiserSettings, make_optimiser
 from mvo_jax.training.state import TrainState
@@ -58,9 +56,14 @@ TOLERANCES = {
     "float64": {"batch": 1e-12, "inference": 1e-12, "gradient": 1e-12, "steps": 1e-12},
     "float32": {"batch": 1e-4, "inference": 1e-4, "gradient": 2e-2, "steps": 5e-2},
 }
-SMALL = {"width": 8, "stage_sizes": (1, 1), "num_heads": 2}
-FULL = {"width": 64, "stage_sizes": (2, 2, 2, 2), "num_heads": 8}
-CLIPS = {"small": (8, 32, 32, 1), "full": (30, 64, 64, 1)}
+# size -> (changes of the published network, clip, parameters without a gradient in exact
+# arithmetic: a constant added to all keys of a softmax changes nothing, nor does a bias that a
+# BatchNorm subtracts again, as it does behind a transposed convolution that another block follows)
+_NO_GRADIENT = r"encoder/block\d+/key/bias|decoder/block\d+/reduce/bias"
+SIZES: dict[str, tuple[dict[str, Any], tuple[int, int, int, int], str]] = {
+    "small": ({"width": 8, "stage_sizes": (1, 1), "num_heads": 2}, (8, 32, 32, 1), _NO_GRADIENT),
+    "full": ({}, (30, 64, 64, 1), _NO_GRADIENT + r"|decoder/block1/upsample/bias"),
+}
 AUGMENTATION = Augmentation(
     max_shift=2.0,
     flip=True,
@@ -70,6 +73,7 @@ AUGMENTATION = Augmentation(
     gamma=0.2,
     time_shift=True,
 )
+ON_BATCHES = {"augmentation": AUGMENTATION, "mask_size": 16, "axis_name": parallel.AXIS}
 
 
 def compute(
@@ -94,9 +98,13 @@ def compute(
     backend, xla_flags = jax.default_backend(), os.environ.get("XLA_FLAGS", "")
     if lowering == "auto":
         lowering = choose_lowering(backend, xla_flags)
-    # On some hardware float32 products are rounded to fewer bits unless told otherwise.
+    fields = SIZES[size][0] | {"lowering": lowering, "dtype": dtype}
+    model = build_model(
+        published_config("mvo_net") | fields, backend=backend, axis_name=parallel.AXIS
+    )
+    # On some hardware float32 products are rounded to fewer bits otherwise.
     with jax.default_matmul_precision("highest"):
-        entries = _entries(dtype, devices, size, lowering)
+        entries = _entries(model, dtype, devices, size)
     about = {
         "dtype": dtype,
         "size": size,
@@ -139,11 +147,10 @@ def _data(clip: tuple[int, int, int, int]) -> dict[str, np.ndarray]:
     }
 
 
-def _weights(model: MVONet, clip: tuple[int, int, int, int], dtype: str) -> dict[str, Any]:
+def _weights(model: Any, clip: tuple[int, int, int, int], dtype: str) -> dict[str, Any]:
     """Variables drawn from raw bits: kernels of He's width, scales and variances near 1."""
-    shapes: Any = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jnp.zeros((1, *clip)), train=False)
-    )
+    video = jax.ShapeDtypeStruct((1, *clip), np.dtype(dtype))
+    shapes: Any = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), video)
     shapes = {name: shapes[name] for name in ("params", "batch_stats")}
     flat = {}
     for seed, (path, leaf) in enumerate(sorted(flatten(shapes).items())):
@@ -151,157 +158,118 @@ def _weights(model: MVONet, clip: tuple[int, int, int, int], dtype: str) -> dict
         name = path.rpartition("/")[2]
         if name == "kernel":
             draw *= math.sqrt(6 / math.prod(leaf.shape[:-1]))
-        elif name in ("scale", "var"):
-            draw = 1 + 0.3 * draw
         else:
-            draw *= 0.1
+            draw = 1 + 0.3 * draw if name in ("scale", "var") else 0.1 * draw
         # Through float32, so that both dtypes start from the same numbers.
         flat[path] = draw.astype(np.float32).astype(dtype)
     return unflatten(flat)
 
 
 def _entries(
-    dtype: str, devices: Sequence[parallel.Device], size: str, lowering: str
+    model: Any, dtype: str, devices: Sequence[parallel.Device], size: str
 ) -> dict[str, Any]:
-    clip = CLIPS[size]
-    model = MVONet(
-        **(SMALL if size == "small" else FULL),
-        numerics=Numerics(lowering, parallel.AXIS, jnp.dtype(dtype), jnp.dtype(dtype)),
-    )
-    loss = LossSettings(mask_loss_weight=0.5)
-    data, mask_size = _data(clip), 16
-    indices = np.stack(
-        [batch_indices(3, k, num_cases=CASES, batch_size=BATCH) for k in range(STEPS)]
-    )
-    entries = {
-        "exact/sample stream": _exact(indices),
-        "exact/clips": _exact(data["video"]),
-        "exact/coarse masks": _exact(np.asarray(coarse_mask(data["lge_mask"], mask_size))),
-    }
-
+    _, clip, no_gradient = SIZES[size]
+    split, draws = _data(clip), range(STEPS)
+    indices = np.stack([batch_indices(3, k, num_cases=CASES, batch_size=BATCH) for k in draws])
+    masks = coarse_mask(jnp.asarray(split["lge_mask"]), ON_BATCHES["mask_size"])
+    random_bits = jax.random.bits(jax.random.key(5), (16,))
     optimiser = make_optimiser(
         OptimiserSettings(learning_rate=1e-3, total_steps=2 * STEPS, warmup_steps=2)
     )
-    variables = _weights(model, clip, dtype)
-    state = TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=variables["params"],
-        batch_stats=variables["batch_stats"],
-        opt_state=optimiser.init(jax.tree.map(jnp.asarray, variables["params"])),
-    )
-    state, data, key = parallel.replicate((state, data, jax.random.key(5)), devices)
-    entries["exact/random bits"] = _exact(np.asarray(jax.random.bits(jax.random.key(5), (16,))))
-
-    def probe(state: TrainState, data: Any, indices: jax.Array, key: jax.Array) -> Any:
-        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        batch = make_batch(
-            data,
-            indices,
-            augment_key,
-            augmentation=AUGMENTATION,
-            mask_size=mask_size,
-            axis_name=parallel.AXIS,
-        )
-        loss_fn = make_loss(model, loss, collections=("intermediates",))
-        grads, (output, updated, metrics) = jax.grad(loss_fn, has_aux=True)(
-            state.params, state.batch_stats, batch, dropout_key
-        )
-        joined = lax.pmean((grads, metrics), parallel.AXIS)
-        each = (batch, output.logits, output.coarse_mask, updated["intermediates"])
-        return (*joined, updated["batch_stats"]), each
-
+    variables = jax.tree.map(jnp.asarray, _weights(model, clip, dtype))
+    opt_state = optimiser.init(variables["params"])
+    state = TrainState(step=jnp.zeros((), jnp.int32), opt_state=opt_state, **variables)
+    on_devices: Any = parallel.replicate((state, split, jax.random.key(5)), devices)
+    state, data, key = on_devices
     first = parallel.shard(indices[0], len(devices))
-    (grads, metrics, batch_stats), (batch, logits, mask, named) = parallel.data_parallel(
-        probe, in_axes=(None, None, 0, None), out_axes=(None, 0), on=devices
-    )(state, data, first, key)
-    for name, value in batch.items():
-        entries[f"batch/{name}"] = _float(_join(value))
-    for path, value in sorted(flatten_dict(named, sep="/").items()):
-        if path.endswith("/mask"):
-            entries[f"exact/dropout {path[:-5]}"] = _exact(_join(value))
-        else:
-            entries[f"inference/training pass, {path}"] = _float(_join(value))
-    entries["inference/training pass, logits"] = _float(_join(logits))
-    entries["inference/training pass, coarse mask"] = _float(_join(mask))
-    for name, value in metrics.items():
-        entries[f"inference/{name}"] = _float(value)
-    for path, value in sorted(flatten(grads).items()):
-        if not _undefined(path, size):
-            entries[f"gradient/{path}"] = _float(value)
-    for path, value in sorted(flatten(batch_stats).items()):
-        entries[f"inference/statistics {path}"] = _float(value)
 
-    result = parallel.data_parallel(
+    probe = parallel.data_parallel(
+        _probe(model), in_axes=(None, None, 0, None), out_axes=(None, 0), on=devices
+    )
+    (grads, metrics, batch_stats), (batch, outputs, named) = probe(state, data, first, key)
+    batch, outputs, named = (_joined(tree) for tree in (batch, outputs, flatten(named)))
+    infer = parallel.data_parallel(
         make_eval_step(model, with_mask=True), in_axes=(None, None, 0), out_axes=0, on=devices
-    )(state.eval_variables(), data, first)
-    for name, value in result.items():
-        entries[f"inference/{name}"] = _float(_join(value))
-
+    )
+    results = _joined(infer(state.eval_variables(), data, first))
+    loss = LossSettings(mask_loss_weight=0.5)
+    train_step = make_train_step(model, optimiser, loss, axis_name=parallel.AXIS)
     step = parallel.data_parallel(
-        make_resident_step(
-            make_train_step(model, optimiser, loss, axis_name=parallel.AXIS),
-            augmentation=AUGMENTATION,
-            mask_size=mask_size,
-            axis_name=parallel.AXIS,
-        ),
+        make_resident_step(train_step, **ON_BATCHES),
         in_axes=(None, None, 0, None),
         out_axes=None,
         on=devices,
     )
     losses = []
-    for k in range(STEPS):
-        state, metrics = step(state, data, parallel.shard(indices[k : k + 1], len(devices)), key)
-        losses.append(np.asarray(metrics["loss"])[0])
-    entries["steps/loss"] = _float(np.array(losses))
-    for kind, tree in (("", state.params), ("statistics ", state.batch_stats)):
-        for path, value in sorted(flatten(tree).items()):
-            # The mean that a BatchNorm of the decoder subtracts follows such a bias.
-            follows = path.endswith("/reduce_norm/mean")
-            if not (follows or _undefined(path, size)):
-                entries[f"steps/{kind}{path}"] = _float(value)
+    for k in draws:
+        state, taken = step(state, data, parallel.shard(indices[k : k + 1], len(devices)), key)
+        losses.append(np.asarray(taken["loss"])[0])
+
+    exact = {"sample stream": indices, "clips": split["video"], "coarse masks": masks}
+    exact["random bits"] = random_bits
+    exact |= {f"dropout {k[:-5]}": v for k, v in named.items() if k.endswith("/mask")}
+    inference = {k: v for k, v in named.items() if not k.endswith("/mask")} | outputs
+    inference = {f"training pass, {k}": v for k, v in sorted(inference.items())}
+    inference |= metrics | results
+    inference |= {f"statistics {k}": v for k, v in flatten(batch_stats).items()}
+    moved = flatten(state.params)
+    moved |= {f"statistics {k}": v for k, v in flatten(state.batch_stats).items()}
+    # The mean that a BatchNorm of the decoder subtracts follows the bias before it.
+    undefined = re.compile(no_gradient + "|.*/reduce_norm/mean")
+    groups = {
+        "batch": batch,
+        "inference": inference,
+        "gradient": {k: v for k, v in flatten(grads).items() if not undefined.fullmatch(k)},
+        "steps": {"loss": losses, **{k: v for k, v in moved.items() if not undefined.fullmatch(k)}},
+    }
+    entries = {f"exact/{name}": _exact(value) for name, value in exact.items()}
+    for group, values in groups.items():
+        entries |= {f"{group}/{name}": _float(value) for name, value in values.items()}
     return entries
 
 
-def _undefined(path: str, size: str) -> bool:
-    """Whether a parameter's gradient is zero in exact arithmetic, so that only rounding is left.
+def _probe(model: Any) -> Any:
+    """One pass with everything in it: ``probe(state, data, indices, key)``.
 
-    A constant added to all keys of a softmax changes nothing, nor does a bias that a BatchNorm
-    subtracts again: that of the 1x1 convolution of each decoder block, and that of the transposed
-    convolution where another block follows (two blocks at full size).
+    It returns ((gradients, metrics, statistics) of all devices, (batch, outputs, intermediates) of
+    each).
     """
-    zero = r"encoder/block\d+/key/bias|decoder/block\d+/reduce/bias"
-    if size == "full":
-        zero += r"|decoder/block1/upsample/bias"
-    return re.fullmatch(zero, path) is not None
+    loss = make_loss(model, LossSettings(mask_loss_weight=0.5), collections=("intermediates",))
+
+    def probe(state: TrainState, data: Any, indices: jax.Array, key: jax.Array) -> Any:
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        batch = make_batch(data, indices, augment_key, **ON_BATCHES)
+        grads, (output, updated, metrics) = jax.grad(loss, has_aux=True)(
+            state.params, state.batch_stats, batch, dropout_key
+        )
+        joined = lax.pmean((grads, metrics), parallel.AXIS)
+        outputs = {"logits": output.logits, "coarse mask": output.coarse_mask}
+        return (*joined, updated["batch_stats"]), (batch, outputs, updated["intermediates"])
+
+    return probe
 
 
-def _join(value: Any) -> np.ndarray:
+def _joined(results: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Per-device results as one batch."""
-    array = np.asarray(value)
-    return array.reshape(-1, *array.shape[2:])
+    arrays = {name: np.asarray(value) for name, value in results.items()}
+    return {name: value.reshape(-1, *value.shape[2:]) for name, value in arrays.items()}
 
 
 def _exact(value: Any) -> dict[str, Any]:
     array = np.ascontiguousarray(value)
-    return {
-        "shape": list(array.shape),
-        "dtype": str(array.dtype),
-        "sha256": hashlib.sha256(array.tobytes()).hexdigest(),
-    }
+    digest = hashlib.sha256(array.tobytes()).hexdigest()
+    return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": digest}
 
 
 def _float(value: Any) -> dict[str, Any]:
-    """An array's hash, summaries, evenly spaced entries and sums with random signs."""
+    """An array's hash, size, evenly spaced entries and sums with random signs."""
     array = np.asarray(value)
     flat = array.astype(np.float64).ravel()
     chosen = np.unique(np.linspace(0, flat.size - 1, min(SAMPLES, flat.size)).astype(int))
     signs = np.where(_uniform(9, (PROJECTIONS, flat.size)) < 0, -1.0, 1.0)
     return {
         **_exact(array),
-        "mean": float(flat.mean()),
         "rms": float(np.sqrt(np.mean(np.square(flat)))),
-        "smallest": float(flat.min()),
-        "largest": float(flat.max()),
         "samples": flat[chosen].tolist(),
         "projections": (signs @ flat).tolist(),
     }
@@ -371,18 +339,19 @@ def compare(
         UserError: fingerprints of different computations.
     """
     for key in ("dtype", "size"):
-        if first["about"][key] != second["about"][key]:
+        a, b = first["about"][key], second["about"][key]
+        if a != b:
             raise UserError(
-                f"the fingerprints are of different computations: {key} is "
-                f"{first['about'][key]} in one and {second['about'][key]} in the other",
+                f"the fingerprints are of different computations: {key} is {a} in one and {b} in "
+                "the other",
                 f"write both with the same --{key}",
             )
-    tolerances = TOLERANCES[first["about"]["dtype"]]
+    tolerances = {"exact": 0.0, **TOLERANCES[first["about"]["dtype"]]}
     ours, theirs = first["entries"], second["entries"]
     found = []
-    for name in [*ours, *(name for name in theirs if name not in ours)]:
+    for name in dict.fromkeys([*ours, *theirs]):
         group = name.split("/")[0]
-        bound = 0.0 if group == "exact" else tolerances[group] * scale
+        bound = tolerances[group] * scale
         if name not in ours or name not in theirs:
             found.append(Difference(name, math.nan, bound, False))
             continue

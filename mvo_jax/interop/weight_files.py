@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from mvo_jax.errors import UserError
 from mvo_jax.files import replace_with, sha256
-from mvo_jax.interop.weight_rules import StateDict, flatten, unflatten
+from mvo_jax.interop.weight_rules import StateDict, flatten, listed, unflatten
 
 # Name of the one entry of the safetensors metadata: several would be written in random order.
 ENTRY = "mvo_jax"
@@ -131,12 +131,10 @@ def read_torch(path: Path) -> TorchFile:
             )
         content = _unpickle(path)
     unwrapped = []
-    if isinstance(content, Mapping):
-        for key in WRAPPERS:
-            if isinstance(content.get(key), Mapping):
-                content = content[key]
-                unwrapped.append(key)
-                break
+    outer = content if isinstance(content, Mapping) else {}
+    for key in [key for key in WRAPPERS if isinstance(outer.get(key), Mapping)][:1]:
+        content = outer[key]
+        unwrapped.append(key)
     arrays = _arrays(path, content)
     if arrays and all(key.startswith("module.") for key in arrays):
         arrays = {key.removeprefix("module."): value for key, value in arrays.items()}
@@ -240,10 +238,8 @@ def _arrays(path: Path, content: Any) -> StateDict:
         else:
             arrays[str(key)] = value.detach().numpy()
     if other:
-        more = f" and {len(other) - 6} more" if len(other) > 6 else ""
         raise UserError(
-            f"{path} has {len(other)} entries that are no plain arrays: "
-            f"{', '.join(other[:6])}{more}",
+            f"{path} has {len(other)} entries that are no plain arrays: {listed(other, 6)}",
             "save the state_dict alone, dense and in float32",
         )
     return arrays

@@ -4,11 +4,12 @@ Only numpy is needed here: a state dict is a plain ``dict[str, np.ndarray]``. Th
 models are in ``interop/layouts/``.
 """
 
+import collections
 import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ import numpy as np
 from mvo_jax.errors import UserError
 
 StateDict = dict[str, np.ndarray]
-Path = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,27 +244,20 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-class _Problems:
-    """Collects what does not fit and reports it all at once."""
+def listed(items: Sequence[str], limit: int) -> str:
+    """The first ``limit`` items and how many more there are; a foreign checkpoint has hundreds."""
+    more = len(items) - limit
+    return ", ".join(items[:limit]) + (f" and {more} more" if more > 0 else "")
 
-    LIMIT = 12  # keys of one kind printed by name; a foreign checkpoint has hundreds
 
-    def __init__(self) -> None:
-        self._found: dict[str, list[str]] = {}
-
-    def add(self, kind: str, what: str) -> None:
-        self._found.setdefault(kind, []).append(what)
+class _Problems(collections.defaultdict[str, list[str]]):
+    """What does not fit, by kind."""
 
     def check(self, cause: str, remedy: str) -> None:
-        """Raise UserError if anything was found."""
-        if not self._found:
-            return
-        parts = []
-        for kind, items in self._found.items():
-            more = len(items) - self.LIMIT
-            names = ", ".join(items[: self.LIMIT]) + (f" and {more} more" if more > 0 else "")
-            parts.append(f"{len(items)} {kind}: {names}")
-        raise UserError(f"{cause}: {'; '.join(parts)}", remedy)
+        """Raise UserError if there is anything."""
+        if self:
+            parts = [f"{len(items)} {kind}: {listed(items, 12)}" for kind, items in self.items()]
+            raise UserError(f"{cause}: {'; '.join(parts)}", remedy)
 
 
 def to_torch(
@@ -285,21 +278,17 @@ def to_torch(
         UserError: arrays that no rule, or more than one rule, maps. All are listed.
     """
     state_dict: StateDict = {}
-    problems = _Problems()
+    problems = _Problems(list)
     for path, value in flatten(variables).items():
         found = layout.torch_keys(path)
         if len(found) != 1:
-            problems.add("without a rule" if not found else "with several rules", path)
+            problems["without a rule" if not found else "with several rules"].append(path)
             continue
         key, rule = found[0]
-        array = np.asarray(value)
-        if rule.leaf.reorder.axes is not None and array.ndim != len(rule.leaf.reorder.axes):
-            problems.add("of wrong shape", f"{path} {array.shape}")
-            continue
         try:
-            state_dict[key] = rule.leaf.reorder.to_torch(array)
+            state_dict[key] = rule.leaf.reorder.to_torch(np.asarray(value))
         except ValueError:
-            problems.add("of wrong shape", f"{path} {array.shape}")
+            problems["of wrong shape"].append(f"{path} {np.shape(value)}")
             continue
         if path.startswith("batch_stats/") and path.endswith("/mean"):
             module = key.rpartition(".")[0]
@@ -338,7 +327,7 @@ def to_flax(
     wanted = flatten(target)
     filled: dict[str, np.ndarray] = {}
     origin: dict[str, str] = {}
-    problems = _Problems()
+    problems = _Problems(list)
     norms = {
         key.removesuffix("running_mean") + BATCH_COUNTER
         for key in state_dict
@@ -349,32 +338,32 @@ def to_flax(
             continue
         found = [(path, rule) for rule in table if (path := rule.flax_path(key)) is not None]
         if len(found) != 1:
-            problems.add("keys without a rule" if not found else "keys with several rules", key)
+            problems["keys without a rule" if not found else "keys with several rules"].append(key)
             continue
         path, rule = found[0]
         if path in origin:
-            problems.add("arrays filled twice", f"{path} by {origin[path]} and {key}")
+            problems["arrays filled twice"].append(f"{path} by {origin[path]} and {key}")
             continue
         origin[path] = key
         if path not in wanted:
-            problems.add("keys the model has no place for", key)
+            problems["keys the model has no place for"].append(key)
             continue
         expected = wanted[path]
         try:
             array = rule.leaf.reorder.to_flax(np.asarray(value))
         except ValueError:
-            problems.add("keys of wrong shape", f"{key} {np.shape(value)}, no {path}")
+            problems["keys of wrong shape"].append(f"{key} {np.shape(value)}, no {path}")
             continue
         if array.shape != tuple(expected.shape):
             needed = rule.leaf.reorder.to_torch(np.empty(expected.shape, np.bool_)).shape
-            problems.add("keys of wrong shape", f"{key} {np.shape(value)}, not {needed}")
+            problems["keys of wrong shape"].append(f"{key} {np.shape(value)}, not {needed}")
         elif array.dtype != np.dtype(expected.dtype):
-            problems.add("keys of wrong dtype", f"{key} {array.dtype}, not {expected.dtype}")
+            problems["keys of wrong dtype"].append(f"{key} {array.dtype}, not {expected.dtype}")
         else:
             filled[path] = array
     for path in (path for path in wanted if path not in origin):
         missing = next((key for key, _ in layout.torch_keys(path)), path)
-        problems.add("keys missing", missing)
+        problems["keys missing"].append(missing)
     problems.check(
         f"{source} does not fit the model in the {layout.name!r} layout",
         "check that it comes from the same architecture (variant, width, input channels, frames, "

@@ -7,23 +7,13 @@ import jax
 import numpy as np
 import pytest
 
-SMALL: dict[str, Any] = {
-    "name": "mvo_net",
-    "variant": "full",
-    "num_outputs": 1,
-    "in_channels": 3,
+from mvo_jax.models.registry import published_config
+
+SMALL = published_config("mvo_net") | {
     "width": 8,
     "stage_sizes": (1, 1),
-    "num_layers": 1,
     "num_heads": 2,
-    "encoder_form": "released",
-    "encoder_dropout": 0.1,
-    "head_dropout": 0.8,
-    "mask_size": 16,
     "decoder_layout": "released",
-    "decoder_dropout": 0.1,
-    "lowering": "auto",
-    "dtype": "float32",
 }
 
 

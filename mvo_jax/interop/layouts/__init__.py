@@ -1,9 +1,12 @@
 """Layouts of torch checkpoints, one module for each model."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from mvo_jax.interop.layouts import c3d, i3d, mvo_net, p3d, slowfast, timesformer, vivit
 from mvo_jax.interop.weight_rules import Layout
 
-# name of the model (config.model.name) -> its layouts; the first is that of our torch model
+# name of the model (config.model.name) -> its layouts
 LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "mvo_net": mvo_net.LAYOUTS,
     "vivit": vivit.LAYOUTS,
@@ -13,3 +16,13 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "slowfast": slowfast.LAYOUTS,
     "p3d": p3d.LAYOUTS,
 }
+
+
+def twin_layout(model: Mapping[str, Any]) -> Layout:
+    """The layout of our torch twin of a model: the one named as its form, or else the first.
+
+    Args:
+        model: the ``model`` part of a config.
+    """
+    layouts = LAYOUTS[model["name"]]
+    return next((layout for layout in layouts if layout.name == model.get("form")), layouts[0])

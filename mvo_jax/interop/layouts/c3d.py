@@ -7,11 +7,9 @@
 """
 
 from mvo_jax.interop.weight_rules import BIAS, CONV3D, LINEAR, Layout, Module
-from mvo_jax.models.baselines.c3d import STAGES
 
-_TRUNK: tuple[Module, ...] = tuple(
-    (f"trunk/{name}", name, (*CONV3D, BIAS)) for names, *_ in STAGES for name in names
-)
+_NAMES = ("conv1", "conv2", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b")
+_TRUNK: tuple[Module, ...] = tuple((f"trunk/{name}", name, (*CONV3D, BIAS)) for name in _NAMES)
 
 REFERENCE = Layout(
     "reference",

@@ -14,7 +14,6 @@ from mvo_jax.interop.weight_rules import (
     Module,
     Reorder,
 )
-from mvo_jax.models.baselines.i3d import MIXED
 
 _UNITS = {"conv1a": "Conv3d_1a_7x7", "conv2b": "Conv3d_2b_1x1", "conv2c": "Conv3d_2c_3x3"}
 _BRANCHES = {
@@ -27,8 +26,7 @@ _BRANCHES = {
 }
 _UNITS |= {
     f"mixed{name}_{ours}": f"Mixed_{name}.{theirs}"
-    for modules in MIXED
-    for name, _ in modules
+    for name in ("3b", "3c", "4b", "4c", "4d", "4e", "4f", "5b", "5c")
     for ours, theirs in _BRANCHES.items()
 }
 _TRUNK: tuple[Module, ...] = tuple(

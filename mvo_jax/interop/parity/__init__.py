@@ -1,5 +1,5 @@
-"""Is it the same network? Flax beside PyTorch, stage by stage and step by step.
+"""Is it the same network? Flax beside PyTorch, stage by stage and step by step, for any model.
 
-``suite`` says what is compared and can be imported without torch; ``pair`` runs the two sides;
-``report`` writes what was found.
+``cases`` says what is compared and within which bounds; ``pair`` runs the two sides; ``suite``
+compares them; ``report`` writes what was found.
 """

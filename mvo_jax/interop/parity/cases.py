@@ -1,4 +1,4 @@
-"""What parity compares: the cases, the rows of its result and their bounds."""
+"""What parity compares: the networks, and the bounds of the differences."""
 
 import dataclasses
 import math
@@ -7,6 +7,9 @@ from typing import Any
 
 from mvo_jax.models.mvo_net import VARIANTS
 from mvo_jax.models.ops.lowerings import LOWERINGS
+from mvo_jax.models.registry import published_config
+
+Clip = tuple[int, int, int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,42 +42,69 @@ BOUNDS = Bounds()
 # float32: error against the float64 truth, ours over torch's own.
 FLOAT32_RATIO = 1.5
 
+_TRANSFORMER = {
+    "hidden_size": 12,
+    "num_layers": 1,
+    "num_heads": 3,
+    "head_dim": 6,  # three of them are wider than a token, as 12 of 64 are than 512
+    "mlp_dim": 20,
+    "patch_size": 8,
+    "dropout_rate": 0.2,
+}
+# model -> (fields, clip) of the fewest layers that hold every kind of block. Odd sizes meet every
+# border, and a clip of one channel the stem of three.
+SMALL: dict[str, tuple[dict[str, Any], Clip]] = {
+    "mvo_net": ({"width": 8, "num_heads": 2, "stage_sizes": (1, 1)}, (8, 32, 32, 1)),
+    "vivit": ({**_TRANSFORMER, "tubelet_size": 2}, (6, 16, 16, 1)),
+    "timesformer": (_TRANSFORMER, (3, 16, 16, 3)),
+    "c3d": ({"width": 4, "hidden_size": 16}, (17, 20, 20, 1)),
+    "i3d": ({"width": 8, "stage_sizes": (0, 1, 0), "head_size": 8}, (9, 33, 33, 1)),
+    "slowfast": ({"width": 16, "stage_sizes": (1, 1)}, (9, 33, 33, 1)),
+    "p3d": ({"width": 4, "stage_sizes": (3, 0, 0, 1), "num_outputs": 2}, (17, 33, 33, 3)),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One network to compare, with one lowering.
+    """One network to compare, computed in one way on the Flax side.
 
     Attributes:
-        lowering: key of ``LOWERINGS``.
-        network: fields of ``MVONet`` and ``TorchMVONet``.
-        clip: (T, H, W, C) of a clip.
+        model: its name in the registry.
+        lowering: key of ``LOWERINGS``; '' where the model has no choice.
+        network: fields that differ from ``SMALL``, or from the published size.
+        clip: (T, H, W, C) of a clip; () for that of ``SMALL``.
         loss_form: 'cross_entropy' or 'released'.
         batch: clips in a batch.
+        published: start from the published size in place of ``SMALL``.
     """
 
-    lowering: str
-    network: dict[str, Any]
-    clip: tuple[int, int, int, int] = (8, 32, 32, 1)
+    model: str = "mvo_net"
+    lowering: str = ""
+    network: dict[str, Any] = dataclasses.field(default_factory=dict)
+    clip: tuple[int, ...] = ()
     loss_form: str = "cross_entropy"
-    batch: int = 2
+    batch: int = 3
+    published: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.clip:
+            object.__setattr__(self, "clip", SMALL[self.model][1])
 
     @property
-    def options(self) -> dict[str, Any]:
-        """The network's fields; small unless the case says otherwise."""
-        return {"width": 8, "num_heads": 2, "stage_sizes": (1, 1)} | self.network
+    def config(self) -> dict[str, Any]:
+        """The ``model`` part of a config, for both sides."""
+        small = {} if self.published else SMALL[self.model][0]
+        lowering = {"lowering": self.lowering} if self.lowering else {}
+        return published_config(self.model) | small | self.network | lowering
 
     @property
     def mask_size(self) -> int:
-        """m of the coarse mask."""
-        return self.options.get("mask_size", 16)
-
-    def __hash__(self) -> int:
-        return hash(repr(self))
+        """m of the coarse mask; models without one are given a target all the same."""
+        return self.config.get("mask_size", 16)
 
     def __str__(self) -> str:
-        options = self.options
-        detail = ", ".join(f"{k} {v}" for k, v in self.network.items() if k != "variant")
-        name = f"{options['variant']} / {self.lowering}"
+        name = f"{self.model} / {self.lowering}" if self.lowering else self.model
+        detail = ", ".join(f"{key} {value}" for key, value in self.network.items())
         return f"{name} ({detail})" if detail else name
 
     def zero_gradient(self, name: str) -> bool:
@@ -82,98 +112,60 @@ class Case:
 
         Then only rounding is left to compare. A constant added to all keys of a softmax changes
         nothing, nor does a bias that a BatchNorm subtracts again: every bias of the released
-        decoder but the last, and of the paper's what another block follows.
+        decoder but the last, and of the paper's what another block follows. (Where one map gives
+        queries, keys and values, the bias of the keys is a third of its bias and does not count.)
         """
         if re.fullmatch(r"bert\.transformer_blocks\.\d+\.attention\.linear_layers\.1\.bias", name):
             return True
         match = re.fullmatch(r"pseudo_branch\.deconv(\d+)\.(conv1|deconv2|conv3)\.bias", name)
         if match is None:
             return False
-        released = self.options.get("decoder_layout", "paper") == "released"
+        released = self.config["decoder_layout"] == "released"
         return released or match[2] == "conv1" or int(match[1]) < self._decoder_blocks
 
     @property
     def _decoder_blocks(self) -> int:
         """Blocks that double the trunk's grid until it reaches the mask's size."""
-        grid = math.ceil(min(self.clip[1:3]) / 2 ** len(self.options["stage_sizes"]))
+        grid = math.ceil(min(self.clip[1:3]) / 2 ** len(self.config["stage_sizes"]))
         return math.ceil(math.log2(max(1.0, self.mask_size / grid)))
 
 
-def table2_cases(*, lowerings: tuple[str, ...] = tuple(LOWERINGS)) -> list[Case]:
-    """Every variant of Table 2 with each of the lowerings; both decoder layouts occur."""
+def cases_of(model: str) -> list[Case]:
+    """Every network of a model that is compared, with each lowering.
+
+    ``mvo_net``: every variant of Table 2 (both decoder layouts occur) and ``deep_case``;
+    TimeSformer: both forms.
+    """
+    if model == "timesformer":
+        gated = Case(model, network={"form": "gated", "num_outputs": 2}, clip=(3, 16, 16, 1))
+        return [gated, Case(model, network={"form": "released"})]
+    lowerings = tuple(LOWERINGS) if "lowering" in published_config(model) else ("",)
+    if model != "mvo_net":
+        return [Case(model, lowering) for lowering in lowerings]
     layouts = {"cgmr": {"decoder_layout": "released"}}
-    return [
-        Case(lowering, {"variant": variant, **layouts.get(variant, {})})
-        for variant in VARIANTS
-        for lowering in lowerings
-    ]
+    table2 = [{"variant": name, **layouts.get(name, {})} for name in VARIANTS]
+    cases = [Case(model, low, network, batch=2) for network in table2 for low in lowerings]
+    return [*cases, deep_case()]
 
 
 def deep_case() -> Case:
-    """Four stages, the standard encoder, the released loss and decoder, odd sizes, 3 channels.
+    """MVONet of four stages: standard encoder, released loss and decoder, odd sizes, 3 channels.
 
     9 frames leave two steps to take the maximum over; odd sizes meet every border.
     """
-    return Case(
-        "conv3d",
-        {
-            "variant": "full",
-            "decoder_layout": "released",
-            "encoder_form": "standard",
-            "mask_size": 6,
-            "stage_sizes": (1, 1, 1, 1),
-        },
-        clip=(9, 36, 33, 3),
-        loss_form="released",
-    )
+    network = {
+        "variant": "full",
+        "decoder_layout": "released",
+        "encoder_form": "standard",
+        "mask_size": 6,
+        "stage_sizes": (1, 1, 1, 1),
+    }
+    return Case("mvo_net", "conv3d", network, (9, 36, 33, 3), loss_form="released", batch=2)
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One compared quantity.
-
-    Attributes:
-        case: what ran.
-        stage: 'inference', 'training step', 'AdamW steps', 'SGD steps', 'full size' or 'formulas'.
-        quantity: what is compared.
-        absolute: largest absolute difference.
-        relative: L2 norm of the difference over the L2 norm of torch's value.
-        measure: what the bound is about: 'absolute', 'relative' or 'ratio'.
-        value: the measured value of that.
-        bound: its largest allowed value.
-    """
-
-    case: str
-    stage: str
-    quantity: str
-    absolute: float
-    relative: float
-    measure: str
-    value: float
-    bound: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether the bound holds; a value that is NaN does not."""
-        return self.value <= self.bound
-
-
-@dataclasses.dataclass(frozen=True)
-class Trace:
-    """Drift along training steps of one case.
-
-    Attributes:
-        case: what ran.
-        optimiser: 'adamw' or 'sgd'.
-        dtype: compute dtype.
-        loss: torch's loss of each step.
-        loss_difference: absolute difference of the loss, each step.
-        parameter_difference: relative L2 difference of all parameters, after each step.
-    """
-
-    case: str
-    optimiser: str
-    dtype: str
-    loss: list[float]
-    loss_difference: list[float]
-    parameter_difference: list[float]
+def full_size_case(model: str) -> Case:
+    """The published network at the paper's clips, one of them."""
+    network = {"decoder_layout": "released"} if model == "mvo_net" else {}
+    # im2col: XLA:CPU has a fast float64 matrix product, but a slow float64 convolution.
+    lowering = "im2col_conv1d" if "lowering" in published_config(model) else ""
+    return Case(model, lowering, network, (30, 64, 64, 1), batch=1, published=True)

@@ -12,11 +12,17 @@ from matplotlib.figure import Figure
 
 from mvo_jax.evaluation.figures.curves import to_svg
 from mvo_jax.files import replace_file
-from mvo_jax.interop.parity.cases import Row, Trace
-from mvo_jax.interop.parity.suite import Family, Result, families
+from mvo_jax.interop.parity.cases import BOUNDS
+from mvo_jax.interop.parity.results import (
+    OPTIMISER_NAMES,
+    Family,
+    Result,
+    Row,
+    Trace,
+    families,
+)
 
 _COLOURS = {"adamw": "#0072b2", "sgd": "#b84d00"}
-_NAMES = {"adamw": "AdamW", "sgd": "SGD"}
 
 
 def number(value: float) -> str:
@@ -47,16 +53,14 @@ def text_table(result: Result) -> str:
 
 def _cells(family: Family) -> tuple[str, ...]:
     row = family.worst
-    if row.measure == "ratio":  # float32: our error beside torch's own
-        absolute, relative = value_text(row), number(row.relative)
-    else:
-        absolute, relative = number(row.absolute), number(row.relative)
+    # float32: our error beside torch's own
+    absolute = value_text(row) if row.measure == "ratio" else number(row.absolute)
     return (
         family.stage,
         family.name,
         str(family.count),
         absolute,
-        relative,
+        number(row.relative),
         bound_text(row),
         "holds" if row.holds else "BROKEN",
         row.case if row.quantity == family.name else f"{row.case}: {row.quantity}",
@@ -70,10 +74,7 @@ def write_json(path: str | os.PathLike, result: Result, about: Mapping[str, Any]
         UserError: the file cannot be written.
     """
     rows = [
-        {
-            **{key: _plain(value) for key, value in vars(row).items()},
-            "holds": row.holds,
-        }
+        {key: _plain(value) for key, value in vars(row).items()} | {"holds": row.holds}
         for row in result.rows
     ]
     content = {"about": about, "rows": rows, "traces": [vars(trace) for trace in result.traces]}
@@ -138,10 +139,12 @@ def drift_figure(traces: Sequence[Trace], quantity: str) -> Figure:
             np.arange(1, len(values) + 1), shown, color=_COLOURS[trace.optimiser], alpha=0.45, lw=1
         )
     steps = np.arange(1, longest + 1)
-    bound = np.where(steps <= 30, 1e-9, 1e-6)
+    bound = np.where(steps <= 30, BOUNDS.loss_after_30, BOUNDS.loss_after_100)
     ax.step(steps, bound, where="mid", color="#1a1f27", lw=1.2, ls="--")
     for name in {trace.optimiser for trace in traces}:
-        ax.plot([], [], color=_COLOURS[name], label=f"{_NAMES[name]}, a line for each case")
+        ax.plot(
+            [], [], color=_COLOURS[name], label=f"{OPTIMISER_NAMES[name]}, a line for each case"
+        )
     ax.plot([], [], color="#1a1f27", ls="--", label="bound")
     ax.set_ylim(1e-18, 1e-4)
     ax.set_xlabel("training step")

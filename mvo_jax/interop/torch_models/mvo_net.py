@@ -2,53 +2,30 @@
 
 Written from the paper, from torchvision's documented layout of ``r2plus1d_18`` and from the facts
 known of the authors' code. State-dict keys of the trunk are torchvision's; the other parts carry
-the names of a released checkpoint. Nothing imports this module at start: torch stays optional.
-
-Clips come in as ``[B, T, H, W, C]`` and intermediates go out channels-last, so that both frameworks
-compare without transposing.
+the names of a released checkpoint.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mvo_jax.interop.torch_models.layers import channels_first, conv
 from mvo_jax.interop.torch_models.recording import Dropout, Output, RecordedModel, Recorder
-
-VARIANTS = {
-    "backbone": (False, False),
-    "bert": (True, False),
-    "cgmr": (False, True),
-    "full": (True, True),
-}
 
 
 def _mid_planes(planes_in: int, planes_out: int) -> int:
     return planes_in * planes_out * 27 // (planes_in * 9 + 3 * planes_out)
 
 
-def _spatial(planes_in: int, planes_out: int, kernel: int, stride: int) -> nn.Conv3d:
-    return nn.Conv3d(
-        planes_in,
-        planes_out,
-        (1, kernel, kernel),
-        (1, stride, stride),
-        (0, kernel // 2, kernel // 2),
-        bias=False,
-    )
-
-
-def _temporal(planes_in: int, planes_out: int, stride: int = 1) -> nn.Conv3d:
-    return nn.Conv3d(planes_in, planes_out, (3, 1, 1), (stride, 1, 1), (1, 0, 0), bias=False)
-
-
 def _conv2plus1d(planes_in: int, planes_out: int, mid: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
-        _spatial(planes_in, mid, 3, stride),
+        conv(planes_in, mid, (1, 3, 3), (1, stride, stride)),
         nn.BatchNorm3d(mid),
         nn.ReLU(inplace=True),
-        _temporal(mid, planes_out, stride),
+        conv(mid, planes_out, (3, 1, 1), (stride, 1, 1)),
     )
 
 
@@ -69,7 +46,7 @@ class BasicBlock(nn.Module):
         self.downsample = None
         if stride != 1 or planes_in != planes_out:
             self.downsample = nn.Sequential(
-                nn.Conv3d(planes_in, planes_out, 1, stride, bias=False),
+                conv(planes_in, planes_out, (1, 1, 1), stride),
                 nn.BatchNorm3d(planes_out),
             )
 
@@ -82,38 +59,31 @@ class BasicBlock(nn.Module):
 class Trunk(nn.Module):
     """torchvision's ``r2plus1d_18`` without pooling and head, at any width and depth."""
 
-    def __init__(self, in_channels: int, width: int, stage_sizes: tuple[int, ...]):
+    def __init__(self, config: Any, keep: Recorder):
         super().__init__()
-        mid = max(1, 45 * width // 64)
+        planes, self.keep, self.stages = config.width, keep, len(config.stage_sizes)
+        mid = max(1, 45 * planes // 64)
         self.stem = nn.Sequential(
-            _spatial(in_channels, mid, 7, 2),
+            conv(config.in_channels, mid, (1, 7, 7), (1, 2, 2)),
             nn.BatchNorm3d(mid),
             nn.ReLU(inplace=True),
-            _temporal(mid, width),
-            nn.BatchNorm3d(width),
+            conv(mid, planes, (3, 1, 1)),
+            nn.BatchNorm3d(planes),
             nn.ReLU(inplace=True),
         )
-        self.record_stem = Recorder("trunk/stem")
-        planes = width
-        self.stages = len(stage_sizes)
-        for stage, blocks in enumerate(stage_sizes):
+        for stage, blocks in enumerate(config.stage_sizes):
             layer = nn.Sequential()
             for block in range(blocks):
-                planes_out = width * 2**stage
-                stride = 2 if stage > 0 and block == 0 else 1
-                layer.append(BasicBlock(planes, planes_out, stride))
+                planes_out = config.width * 2**stage
+                layer.append(BasicBlock(planes, planes_out, 2 if stage > 0 and block == 0 else 1))
                 planes = planes_out
             self.add_module(f"layer{stage + 1}", layer)
-            self.add_module(f"record{stage + 1}", Recorder(f"trunk/layer{stage + 1}"))
-        for module in self.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, 8 * width, ceil(T/8), ceil(H/16), ceil(W/16)]``."""
-        x = self.record_stem(self.stem(x))
+        x = self.keep("trunk/stem", self.stem(x))
         for stage in range(1, self.stages + 1):
-            x = self.get_submodule(f"record{stage}")(self.get_submodule(f"layer{stage}")(x))
+            x = self.keep(f"trunk/layer{stage}", self.get_submodule(f"layer{stage}")(x))
         return x
 
 
@@ -208,28 +178,28 @@ class TransformerBlock(nn.Module):
 class Bert(nn.Module):
     """CLS token, learned positions and encoder blocks without a final norm."""
 
-    def __init__(self, steps: int, hidden: int, layers: int, heads: int, rate: float, form: str):
+    def __init__(self, steps: int, hidden: int, config: Any, keep: Recorder):
         super().__init__()
+        self.keep = keep
+        heads, rate, form = config.num_heads, config.encoder_dropout, config.encoder_form
         self.clsToken = nn.Parameter(0.02 * torch.randn(1, 1, hidden))
-        self.embedding = nn.ModuleDict({"learnedPosition": nn.Module()})
         position = nn.Parameter(0.02 * torch.randn(1, steps + 1, hidden))
-        self.embedding["learnedPosition"].register_parameter("pe", position)
+        self.embedding = nn.ModuleDict({"learnedPosition": nn.ParameterDict({"pe": position})})
         self.dropout = Dropout("encoder/embedding_dropout", rate)
         self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(i, hidden, heads, 4 * hidden, rate, form) for i in range(layers)
+            TransformerBlock(i, hidden, heads, 4 * hidden, rate, form)
+            for i in range(config.num_layers)
         )
-        self.record_embedded = Recorder("encoder/embedded")
-        self.record_encoded = Recorder("encoder/encoded")
 
     def forward(self, tokens: Tensor) -> Tensor:
         """``[B, S, hidden]`` to ``[B, 1 + S, hidden]``."""
         cls = self.clsToken.expand(tokens.shape[0], -1, -1)
-        position = self.embedding["learnedPosition"].get_parameter("pe")
+        position = self.embedding.get_parameter("learnedPosition.pe")
         x = self.dropout(torch.cat([cls, tokens], dim=1) + position)
-        x = self.record_embedded(x)
+        self.keep("encoder/embedded", x)
         for block in self.transformer_blocks:
             x = block(x)
-        return self.record_encoded(x)
+        return self.keep("encoder/encoded", x)
 
 
 class DecoderBlock(nn.Module):
@@ -260,27 +230,24 @@ class DecoderBlock(nn.Module):
 class PseudoBranch(nn.Module):
     """Mask decoder: maximum over time, doubling blocks, channel dropout, 1x1 convolution."""
 
-    def __init__(self, planes: int, grid: int, mask_size: int, layout: str, rate: float):
+    def __init__(self, planes: int, grid: int, config: Any, keep: Recorder):
         super().__init__()
-        self.mask_size = mask_size
-        self.record_pooled = Recorder("decoder/pooled")
-        self.blocks = 0
-        while grid < mask_size:
+        self.mask_size, self.keep, self.blocks = config.mask_size, keep, 0
+        while grid < self.mask_size:
             self.blocks += 1
             grid *= 2
             planes_out = max(8, planes // 2)
-            self.add_module(f"deconv{self.blocks}", DecoderBlock(planes, planes_out, layout))
-            recorder = Recorder(f"decoder/upsampled{self.blocks}")
-            self.add_module(f"record{self.blocks}", recorder)
+            block = DecoderBlock(planes, planes_out, config.decoder_layout)
+            self.add_module(f"deconv{self.blocks}", block)
             planes = planes_out
-        self.dropout = Dropout("decoder/dropout", rate, channels=True)
+        self.dropout = Dropout("decoder/dropout", config.decoder_dropout, channels=True)
         self.conv_seg = nn.Conv2d(planes, 1, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         """``[B, C, T, h, w]`` to ``[B, m, m]``."""
-        x = self.record_pooled(features.amax(2))
+        x = self.keep("decoder/pooled", features.amax(2))
         for block in range(1, self.blocks + 1):
-            x = self.get_submodule(f"record{block}")(self.get_submodule(f"deconv{block}")(x))
+            x = self.keep(f"decoder/upsampled{block}", self.get_submodule(f"deconv{block}")(x))
         x = self.conv_seg(self.dropout(x))
         if x.shape[2:] != (self.mask_size, self.mask_size):
             x = F.adaptive_avg_pool2d(x, self.mask_size)
@@ -288,76 +255,35 @@ class PseudoBranch(nn.Module):
 
 
 class TorchMVONet(RecordedModel):
-    """The network of ``mvo_jax.models.mvo_net.MVONet``, argument for argument.
+    """The network of ``mvo_jax.models.mvo_net.MVONet``.
 
     Args:
-        frames: T of the clips; fixes the number of learned positions.
-        image_size: smaller side of the clips; fixes the number of decoder blocks.
-        variant: row of the paper's Table 2, see ``VARIANTS``.
-        num_outputs: 1 (sigmoid) or 2 (softmax).
-        in_channels: channels of the stem; a grey clip is copied to 3.
-        width: channels of the trunk's first stage.
-        stage_sizes: residual blocks of each stage.
-        num_layers: encoder blocks.
-        num_heads: attention heads.
-        encoder_form: 'released' or 'standard'.
-        encoder_dropout: dropout rate inside the encoder.
-        head_dropout: dropout rate before the classifier.
-        mask_size: m of the coarse mask.
-        decoder_layout: 'paper' or 'released'.
-        decoder_dropout: channel dropout rate in the decoder.
+        clip: (T, H, W, C); T fixes the number of positions, the smaller side that of the decoder's
+            blocks.
+        config: the fields of the Flax model.
     """
 
-    def __init__(
-        self,
-        frames: int = 30,
-        image_size: int = 64,
-        *,
-        variant: str = "full",
-        num_outputs: int = 1,
-        in_channels: int = 3,
-        width: int = 64,
-        stage_sizes: tuple[int, ...] = (2, 2, 2, 2),
-        num_layers: int = 1,
-        num_heads: int = 8,
-        encoder_form: str = "released",
-        encoder_dropout: float = 0.1,
-        head_dropout: float = 0.8,
-        mask_size: int = 16,
-        decoder_layout: str = "paper",
-        decoder_dropout: float = 0.1,
-    ):
-        super().__init__()
-        has_encoder, has_mask = VARIANTS[variant]
-        strides = len(stage_sizes) - 1
-        hidden = width * 2**strides
-        steps = math.ceil(frames / 2**strides)
-        grid = math.ceil(image_size / 2 ** (strides + 1))
-        self.in_channels = in_channels
-        self.trunk = Trunk(in_channels, width, stage_sizes)
-        self.bert = None
-        if has_encoder:
-            self.bert = Bert(steps, hidden, num_layers, num_heads, encoder_dropout, encoder_form)
-        self.head_dropout = Dropout("head_dropout", head_dropout)
-        self.fc_action = nn.Linear(hidden, num_outputs)
-        self.pseudo_branch = None
-        if has_mask:
-            self.pseudo_branch = PseudoBranch(
-                hidden, grid, mask_size, decoder_layout, decoder_dropout
-            )
-        self.record_tokens = Recorder("tokens")
-        self.record_pooled = Recorder("pooled")
+    def __init__(self, clip: tuple[int, ...], config: Any):
+        super().__init__(config.in_channels)
+        strides = len(config.stage_sizes) - 1
+        hidden = config.width * 2**strides
+        steps = math.ceil(clip[0] / 2**strides)
+        grid = math.ceil(min(clip[1:3]) / 2 ** (strides + 1))
+        self.trunk = Trunk(config, self.keep)
+        self.bert = self.pseudo_branch = None
+        if config.variant in ("bert", "full"):  # rows of the paper's Table 2
+            self.bert = Bert(steps, hidden, config, self.keep)
+        self.head_dropout = Dropout("head_dropout", config.head_dropout)
+        self.fc_action = nn.Linear(hidden, config.num_outputs)
+        if config.variant in ("cgmr", "full"):
+            self.pseudo_branch = PseudoBranch(hidden, grid, config, self.keep)
 
     def forward(self, video: Tensor, *, with_mask: bool = True) -> Output:
         """Classify clips ``[B, T, H, W, C]``; ``with_mask=False`` leaves the mask branch out."""
-        # This view has the strides of channels_last_3d already: nothing is copied.
-        x = video.permute(0, 4, 1, 2, 3)
-        if x.shape[1] == 1 and self.in_channels == 3:
-            x = x.expand(-1, 3, -1, -1, -1)
-        features = self.trunk(x)
-        tokens = self.record_tokens(features.mean((3, 4)).transpose(1, 2))
+        features = self.trunk(channels_first(self.match(video)))
+        tokens = self.keep("tokens", features.mean((3, 4)).transpose(1, 2))
         pooled = tokens.mean(1) if self.bert is None else self.bert(tokens)[:, 0]
-        logits = self.fc_action(self.head_dropout(self.record_pooled(pooled)))
+        logits = self.fc_action(self.head_dropout(self.keep("pooled", pooled)))
         if self.pseudo_branch is None or not with_mask:
             return Output(logits, None)
         return Output(logits, self.pseudo_branch(features))

@@ -18,33 +18,27 @@ class Output(NamedTuple):
     coarse_mask: Tensor | None
 
 
-def channels_first(video: Tensor, in_channels: int) -> Tensor:
-    """Clips ``[B, T, H, W, C]`` as ``[B, in_channels, T, H, W]``; a grey clip is copied.
+class Recorder:
+    """Keeps tensors by name while ``active``; one for all parts of a model.
 
-    The view has the strides of channels_last_3d already: nothing is moved.
+    Attributes:
+        active: whether to keep.
+        values: what was kept, channels-last.
     """
-    x = video.permute(0, 4, 1, 2, 3)
-    return x.expand(-1, in_channels, -1, -1, -1) if x.shape[1] == 1 else x
 
-
-class Recorder(nn.Module):
-    """Hands a tensor through and keeps it, channels-last, under ``name`` while ``active``."""
-
-    def __init__(self, name: str):
-        super().__init__()
-        self.name = name
+    def __init__(self) -> None:
         self.active = False
-        self.value: Tensor | None = None
+        self.values: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, name: str, x: Tensor) -> Tensor:
         """Return ``x``, ``[B, C, ...]`` or ``[B, S, C]``."""
         if self.active:
-            self.value = x.movedim(1, -1) if x.dim() > 3 else x
+            self.values[name] = x.movedim(1, -1) if x.dim() > 3 else x
         return x
 
 
 class Dropout(nn.Module):
-    """Dropout that can be told its mask.
+    """Dropout whose mask can be given.
 
     Args:
         name: path of the same dropout in the Flax model, e.g. 'encoder/block1/mlp_dropout'.
@@ -54,9 +48,7 @@ class Dropout(nn.Module):
 
     def __init__(self, name: str, rate: float, *, channels: bool = False):
         super().__init__()
-        self.name = name
-        self.rate = rate
-        self.channels = channels
+        self.name, self.rate, self.channels = name, rate, channels
         self.mask: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,24 +57,43 @@ class Dropout(nn.Module):
             return x
         if self.mask is not None:
             return torch.where(self.mask, x / (1 - self.rate), 0.0)
-        if self.channels:
-            return F.dropout2d(x, self.rate, training=True)
-        return F.dropout(x, self.rate, training=True)
+        drop = F.dropout2d if self.channels else F.dropout
+        return drop(x, self.rate, training=True)
 
 
 class RecordedModel(nn.Module):
-    """A model whose intermediates can be read and whose dropout masks can be set."""
+    """A model whose intermediates can be read and whose dropout masks can be set.
+
+    Args:
+        in_channels: of the first layer; a grey clip is copied to as many.
+    """
+
+    def __init__(self, in_channels: int):
+        super().__init__()
+        self.in_channels = in_channels
+        self.keep = Recorder()
+
+    def forward(self, video: Tensor, *, with_mask: bool = True) -> Output:
+        """Classify clips ``[B, T, H, W, C]``; most models have no mask branch."""
+        del with_mask
+        return Output(self.classify(self.match(video)), None)
+
+    def classify(self, video: Tensor) -> Tensor:
+        """Logits ``[B, num_outputs]`` of clips ``[B, T, H, W, in_channels]``."""
+        raise NotImplementedError
+
+    def match(self, video: Tensor) -> Tensor:
+        """Clips with the channels the model was built for; nothing is copied in memory."""
+        grey = video.shape[-1] == 1
+        return video.expand(*video.shape[:-1], self.in_channels) if grey else video
 
     def record(self, active: bool = True) -> None:
         """Keep (or stop keeping) the named intermediates of later forward passes."""
-        for module in self.modules():
-            if isinstance(module, Recorder):
-                module.active, module.value = active, None
+        self.keep.active, self.keep.values = active, {}
 
     def intermediates(self) -> dict[str, Tensor]:
         """What the last forward pass recorded, by the Flax model's names, channels-last."""
-        recorders = (module for module in self.modules() if isinstance(module, Recorder))
-        return {r.name: r.value for r in recorders if r.value is not None}
+        return dict(self.keep.values)
 
     def inject_dropout(self, masks: Mapping[str, Tensor]) -> None:
         """Use these dropout masks in later training passes.

@@ -1,33 +1,17 @@
-"""TimeSformer in PyTorch: the network of ``models.timesformer.TimeSformer``, both forms.
+"""TimeSformer in PyTorch, both forms.
 
 State-dict keys of the gated form are those of lucidrains/TimeSformer-pytorch, of the released form
-those of a published checkpoint of facebookresearch/TimeSformer. Written for the tests and the
-benchmark; nothing imports it at start.
+those of a published checkpoint of facebookresearch/TimeSformer.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvo_jax.interop.torch_models.recording import Dropout, Output, RecordedModel, Recorder
-from mvo_jax.interop.torch_models.vivit import PreNorm, cut, grey_to
-
-
-def _heads(x: Tensor, heads: int) -> Tensor:
-    """``[..., S, heads * D]`` to ``[..., heads, S, D]``."""
-    return x.unflatten(-1, (heads, -1)).transpose(-3, -2)
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Attention of each head, ``[..., S, hidden]`` to ``[..., heads, S, head_dim]``."""
-    return F.scaled_dot_product_attention(
-        _heads(query, heads), _heads(key, heads), _heads(value, heads)
-    )
-
-
-def _joined(x: Tensor) -> Tensor:
-    """``[..., heads, S, D]`` to ``[..., S, heads * D]``."""
-    return x.transpose(-3, -2).flatten(-2)
+from mvo_jax.interop.torch_models.layers import Attention, PreNorm, attend, cut
+from mvo_jax.interop.torch_models.recording import Dropout, RecordedModel, Recorder
 
 
 class GatedUnit(nn.Module):
@@ -53,25 +37,18 @@ class GatedMlp(nn.Module):
         return self.net(x)
 
 
-class JointAttention(nn.Module):
+class JointAttention(Attention):
     """Attention within groups of patches, with a CLS token that sees all and is seen by all.
 
     Args:
         axis: 'time' groups the frames of a patch, 'space' the patches of a frame.
         frames: number of frames.
-        hidden: width of a token.
-        heads: attention heads.
-        head_dim: width of a head.
-        dropout: after the output map.
+        *sizes: see ``Attention``.
     """
 
-    def __init__(
-        self, axis: str, frames: int, hidden: int, heads: int, head_dim: int, dropout: Dropout
-    ):
-        super().__init__()
-        self.over_time, self.frames, self.heads = axis == "time", frames, heads
-        self.to_qkv = nn.Linear(hidden, 3 * heads * head_dim, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(heads * head_dim, hidden), dropout)
+    def __init__(self, axis: str, frames: int, *sizes: Any):
+        super().__init__(*sizes)
+        self.over_time, self.frames = axis == "time", frames
 
     def group(self, x: Tensor) -> Tensor:
         """Patches ``[B, T * N, C]`` as ``[B, groups, members, C]``."""
@@ -81,18 +58,20 @@ class JointAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[B, 1 + T * N, hidden]`` to the same shape."""
         query, key, value = self.to_qkv(x).chunk(3, dim=-1)
-        cls = _attend(query[:, :1], key, value, self.heads)
-        grouped = [self.group(part[:, 1:]) for part in (query, key, value)]
-        for part, index in ((key, 1), (value, 2)):
-            own = part[:, None, :1].expand(-1, grouped[index].shape[1], -1, -1)
-            grouped[index] = torch.cat([own, grouped[index]], dim=2)
-        out = _joined(_attend(grouped[0], grouped[1], grouped[2], self.heads))
+        cls = attend(query[:, :1], key, value, self.heads)
+
+        def with_cls(part: Tensor) -> Tensor:
+            grouped = self.group(part[:, 1:])
+            own = part[:, None, :1].expand(-1, grouped.shape[1], -1, -1)
+            return torch.cat([own, grouped], dim=2)
+
+        out = attend(self.group(query[:, 1:]), with_cls(key), with_cls(value), self.heads)
         out = (out.transpose(1, 2) if self.over_time else out).flatten(1, 2)
-        return self.to_out(torch.cat([_joined(cls), out], dim=1))
+        return self.to_out(torch.cat([cls, out], dim=1))
 
 
-class Attention(nn.Module):
-    """Multi-head self-attention over the last but one axis."""
+class ReleasedAttention(nn.Module):
+    """Multi-head self-attention over the last but one axis, with biases."""
 
     def __init__(self, hidden: int, heads: int, head_dim: int, dropout: Dropout):
         super().__init__()
@@ -104,17 +83,18 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[..., S, hidden]`` to the same shape."""
         query, key, value = self.qkv(x).chunk(3, dim=-1)
-        return self.proj_drop(self.proj(_joined(_attend(query, key, value, self.heads))))
+        return self.proj_drop(self.proj(attend(query, key, value, self.heads)))
 
 
 class ReleasedMlp(nn.Module):
-    """The plain MLP under the released code's names."""
+    """Linear, GELU, dropout, linear, dropout under the released code's names."""
 
-    def __init__(self, hidden: int, mlp_dim: int, inner: Dropout, outer: Dropout):
+    def __init__(self, name: str, hidden: int, mlp_dim: int, rate: float):
         super().__init__()
         self.fc1 = nn.Linear(hidden, mlp_dim)
         self.fc2 = nn.Linear(mlp_dim, hidden)
-        self.drop, self.out_drop = inner, outer
+        self.drop = Dropout(f"{name}/dropout", rate)
+        self.out_drop = Dropout(f"{name}/out_dropout", rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, S, hidden]`` to the same shape."""
@@ -124,24 +104,21 @@ class ReleasedMlp(nn.Module):
 class ReleasedBlock(nn.Module):
     """Attention over time without the CLS token, over space with a copy a frame, MLP."""
 
-    def __init__(
-        self, name: str, hidden: int, heads: int, head_dim: int, mlp_dim: int, rate: float
-    ):
+    def __init__(self, name: str, config: Any):
         super().__init__()
+        hidden, rate = config.hidden_size, config.dropout_rate
+
+        def attention(axis: str) -> ReleasedAttention:
+            dropout = Dropout(f"{name}/{axis}_dropout", rate)
+            return ReleasedAttention(hidden, config.num_heads, config.head_dim, dropout)
+
         self.temporal_norm1 = nn.LayerNorm(hidden, eps=1e-6)
-        self.temporal_attn = Attention(
-            hidden, heads, head_dim, Dropout(f"{name}/time_dropout", rate)
-        )
+        self.temporal_attn = attention("time")
         self.temporal_fc = nn.Linear(hidden, hidden)
         self.norm1 = nn.LayerNorm(hidden, eps=1e-6)
-        self.attn = Attention(hidden, heads, head_dim, Dropout(f"{name}/space_dropout", rate))
+        self.attn = attention("space")
         self.norm2 = nn.LayerNorm(hidden, eps=1e-6)
-        self.mlp = ReleasedMlp(
-            hidden,
-            mlp_dim,
-            Dropout(f"{name}/mlp/dropout", rate),
-            Dropout(f"{name}/mlp/out_dropout", rate),
-        )
+        self.mlp = ReleasedMlp(f"{name}/mlp", hidden, config.mlp_dim, rate)
 
     def forward(self, cls: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """CLS token ``[B, 1, hidden]`` and patches ``[B, T, N, hidden]`` to the same shapes."""
@@ -152,149 +129,83 @@ class ReleasedBlock(nn.Module):
         cls, x = cls + space[:, :, 0].mean(1, keepdim=True), x + space[:, :, 1:]
         tokens = torch.cat([cls, x.flatten(1, 2)], dim=1)
         tokens = tokens + self.mlp(self.norm2(tokens))
-        return tokens[:, :1], tokens[:, 1:].view(x.shape)
+        return tokens[:, :1], tokens[:, 1:].reshape(x.shape)
 
 
 class Released(nn.Module):
     """What a published checkpoint calls ``model``."""
 
-    def __init__(
-        self,
-        frames: int,
-        patches: int,
-        *,
-        num_outputs: int,
-        in_channels: int,
-        hidden_size: int,
-        num_layers: int,
-        num_heads: int,
-        head_dim: int,
-        mlp_dim: int,
-        patch_size: int,
-        dropout_rate: float,
-    ):
+    def __init__(self, frames: int, patches: int, config: Any, keep: Recorder):
         super().__init__()
-        self.patch_embed = nn.Module()
-        self.patch_embed.proj = nn.Conv2d(in_channels, hidden_size, patch_size, patch_size)
-        self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, hidden_size))
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, patches + 1, hidden_size))
-        self.time_embed = nn.Parameter(0.02 * torch.randn(1, frames, hidden_size))
-        self.cls_drop = Dropout("cls_dropout", dropout_rate)
-        self.pos_drop = Dropout("position_dropout", dropout_rate)
-        self.time_drop = Dropout("time_dropout", dropout_rate)
-        self.blocks = nn.ModuleList(
-            ReleasedBlock(f"block{i + 1}", hidden_size, num_heads, head_dim, mlp_dim, dropout_rate)
-            for i in range(num_layers)
-        )
-        self.norm = nn.LayerNorm(hidden_size, eps=1e-6)
-        self.head = nn.Linear(hidden_size, num_outputs)
-        self.record_embedded = Recorder("embedded")
-        self.record_encoded = Recorder("encoded")
+        hidden, rate, self.keep = config.hidden_size, config.dropout_rate, keep
+        proj = nn.Conv2d(config.in_channels, hidden, config.patch_size, config.patch_size)
+        self.patch_embed = nn.ModuleDict({"proj": proj})
+        self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, hidden))
+        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, patches + 1, hidden))
+        self.time_embed = nn.Parameter(0.02 * torch.randn(1, frames, hidden))
+        self.cls_drop = Dropout("cls_dropout", rate)
+        self.pos_drop = Dropout("position_dropout", rate)
+        self.time_drop = Dropout("time_dropout", rate)
+        names = [f"block{i + 1}" for i in range(config.num_layers)]
+        self.blocks = nn.ModuleList(ReleasedBlock(name, config) for name in names)
+        self.norm = nn.LayerNorm(hidden, eps=1e-6)
+        self.head = nn.Linear(hidden, config.num_outputs)
 
     def forward(self, video: Tensor) -> Tensor:
         """Logits of ``[B, T, H, W, C]``."""
         batch, frames = video.shape[:2]
-        x = self.patch_embed.get_submodule("proj")(video.flatten(0, 1).permute(0, 3, 1, 2))
+        x = self.patch_embed["proj"](video.flatten(0, 1).permute(0, 3, 1, 2))
         x = x.flatten(2).transpose(1, 2).unflatten(0, (batch, frames))
         cls = self.cls_drop(self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1)
         x = self.pos_drop(x + self.pos_embed[:, None, 1:])
         x = self.time_drop(x + self.time_embed[:, :, None])
-        self.record_embedded(torch.cat([cls, x.flatten(1, 2)], dim=1))
+        self.keep("embedded", torch.cat([cls, x.flatten(1, 2)], dim=1))
         for block in self.blocks:
             cls, x = block(cls, x)
-        self.record_encoded(torch.cat([cls, x.flatten(1, 2)], dim=1))
+        self.keep("encoded", torch.cat([cls, x.flatten(1, 2)], dim=1))
         return self.head(self.norm(cls[:, 0]))
 
 
 class TorchTimeSformer(RecordedModel):
-    """The network of ``mvo_jax.models.baselines.timesformer.TimeSformer``, argument for argument.
+    """The network of ``mvo_jax.models.baselines.timesformer.TimeSformer``.
 
     Args:
-        frames: T of the clips.
-        image_size: H and W of the clips; with ``frames`` it fixes the number of positions.
-        form: 'gated' or 'released'.
-        num_outputs: 1 (sigmoid) or 2 (softmax).
-        in_channels: channels of the embedding; a grey clip is copied to 3.
-        hidden_size: width of a token.
-        num_layers: blocks.
-        num_heads: attention heads.
-        head_dim: width of a head.
-        mlp_dim: width of the MLPs.
-        patch_size: pixels along each side of a patch.
-        dropout_rate: after the embedding (released form), the attentions and in the MLPs.
+        clip: (T, H, W, C); fixes the number of positions.
+        config: the fields of the Flax model.
     """
 
-    def __init__(
-        self,
-        frames: int = 30,
-        image_size: int = 64,
-        *,
-        form: str = "gated",
-        num_outputs: int = 1,
-        in_channels: int = 3,
-        hidden_size: int = 512,
-        num_layers: int = 12,
-        num_heads: int = 12,
-        head_dim: int = 64,
-        mlp_dim: int = 2048,
-        patch_size: int = 16,
-        dropout_rate: float = 0.0,
-    ):
-        super().__init__()
-        self.in_channels, self.patch_size = in_channels, patch_size
-        patches = (image_size // patch_size) ** 2
+    def __init__(self, clip: tuple[int, ...], config: Any):
+        super().__init__(config.in_channels)
+        hidden, self.patch = config.hidden_size, config.patch_size
+        patches = (clip[1] // self.patch) * (clip[2] // self.patch)
         self.model = None
-        if form == "released":
-            self.model = Released(
-                frames,
-                patches,
-                num_outputs=num_outputs,
-                in_channels=in_channels,
-                hidden_size=hidden_size,
-                num_layers=num_layers,
-                num_heads=num_heads,
-                head_dim=head_dim,
-                mlp_dim=mlp_dim,
-                patch_size=patch_size,
-                dropout_rate=dropout_rate,
-            )
+        if config.form == "released":
+            self.model = Released(clip[0], patches, config, self.keep)
             return
-        self.to_patch_embedding = nn.Linear(patch_size**2 * in_channels, hidden_size)
-        self.pos_emb = nn.Embedding(frames * patches + 1, hidden_size)
+        self.to_patch_embedding = nn.Linear(self.patch**2 * config.in_channels, hidden)
+        self.pos_emb = nn.Embedding(clip[0] * patches + 1, hidden)
         nn.init.normal_(self.pos_emb.weight, std=0.02)
-        self.cls_token = nn.Parameter(0.02 * torch.randn(1, hidden_size))
+        self.cls_token = nn.Parameter(0.02 * torch.randn(1, hidden))
         self.layers = nn.ModuleList()
-        for layer in range(num_layers):
-            name = f"block{layer + 1}"
-            parts: list[nn.Module] = [
-                JointAttention(
-                    axis,
-                    frames,
-                    hidden_size,
-                    num_heads,
-                    head_dim,
-                    Dropout(f"{name}/{axis}_dropout", dropout_rate),
-                )
-                for axis in ("time", "space")
-            ]
-            parts.append(
-                GatedMlp(hidden_size, mlp_dim, Dropout(f"{name}/mlp/dropout", dropout_rate))
-            )
-            self.layers.append(nn.ModuleList(PreNorm(hidden_size, part) for part in parts))
-        self.to_out = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, num_outputs))
-        self.record_embedded = Recorder("embedded")
-        self.record_encoded = Recorder("encoded")
+        for layer in range(config.num_layers):
+            parts: list[nn.Module] = []
+            for axis in ("time", "space"):
+                dropout = Dropout(f"block{layer + 1}/{axis}_dropout", config.dropout_rate)
+                sizes = hidden, config.num_heads, config.head_dim, dropout
+                parts.append(JointAttention(axis, clip[0], *sizes))
+            dropout = Dropout(f"block{layer + 1}/mlp/dropout", config.dropout_rate)
+            parts.append(GatedMlp(hidden, config.mlp_dim, dropout))
+            self.layers.append(nn.ModuleList(PreNorm(hidden, part) for part in parts))
+        self.to_out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, config.num_outputs))
 
-    def forward(self, video: Tensor, *, with_mask: bool = True) -> Output:
-        """Classify clips ``[B, T, H, W, C]``; there is no mask branch."""
-        del with_mask
-        video = grey_to(video, self.in_channels)
+    def classify(self, video: Tensor) -> Tensor:
+        """Logits ``[B, num_outputs]`` of clips ``[B, T, H, W, in_channels]``."""
         if self.model is not None:
-            return Output(self.model(video), None)
-        x = self.to_patch_embedding(cut(video, 1, self.patch_size)).flatten(1, 2)
+            return self.model(video)
+        x = self.to_patch_embedding(cut(video, 1, self.patch)).flatten(1, 2)
         x = torch.cat([self.cls_token.expand(len(x), 1, -1), x], dim=1) + self.pos_emb.weight
-        x = self.record_embedded(x)
+        x = self.keep("embedded", x)
         for layer in self.layers:
             for part in layer.children():
                 x = x + part(x)
-        return Output(self.to_out(self.record_encoded(x)[:, 0]), None)
+        return self.to_out(self.keep("encoded", x)[:, 0])

@@ -4,31 +4,40 @@ import dataclasses
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
-from mvo_jax.interop import weight_rules
-from mvo_jax.interop.layouts.mvo_net import REFERENCE
+from mvo_jax.interop.layouts import LAYOUTS
 from mvo_jax.interop.parity import pair, report, suite
-from mvo_jax.interop.parity.cases import BOUNDS, Case, Row, Trace, deep_case, table2_cases
-from mvo_jax.interop.torch_models.mvo_net import TorchMVONet
-from mvo_jax.models.mask_decoder import LAYOUTS
-from mvo_jax.models.mvo_net import VARIANTS, MVONet
+from mvo_jax.interop.parity.cases import (
+    BOUNDS,
+    SMALL,
+    Case,
+    cases_of,
+    deep_case,
+    full_size_case,
+)
+from mvo_jax.interop.parity.results import Result, Row, Trace
+from mvo_jax.interop.torch_models import TWINS
+from mvo_jax.models.mask_decoder import LAYOUTS as DECODER_LAYOUTS
+from mvo_jax.models.mvo_net import VARIANTS
 from mvo_jax.models.ops.lowerings import LOWERINGS
+from mvo_jax.models.registry import list_models
 from mvo_jax.models.temporal_encoder import FORMS
+from tests.torch_pairs import broken, check_float64
 
-# Together they meet every variant, lowering, decoder layout and encoder form; the command runs all
-# pairs of variant and lowering.
+NETWORKS = [
+    {"variant": "full", "mask_size": 16, "stage_sizes": (2, 1, 1)},
+    {"variant": "cgmr", "decoder_layout": "released", "num_outputs": 2},
+    {"variant": "bert", "in_channels": 1, "num_layers": 2},
+    {"variant": "backbone"},
+]
+# They meet every variant, lowering, decoder layout and encoder form; the command runs all pairs of
+# variant and lowering.
 CASES = [
-    Case("conv2d", {"variant": "full", "mask_size": 16, "stage_sizes": (2, 1, 1)}),
-    Case("conv2d_cpu", {"variant": "full", "mask_size": 16, "stage_sizes": (2, 1, 1)}),
+    *(Case("mvo_net", name, NETWORKS[i % 4], batch=2) for i, name in enumerate(LOWERINGS)),
     deep_case(),
-    Case("conv3d_pairs", {"variant": "cgmr", "decoder_layout": "released", "num_outputs": 2}),
-    Case("im2col_conv1d", {"variant": "bert", "in_channels": 1, "num_layers": 2}),
-    Case("conv2d", {"variant": "backbone"}),
-    Case("conv3d_pairs", {"variant": "bert"}),
 ]
 
 
@@ -41,42 +50,25 @@ def _one_torch_thread():
     torch.set_num_threads(threads)
 
 
-def broken(rows: list[Row]) -> dict[str, tuple[float, float]]:
-    return {f"{row.stage}, {row.quantity}": (row.value, row.bound) for row in rows if not row.holds}
-
-
-@pytest.mark.parametrize(
-    "case", CASES, ids=lambda case: f"{case.options['variant']}-{case.lowering}"
-)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_inference_and_training_equal_torch_in_float64(case):
     with jax.enable_x64(True):
-        weights = pair.draw_weights(case, seed=0)
-        batch = pair.cast(pair.draw_batch(case, seed=0), "float64")
-        flax = pair.FlaxSide(case, "float64")
-        rows = suite.stage_rows(case, flax, weights, batch)
-        assert broken(rows) == {}
-        quantities = {row.quantity for row in rows}
-        assert {"loss", "logits", "trunk/stem", "tokens", "gradient input"} <= quantities
-        parameters = {f"gradient {name}" for name, _ in weights.named_parameters()}
-        assert parameters <= quantities
-        assert sum(row.quantity.endswith("running_var") for row in rows) > 5
-
+        flax, weights, batch = check_float64(case)
         if case is CASES[0]:
-            _check_steps(case, flax, weights)
-            _check_that_differences_are_seen(case, flax, weights, batch)
+            _check_steps(flax, weights)
+            _check_that_differences_are_seen(flax, weights, batch)
 
 
-def _check_steps(case, flax, weights):
+def _check_steps(flax, weights):
     """Twelve steps of each optimiser, dropout at work, with the bounds of the first thirty."""
-    batches = [pair.cast(pair.draw_batch(case, seed=seed), "float64") for seed in range(3)]
+    batches = [pair.cast(pair.draw_batch(flax.case, seed=seed), "float64") for seed in range(3)]
     for name in pair.OPTIMISERS:
         settings = pair.optimiser_settings(name, 12)
         losses, path, masks = flax.steps(flax.variables(weights), batches, settings, 12)
         assert any(not mask.all() for mask in masks[0].values())
-        side = pair.TorchSide(case, weights, "float64")
+        side = pair.TorchSide(flax.case, weights, "float64")
         torch_losses, torch_path = side.steps(batches, settings, masks)
-        differences = np.abs(np.subtract(losses, torch_losses))
-        assert differences.max() <= BOUNDS.loss_after_30
+        assert np.abs(np.subtract(losses, torch_losses)).max() <= BOUNDS.loss_after_30
         assert np.ptp(losses) > 1e-3  # they do learn
         drift = [pair.relative_l2(a, b) for a, b in zip(path, torch_path, strict=True)]
         assert max(drift) <= BOUNDS.loss_after_30
@@ -84,17 +76,14 @@ def _check_steps(case, flax, weights):
         assert pair.relative_l2(path[-1], path[0]) > 1e-4
 
 
-def _check_that_differences_are_seen(case, flax, weights, batch):
+def _check_that_differences_are_seen(flax, weights, batch):
     """One parameter moved by a millionth breaks what depends on it, and only that."""
-    other = pair.draw_weights(case, seed=0)
+    other = pair.draw_weights(flax.case, seed=0)
     with torch.no_grad():
         other.state_dict()["fc_action.bias"].add_(1e-6)
-    rows = suite._compare(
-        case,
-        "inference",
-        flax.infer(flax.variables(weights), batch),
-        pair.TorchSide(case, other, "float64").infer(batch),
-    )
+    ours = flax.infer(flax.variables(weights), batch)
+    theirs = pair.TorchSide(flax.case, other, "float64").infer(batch)
+    rows = suite.compare(flax.case, "inference", ours, theirs)
     assert broken(rows).keys() == {"inference, logits"}
 
 
@@ -102,20 +91,28 @@ def test_cases_cover_every_choice():
     def chosen(option, default, cases):
         return {case.network.get(option, default) for case in cases}
 
-    for cases in (CASES, [*table2_cases(), deep_case()]):
+    for cases in (CASES, cases_of("mvo_net")):
         assert {case.lowering for case in cases} == set(LOWERINGS)
         assert chosen("variant", "full", cases) == set(VARIANTS)
-        assert chosen("decoder_layout", "paper", cases) == set(LAYOUTS)
+        assert chosen("decoder_layout", "paper", cases) == set(DECODER_LAYOUTS)
         assert chosen("encoder_form", "released", cases) == set(FORMS)
-    pairs = {(case.network["variant"], case.lowering) for case in table2_cases()}
+    pairs = {(case.network["variant"], case.lowering) for case in cases_of("mvo_net")}
     assert len(pairs) == len(VARIANTS) * len(LOWERINGS)
+    assert chosen("form", "", cases_of("timesformer")) == {"gated", "released"}
+
+
+def test_every_model_of_the_registry_has_a_twin():
+    assert set(list_models()) == TWINS.keys() == SMALL.keys() == LAYOUTS.keys()
+    for model in TWINS:
+        case = full_size_case(model)
+        assert case.lowering in ("", *LOWERINGS)
+        assert case.config["in_channels"] == 3  # the published one
 
 
 def test_float32_is_about_as_exact_as_torch():
     """Few draws, for time: a wide bound here, 1.5 with the 128 draws of the command."""
-    case = Case("conv2d", {"variant": "full"})
     with jax.enable_x64(True):
-        rows = suite.float32_rows(case, draws=8)
+        rows = suite.float32_rows(Case("mvo_net", "conv2d", {"variant": "full"}, batch=2), draws=8)
     ratios = [row.value for row in rows if row.measure == "ratio"]
     assert len(ratios) > 40
     # The median over quantities is steady where single ones of few draws are not; measured 0.8.
@@ -132,15 +129,14 @@ def test_formulas_agree():
 
 
 def test_a_network_without_a_counterpart_quantity_breaks():
-    case = CASES[0]
     ours = {"values": {"logits": np.zeros((2, 1))}}
     theirs = {"values": {"logits": np.zeros((2, 1)), "coarse mask": np.zeros((2, 4, 4))}}
-    rows = suite._compare(case, "inference", ours, theirs)
+    rows = suite.compare(CASES[0], "inference", ours, theirs)
     assert [row.quantity for row in rows if not row.holds] == ["coarse mask"]
 
 
 def test_zero_gradients_by_architecture():
-    paper, released = CASES[0], CASES[1]
+    paper, released = CASES[0], deep_case()
     assert paper.zero_gradient("pseudo_branch.deconv1.deconv2.bias")  # another block follows
     assert not paper.zero_gradient("pseudo_branch.deconv2.deconv2.bias")
     assert released.zero_gradient("pseudo_branch.deconv1.conv3.bias")
@@ -153,7 +149,7 @@ ROWS = [
     Row("full / conv2d", "training step", "gradient trunk.b", 0.0, 0.0, "relative", 0.0, 1e-11),
     Row("full / conv2d", "float32", "loss", 1e-7, 1.2e-7, "ratio", 1.2, 1.5),
 ]
-RESULT = suite.Result(
+RESULT = Result(
     ROWS, [Trace("full / conv2d", "adamw", "float64", [1.0, 0.9], [0.0, 1e-15], [1e-16, 0.0])]
 )
 
@@ -184,24 +180,3 @@ def test_page_and_json(tmp_path):
 
 def test_nan_breaks_every_bound():
     assert not dataclasses.replace(ROWS[0], value=math.nan).holds
-
-
-def test_full_size_inference_equals_torch_in_float32() -> None:
-    torch.manual_seed(0)
-    reference = TorchMVONet(decoder_layout="released").eval()
-    model = MVONet(decoder_layout="released")
-    target = jax.eval_shape(
-        lambda: model.init(
-            {"params": jax.random.key(0)}, jnp.zeros((1, 30, 64, 64, 1)), train=False
-        )
-    )
-    state = {k: v.numpy() for k, v in reference.state_dict().items()}
-    variables = weight_rules.to_flax(state, target, REFERENCE)
-    video = np.random.default_rng(0).standard_normal((1, 30, 64, 64, 1), dtype=np.float32)
-    ours = jax.jit(lambda v, x: model.apply(v, x, train=False, with_mask=True))(variables, video)
-    with torch.no_grad():
-        theirs = reference(torch.from_numpy(video))
-    for our, their in ((ours.logits, theirs.logits), (ours.coarse_mask, theirs.coarse_mask)):
-        difference = np.abs(np.asarray(our) - their.numpy()).max()
-        # float32 rounds at 6e-8 and sums have up to 3000 terms; measured 6e-7.
-        assert difference <= 1e-5 * their.abs().max()

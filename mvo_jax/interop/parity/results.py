@@ -1,0 +1,110 @@
+"""What a comparison found: rows with their bounds, and drift along training steps."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+OPTIMISER_NAMES = {"adamw": "AdamW", "sgd": "SGD"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One compared quantity.
+
+    Attributes:
+        case: what ran.
+        stage: 'inference', 'training step', 'AdamW steps', 'SGD steps', 'full size', 'float32' or
+            'formulas'.
+        quantity: what is compared.
+        absolute: largest absolute difference; in rows of float32 torch's relative error.
+        relative: L2 norm of the difference over the L2 norm of torch's value; in rows of float32
+            our relative error.
+        measure: what the bound is about: 'absolute', 'relative' or 'ratio'.
+        value: the measured value of that.
+        bound: its largest allowed value.
+    """
+
+    case: str
+    stage: str
+    quantity: str
+    absolute: float
+    relative: float
+    measure: str
+    value: float
+    bound: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether the bound holds; a value that is NaN does not."""
+        return self.value <= self.bound
+
+    @property
+    def strain(self) -> float:
+        """Value over bound; infinite for a broken bound that is 0 or a value that is NaN."""
+        if not self.holds and (math.isnan(self.value) or self.bound == 0):
+            return math.inf
+        return self.value / self.bound if self.bound else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """Drift along training steps of one case.
+
+    Attributes:
+        case: what ran.
+        optimiser: 'adamw' or 'sgd'.
+        dtype: compute dtype.
+        loss: torch's loss of each step.
+        loss_difference: absolute difference of the loss, each step.
+        parameter_difference: relative L2 difference of all parameters, after each step.
+    """
+
+    case: str
+    optimiser: str
+    dtype: str
+    loss: list[float]
+    loss_difference: list[float]
+    parameter_difference: list[float]
+
+
+@dataclasses.dataclass
+class Result:
+    """Every comparison, and the drift along training steps."""
+
+    rows: list[Row] = dataclasses.field(default_factory=list)
+    traces: list[Trace] = dataclasses.field(default_factory=list)
+
+    @property
+    def broken(self) -> list[Row]:
+        """Rows whose bound does not hold."""
+        return [row for row in self.rows if not row.holds]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Rows of one kind: how many, and the one that came closest to its bound or broke it most."""
+
+    name: str
+    stage: str
+    count: int
+    worst: Row
+
+
+def families(rows: Sequence[Row]) -> list[Family]:
+    """Rows grouped by stage and kind of quantity, in the order of their first occurrence."""
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault((row.stage, _family(row.quantity)), []).append(row)
+    return [
+        Family(name, stage, len(members), max(members, key=lambda row: row.strain))
+        for (stage, name), members in grouped.items()
+    ]
+
+
+def _family(quantity: str) -> str:
+    """Gradients by part of the network, statistics together, everything else by its own name."""
+    if quantity.startswith("gradient "):
+        return quantity.replace(" ", ", ").split(".")[0]
+    if quantity.endswith(("running_mean", "running_var")):
+        return "running " + quantity.rpartition("running_")[2]
+    return quantity.partition(", of ")[0]

@@ -1,0 +1,88 @@
+"""Layers that several of the torch models have."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mvo_jax.interop.torch_models.recording import Dropout
+
+
+def channels_first(video: Tensor) -> Tensor:
+    """``[B, T, H, W, C]`` as ``[B, C, T, H, W]``: a view in the order of channels_last_3d."""
+    return video.permute(0, 4, 1, 2, 3)
+
+
+def conv(
+    planes_in: int,
+    planes_out: int,
+    kernel: tuple[int, ...],
+    stride: int | tuple[int, ...] = 1,
+    *,
+    padded: bool = True,
+    bias: bool = False,
+) -> nn.Module:
+    """Convolution with weights of He's width, 2-D or 3-D as its kernel.
+
+    Args:
+        planes_in: channels of the input.
+        planes_out: channels of the output.
+        kernel: its sides.
+        stride: of every axis, or of each.
+        padded: whether half a kernel of zeros goes around the input.
+        bias: whether it has one.
+    """
+    kind = nn.Conv2d if len(kernel) == 2 else nn.Conv3d
+    padding = tuple(size // 2 if padded else 0 for size in kernel)
+    layer = kind(planes_in, planes_out, kernel, stride, padding, bias=bias)  # type: ignore[arg-type]
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer
+
+
+def cut(video: Tensor, tubelet: int, patch: int) -> Tensor:
+    """``[B, T, H, W, C]`` to ``[B, T / tubelet, patches, tubelet * patch^2 * C]``."""
+    x = video.unfold(1, tubelet, tubelet).unfold(2, patch, patch).unfold(3, patch, patch)
+    # [B, T', rows, columns, C, tubelet, patch, patch] so far.
+    return x.permute(0, 1, 2, 3, 5, 6, 7, 4).flatten(4).flatten(2, 3)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Multi-head attention of ``[..., S, heads * D]``, without any maps."""
+    query, key, value = (
+        x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (query, key, value)
+    )
+    out = F.scaled_dot_product_attention(query, key, value)
+    return out.transpose(-3, -2).flatten(-2)
+
+
+class Attention(nn.Module):
+    """Self-attention with one map for queries, keys and values and no bias in it.
+
+    Args:
+        hidden: width of a token.
+        heads: attention heads.
+        head_dim: width of a head.
+        dropout: after the output map.
+    """
+
+    def __init__(self, hidden: int, heads: int, head_dim: int, dropout: Dropout):
+        super().__init__()
+        self.heads = heads
+        self.to_qkv = nn.Linear(hidden, 3 * heads * head_dim, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(heads * head_dim, hidden), dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, S, hidden]`` to the same shape."""
+        query, key, value = self.to_qkv(x).chunk(3, dim=-1)
+        return self.to_out(attend(query, key, value, self.heads))
+
+
+class PreNorm(nn.Module):
+    """``fn(norm(x))``."""
+
+    def __init__(self, hidden: int, fn: nn.Module):
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden)
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, S, hidden]`` to the same shape."""
+        return self.fn(self.norm(x))
