@@ -198,7 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     from mvo_jax.cli.huge_pages import restart_with_huge_pages
-    from mvo_jax.cli.xla_flags import configure_xla
+    from mvo_jax.devices.environment import configure_xla
 
     restart_with_huge_pages()
     configure_xla(os.environ)  # before JAX is imported
