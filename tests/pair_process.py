@@ -22,7 +22,6 @@ from mvo_jax.training.setup import set_up
 from tests.small_network import SMALL, small
 from tests.small_run import make_on_disk, make_random_split, make_tiny_config
 
-SOURCE = Path(__file__).resolve().parents[1]
 CHANGES = {**SMALL, "augment.max_rotation_deg": 0.0}
 
 
@@ -109,7 +108,7 @@ def run(folder: Path, *, kill_at: int, victim: int) -> None:
     config = make_tiny_config(**CHANGES)
     experiment = small(set_up(config))
     run_folder = RunFolder(folder)
-    run_folder.open_for_training(config.to_dict(), SOURCE)
+    run_folder.open_for_training(config.to_dict())
     predict = Predictor(experiment, make_random_split(cases=7), batch_size=6, with_mask=True)
     validations = 0
 

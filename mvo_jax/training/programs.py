@@ -9,6 +9,8 @@ import numpy as np
 from mvo_jax.data.splits import AnySplit, StreamedSplit
 from mvo_jax.data.stream import read_batches
 from mvo_jax.devices import parallel
+from mvo_jax.devices.memory import device_bytes, largest_batch, program_bytes, too_large
+from mvo_jax.errors import UserError
 from mvo_jax.runs.goodput import Clock
 from mvo_jax.training.setup import Experiment
 from mvo_jax.training.state import TrainState
@@ -100,6 +102,26 @@ def compile_step(config: Any, experiment: Experiment, split: AnySplit, batch_siz
     arguments = (data, key) if streamed else (data, indices, key)
     step: Any = parallel_step(config, experiment, streamed=streamed)
     return step.lower(experiment.state_shapes(), *arguments).compile()
+
+
+def explain(config: Any, experiment: Experiment, split: AnySplit | None) -> UserError:
+    """The message for a batch that did not fit into memory, with one that does.
+
+    Args:
+        config: resolved config.
+        experiment: what it describes.
+        split: training cases; None where the batch was one of an evaluation.
+    """
+    limit = device_bytes(experiment.devices[0])
+    if split is None:
+        return too_large(config.eval.batch_size, None, limit, "config.eval.batch_size")
+    fits = largest_batch(
+        lambda size: program_bytes(compile_step(config, experiment, split, size)),
+        failed=config.train.batch_size,
+        multiple=len(experiment.devices),
+        limit=limit,
+    )
+    return too_large(config.train.batch_size, fits, limit, "config.train.batch_size")
 
 
 def parallel_step(config: Any, experiment: Experiment, *, streamed: bool) -> Callable[..., Any]:

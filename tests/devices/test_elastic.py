@@ -1,6 +1,5 @@
 """The same run on 1, 2, 4 and 8 devices, and on another number after a restart."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -26,7 +25,6 @@ FAST_AUGMENTATION = {
     "augment.max_shift": 0.0,
     "augment.flip": False,
 }
-SOURCE = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -109,7 +107,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tiny_config, random_split,
         config = tiny_config(**{**SMALL, **FAST_AUGMENTATION, "train.num_devices": count})
         experiment = small(set_up(config))
         folder = RunFolder(tmp_path / name)
-        folder.open_for_training(config.to_dict(), SOURCE)
+        folder.open_for_training(config.to_dict())
         predict = Predictor(experiment, random_split(cases=7), batch_size=6, with_mask=True)
 
         def validate(variables: Any) -> dict[str, float]:

@@ -160,7 +160,7 @@ def test_a_run_of_two_processes_is_that_of_one(pair, tmp_path, monkeypatch):
     monkeypatch.setattr(parallel, "devices", lambda limit=0, found=parallel.devices: found(4))
     run(tmp_path, kill_at=0, victim=0)
     ours, alone = rows(folder / "run"), rows(tmp_path)
-    assert [(row["step"], row["split"]) for row in ours] == [
+    assert [(row["step"], row["kind"]) for row in ours] == [
         (step, split) for step in (10, 20, 30) for split in ("train", "validation")
     ]
     for one, other in zip(ours, alone, strict=True):

@@ -39,7 +39,7 @@ from mvo_jax.runs.checkpoint import SEAL, Checkpoints
 from mvo_jax.runs.folder import RunFolder
 from mvo_jax.runs.goodput import Clock
 from mvo_jax.runs.lock import RunLock
-from mvo_jax.training import loop, programs
+from mvo_jax.training import dispatch, programs
 from tools import tiny_run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,11 +83,14 @@ def _trace_once():
 
 
 @pytest.fixture
-def attempt(capsys: pytest.CaptureFixture) -> Callable[..., Attempt]:
+def attempt(
+    capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> Callable[..., Attempt]:
     """Starts the run of a folder; ``**changes`` as ``tiny_run.start`` takes them."""
 
     def attempt(folder: Path, config: Any = None, **options: Any) -> Attempt:
         capsys.readouterr()
+        caplog.clear()
         code, words = 0, ""
         try:
             tiny_run.start(folder, Clock(), config, **options)
@@ -97,7 +100,7 @@ def attempt(capsys: pytest.CaptureFixture) -> Callable[..., Attempt]:
             assert len(error.cause.splitlines()) == 1  # noqa: PT017
         except SystemExit as error:
             code = int(error.code or 0)
-        return Attempt(code, capsys.readouterr().err + words)
+        return Attempt(code, capsys.readouterr().err + caplog.text + words)
 
     return attempt
 
@@ -384,7 +387,7 @@ def test_an_owner_elsewhere_without_locks(run, monkeypatch):
 
 def during_steps(monkeypatch: pytest.MonkeyPatch, do: Callable[[int, Any], Any]) -> None:
     """Have ``do(step, metrics)`` happen in every dispatch; its result replaces the metrics."""
-    original = loop.make_run_steps
+    original = dispatch.make_run_steps
 
     def make(*arguments: Any, **options: Any) -> Any:
         run_steps = original(*arguments, **options)
@@ -396,7 +399,7 @@ def during_steps(monkeypatch: pytest.MonkeyPatch, do: Callable[[int, Any], Any])
 
         return wrapped
 
-    monkeypatch.setattr(loop, "make_run_steps", make)
+    monkeypatch.setattr(dispatch, "make_run_steps", make)
 
 
 def no_space(*_: Any, **__: Any) -> Any:
@@ -486,9 +489,9 @@ def out_of_memory(*_: Any) -> Any:
 )
 def test_a_batch_that_does_not_fit(attempt, tmp_path, monkeypatch, memory, remedy):
     sizes = {1: 400_000, 2: 600_000}  # by compiled program: 200 kB of it for each case
-    monkeypatch.setattr(loop, "compile_step", lambda config, experiment, split, size: size)
-    monkeypatch.setattr(loop, "program_bytes", sizes.__getitem__)
-    monkeypatch.setattr(loop, "device_bytes", lambda device: memory)
+    monkeypatch.setattr(programs, "compile_step", lambda config, experiment, split, size: size)
+    monkeypatch.setattr(programs, "program_bytes", sizes.__getitem__)
+    monkeypatch.setattr(programs, "device_bytes", lambda device: memory)
     during_steps(monkeypatch, lambda step, _: out_of_memory() if step == 1 else None)
     ended = attempt(tmp_path / "run")
     assert ended.code == EXIT_OUT_OF_MEMORY
@@ -536,14 +539,14 @@ def test_a_signal_saves_and_leaves(attempt, reference, tmp_path, monkeypatch, nu
 
 def wait_for_the_thread(patch: pytest.MonkeyPatch) -> None:
     """Look twice as a busy machine would need: the signal is a moment older than the flag."""
-    original = loop.Clock.enter
+    original = Clock.enter
 
     def enter(self: Any, phase: str) -> None:
         original(self, phase)
         if phase == "step":
             time.sleep(0.05)
 
-    patch.setattr(loop.Clock, "enter", enter)
+    patch.setattr(Clock, "enter", enter)
 
 
 WATCHED = """

@@ -478,13 +478,13 @@ def training_figure(history: Sequence[Mapping[str, Any]]) -> Figure | None:
 
 
 def history_series(
-    history: Sequence[Mapping[str, Any]], split: str, key: str
+    history: Sequence[Mapping[str, Any]], kind: str, key: str
 ) -> tuple[list[int], list[float]]:
-    """Steps and finite values of ``key`` for one split, by step; rows without it are left out."""
+    """Steps and finite values of ``key`` in rows of one kind, by step; others are left out."""
     rows = sorted(
         (int(row["step"]), float(row[key]))
         for row in history
-        if row.get("split") == split
+        if row.get("kind") == kind
         and "step" in row
         and isinstance(row.get(key), (int, float))
         and math.isfinite(row[key])
