@@ -10,14 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from mvo_jax.data.batches import batch_indices
 from mvo_jax.devices import distributed, parallel
 from mvo_jax.devices.cluster import Cluster
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.predict import ClipPredictor, Predictor
 from mvo_jax.runs.folder import RunFolder
 from mvo_jax.training.loop import train
-from mvo_jax.training.programs import make_run_steps
+from mvo_jax.training.programs import draw, make_run_steps
 from mvo_jax.training.setup import set_up
 from tests.small_network import SMALL, small
 from tests.small_run import make_on_disk, make_random_split, make_tiny_config
@@ -92,13 +91,10 @@ def streamed_losses(config: Any, experiment: Any) -> list[float]:
     """Losses of two steps whose clips are read from disk."""
     split = make_on_disk(make_random_split())
 
-    def draw(k: int) -> np.ndarray:
-        return batch_indices(config.seed, k, num_cases=16, batch_size=8)
-
-    run_steps = make_run_steps(config, experiment, split, draw, range(2), 1)
+    run_steps = make_run_steps(config, experiment, split, range(2), 1)
     state, losses = experiment.init_state(0), []
     for k in range(2):
-        state, metrics = run_steps(state, draw(k)[None])
+        state, metrics = run_steps(state, draw(config, split, k)[None])
         losses.append(float(metrics["loss"][0]))
     return losses
 

@@ -1,7 +1,6 @@
 """Training steps in dispatches: several in one program, the next one sent before one has ended."""
 
 import collections
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from mvo_jax.data.batches import batch_indices
 from mvo_jax.data.splits import AnySplit
 from mvo_jax.runs.schedule import next_stop
 from mvo_jax.training.optim import learning_rate_schedule
-from mvo_jax.training.programs import make_run_steps
+from mvo_jax.training.programs import draw, make_run_steps
 from mvo_jax.training.recorder import Supervision
 from mvo_jax.training.setup import Experiment
 from mvo_jax.training.state import TrainState
@@ -46,24 +44,13 @@ class Dispatches:
         profile_steps: int,
         profile_folder: Path,
     ):
-        self._options, self._split, self._supervision = config.train, split, supervision
+        self._config, self._split, self._supervision = config, split, supervision
         # On a CPU dispatch costs nothing and convolution gradients inside a scan are slow.
         self._on_cpu = jax.default_backend() == "cpu"
         self._longest = config.train.steps_per_dispatch or (1 if self._on_cpu else 20)
-        self._draw = functools.partial(
-            batch_indices,
-            config.seed,
-            num_cases=len(split),
-            batch_size=config.train.batch_size,
-        )
+        steps = range(first, config.train.total_steps)
         run_steps = make_run_steps(
-            config,
-            experiment,
-            split,
-            self._draw,
-            range(first, config.train.total_steps),
-            self._longest,
-            clock=supervision.clock,
+            config, experiment, split, steps, self._longest, supervision.clock
         )
         self._run_steps = TracedSteps(
             run_steps, first=first, steps=profile_steps, folder=profile_folder
@@ -82,8 +69,8 @@ class Dispatches:
         Returns:
             The state to come, and its step.
         """
-        stop = next_stop(step, self._options, longest=self._longest)
-        indices = np.stack([self._draw(k) for k in range(step, stop)])
+        stop = next_stop(step, self._config.train, longest=self._longest)
+        indices = np.stack([draw(self._config, self._split, k) for k in range(step, stop)])
         clock, interruption = self._supervision.clock, self._supervision.interruption
         if len(indices) in self._compiled:
             clock.enter("step")
