@@ -221,8 +221,9 @@ def _run_updates(
     """An update for each row of ``inputs``, of which ``cases`` makes clips and their indices."""
 
     def update(state: TrainState, now: Any) -> tuple[TrainState, Metrics]:
+        data, indices = cases(now)
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        batch = make_batch(*cases(now), augment_key, **batches)
+        batch = make_batch(data, indices, augment_key, **batches)
         return train_step(state, batch, dropout_key)
 
     if jax.tree.leaves(inputs)[0].shape[0] == 1:
