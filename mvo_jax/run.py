@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mvo_jax.data.clips import geometry_of
-from mvo_jax.data.cohort.geometry import Target
+from mvo_jax.data.slices import Target
 from mvo_jax.data.splits import (
     AnySplit,
     check_patients_disjoint,

@@ -165,7 +165,7 @@ def test_configs_import_nothing_of_mvo_jax():
 
 def test_every_verb_is_a_module_and_every_other_module_of_cli_is_shared():
     modules = {path.stem for path in (PACKAGE / "cli").glob("*.py")} - {"__init__"}
-    assert modules == set(VERBS) | {"main", "flags", "xla_flags", "compilation_cache", "huge_pages"}
+    assert modules == set(VERBS) | {"main", "flags", "huge_pages"}
 
 
 def test_entry_point_loads_without_jax():

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from mvo_jax.cli.summary import TABLE_1, TABLE_2
 from mvo_jax.data.splits import split_bytes
 from mvo_jax.devices import parallel
-from mvo_jax.models.registry import MODELS, published_config
+from mvo_jax.models.registry import published_config
 from mvo_jax.training.setup import set_up
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -129,7 +129,6 @@ def test_its_docstring_gives_the_command_and_the_arguments(path):
 def test_baselines_are_the_published_models():
     path = ROOT / "configs" / "baselines.py"
     rows = load(path).ROWS
-    assert set(rows) == set(MODELS)
     assert set(rows) <= set(load(path).PAPER)
     printed = {name: figures["millions"] for name, figures in load(path).PAPER.items()}
     assert printed == {**TABLE_1, "mvo_net": TABLE_2["full"]}

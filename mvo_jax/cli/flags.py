@@ -11,9 +11,10 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mvo_jax.data.importers.cine import MASK_NAMES, Options
+from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.formats import IMPORTERS
 from mvo_jax.data.importers.table import COLUMNS, Table, read_table
+from mvo_jax.data.labels import MASK_NAMES
 from mvo_jax.devices import cluster, distributed
 from mvo_jax.errors import UserError
 
@@ -135,7 +136,7 @@ def define_process_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "coordinator_address",
         None,
-        "HOST:PORT of process 0; Slurm and TPUs know it.",
+        "HOST:PORT of process 0; JAX finds it under Slurm and on TPUs.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -149,7 +150,7 @@ def define_process_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer(
         "peer_seconds",
-        60,
+        30,
         "A process whose host has been silent for so long is dead.",
         lower_bound=5,
         flag_values=values,

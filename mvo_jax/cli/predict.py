@@ -14,9 +14,9 @@ from absl import flags
 from tqdm import tqdm
 
 from mvo_jax.cli.flags import define_source_flags, parse, source_options
-from mvo_jax.data.clips import Clip, batched, open_source, read_clips
-from mvo_jax.data.cohort.geometry import Rejected
+from mvo_jax.data.clips import batched, open_source, read_clips
 from mvo_jax.data.importers.cine import printable
+from mvo_jax.data.slices import Clip, Rejected
 from mvo_jax.data.splits import load_split
 from mvo_jax.devices import parallel
 from mvo_jax.errors import EXIT_FINDINGS, UserError

@@ -7,9 +7,9 @@ from pathlib import Path
 from absl import flags
 
 from mvo_jax.cli.flags import define_source_flags, parse, source_options
-from mvo_jax.data.cohort.geometry import Target
 from mvo_jax.data.cohort.partition import Partition, split_order
-from mvo_jax.data.phantom.workers import available_cores
+from mvo_jax.data.processes import available_cores
+from mvo_jax.data.slices import Target
 from mvo_jax.errors import UserError
 
 
