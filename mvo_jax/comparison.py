@@ -29,7 +29,7 @@ from mvo_jax.evaluation.pages.report import BASELINE_FEATURE
 from mvo_jax.evaluation.predictions import Predictions, read_predictions
 from mvo_jax.models.cost import forward_flops, parameter_count
 from mvo_jax.models.registry import dense_model
-from mvo_jax.run import SOURCE, train_and_evaluate
+from mvo_jax.run import train_and_evaluate
 from mvo_jax.runs.folder import RunFolder, provenance, read_json, write_json
 from mvo_jax.training.setup import set_up
 
@@ -179,7 +179,7 @@ def _seconds_per_step(folders: Sequence[RunFolder], batch_size: int) -> float | 
     """Median over the logged windows, without the first of each run, which includes compilation."""
     speeds: list[float] = []
     for folder in folders:
-        rows = [row for row in folder.history() if row["split"] == "train"]
+        rows = [row for row in folder.history() if row["kind"] == "train"]
         speeds += [row["clips_per_second"] for row in rows[1:]]
     return batch_size / float(np.median(speeds)) if speeds else None
 
@@ -248,6 +248,6 @@ def _tabulate(
         dataset=f"{dataset_line(config.data)}, split {split}, {seeds_text}",
         simulated=config.data.name == "phantom",
         notes=notes,
-        provenance=provenance(SOURCE),
+        provenance=provenance(),
     )
     return table

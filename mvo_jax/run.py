@@ -46,13 +46,14 @@ from mvo_jax.runs.checkpoint import Checkpoints
 from mvo_jax.runs.folder import RunFolder, provenance, read_json, write_json
 from mvo_jax.runs.goodput import Clock
 from mvo_jax.runs.lock import RunLock
+from mvo_jax.runs.resume import Identity
 from mvo_jax.runs.signals import Interruption
 from mvo_jax.runs.watchdog import Watchdog
 from mvo_jax.training.loop import train
+from mvo_jax.training.recorder import Supervision
 from mvo_jax.training.setup import Experiment, set_up
 
 log = logging.getLogger(__name__)
-SOURCE = Path(__file__).resolve().parents[1]
 _GEOMETRY = "geometry.json"
 
 
@@ -120,7 +121,7 @@ def train_and_evaluate(
             )
         )
         folder.open_for_training(
-            config.to_dict(), SOURCE, about=about, allow_config_change=allow_config_change
+            config.to_dict(), about=about, allow_config_change=allow_config_change
         )
 
         # 3. Data. One process generates a simulated cohort.
@@ -147,14 +148,10 @@ def train_and_evaluate(
             folder,
             training,
             validate=lambda variables: validation_metrics(predict(variables)),
+            identity=Identity(config.to_dict(), data, allow_config_change, allow_data_change),
             initial=initial,
             profile_steps=profile_steps,
-            data=data,
-            allow_config_change=allow_config_change,
-            allow_data_change=allow_data_change,
-            interruption=interruption,
-            clock=clock,
-            lock=lock,
+            supervision=Supervision(clock, interruption, lock),
         )
     if evaluate_on is None:
         return {**result, "evaluation": None}
@@ -232,7 +229,7 @@ def evaluate(
         cases=gallery(evaluated, predictions, chosen.value),
         history=history,
         config_text=str(config),
-        provenance={"checkpoint": f"{checkpoint}, step {run.step}", **provenance(SOURCE)},
+        provenance={"checkpoint": f"{checkpoint}, step {run.step}", **provenance()},
         dataset=dataset_line(config.data),
         simulated=config.data.name == "phantom",
     )

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from mvo_jax.data.batches import batch_indices
 from mvo_jax.devices import distributed, parallel
 from mvo_jax.devices.cluster import Cluster
 from mvo_jax.errors import UserError
@@ -18,12 +17,12 @@ from mvo_jax.evaluation.predict import ClipPredictor, Predictor
 from mvo_jax.runs.folder import RunFolder
 from mvo_jax.runs.signals import Interruption
 from mvo_jax.training.loop import train
-from mvo_jax.training.programs import make_run_steps
+from mvo_jax.training.programs import draw, make_run_steps
+from mvo_jax.training.recorder import Supervision
 from mvo_jax.training.setup import set_up
 from tests.small_network import SMALL, small
 from tests.small_run import make_on_disk, make_random_split, make_tiny_config
 
-SOURCE = Path(__file__).resolve().parents[1]
 CHANGES = {**SMALL, "augment.max_rotation_deg": 0.0}
 METRICS = ("loss", "ce", "mask_mse", "auc", "accuracy")
 
@@ -95,13 +94,10 @@ def streamed_losses(config: Any, experiment: Any) -> list[float]:
     """Losses of two steps whose clips are read from disk."""
     split = make_on_disk(make_random_split())
 
-    def draw(k: int) -> np.ndarray:
-        return batch_indices(config.seed, k, num_cases=16, batch_size=8)
-
-    run_steps = make_run_steps(config, experiment, split, draw, range(2), 1)
+    run_steps = make_run_steps(config, experiment, split, range(2), 1)
     state, losses = experiment.init_state(0), []
     for k in range(2):
-        state, metrics = run_steps(state, draw(k)[None])
+        state, metrics = run_steps(state, draw(config, split, k)[None])
         losses.append(float(metrics["loss"][0]))
     return losses
 
@@ -116,7 +112,7 @@ def run(
     config = make_tiny_config(**{**CHANGES, "train.num_devices": devices})
     experiment = small(set_up(config))
     run_folder = RunFolder(folder)
-    run_folder.open_for_training(config.to_dict(), SOURCE)
+    run_folder.open_for_training(config.to_dict())
     predict = Predictor(experiment, make_random_split(cases=7), batch_size=6, with_mask=True)
     validations = 0
 
@@ -132,7 +128,14 @@ def run(
 
     with Interruption() as interruption:
         split = make_random_split()
-        train(config, experiment, run_folder, split, validate, interruption=interruption)
+        train(
+            config,
+            experiment,
+            run_folder,
+            split,
+            validate,
+            supervision=Supervision(interruption=interruption),
+        )
     return rows(folder)
 
 

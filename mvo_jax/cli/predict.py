@@ -32,7 +32,7 @@ from mvo_jax.evaluation.pages.case_results import (
 from mvo_jax.evaluation.predict import ClipPredictor
 from mvo_jax.evaluation.thresholds import Threshold, choose_thresholds
 from mvo_jax.files import new_folder
-from mvo_jax.run import SOURCE, TrainedRun, load_run
+from mvo_jax.run import TrainedRun, load_run
 from mvo_jax.runs.folder import RunFolder, provenance, read_json
 
 
@@ -195,7 +195,7 @@ def main(arguments: list[str]) -> list[dict[str, Any]]:
             f"{target.spacing_mm:.3g} mm",
             **{
                 key: value
-                for key, value in provenance(SOURCE).items()
+                for key, value in provenance().items()
                 if key in ("git_revision", "python", "backend", "versions")
             },
         }

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from mvo_jax.errors import UserError
 from mvo_jax.files import cannot_write, replace_file
 from mvo_jax.runs import goodput
 
+SOURCE = Path(__file__).resolve().parents[2]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 # What changes neither the result nor what is logged of it, beyond rounding. Where the data are may
@@ -60,10 +62,10 @@ def read_json(path: Path) -> Any:
         ) from error
 
 
-def provenance(source: Path) -> dict[str, Any]:
-    """Versions, devices and the git revision of the code in ``source``."""
+def provenance() -> dict[str, Any]:
+    """The command, versions, devices and the git revision of this code."""
     revision = subprocess.run(
-        ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"],
+        ["git", "-C", str(SOURCE), "describe", "--always", "--dirty", "--abbrev=12"],
         capture_output=True,
         text=True,
         check=False,
@@ -112,7 +114,7 @@ class RunFolder:
 
     @property
     def metrics_path(self) -> Path:
-        """One JSON object a line: step, split ('train', 'validation' or 'goodput') and values."""
+        """One JSON object a line: step, kind ('train', 'validation' or 'goodput') and values."""
         return self.path / "metrics.jsonl"
 
     def config(self) -> dict[str, Any]:
@@ -131,7 +133,6 @@ class RunFolder:
     def open_for_training(
         self,
         config: Mapping[str, Any],
-        source: Path,
         *,
         about: Mapping[str, Any] | None = None,
         allow_config_change: bool = False,
@@ -142,7 +143,6 @@ class RunFolder:
 
         Args:
             config: the resolved config.
-            source: folder of the code, for the git revision.
             about: what else to keep of this start in ``provenance.json``.
             allow_config_change: go on under another config; the change is kept in
                 ``provenance.json``.
@@ -151,34 +151,28 @@ class RunFolder:
             UserError: the folder belongs to another config (every difference is listed), or it
                 cannot be written, or another process does not see it.
         """
-        distributed.first_then_others(
-            lambda: self._open(config, source, about or {}, allow_config_change)
-        )
+
+        def open_in_first() -> None:
+            if distributed.is_first():
+                self._open(json.loads(json.dumps(config)), about or {}, allow_config_change)
+
+        distributed.first_then_others(open_in_first)
         distributed.check_shared(self.path / "provenance.json")
 
     def _open(
-        self,
-        config: Mapping[str, Any],
-        source: Path,
-        about: Mapping[str, Any],
-        allow_config_change: bool,
+        self, config: dict[str, Any], about: Mapping[str, Any], allow_config_change: bool
     ) -> None:
-        if not distributed.is_first():
-            return
-        wanted = json.loads(json.dumps(config))
-        changes: dict[str, Any] = {}
         self.create()
-        if (self.path / "config.json").exists():
+        start = {**provenance(), **about}
+        before = self.config() if (self.path / "config.json").exists() else None
+        if before is not None:
             if not allow_config_change:
-                self.check_config(wanted)
-            if found := config_changes(self.config(), wanted):
-                changes = {"config_changes": found}
-        if not (self.path / "config.json").exists() or self.config() != wanted:
-            write_json(self.path / "config.json", wanted)
-        write_json(
-            self.path / "provenance.json",
-            [*self._provenance(), {**provenance(source), **about, **changes}],
-        )
+                self.check_config(config)
+            if changes := config_changes(before, config):
+                start["config_changes"] = changes
+        if before != config:
+            write_json(self.path / "config.json", config)
+        write_json(self.path / "provenance.json", [*self._provenance(), start])
 
     def create(self) -> None:
         """Make the folder where it is missing.
@@ -225,11 +219,11 @@ class RunFolder:
 
         An incomplete last line is left out.
         """
-        return [row for row in self._rows() if row["split"] != goodput.SPLIT]
+        return [row for row in self._rows() if row["kind"] != goodput.KIND]
 
     def starts(self) -> list[dict[str, Any]]:
         """Where the time of each start went; see ``goodput.Clock.row``."""
-        return [row for row in self._rows() if row["split"] == goodput.SPLIT]
+        return [row for row in self._rows() if row["kind"] == goodput.KIND]
 
     def _rows(self) -> list[dict[str, Any]]:
         if not self.metrics_path.exists():
@@ -237,26 +231,32 @@ class RunFolder:
         rows = []
         for line in self.metrics_path.read_text(errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break  # a kill in the middle of a write; nothing valid follows it
+            if "split" in row:  # as the first revisions named it
+                row = {"step": row.pop("step"), "kind": row.pop("split"), **row}
+            rows.append(row)
         return rows
 
-    def forget_after(self, step: int) -> None:
+    def forget_after(self, step: int, *, evaluation: bool = False) -> None:
         """Drop metrics of steps that a resumed run will repeat; starts stay accounted for.
 
         The first process does.
+
+        Args:
+            step: that the run goes on from.
+            evaluation: its evaluation will be repeated too.
         """
         if not distributed.is_first():
             return
-        kept = [row for row in self._rows() if row["step"] <= step or row["split"] == goodput.SPLIT]
-        replace_file(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept))
-
-    def forget_evaluation(self, step: int) -> None:
-        """Drop the evaluation of a step that is going to be repeated; the first process does."""
-        if not distributed.is_first():
-            return
-        kept = [row for row in self._rows() if (row["step"], row["split"]) != (step, "validation")]
+        kept = [
+            row
+            for row in self._rows()
+            if row["kind"] == goodput.KIND
+            or row["step"] < step
+            or (row["step"] == step and not (evaluation and row["kind"] == "validation"))
+        ]
         replace_file(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
@@ -279,26 +279,26 @@ class MetricsWriter:
         if not self._writes:
             return
         # Imported here: it takes a third of a second and only training needs it.
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import RecordWriter
         from tensorboardX.summary import scalar
 
-        self._path = folder.metrics_path
-        events_of: Any = event_pb2  # made at run time from a descriptor; types know nothing of it
-        self._event, self._scalar = events_of.Event, scalar
-        self._lock = threading.Lock()
+        self._path, self._scalar, self._lock = folder.metrics_path, scalar, threading.Lock()
+        self._proto: Any = event_pb2  # made at run time from a descriptor; types do not know it
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"
         events = folder.path / "tensorboard"
         try:
             events.mkdir(exist_ok=True)
             # Unbuffered: a row is one write.
             self._file = self._path.open("ab", buffering=0)
-            self._tensorboard = EventsWriter(str(events / "events"))
-            start = events_of.SessionLog(status=events_of.SessionLog.START)
-            self._tensorboard.write_event(self._event(step=first_step, session_log=start))
+            self._events = RecordWriter(str(events / name))
+            self._write_event(file_version="brain.Event:2")
+            start = self._proto.SessionLog(status=self._proto.SessionLog.START)
+            self._write_event(step=first_step, session_log=start)
         except OSError as error:
             raise cannot_write(self._path, error) from error
 
-    def write(self, step: int, split: str, values: Mapping[str, Any]) -> None:
+    def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         """Write one row; values that are not finite become null, and a gap in TensorBoard.
 
         Raises:
@@ -310,22 +310,24 @@ class MetricsWriter:
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in values.items()
         }
-        line = json.dumps({"step": step, "split": split, **finite}) + "\n"
+        line = json.dumps({"step": step, "kind": kind, **finite}) + "\n"
         try:
             with self._lock:
                 self._write_all(line.encode())
                 for key, value in finite.items():
                     if isinstance(value, int | float):
-                        summary = self._scalar(f"{split}/{key}", value)
-                        event = self._event(step=step, wall_time=time.time(), summary=summary)
-                        self._tensorboard.write_event(event)
-                self._tensorboard.flush()
+                        self._write_event(step=step, summary=self._scalar(f"{kind}/{key}", value))
+                self._events.flush()
         except OSError as error:
             raise cannot_write(self._path, error) from error
 
     def _write_all(self, content: bytes) -> None:
         while content:  # the last bytes before a full disk are written, and then it says so
             content = content[self._file.write(content) :]
+
+    def _write_event(self, **fields: Any) -> None:
+        event = self._proto.Event(wall_time=time.time(), **fields)
+        self._events.write(event.SerializeToString())
 
     def sync(self) -> None:
         """Have the rows on disk, so that a checkpoint never knows more than they do.
@@ -346,4 +348,4 @@ class MetricsWriter:
             return
         self._file.close()
         with contextlib.suppress(OSError):  # every event was flushed when it was written
-            self._tensorboard.close()
+            self._events.close()

@@ -10,7 +10,7 @@ from typing import Any
 
 # Time belongs to exactly one of them, so that the shares add up to one.
 PHASES: tuple[str, ...] = ("start", "compile", "input", "step", "validation", "save", "log")
-SPLIT = "goodput"  # 'split' of its rows in metrics.jsonl
+KIND = "goodput"  # of its rows in metrics.jsonl
 
 
 def process_age() -> float:

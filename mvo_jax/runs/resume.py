@@ -1,50 +1,122 @@
-"""Going on with a run: what its newest checkpoint is of, and where it stands."""
+"""Going on with a run: what its newest checkpoint is of, and where its next start begins."""
 
+import dataclasses
 import json
+import logging
 import math
-import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mvo_jax.devices import distributed
 from mvo_jax.errors import UserError
 from mvo_jax.runs.checkpoint import Checkpoints
 from mvo_jax.runs.folder import RunFolder, config_changes
+from mvo_jax.runs.schedule import due
 
+log = logging.getLogger(__name__)
 NO_BEST = {"step": -1, "auc": -2.0}  # less than any AUC, and than the -1 of an undefined one
 
 
-def check_identity(
-    meta: Mapping[str, Any],
-    identity: Mapping[str, Any],
-    allow_config_change: bool,
-    allow_data_change: bool,
-) -> None:
-    """Refuse, or tell, that a checkpoint is of another config or of other data."""
-    # A checkpoint written through the library may say nothing of them.
-    config = config_changes(meta.get("config") or identity["config"], identity["config"])
-    before = meta.get("data") or {}
-    data = [
-        f"{name} {before[name][:12]} -> {now[:12]}"
-        for name, now in identity["data"].items()
-        if name in before and before[name] != now
-    ]
-    for what, changes, allowed, flag in (
-        ("config", config, allow_config_change, "--allow_config_change"),
-        ("content of the data", data, allow_data_change, "--allow_data_change"),
-    ):
-        if changes and not allowed:
-            raise UserError(
-                f"the checkpoint is of another {what} ({'; '.join(changes)})",
-                f"restore what it was trained with, choose another --workdir, or go on with {flag}",
-            )
-        if changes:
-            _tell(f"going on under another {what}: {'; '.join(changes)}")
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What a run is of: a checkpoint of anything else is refused, unless that is allowed.
+
+    Attributes:
+        config: the resolved config.
+        data: content hashes of the splits by name.
+        allow_config_change: go on from a checkpoint of another config.
+        allow_data_change: go on from a checkpoint of other data.
+    """
+
+    config: Mapping[str, Any]
+    data: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    allow_config_change: bool = False
+    allow_data_change: bool = False
+
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: JSON content."""
+        return json.loads(json.dumps({"config": self.config, "data": self.data}))
+
+    def check(self, meta: Mapping[str, Any]) -> None:
+        """Compare with what a checkpoint keeps.
+
+        Raises:
+            UserError: the checkpoint is of another config or of other data, which is not allowed;
+                every difference is listed.
+        """
+        # A checkpoint written through the library may say nothing of them.
+        config = config_changes(meta.get("config") or self.config, self.config)
+        before = meta.get("data") or {}
+        data = [
+            f"{name} {before[name][:12]} -> {now[:12]}"
+            for name, now in self.data.items()
+            if name in before and before[name] != now
+        ]
+        for what, changes, allowed, flag in (
+            ("config", config, self.allow_config_change, "--allow_config_change"),
+            ("content of the data", data, self.allow_data_change, "--allow_data_change"),
+        ):
+            if changes and not allowed:
+                raise UserError(
+                    f"the checkpoint is of another {what} ({'; '.join(changes)})",
+                    "restore what it was trained with, choose another --workdir, or go on with "
+                    f"{flag}",
+                )
+            if changes:
+                _warn(f"going on under another {what}: {'; '.join(changes)}")
 
 
-def _tell(text: str) -> None:
-    if distributed.is_first():
-        print(text, file=sys.stderr)
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a start of a run begins.
+
+    Attributes:
+        state: restored, as numpy arrays; None where the run begins from its seed.
+        step: updates done.
+        best: 'step' and 'auc' of the best checkpoint so far.
+        evaluate: whether the state is still to be evaluated.
+        window: metrics of the steps since the last training row of the log.
+    """
+
+    state: Any = None
+    step: int = 0
+    best: Mapping[str, Any] = dataclasses.field(default_factory=lambda: dict(NO_BEST))
+    evaluate: bool = False
+    window: tuple[Mapping[str, float], ...] = ()
+
+
+def resume(
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    identity: Identity,
+    options: Any,
+    shapes: Callable[[], Any],
+) -> Start:
+    """Restore the newest checkpoint that is whole, and drop the metrics of what will be repeated.
+
+    Args:
+        folder: of the run.
+        checkpoints: of the run.
+        identity: what the checkpoint must be of.
+        options: ``config.train``.
+        shapes: gives the state's structure, shapes and dtypes.
+
+    Raises:
+        UserError: a checkpoint is damaged, of something else, or does not fit the model.
+    """
+    if checkpoints.latest_step() is None:
+        folder.forget_after(0)
+        return Start()
+    restored = checkpoints.read("latest")
+    meta = restored.meta
+    identity.check(meta)
+    state, step = restored.fill(shapes()), meta["step"]
+    best, evaluate = best_so_far(
+        folder, checkpoints, meta, evaluation_due=due(step, options).evaluate
+    )
+    folder.forget_after(step, evaluation=evaluate)
+    warn_missing_rows(folder, step, meta.get("rows"))
+    return Start(state, step, best, evaluate, tuple(meta.get("window", ())))
 
 
 def comparable(auc: float | None) -> float:
@@ -58,24 +130,12 @@ def is_better(auc: float | None, best: Mapping[str, Any]) -> bool:
     return value > best["auc"] or value == best["auc"] == -1.0
 
 
-def _best_of(checkpoints: Checkpoints, meta: Mapping[str, Any]) -> dict[str, Any]:
-    """The best up to a checkpoint, if it can still be evaluated."""
-    best = dict(meta.get("best") or NO_BEST)
-    if best["step"] < 0:
-        return dict(NO_BEST)
-    there = checkpoints.best_meta()
-    # A newer one is at least as good, and this run is going to find it again.
-    if there is None or there["step"] < best["step"]:
-        _tell(
-            f"the best checkpoint, of step {best['step']}, is missing; the best of the validations "
-            "to come will be kept"
-        )
-        return dict(NO_BEST)
-    return best
-
-
-def where_it_stands(
-    folder: RunFolder, checkpoints: Checkpoints, meta: Mapping[str, Any], step: int, due: bool
+def best_so_far(
+    folder: RunFolder,
+    checkpoints: Checkpoints,
+    meta: Mapping[str, Any],
+    *,
+    evaluation_due: bool,
 ) -> tuple[dict[str, Any], bool]:
     """The best so far, and whether a restored state is still to be evaluated.
 
@@ -86,12 +146,11 @@ def where_it_stands(
         folder: of the run.
         checkpoints: of the run.
         meta: of the restored state.
-        step: its step.
-        due: whether that step is one to evaluate.
+        evaluation_due: whether its step is one to evaluate.
     """
-    best, evaluate = _best_of(checkpoints, meta), due
+    best, step, evaluate = _best_that_is_kept(checkpoints, meta), meta["step"], evaluation_due
     for row in folder.history():
-        if due and (row["step"], row["split"]) == (step, "validation"):
+        if evaluation_due and (row["step"], row["kind"]) == (step, "validation"):
             better = is_better(row["auc"], best)
             # Logged, and killed before the best was saved: evaluated again.
             evaluate = better and max(checkpoints.steps("best"), default=-1) < step
@@ -100,19 +159,40 @@ def where_it_stands(
     return tuple(json.loads(distributed.exchange(json.dumps([best, evaluate]))[0]))
 
 
+def _best_that_is_kept(checkpoints: Checkpoints, meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The best up to a checkpoint, if it can still be evaluated."""
+    best = dict(meta.get("best") or NO_BEST)
+    if best["step"] < 0:
+        return dict(NO_BEST)
+    kept = checkpoints.best_meta()
+    # A newer one is at least as good, and this run is going to find it again.
+    if kept is None or kept["step"] < best["step"]:
+        _warn(
+            f"the best checkpoint, of step {best['step']}, is missing; the best of the validations "
+            "to come will be kept"
+        )
+        return dict(NO_BEST)
+    return best
+
+
 def logged_rows(folder: RunFolder, step: int) -> int:
     """How many rows of the log of metrics were logged before the checkpoint of a step."""
     return sum(
-        row["split"] == "train" or (row["split"] == "validation" and row["step"] < step)
+        row["kind"] == "train" or (row["kind"] == "validation" and row["step"] < step)
         for row in folder.history()
     )
 
 
-def tell_of_missing_rows(folder: RunFolder, step: int, saved: int | None) -> None:
-    """Say so if the file holds fewer rows than the checkpoint of ``step`` counted."""
+def warn_missing_rows(folder: RunFolder, step: int, saved: int | None) -> None:
+    """Warn if the file holds fewer rows than the checkpoint of ``step`` counted."""
     rows = logged_rows(folder, step)
     if saved is not None and rows < saved:
-        _tell(
+        _warn(
             f"{folder.metrics_path} holds {rows} of the {saved} rows that were logged up to step "
             f"{step}: it was changed or damaged; the run itself is whole"
         )
+
+
+def _warn(text: str) -> None:
+    if distributed.is_first():
+        log.warning(text)

@@ -6,15 +6,16 @@ interpreter's wakeup descriptor, asks the loop to stop, and ends the process its
 not in time.
 """
 
+import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 
 from mvo_jax.errors import EXIT_INTERRUPTED
 
+log = logging.getLogger(__name__)
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 # Ten seconds are promised; Slurm and Kubernetes give thirty before they kill.
 GRACE_SECONDS = 8.0
@@ -51,7 +52,7 @@ class Interruption:
         os.set_blocking(self._write, False)
         self._old_wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in SIGNALS:
-            self._previous[number] = signal.signal(number, _noted)
+            self._previous[number] = signal.signal(number, _do_nothing)
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
         return self
 
@@ -71,11 +72,11 @@ class Interruption:
                 self._leave("a second signal")
             self.requested = signal.Signals(content[0])
             name = self.requested.name
-            print(f"{name}: saving, then leaving; again: leaving at once", file=sys.stderr)
-            threading.Thread(target=self._see_to_it, daemon=True).start()
+            log.warning(f"{name}: saving, then leaving; again: leaving at once")
+            threading.Thread(target=self._leave_in_time, daemon=True).start()
         os.close(self._read)
 
-    def _see_to_it(self) -> None:
+    def _leave_in_time(self) -> None:
         """End the process if the loop does not."""
         asked = time.monotonic()
         while not self._left.wait(0.05):
@@ -85,7 +86,7 @@ class Interruption:
                 finish = threading.Thread(target=self.before_leaving, daemon=True)
                 finish.start()
                 finish.join(GRACE_SECONDS + _LEAVE_SECONDS - waited)
-                if self._left.is_set():  # the loop came after all, and leaves by itself
+                if self._left.is_set():  # the loop has left in the meantime
                     return
                 self._leave(
                     "nothing to save since the last checkpoint"
@@ -95,9 +96,9 @@ class Interruption:
                 )
 
     def _leave(self, why: str) -> None:
-        print(f"interrupted ({why}); the same command goes on", file=sys.stderr, flush=True)
+        log.warning(f"interrupted ({why}); the same command goes on")
         os._exit(EXIT_INTERRUPTED)
 
 
-def _noted(_number: int, _frame: object) -> None:
-    """The wakeup descriptor has told the thread."""
+def _do_nothing(_number: int, _frame: object) -> None:
+    """The wakeup descriptor wakes the thread."""

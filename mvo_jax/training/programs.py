@@ -6,9 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from mvo_jax.data.batches import batch_indices
 from mvo_jax.data.splits import AnySplit, StreamedSplit
 from mvo_jax.data.stream import read_batches
 from mvo_jax.devices import parallel
+from mvo_jax.devices.memory import device_bytes, largest_batch, program_bytes, too_large
+from mvo_jax.errors import UserError
 from mvo_jax.runs.goodput import Clock
 from mvo_jax.training.setup import Experiment
 from mvo_jax.training.state import TrainState
@@ -19,10 +22,8 @@ def make_run_steps(
     config: Any,
     experiment: Experiment,
     split: AnySplit,
-    draw: Callable[[int], np.ndarray],
     steps: range,
-    steps_per_dispatch: int,
-    *,
+    longest: int,
     clock: Clock | None = None,
 ) -> Callable[[TrainState, np.ndarray], tuple[TrainState, Any]]:
     """Build ``run_steps(state, indices [K, B]) -> (state, metrics [K])``.
@@ -31,9 +32,8 @@ def make_run_steps(
         config: resolved config.
         experiment: what it describes.
         split: placed in device memory, or read from disk in the order of ``steps``.
-        draw: cases of a step; what ``run_steps`` is called with.
-        steps: the steps to come.
-        steps_per_dispatch: largest K.
+        steps: the steps to come; the indices of each are those of ``draw``.
+        longest: largest K.
         clock: told of the time that reading takes.
     """
     devices, own = experiment.devices, len(parallel.own(experiment.devices))
@@ -41,14 +41,13 @@ def make_run_steps(
     # Initialisation and the run draw from different keys.
     run_key = parallel.replicate(jax.random.fold_in(jax.random.key(config.seed), 1), devices)
     step = parallel_step(config, experiment, streamed=isinstance(split, StreamedSplit))
-
     if isinstance(split, StreamedSplit):
         # The next dispatch is read while one runs, by each process its own rows.
         read = read_batches(
             split,
-            lambda k: parallel.own_rows(draw(k), devices),
+            lambda k: parallel.own_rows(draw(config, split, k), devices),
             steps,
-            ahead=2 * steps_per_dispatch,
+            ahead=2 * longest,
         )
 
         def run_streamed(state: TrainState, indices: np.ndarray) -> tuple[TrainState, Any]:
@@ -71,6 +70,12 @@ def make_run_steps(
         return step(state, data, parallel.shard(rows, own), run_key)
 
     return run_resident
+
+
+def draw(config: Any, split: AnySplit, step: int) -> np.ndarray:
+    """Cases of a step: ``[B]``, see ``data.batches.batch_indices``."""
+    batch_size = config.train.batch_size
+    return batch_indices(config.seed, step, num_cases=len(split), batch_size=batch_size)
 
 
 def compile_step(config: Any, experiment: Experiment, split: AnySplit, batch_size: int) -> Any:
@@ -102,6 +107,26 @@ def compile_step(config: Any, experiment: Experiment, split: AnySplit, batch_siz
     return step.lower(experiment.state_shapes(), *arguments).compile()
 
 
+def explain(config: Any, experiment: Experiment, split: AnySplit | None) -> UserError:
+    """The message for a batch that did not fit into memory, with one that does.
+
+    Args:
+        config: resolved config.
+        experiment: what it describes.
+        split: training cases; None where the batch was one of an evaluation.
+    """
+    limit = device_bytes(experiment.devices[0])
+    if split is None:
+        return too_large(config.eval.batch_size, None, limit, "config.eval.batch_size")
+    fits = largest_batch(
+        lambda size: program_bytes(compile_step(config, experiment, split, size)),
+        failed=config.train.batch_size,
+        multiple=len(experiment.devices),
+        limit=limit,
+    )
+    return too_large(config.train.batch_size, fits, limit, "config.train.batch_size")
+
+
 def parallel_step(config: Any, experiment: Experiment, *, streamed: bool) -> Callable[..., Any]:
     """The step on all devices: of clips from the host, or of cases in device memory."""
     update = make_train_step(
@@ -111,16 +136,14 @@ def parallel_step(config: Any, experiment: Experiment, *, streamed: bool) -> Cal
         ema_decay=experiment.ema_decay,
         axis_name=parallel.AXIS,
     )
-    batches: dict[str, Any] = {
-        "augmentation": experiment.augmentation,
-        "mask_size": experiment.mask_size,
-        "axis_name": parallel.AXIS,
-    }
-    make, in_axes = (
-        (make_streamed_step, (None, 0, None))
-        if streamed
-        else (make_resident_step, (None, None, 0, None))
+    make = make_streamed_step if streamed else make_resident_step
+    step = make(
+        update,
+        augmentation=experiment.augmentation,
+        mask_size=experiment.mask_size,
+        axis_name=parallel.AXIS,
     )
+    in_axes = (None, 0, None) if streamed else (None, None, 0, None)
     return parallel.data_parallel(
-        make(update, **batches), in_axes=in_axes, out_axes=None, on=experiment.devices, donate=(0,)
+        step, in_axes=in_axes, out_axes=None, on=experiment.devices, donate=(0,)
     )

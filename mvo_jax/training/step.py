@@ -125,13 +125,7 @@ def apply_gradients(
     ema_params = state.ema_params
     if ema_params is not None:
         ema_params = optax.incremental_update(params, ema_params, 1 - ema_decay)
-    return TrainState(
-        step=state.step + 1,
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-        ema_params=ema_params,
-    )
+    return TrainState(state.step + 1, params, batch_stats, opt_state, ema_params)
 
 
 def make_train_step(
@@ -175,19 +169,13 @@ def make_train_step(
 
 
 def make_resident_step(
-    train_step: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]],
-    *,
-    augmentation: Augmentation,
-    mask_size: int,
-    axis_name: str | None = None,
+    train_step: Callable[..., tuple[TrainState, Metrics]], **batches: Any
 ) -> Callable[[TrainState, Batch, Array, Array], tuple[TrainState, Metrics]]:
     """Build ``step(state, data, indices, key)``: batches made on the device, one or more updates.
 
     Args:
         train_step: from ``make_train_step``.
-        augmentation: strengths.
-        mask_size: m of the coarse mask.
-        axis_name: device axis; None on one device.
+        **batches: ``augmentation``, ``mask_size`` and ``axis_name`` of ``make_batch``.
 
     Returns:
         A function of the state, the split in device memory, ``indices [K, b]`` and the run's key.
@@ -195,20 +183,15 @@ def make_resident_step(
         K = 1 stays outside of it, because a convolution's weight gradient inside a loop is 43 to
         86 times slower on a CPU. The keys of an update are folded from (run key, step).
     """
-    update = _make_update(train_step, augmentation, mask_size, axis_name)
 
     def step(state: TrainState, data: Batch, indices: Array, key: Array):
-        return _run_updates(lambda state, now: update(state, data, now, key), state, indices)
+        return _run_updates(train_step, state, indices, lambda now: (data, now), key, batches)
 
     return step
 
 
 def make_streamed_step(
-    train_step: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]],
-    *,
-    augmentation: Augmentation,
-    mask_size: int,
-    axis_name: str | None = None,
+    train_step: Callable[..., tuple[TrainState, Metrics]], **batches: Any
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
     """Build ``step(state, clips, key)``: as ``make_resident_step``, for clips read by the host.
 
@@ -217,46 +200,36 @@ def make_streamed_step(
         ``[K, b, H, W]`` and 'label' ``[K, b]`` of this device, and the run's key. Given the clips
         that the resident step would gather it makes the same updates.
     """
-    update = _make_update(train_step, augmentation, mask_size, axis_name)
 
     def step(state: TrainState, clips: Batch, key: Array):
-        def one(state: TrainState, now: Batch) -> tuple[TrainState, Metrics]:
-            return update(state, now, jnp.arange(now["label"].shape[0]), key)
+        def all_cases(now: Batch) -> tuple[Batch, Array]:
+            return now, jnp.arange(now["label"].shape[0])
 
-        return _run_updates(one, state, clips)
+        return _run_updates(train_step, state, clips, all_cases, key, batches)
 
     return step
 
 
-def _make_update(
-    train_step: Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]],
-    augmentation: Augmentation,
-    mask_size: int,
-    axis_name: str | None,
-) -> Callable[[TrainState, Batch, Array, Array], tuple[TrainState, Metrics]]:
-    """One update from the cases ``indices [b]`` of some clips."""
+def _run_updates(
+    train_step: Callable[..., tuple[TrainState, Metrics]],
+    state: TrainState,
+    inputs: Any,
+    cases: Callable[[Any], tuple[Batch, Array]],
+    key: Array,
+    batches: dict[str, Any],
+) -> tuple[TrainState, Metrics]:
+    """An update for each row of ``inputs``, of which ``cases`` makes clips and their indices."""
 
-    def update(state: TrainState, data: Batch, indices: Array, key: Array):
+    def update(state: TrainState, now: Any) -> tuple[TrainState, Metrics]:
+        data, indices = cases(now)
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        batch = make_batch(
-            data,
-            indices,
-            augment_key,
-            augmentation=augmentation,
-            mask_size=mask_size,
-            axis_name=axis_name,
-        )
+        batch = make_batch(data, indices, augment_key, **batches)
         return train_step(state, batch, dropout_key)
 
-    return update
-
-
-def _run_updates(one: Callable, state: TrainState, inputs: Any) -> tuple[TrainState, Metrics]:
-    """Run ``one(state, input) -> (state, metrics)`` over the leading axis of ``inputs``."""
     if jax.tree.leaves(inputs)[0].shape[0] == 1:
-        state, metrics = one(state, jax.tree.map(lambda x: x[0], inputs))
+        state, metrics = update(state, jax.tree.map(lambda x: x[0], inputs))
         return state, jax.tree.map(lambda x: x[None], metrics)
-    return lax.scan(one, state, inputs)
+    return lax.scan(update, state, inputs)
 
 
 def make_eval_step(

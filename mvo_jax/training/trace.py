@@ -1,6 +1,6 @@
 """A profile of a few training steps, for TensorBoard or XProf."""
 
-import sys
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+log = logging.getLogger(__name__)
 _WARM_UP = 2  # dispatches before the trace: the first one compiles
 
 
@@ -56,17 +57,15 @@ class TracedSteps:
         if self._running:
             self._stop()
         elif self._wanted and not self._recorded:
-            print(
+            log.warning(
                 f"no step was traced: the run ended within {_WARM_UP} dispatches, which are "
-                "left out because the first one compiles",
-                file=sys.stderr,
+                "left out because the first one compiles"
             )
 
     def _stop(self) -> None:
         jax.profiler.stop_trace()
         self._running = False
-        print(
+        log.info(
             f"traced steps {self._step - self._recorded + 1} to {self._step}: {self._folder} "
-            "(tensorboard --logdir, or xprof)",
-            file=sys.stderr,
+            "(tensorboard --logdir, or xprof)"
         )

@@ -142,7 +142,7 @@ def test_streamed_steps_of_own_rows_are_those_of_one_process(pair, four_devices)
 def test_a_run_of_two_processes_is_that_of_one(pair, tmp_path):
     folder, _ = pair
     ours, alone = rows(folder / "run"), run(tmp_path, devices=4)
-    assert [(row["step"], row["split"]) for row in ours] == [
+    assert [(row["step"], row["kind"]) for row in ours] == [
         (step, split) for step in (10, 20, 30) for split in ("train", "validation")
     ]
     for one, other in zip(ours, alone, strict=True):

@@ -1,6 +1,7 @@
 """What XLA made of a dispatch: nothing goes through the host, and the state is updated in place."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,8 @@ import pytest
 from jax import lax
 
 from mvo_jax.devices import parallel
+from mvo_jax.training.programs import parallel_step
 from mvo_jax.training.setup import set_up
-from mvo_jax.training.step import make_resident_step, make_train_step
 
 
 def through_the_host(program: str) -> set[str]:
@@ -32,21 +33,9 @@ def test_the_check_sees_what_goes_through_the_host():
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_a_dispatch_stays_on_the_device(tiny_config, random_split, steps):
-    experiment = set_up(tiny_config(**{"train.total_steps": 5}))
-    step = parallel.data_parallel(
-        make_resident_step(
-            make_train_step(
-                experiment.model, experiment.optimiser, experiment.loss, axis_name=parallel.AXIS
-            ),
-            augmentation=experiment.augmentation,
-            mask_size=experiment.mask_size,
-            axis_name=parallel.AXIS,
-        ),
-        in_axes=(None, None, 0, None),
-        out_axes=None,
-        on=experiment.devices,
-        donate=(0,),
-    )
+    config = tiny_config(**{"train.total_steps": 5})
+    experiment = set_up(config)
+    step: Any = parallel_step(config, experiment, streamed=False)
     split = random_split()
     data = {"video": split.video, "lge_mask": split.lge_mask, "label": split.label}
     state = experiment.init_state(0)

@@ -31,6 +31,7 @@ def test_all_devices_by_default(tiny_config):
         ({"train.batch_size": 12, "train.num_devices": 8}, "batch of 12 cannot be shared by 8"),
         ({"train.num_devices": 9}, "config.train.num_devices asks for 9 devices"),
         ({"train.num_devices": -1}, "config.train.num_devices is -1"),
+        ({"data.device_budget_mb": -1}, "config.data.device_budget_mb is -1"),
         ({"train.batch_size": 0}, "config.train.batch_size is 0"),
         ({"train.total_steps": 0}, "config.train.total_steps is 0"),
         ({"train.eval_every": -5}, "config.train.eval_every is -5"),

@@ -12,9 +12,10 @@ from mvo_jax.data.augment import Augmentation
 from mvo_jax.devices import parallel
 from mvo_jax.evaluation.predict import Predictor
 from mvo_jax.models.registry import build_model
+from mvo_jax.training.programs import parallel_step
 from mvo_jax.training.setup import set_up
 from mvo_jax.training.state import TrainState
-from mvo_jax.training.step import make_batch, make_resident_step, make_train_step
+from mvo_jax.training.step import make_batch, make_train_step
 
 # Plain SGD at rate 1: the parameters' change is minus the gradient.
 SGD = {
@@ -192,37 +193,19 @@ def test_a_crop_that_loses_the_mvo_does_not_change_the_label():
     assert not lost.all()
 
 
-def resident_step(experiment: Any, augmentation: Augmentation) -> Any:
-    return parallel.data_parallel(
-        make_resident_step(
-            make_train_step(
-                experiment.model,
-                experiment.optimiser,
-                experiment.loss,
-                axis_name=parallel.AXIS,
-            ),
-            augmentation=augmentation,
-            mask_size=experiment.mask_size,
-            axis_name=parallel.AXIS,
-        ),
-        in_axes=(None, None, 0, None),
-        out_axes=None,
-        on=experiment.devices,
-    )
-
-
 def test_several_steps_in_one_dispatch_equal_single_ones(tiny_config, resident):
     config = tiny_config(**{**SGD, "optimizer.learning_rate": 0.01, "model.variant": "backbone"})
     experiment = set_up(config, devices=parallel.devices(2))
-    state: Any = dataclasses.replace(filled(experiment.state_shapes()), ema_params=None)
-    state = parallel.replicate(state, experiment.devices)
+    experiment = dataclasses.replace(experiment, augmentation=Augmentation())  # dropout alone draws
+    filled_state = dataclasses.replace(filled(experiment.state_shapes()), ema_params=None)
+    state = jax.tree.map(np.asarray, filled_state)  # the step reuses the memory of its state
     data = parallel.replicate(resident, experiment.devices)
     key = parallel.replicate(jax.random.key(1), experiment.devices)
     indices = np.random.default_rng(0).integers(0, 16, (3, 8)).astype(np.int32)
-    run = resident_step(experiment, Augmentation())  # dropout alone draws
+    run = parallel_step(config, experiment, streamed=False)
 
     together, metrics = run(state, data, parallel.shard(indices, 2), key)
-    single, losses = state, []
+    single, losses = jax.tree.map(np.copy, state), []
     for row in indices:
         single, one = run(single, data, parallel.shard(row[None], 2), key)
         losses.append(float(one["loss"][0]))

@@ -3,35 +3,14 @@
 Whole runs, killed and resumed, are in test_loop.
 """
 
-import dataclasses
-
-import flax.linen as nn
 import jax
 import numpy as np
-import pytest
 
-from mvo_jax.data.batches import batch_indices
 from mvo_jax.devices import parallel
-from mvo_jax.errors import UserError
 from mvo_jax.evaluation.predict import Predictor
-from mvo_jax.models.mvo_net import ModelOutput
-from mvo_jax.training.programs import make_run_steps
-from mvo_jax.training.setup import Experiment, set_up
-
-
-class Small(nn.Module):
-    """Compiles in no time; the real network is streamed below on two devices, and in test_loop."""
-
-    @nn.compact
-    def __call__(self, video, *, train: bool, with_mask: bool = False) -> ModelOutput:
-        pooled = video.mean(axis=1).reshape(len(video), -1)
-        logits = nn.Dense(1, name="classifier")(pooled)
-        mask = nn.Dense(16, name="decoder")(pooled).reshape(-1, 4, 4)
-        return ModelOutput(logits, mask)
-
-
-def small(experiment: Experiment) -> Experiment:
-    return dataclasses.replace(experiment, model=Small(), mask_size=4)
+from mvo_jax.training.programs import draw, make_run_steps
+from mvo_jax.training.setup import set_up
+from tests.small_network import small
 
 
 def test_the_same_updates_when_a_dispatch_runs_two(tiny_config, random_split, on_disk):
@@ -50,18 +29,14 @@ def test_the_same_updates_of_the_network_on_two_devices(tiny_config, random_spli
 def compare(config, experiment, split, on_disk, per_dispatch: int) -> None:
     """Updates of steps 3 to 6; 10 cases, so that batches of 8 cross the ends of epochs."""
     first, last = 3, 7
-
-    def draw(step: int) -> np.ndarray:
-        return batch_indices(config.seed, step, num_cases=10, batch_size=8)
-
     ends = []
     for kind in (split, on_disk(split)):
         steps = range(first, last)
-        run_steps = make_run_steps(config, experiment, kind, draw, steps, per_dispatch)
+        run_steps = make_run_steps(config, experiment, kind, steps, per_dispatch)
         state = experiment.init_state(0)
         state = state.replace(step=state.step + first)
         for step in range(first, last, per_dispatch):
-            indices = np.stack([draw(k) for k in range(step, step + per_dispatch)])
+            indices = np.stack([draw(config, split, k) for k in range(step, step + per_dispatch)])
             state, metrics = run_steps(state, indices)
             jax.block_until_ready(state)
         ends.append(jax.tree.map(np.asarray, (state, metrics)))
@@ -83,8 +58,3 @@ def test_the_same_predictions(tiny_config, random_split, on_disk):
     for name in ("probability", "coarse_mask", "coarse_target", "label"):
         np.testing.assert_array_equal(getattr(streamed, name), getattr(whole, name))
     assert streamed.case_id == whole.case_id
-
-
-def test_a_negative_budget_is_refused(tiny_config):
-    with pytest.raises(UserError, match=r"config\.data\.device_budget_mb is -1"):
-        set_up(tiny_config(**{"data.device_budget_mb": -1}))

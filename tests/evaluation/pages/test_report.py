@@ -97,10 +97,10 @@ def record(case_id="case", label=1, frames=30, side=64, maps=True, **changes):
 BY_PATIENT = Threshold(0.5, "by hand", "max", 0.5, "by hand")
 HISTORY = [
     {"event": "started"},
-    {"step": 10, "split": "train", "loss": 0.7, "auc": 0.55, "learning_rate": 1e-5},
-    {"step": 20, "split": "train", "loss": 0.5, "auc": 0.75, "learning_rate": 1e-4},
-    {"step": 10, "split": "validation", "loss": 0.69, "auc": 0.6},
-    {"step": 20, "split": "validation", "loss": 0.6, "auc": None},
+    {"step": 10, "kind": "train", "loss": 0.7, "auc": 0.55, "learning_rate": 1e-5},
+    {"step": 20, "kind": "train", "loss": 0.5, "auc": 0.75, "learning_rate": 1e-4},
+    {"step": 10, "kind": "validation", "loss": 0.69, "auc": 0.6},
+    {"step": 20, "kind": "validation", "loss": 0.6, "auc": None},
 ]
 
 
@@ -402,16 +402,16 @@ def test_key_frames_find_the_contracted_frame():
 
 def test_history_series_skips_what_cannot_be_drawn():
     rows = [
-        {"step": 2, "split": "train", "loss": 1},
-        {"step": 1, "split": "train", "loss": 2.0},
-        {"step": 3, "split": "train", "loss": math.nan},
-        {"step": 4, "split": "train", "loss": None},
-        {"step": 5, "split": "train"},
-        {"step": 6, "split": "validation", "loss": 9},
+        {"step": 2, "kind": "train", "loss": 1},
+        {"step": 1, "kind": "train", "loss": 2.0},
+        {"step": 3, "kind": "train", "loss": math.nan},
+        {"step": 4, "kind": "train", "loss": None},
+        {"step": 5, "kind": "train"},
+        {"step": 6, "kind": "validation", "loss": 9},
     ]
     assert curves.history_series(rows, "train", "loss") == ([1, 2], [2.0, 1.0])
     assert curves.training_figure([]) is None
-    assert curves.training_figure([{"step": 1, "split": "train", "mask_mse": 1}]) is None
+    assert curves.training_figure([{"step": 1, "kind": "train", "mask_mse": 1}]) is None
     assert isinstance(curves.training_figure(rows), Figure)
 
 
