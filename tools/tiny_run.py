@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.mvo import get_config
+from mvo_jax.config_files import load_config
 from mvo_jax.data.splits import Split
 from mvo_jax.models.mvo_net import ModelOutput
 from mvo_jax.models.registry import MODELS, published_config
@@ -51,7 +51,7 @@ MODELS["tiny"] = TinyNet
 
 def tiny_config(**changes: Any) -> Any:
     """The paper's config with saves, logs and evaluations that do not fit each other."""
-    config: Any = get_config()
+    config: Any = load_config("mvo")
     config.unlock()
     config.data.frames, config.data.image_size = 8, 32
     config.model = ConfigDict(published_config("tiny"))

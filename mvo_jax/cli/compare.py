@@ -7,7 +7,6 @@ a run folder of its own below FOLDER.
 import difflib
 import json
 import os
-import runpy
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from absl import flags
 
 from mvo_jax.cli.flags import parse
+from mvo_jax.config_files import load_module
 from mvo_jax.data.splits import dataset_line, load_split, split_bytes
 from mvo_jax.devices import parallel
 from mvo_jax.devices.cluster import find_cluster
@@ -76,17 +76,7 @@ def _separate(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _rows(path: str) -> tuple[tuple[str, ...], str, Mapping[str, Mapping[str, float]]]:
     """(names, reference, printed figures) of a config file that has rows."""
-    if not Path(path).is_file():
-        raise UserError(
-            f"the config file {path!r} does not exist",
-            "run from the top of the repository; try --config configs/baselines.py",
-        )
-    try:
-        source = runpy.run_path(path)
-    except Exception as error:
-        raise UserError(
-            f"{path} failed with {type(error).__name__}: {error}", "mend the file"
-        ) from error
+    source = vars(load_module(path))
     missing = [name for name in ("ROWS", "REFERENCE", "PAPER") if name not in source]
     if missing:
         raise UserError(
@@ -121,7 +111,7 @@ def _seeds(asked: Sequence[str]) -> list[int]:
 
 
 def _config(flags_of_row: Sequence[str]) -> Any:
-    return parse(list(flags_of_row), lambda values: None, with_config=True).config
+    return parse(list(flags_of_row), with_config=True).config
 
 
 def _check_shared(configs: Mapping[str, Any]) -> None:

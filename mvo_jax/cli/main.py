@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 
 from mvo_jax.cli.compilation_cache import configure_cache
+from mvo_jax.cli.huge_pages import restart_with_huge_pages
 from mvo_jax.cli.xla_flags import configure_xla
 from mvo_jax.errors import EXIT_USER_ERROR, UserError
 
@@ -32,6 +33,7 @@ VERBS = {
 # not depend on it. The products are small: one thread is also the fastest.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _READ_IMAGES = ("prepare", "inspect", "predict")
+_COMPUTE = ("train", "eval", "compare", "predict")
 _GOES_ON = {
     "train": "; the same command goes on from the last checkpoint",
     "compare": "; the same command goes on from the last checkpoint",
@@ -87,12 +89,22 @@ def run(verb: str, arguments: list[str]) -> int:
     return 0
 
 
-def main() -> int:
-    """``python -m mvo_jax VERB ...``."""
-    if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
-        asked = sys.argv[1:2] in (["--help"], ["-h"])
-        lines = "\n".join(f"  {verb:13}{text}" for verb, text in VERBS.items())
-        usage = f"usage: python -m mvo_jax VERB [options]\n\n{lines}"
+def main(verb: str = "") -> int:
+    """``mvo-jax VERB ...`` and ``python -m mvo_jax VERB ...``: the process's whole command.
+
+    Args:
+        verb: where the program stands for one (train.py); by default the first word.
+
+    Returns:
+        Exit code.
+    """
+    verb, *arguments = [verb, *sys.argv[1:]] if verb else (sys.argv[1:] or [""])
+    if verb not in VERBS:
+        asked = verb in ("--help", "-h")
+        lines = "\n".join(f"  {name:13}{text}" for name, text in VERBS.items())
+        usage = f"usage: mvo-jax VERB [options], or python -m mvo_jax VERB [options]\n\n{lines}"
         print(usage, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else EXIT_USER_ERROR
-    return run(sys.argv[1], sys.argv[2:])
+    if verb in _COMPUTE:
+        restart_with_huge_pages()
+    return run(verb, arguments)

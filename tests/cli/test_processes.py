@@ -2,12 +2,7 @@
 
 import socket
 
-import pytest
-
 from mvo_jax.errors import EXIT_PEERS
-
-# How ml_collections loads a config file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 def test_a_process_that_finds_no_other_says_where_it_looked(refused, tiny, tmp_path):
