@@ -34,6 +34,8 @@ VERBS = {
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _READ_IMAGES = ("prepare", "inspect", "predict")
 _COMPUTE = ("train", "eval", "compare", "predict")
+# Packages that an installation may lack, and the extra of pyproject.toml that has them.
+_EXTRAS = {"nibabel": "images", "pydicom": "images", "h5py": "images", "torch": "parity"}
 _GOES_ON = {
     "train": "; the same command goes on from the last checkpoint",
     "compare": "; the same command goes on from the last checkpoint",
@@ -81,6 +83,16 @@ def run(verb: str, arguments: list[str]) -> int:
             raise
         print(f"error: {error.cause}\n  what to do: {error.remedy}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if debug or error.name not in _EXTRAS:
+            raise
+        extra = _EXTRAS[error.name]
+        print(
+            f"error: {error.name} is not installed\n"
+            f'  what to do: pip install "mvo_jax[{extra}]", or pip install {error.name}',
+            file=sys.stderr,
+        )
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"interrupted{_GOES_ON.get(verb, '')}", file=sys.stderr)
         return 130
