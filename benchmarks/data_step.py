@@ -114,7 +114,7 @@ def measure(config: dict[str, Any], *, rounds: int, cases: int) -> dict[str, Any
         **config,
         "jax": jax.__version__,
         "device": jax.devices()[0].device_kind,
-        "lowering": getattr(run.model, "lowering", None),
+        "lowering": networks.lowering(run.model),
         "seconds": seconds,
         "median_s": {name: statistics.median(values) for name, values in seconds.items()},
         "ratio": statistics.median(
@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--json", type=Path, help="write all figures here")
     args = parser.parse_args(arguments)
-    from mvo_jax.cli.xla_flags import configure_xla
+    from mvo_jax.devices.environment import configure_xla
 
     interleaved.check_lowerings([args.lowering])
     configure_xla(os.environ)

@@ -64,7 +64,7 @@ class JaxContender:
         lowered = jax.jit(step).lower(self.variables, self.data, self.indices)
         self.step = lowered.compile()
         self.about = networks.about_jax(self.step, time.perf_counter() - start)
-        self.about["lowering"] = getattr(model, "lowering", None)
+        self.about["lowering"] = networks.lowering(model)
 
     def run(self, steps: int) -> float:
         """Predict the batch ``steps`` times; returns the last mean probability."""

@@ -100,7 +100,7 @@ class Worker:
 
     def __init__(self, script: str, config: Config):
         from mvo_jax.cli.huge_pages import ask_for_huge_pages
-        from mvo_jax.cli.xla_flags import configure_xla
+        from mvo_jax.devices.environment import configure_xla
 
         self.name = f"{config['impl']}:{config['option']}"
         environment = dict(os.environ)

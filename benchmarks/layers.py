@@ -66,13 +66,12 @@ def jax_parts(layer: Layer, batch: int, lowering: str) -> list[Callable[[], Any]
     """What computes and waits for each of ``PARTS`` in one lowering."""
     import jax
 
-    from mvo_jax.models.ops.lowerings import LOWERINGS, spatial_convolution, temporal_convolution
+    from mvo_jax.models.ops.lowerings import spatial_convolution, temporal_convolution
 
-    form = LOWERINGS[lowering][0 if layer.spatial else 1]
     convolution = spatial_convolution if layer.spatial else temporal_convolution
 
     def forward(x: Any, kernel: Any) -> Any:
-        return convolution(x, kernel, stride=layer.stride, padding=layer.padding, form=form)
+        return convolution(x, kernel, stride=layer.stride, padding=layer.padding, lowering=lowering)
 
     x, kernel, dy = (jax.device_put(value) for value in arrays(layer, batch))
     programs: list[tuple[Any, tuple[Any, ...]]] = [
@@ -199,7 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     from mvo_jax.cli.huge_pages import restart_with_huge_pages
-    from mvo_jax.cli.xla_flags import configure_xla
+    from mvo_jax.devices.environment import configure_xla
 
     restart_with_huge_pages()
     configure_xla(os.environ)  # before JAX is imported

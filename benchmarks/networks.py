@@ -85,6 +85,11 @@ def jax_model(config: Config, *, axis_name: str | None = None) -> Any:
     )
 
 
+def lowering(model: Any) -> str | None:
+    """How a Flax module's convolutions run; None where it has none."""
+    return getattr(getattr(model, "numerics", None), "lowering", None)
+
+
 def about_jax(compiled: Any, seconds: float) -> dict[str, Any]:
     """Versions, device, time to compile and temporary memory of a compiled JAX program."""
     import flax

@@ -93,7 +93,7 @@ def compile_step(config: dict[str, Any]) -> dict[str, Any]:
     traffic = hlo_traffic.read(compiled.as_text())
     return {
         **config,
-        "lowering": getattr(model, "lowering", None),
+        "lowering": networks.lowering(model),
         "jax": jax.__version__,
         "compile_s": round(seconds, 1),
         "peak_gb": memory.peak_memory_in_bytes / 1e9,

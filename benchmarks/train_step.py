@@ -70,7 +70,7 @@ class JaxContender:
         lowered = jax.jit(several, donate_argnums=0).lower(self.state, self.batch, self.key)
         self.step = lowered.compile()
         self.about = networks.about_jax(self.step, time.perf_counter() - start)
-        self.about["lowering"] = getattr(model, "lowering", None)
+        self.about["lowering"] = networks.lowering(model)
 
     def run(self, steps: int) -> float:
         """Take ``steps`` steps, rounded up to whole chunks; returns the last loss."""

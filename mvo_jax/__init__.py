@@ -2,7 +2,10 @@
 
     from mvo_jax import load_config, train_and_evaluate, load_run, create_model, list_models
 
-What is named here is imported when it is first asked for: ``import mvo_jax`` loads no JAX.
+What is named here is imported when it is first asked for: ``import mvo_jax`` loads no JAX. XLA's
+flags are set before that, as the commands do, so that a notebook gets the numbers of ``train.py``:
+ask for these names before JAX makes its first array. Asked for before ``import jax``, compiled
+programs are kept on disk too.
 """
 
 import importlib
@@ -21,6 +24,7 @@ _MODULES = {
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    importlib.import_module("mvo_jax.devices.environment").configure_in_time()
     return getattr(importlib.import_module(_MODULES[name]), name)
 
 

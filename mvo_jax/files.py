@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all. Every room may import this module."""
+"""Files and folders that are written whole or not at all. Every module may import this one."""
 
 import contextlib
 import errno
@@ -22,18 +22,19 @@ def is_full(error: BaseException) -> bool:
 
     Libraries in C++ give the words of the system without its number.
     """
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(seen, OSError) and seen.errno in numbers:
             return True
-        if any(os.strerror(e) in str(seen) for e in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+        if any(os.strerror(number) in str(seen) for number in numbers):
             return True
         seen = seen.__cause__ or seen.__context__
     return False
 
 
 def cannot_write(path: str | os.PathLike, error: BaseException) -> UserError:
-    """What to tell a user whose file could not be written; a full disk has its own exit code."""
+    """The error for a file that could not be written; a full disk has its own exit code."""
     if is_full(error):
         return UserError(
             f"no space left while writing {path}",
@@ -62,7 +63,7 @@ def replace_file(path: str | os.PathLike, text: str) -> None:
 
 
 def replace_with(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
-    """Has ``write`` make a file under another name, which takes its own once it is on disk.
+    """Has ``write`` make a file under another name, and renames it once it is on disk.
 
     Args:
         path: file to write; missing parent folders are made.

@@ -10,10 +10,10 @@ from typing import Any
 from tqdm import tqdm
 
 from mvo_jax.data.checks import Finding, Inspection
-from mvo_jax.data.clips import Clip, Source, open_source, read_clips
-from mvo_jax.data.cohort.geometry import Rejected, Target
+from mvo_jax.data.clips import Source, open_source, read_clips
 from mvo_jax.data.cohort.partition import split_order
 from mvo_jax.data.importers.cine import Options, printable
+from mvo_jax.data.slices import Clip, Rejected, Target
 from mvo_jax.evaluation.pages.montage import write_montage
 
 Tile = tuple[Clip, list[str]]

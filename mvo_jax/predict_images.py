@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mvo_jax.data.clips import Clip, batched, open_source, read_clips
-from mvo_jax.data.cohort.geometry import Rejected
+from mvo_jax.data.clips import batched, open_source, read_clips
 from mvo_jax.data.importers.cine import Options, printable
+from mvo_jax.data.slices import Clip, Rejected
 from mvo_jax.data.splits import load_split
 from mvo_jax.devices import parallel
 from mvo_jax.errors import UserError

@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from mvo_jax.data.clips import geometry_of
-from mvo_jax.data.cohort.geometry import Target
+from mvo_jax.data.slices import Target
 from mvo_jax.data.splits import (
     AnySplit,
     check_patients_disjoint,
@@ -73,7 +73,7 @@ def train_and_evaluate(
     ends in the same bytes.
 
     Args:
-        config: resolved experiment config, as a config file's ``get_config()`` returns it.
+        config: resolved experiment config, as ``load_config`` returns it.
         workdir: folder of the run; made where it is missing.
         evaluate_on: split that is scored at the end and reported; None leaves that to
             ``evaluate``.

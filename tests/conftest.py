@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mvo_jax.cli.xla_flags import configure_xla
+from mvo_jax.devices.environment import configure_xla
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 # JAX 0.10 sizes the thread pool that collectives wait in by the number of cores.

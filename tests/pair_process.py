@@ -1,4 +1,4 @@
-"""One process of several, started by test_two_processes.py: ``pair_process.py JSON``."""
+"""One process of several, started by tests/devices/test_two_processes.py."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from mvo_jax.devices.cluster import Cluster
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.predict import ClipPredictor, Predictor
 from mvo_jax.runs.folder import RunFolder
+from mvo_jax.runs.signals import Interruption
 from mvo_jax.training.loop import train
 from mvo_jax.training.programs import make_run_steps
 from mvo_jax.training.setup import set_up
@@ -24,6 +25,7 @@ from tests.small_run import make_on_disk, make_random_split, make_tiny_config
 
 SOURCE = Path(__file__).resolve().parents[1]
 CHANGES = {**SMALL, "augment.max_rotation_deg": 0.0}
+METRICS = ("loss", "ce", "mask_mse", "auc", "accuracy")
 
 
 def refused(action: Any) -> str:
@@ -104,9 +106,14 @@ def streamed_losses(config: Any, experiment: Any) -> list[float]:
     return losses
 
 
-def run(folder: Path, *, kill_at: int, victim: int) -> None:
-    """Train, or go on; the victim kills itself in this start's validation number ``kill_at``."""
-    config = make_tiny_config(**CHANGES)
+def run(
+    folder: Path, *, devices: int = 0, kill_at: int = 0, victim: int = 0, number: int = 0
+) -> list[dict[str, Any]]:
+    """Train, or go on; the victim gets a signal in this start's validation number ``kill_at``.
+
+    Returns its metrics.
+    """
+    config = make_tiny_config(**{**CHANGES, "train.num_devices": devices})
     experiment = small(set_up(config))
     run_folder = RunFolder(folder)
     run_folder.open_for_training(config.to_dict(), SOURCE)
@@ -117,29 +124,58 @@ def run(folder: Path, *, kill_at: int, victim: int) -> None:
         nonlocal validations
         validations += 1
         if validations == kill_at and jax.process_index() == victim:
-            os.kill(os.getpid(), signal.SIGKILL)
+            if number == signal.SIGKILL:
+                os.kill(os.getpid(), number)
+            # As its handler does, which would leave at once if the other were slow to follow.
+            interruption.requested = signal.Signals(number)
         return {"auc": float(predict(variables).probability.mean())}
 
-    train(config, experiment, run_folder, make_random_split(), validate)
+    with Interruption() as interruption:
+        split = make_random_split()
+        train(config, experiment, run_folder, split, validate, interruption=interruption)
+    return rows(folder)
 
 
-def main(options: dict[str, Any]) -> None:
-    """Join, do what is asked for and write the result of this process."""
-    folder = Path(options["folder"])
-    cluster = Cluster("test", options["count"], options["index"], options["address"])
-    with distributed.joined(cluster, join_seconds=120, peer_seconds=60):
-        result: dict[str, Any] = {}
-        if options["talk"]:
-            config = make_tiny_config(**CHANGES)
-            experiment = small(set_up(config))
-            result = {
-                **talk(folder),
-                "predictions": predictions(experiment),
-                "streamed losses": streamed_losses(config, experiment),
-            }
-        run(folder / options["run"], kill_at=options["kill_at"], victim=options["victim"])
-        (folder / f"result_{options['index']}.json").write_text(json.dumps(result))
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics without the time that it took."""
+    history = RunFolder(folder).history()
+    return [{k: v for k, v in row.items() if k != "clips_per_second"} for row in history]
+
+
+def everything(folder: Path) -> None:
+    """What processes can do together, its results in ``result_N.json``, and a whole run."""
+    experiment = small(set_up(config := make_tiny_config(**CHANGES)))
+    result = {
+        **talk(folder),
+        "predictions": predictions(experiment),
+        "streamed losses": streamed_losses(config, experiment),
+    }
+    (folder / f"result_{jax.process_index()}.json").write_text(json.dumps(result))
+    run(folder / "run")
+
+
+def fail(only: int | None) -> None:
+    """A mistake that one process finds, or all of them, before others wait for it."""
+    if only is None:
+        distributed.check_same({"seed": jax.process_index()}, "use one seed")
+    elif only == jax.process_index():
+        raise UserError("there is no data", "make some")
+    distributed.exchange("never all of them")
+
+
+def main(arguments: list[str]) -> None:
+    """``COORDINATOR PEER_SECONDS ACTION JSON INDEX COUNT``: join and do what is asked for."""
+    address, seconds, action, options, index, count = arguments
+    cluster = Cluster("test", int(count), int(index), address)
+    actions = {"everything": everything, "run": run, "fail": fail}
+    keywords = {k: Path(v) if k == "folder" else v for k, v in json.loads(options).items()}
+    try:
+        with distributed.joined(cluster, join_seconds=120, peer_seconds=int(seconds)):
+            actions[action](**keywords)
+    except UserError as error:
+        print(f"error: {error.cause}")
+        raise SystemExit(error.exit_code) from error
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    main(sys.argv[1:])

@@ -174,7 +174,7 @@ def test_configs_know_their_neighbours_and_the_defaults_only():
 
 def test_every_verb_is_a_module_and_every_other_module_of_cli_is_shared():
     modules = {path.stem for path in (PACKAGE / "cli").glob("*.py")} - {"__init__"}
-    assert modules == set(VERBS) | {"main", "flags", "xla_flags", "compilation_cache", "huge_pages"}
+    assert modules == set(VERBS) | {"main", "flags", "huge_pages"}
 
 
 _HEAVY = {"compare", "convert", "fingerprint", "parity"}

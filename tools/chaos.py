@@ -29,8 +29,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from mvo_jax.cli.compilation_cache import remove_damaged
-from mvo_jax.cli.xla_flags import configure_xla
+from mvo_jax.devices.environment import configure_xla, remove_damaged
 from mvo_jax.errors import EXIT_COMPARISON, EXIT_INTERRUPTED
 from mvo_jax.files import replace_file
 

@@ -4,13 +4,14 @@ The assembly, the loop, the checkpoints, the step, the augmentation and the file
 ship; only the network and the cohort are tiny, so that a start takes a fraction of a second.
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from mvo_jax.config_files import load_config
@@ -31,8 +32,6 @@ class TinyNet(nn.Module):
     num_outputs: int = 1
     mask_size: int = 4
     axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, video: jax.Array, *, train: bool, with_mask: bool = False) -> ModelOutput:
@@ -111,10 +110,21 @@ def outcome(path: Path) -> dict[str, Any]:
         {key: value for key, value in row.items() if key != "clips_per_second"}
         for row in RunFolder(path).history()
     ]
-    # Hashes of arrays that were read and verified are as good as the arrays.
     return {
         "step": latest.meta["step"],
-        "latest": latest.meta["arrays"],
-        "best": [best.meta["step"], best.meta["auc"], best.meta["arrays"]],
+        "latest": array_hashes(latest.arrays),
+        "best": [best.meta["step"], best.meta["auc"], array_hashes(best.arrays)],
         "rows": rows,
+    }
+
+
+def array_hashes(arrays: dict[str, Any]) -> dict[str, list[Any]]:
+    """[dtype, shape, SHA-256 of the bytes] by name, as JSON keeps them."""
+    return {
+        "/".join(key): [
+            str(array.dtype),
+            list(array.shape),
+            hashlib.sha256(array.tobytes()).hexdigest(),
+        ]
+        for key, array in sorted(flatten_dict(arrays).items())
     }

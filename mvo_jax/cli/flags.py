@@ -131,7 +131,7 @@ def define_process_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "coordinator_address",
         None,
-        "HOST:PORT of process 0; Slurm and TPUs know it.",
+        "HOST:PORT of process 0; JAX finds it under Slurm and on TPUs.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -145,7 +145,7 @@ def define_process_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_integer(
         "peer_seconds",
-        60,
+        30,
         "A process whose host has been silent for so long is dead.",
         lower_bound=5,
         flag_values=values,
@@ -220,8 +220,9 @@ def source_options(values: flags.FlagValues) -> "Options":
     Raises:
         UserError: a table that cannot be read, or mask values that mean nothing.
     """
-    from mvo_jax.data.importers.cine import MASK_NAMES, Options
+    from mvo_jax.data.importers.cine import Options
     from mvo_jax.data.importers.table import Table, read_table
+    from mvo_jax.data.labels import MASK_NAMES
 
     meaning: dict[int, int] = {}
     for item in values.mask_values:

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
         UserError: the source cannot be read; or, with exit code 4, a check failed.
     """
     values = parse(arguments, _define, positional=("source",))
-    from mvo_jax.data.cohort.geometry import Target
+    from mvo_jax.data.slices import Target
     from mvo_jax.inspect_images import inspect_images
 
     out = Path(values.out).expanduser()

@@ -10,9 +10,8 @@ import os
 import sys
 from collections.abc import Iterator
 
-from mvo_jax.cli.compilation_cache import configure_cache
 from mvo_jax.cli.huge_pages import restart_with_huge_pages
-from mvo_jax.cli.xla_flags import configure_xla
+from mvo_jax.devices.environment import configure
 from mvo_jax.errors import EXIT_USER_ERROR, UserError
 
 VERBS = {
@@ -70,8 +69,7 @@ def run(verb: str, arguments: list[str]) -> int:
     """
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
-    configure_xla(os.environ)
-    configure_cache(os.environ)
+    configure(os.environ)
     if verb in _READ_IMAGES:
         os.environ.update(_ONE_THREAD)
     module = importlib.import_module(f"mvo_jax.cli.{verb}")

@@ -63,10 +63,10 @@ def main(arguments: list[str]) -> None:
     Exit code 0: a cohort is there, though cases may be rejected (not with ``--strict``); 2: none.
     """
     values = parse(arguments, _define, positional=("source",))
-    from mvo_jax.data.cohort.geometry import Target
     from mvo_jax.data.cohort.partition import Partition
     from mvo_jax.data.cohort.prepare import prepare, read_rejected
-    from mvo_jax.data.phantom.workers import available_cores
+    from mvo_jax.data.processes import available_cores
+    from mvo_jax.data.slices import Target
 
     window = None if values.window is None else _numbers("window", values.window)
     if window is not None and len(window) != 2:

@@ -6,16 +6,23 @@ One pass over the clips; kept of each are names and a hash, never pixels.
 import dataclasses
 import hashlib
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.ndimage import binary_fill_holes, convolve
 
-from mvo_jax.data.clips import Clip
-from mvo_jax.data.coarse_mask import BACKGROUND, INFARCT, MVO, MYOCARDIUM
-from mvo_jax.data.cohort.geometry import UNLABELLED, Rejected
+from mvo_jax.data.labels import (
+    BACKGROUND,
+    CAVITY,
+    INFARCT,
+    LABEL_NAMES,
+    MVO,
+    MYOCARDIUM,
+    UNLABELLED,
+    WALL,
+)
+from mvo_jax.data.slices import Clip, Rejected
 
-_CAVITY, _WALL = 1, 2  # of ``Clip.anatomy``
-_LABEL_NAMES = {0: "no MVO", 1: "MVO"}
 _BESIDE = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]])
 _OUTSIDE = 0.9  # share of the MVO's edge on background; subendocardial MVO borders the cavity
 _CASES_NAMED = 20
@@ -27,7 +34,7 @@ class Finding:
 
     Attributes:
         check: name of the check.
-        is_fault: must be mended before training; otherwise worth a look.
+        is_fault: must be corrected before training; otherwise worth a look.
         cause: one line.
         remedy: one line.
         cases: some of the cases concerned.
@@ -122,11 +129,11 @@ class Inspection:
     def _ring(self, clip: Clip, wrong: list[tuple[str, str]]) -> None:
         """What the myocardium encloses must be the cavity of the left ventricle."""
         for mask in clip.anatomy.values():
-            wall = mask == _WALL
+            wall = mask == WALL
             hole = np.asarray(binary_fill_holes(wall)) & ~wall
             if hole.any():
                 self._rings += 1
-                if (mask[hole] == _CAVITY).mean() < 0.5:
+                if (mask[hole] == CAVITY).mean() < 0.5:
                     self._wrong_rings += 1
                     if not any(name == _RING for name, _ in wrong):
                         wrong.append((_RING, ""))
@@ -135,11 +142,7 @@ class Inspection:
         """Everything that looks wrong, faults first."""
         found = [*self._patients_in_two_splits(), *self._one_class(), *self._rejections()]
         for name, (is_fault, cause, remedy) in _CHECKS.items():
-            cases = self._found.get(name, [])
-            if cases:
-                found.append(
-                    Finding(name, is_fault, cause, remedy, tuple(cases[:_CASES_NAMED]), len(cases))
-                )
+            found += _finding(name, is_fault, cause, remedy, self._found.get(name, []))
         found += [*self._ring_findings(), *self._mixture()]
         return sorted(found, key=lambda finding: not finding.is_fault)
 
@@ -149,18 +152,13 @@ class Inspection:
             for patient, splits in sorted(self._splits_of.items())
             if len(splits) > 1
         ]
-        if not shared:
-            return []
-        return [
-            Finding(
-                "patient in two splits",
-                True,
-                f"{len(shared)} patients have slices in more than one split",
-                "divide by patient: check the column patient_id, prepare again",
-                tuple(shared[:_CASES_NAMED]),
-                len(shared),
-            )
-        ]
+        return _finding(
+            "patient in two splits",
+            True,
+            f"{len(shared)} patients have slices in more than one split",
+            "divide by patient: check the column patient_id, prepare again",
+            shared,
+        )
 
     def _one_class(self) -> list[Finding]:
         return [
@@ -168,86 +166,71 @@ class Inspection:
                 "one class in a split",
                 True,
                 f"all {count.cases} cases of {name} have the label "
-                f"'{_LABEL_NAMES[int(count.positive > 0)]}'",
+                f"'{LABEL_NAMES[int(count.positive > 0)]}'",
                 "AUC is not defined there: divide again, stratified, or add cases",
-                (),
-                count.cases,
+                count=count.cases,
             )
             for name, count in self.splits.items()
             if name != "source" and not count.unknown and 0 in (count.positive, count.negative)
         ]
 
     def _rejections(self) -> list[Finding]:
-        if not self.rejected:
-            return []
-        named = [f"{one.case_id}: {one.cause}" for one in self.rejected[:_CASES_NAMED]]
-        return [
-            Finding(
-                "cannot be read or prepared",
-                True,
-                f"{len(self.rejected)} cases cannot be read or prepared",
-                self.rejected[0].remedy,
-                tuple(named),
-                len(self.rejected),
-            )
-        ]
+        return _finding(
+            "cannot be read or prepared",
+            True,
+            f"{len(self.rejected)} cases cannot be read or prepared",
+            self.rejected[0].remedy if self.rejected else "",
+            [f"{one.case_id}: {one.cause}" for one in self.rejected],
+        )
 
     def _ring_findings(self) -> list[Finding]:
-        cases = self._found.get(_RING, [])
-        if not cases:
-            return []
         reversed_map = 2 * self._wrong_rings > self._rings
-        return [
-            Finding(
-                _RING,
-                reversed_map,
-                f"in {self._wrong_rings} of {self._rings} annotated frames the myocardium encloses "
-                "something that is not called the cavity",
-                "the labels of the two ventricles look exchanged (ACDC: 1 right, 3 left; M&Ms: "
-                "1 left, 3 right): name the layout with --format"
-                if reversed_map
-                else "look at these contours",
-                tuple(cases[:_CASES_NAMED]),
-                len(cases),
-            )
-        ]
+        return _finding(
+            _RING,
+            reversed_map,
+            f"in {self._wrong_rings} of {self._rings} annotated frames the myocardium encloses "
+            "something that is not called the cavity",
+            "the labels of the two ventricles look exchanged (ACDC: 1 right, 3 left; M&Ms: "
+            "1 left, 3 right): name the layout with --format"
+            if reversed_map
+            else "look at these contours",
+            self._found.get(_RING, []),
+        )
 
     def _mixture(self) -> list[Finding]:
         found = []
-        for name, counts, remedy in (
-            ("clips of several shapes", self.shapes, "prepare all of them with the same settings"),
+        for name, is_fault, counts, remedy in (
+            ("clips of several shapes", True, self.shapes, "prepare all with the same settings"),
             (
                 "several frame counts",
+                False,
                 self.source_frames,
                 "frames are interpolated to one number; check that all are whole heart beats",
             ),
-            ("several spacings", self.spacings, "check the pixel spacing of the rare ones"),
+            ("several spacings", False, self.spacings, "check the pixel spacing of the rare ones"),
         ):
             if len(counts) > 1:
                 listed = ", ".join(f"{key}: {n}" for key, n in counts.most_common(6))
-                found.append(
-                    Finding(
-                        name, name.startswith("clips"), listed, remedy, (), sum(counts.values())
-                    )
-                )
-        if self.spacings.get("unknown"):
-            found.append(
-                Finding(
-                    "no spacing",
-                    False,
-                    f"{self.spacings['unknown']} cases do not say how large a pixel is",
-                    "give --pixel_mm if it is known",
-                    (),
-                    self.spacings["unknown"],
-                )
-            )
+                found.append(Finding(name, is_fault, listed, remedy, count=sum(counts.values())))
+        if unknown := self.spacings.get("unknown"):
+            cause = f"{unknown} cases do not say how large a pixel is"
+            remedy = "give --pixel_mm if it is known"
+            found.append(Finding("no spacing", False, cause, remedy, count=unknown))
         return found
+
+
+def _finding(
+    name: str, is_fault: bool, cause: str, remedy: str, cases: Sequence[str]
+) -> list[Finding]:
+    """What is wrong with some cases; nothing where there are none."""
+    named = tuple(cases[:_CASES_NAMED])
+    return [Finding(name, is_fault, cause, remedy, named, len(cases))] if cases else []
 
 
 _RING = "myocardium does not enclose the cavity"
 _MOTION = "crop placed by motion"
 
-# name -> (must be mended, cause, remedy)
+# name -> (is a fault, cause, remedy)
 _CHECKS = {
     "same case id as another case": (
         True,

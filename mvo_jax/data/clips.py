@@ -10,23 +10,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mvo_jax.data.cohort.geometry import (
-    UNLABELLED,
-    PreparedSlice,
-    Rejected,
-    Target,
-    prepare_series,
-)
+from mvo_jax.data.cohort.series import prepare_series, read_series
 from mvo_jax.data.importers.archive import named_after, renamed, unpack
-from mvo_jax.data.importers.cine import MVO, CineSlice, Importer, Options, Series, printable
-from mvo_jax.data.importers.formats import (
-    choose_importer,
-    load_series,
-    quiet_readers,
-    series_label,
-)
+from mvo_jax.data.importers.cine import Options, printable
+from mvo_jax.data.importers.formats import choose_importer
+from mvo_jax.data.labels import UNLABELLED
+from mvo_jax.data.slices import CineSlice, Clip, Rejected, Target, Window
 from mvo_jax.errors import UserError
 
 COHORT_INDEX, TFDS_INDEX = "cohort.json", "dataset_info.json"
@@ -34,60 +23,6 @@ COHORT_INDEX, TFDS_INDEX = "cohort.json", "dataset_info.json"
 SIMULATED_FIELD_OF_VIEW_MM = 121.5
 _SAME_SPACING = 0.01  # relative; headers round
 _LEAST_COVER = 0.9  # of the crop a model was trained on; less would be filled up with edge pixels
-
-
-@dataclasses.dataclass(frozen=True)
-class Overview:
-    """Where a clip was cut out of its source.
-
-    Attributes:
-        image: uint8 ``[H, W]``, one frame of the source.
-        top: row of the crop's upper edge, counted from the outer edge of pixel 0; and so on.
-        left: see ``top``.
-        bottom: see ``top``.
-        right: see ``top``.
-    """
-
-    image: np.ndarray
-    top: float
-    left: float
-    bottom: float
-    right: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Clip:
-    """A slice in the geometry of a model.
-
-    Attributes:
-        case_id: name.
-        patient_id: patient.
-        slice_index: position in the stack.
-        source: file or folder.
-        split: stored split of a cohort; None of other sources.
-        video: uint8 ``[T, H, W, 1]``.
-        lge_mask: uint8 ``[H, W]``; None where none was drawn.
-        label: 1 MVO, 0 none, -1 unknown.
-        spacing_mm: side of a pixel; None where nobody knows.
-        source_frames: phases before resampling in time.
-        anatomy: source frame -> uint8 ``[H, W]``, 1 LV cavity, 2 LV myocardium.
-        overview: where the crop lies; None of cohorts, which store crops only.
-        centre_from: what placed the crop, see ``geometry.Window``; None where nobody knows.
-    """
-
-    case_id: str
-    patient_id: str
-    slice_index: int
-    source: str
-    split: str | None
-    video: np.ndarray
-    lge_mask: np.ndarray | None
-    label: int
-    spacing_mm: float | None
-    source_frames: int
-    anatomy: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
-    overview: Overview | None = None
-    centre_from: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,72 +131,24 @@ def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejecte
     with named_after(source.path, folder):
         for series in importer.find(folder, options):
             found = True
-            for one in _series_clips(importer, series, options, target or Target()):
-                where = renamed(one.source, folder, source.path)
-                if isinstance(one, Rejected):
-                    cause = renamed(one.cause, folder, source.path)
-                    yield dataclasses.replace(one, source=where, cause=cause)
-                else:
-                    yield dataclasses.replace(one, source=where)
+            for one in read_series(
+                importer.load, series, options, target or Target(), with_overview=True
+            ):
+                named = dataclasses.replace(
+                    one,
+                    case_id=printable(one.case_id),
+                    patient_id=printable(one.patient_id),
+                    source=renamed(printable(one.source), folder, source.path),
+                )
+                if isinstance(named, Rejected):
+                    cause = renamed(named.cause, folder, source.path)
+                    named = dataclasses.replace(named, cause=cause)
+                yield named
     if not found:
         raise UserError(
             f"{printable(source.path)} holds nothing to read as {importer.title}",
             "check the folder, or name its format with --format",
         )
-
-
-def _series_clips(
-    importer: Importer, series: Series, options: Options, target: Target
-) -> Iterator[Clip | Rejected]:
-    name, patient = printable(series.name), printable(series.patient_id or "")
-    try:
-        with quiet_readers():
-            slices = load_series(importer, series, options)
-            label = series_label(series, slices, options)
-            still = options.still_images
-            results = prepare_series(slices, target, label=label, still_images=still)
-    except UserError as error:
-        yield Rejected(name, patient, printable(series.path), error.cause, error.remedy)
-        return
-    except Exception as error:  # whatever a library makes of one bad file, the rest goes on
-        cause = f"{printable(series.path)}: {type(error).__name__}: {printable(error)[:200]}"
-        yield Rejected(
-            name, patient, printable(series.path), cause, "check the file, or leave it out"
-        )
-        return
-    for one, result in zip(slices, results, strict=True):
-        if isinstance(result, Rejected):
-            yield result
-        else:
-            yield _clip(result, split=None, overview=_overview(one, result))
-
-
-def _overview(one: CineSlice, result: PreparedSlice) -> Overview:
-    frame = np.asarray(one.cine[result.first_frame], np.float32)
-    low, high = np.percentile(frame, (0.5, 99.5))
-    grey = np.clip((frame - low) / max(float(high - low), 1e-6), 0, 1)
-    (top, left), (down, across) = result.window.start, result.window.step
-    size = result.window.size
-    image = np.round(255 * grey).astype(np.uint8)
-    return Overview(image, top, left, top + size * down, left + size * across)
-
-
-def _clip(result: PreparedSlice, *, split: str | None, overview: Overview | None) -> Clip:
-    return Clip(
-        case_id=printable(result.case_id),
-        patient_id=printable(result.patient_id),
-        slice_index=result.slice_index,
-        source=printable(result.source),
-        split=split,
-        video=result.video,
-        lge_mask=result.lge_mask if result.lge_mask.any() else None,
-        label=result.label,
-        spacing_mm=result.spacing_mm,
-        source_frames=result.source_frames,
-        anatomy=result.anatomy,
-        overview=overview,
-        centre_from=result.window.centre_from,
-    )
 
 
 def _stored_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejected]:
@@ -310,39 +197,40 @@ def _stored_clip(
         patient_id=case["patient_id"].decode(),
         slice_index=int(case["slice_index"]),
         source=f"{source.path} [{split}]",
-        split=split,
         video=case["video"],
         lge_mask=mask if mask.any() else None,
         label=int(case["label"]),
         spacing_mm=None if known.get("spacing_mm") == "" else spacing,
         source_frames=int(known.get("source_frames", len(case["video"]))),
-        centre_from=known.get("centre_from"),
+        window=_stored_window(known, case["video"].shape[1]) if known else None,
+        split=split,
     )
+
+
+def _stored_window(row: Mapping[str, str], size: int) -> Window:
+    """The window that a manifest tells of."""
+    corner = float(row["start_row"]), float(row["start_column"])
+    step = float(row["step_row"]), float(row["step_column"])
+    return Window(corner, step, size, row["centre_from"])
 
 
 def _refit(clip: Clip, target: Target) -> Clip | Rejected:
     """A stored clip in another geometry, its grey values kept."""
-    middle = tuple((n - 1) / 2 for n in clip.video.shape[1:3])
-    mask = clip.lge_mask
+    height, width = clip.video.shape[1:3]
     one = CineSlice(
-        case_id=clip.case_id,
-        patient_id=clip.patient_id,
-        slice_index=clip.slice_index,
-        source=clip.source,
+        **clip.identity,
         cine=clip.video[..., 0],
         pixel_mm=None if clip.spacing_mm is None else (clip.spacing_mm, clip.spacing_mm),
-        lge_mask=mask,
-        has_mvo=None if mask is None else bool((mask == MVO).any()),
-        centre=(middle[0], middle[1]),
+        lge_mask=clip.lge_mask,
+        centre=((height - 1) / 2, (width - 1) / 2),
         label=None if clip.label == UNLABELLED else clip.label,
     )
     stored = dataclasses.replace(target, window=(0.0, 255.0), end_diastole_first=False)
     (result,) = prepare_series([one], stored)
     if isinstance(result, Rejected):
         return result
-    again = _clip(result, split=clip.split, overview=None)
     return dataclasses.replace(
-        again, source_frames=clip.source_frames, centre_from=clip.centre_from
+        result, split=clip.split, source_frames=clip.source_frames, window=clip.window
     )
 
 

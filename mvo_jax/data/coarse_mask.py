@@ -1,14 +1,15 @@
 """Coarse-grained mask: the share of MVO pixels in each block of an LGE mask (paper Eq. 1)."""
 
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-BACKGROUND, INFARCT, MVO, MYOCARDIUM = 0, 1, 2, 3
+from mvo_jax.data.labels import MVO
 
-ArrayT = TypeVar("ArrayT", np.ndarray, jax.Array)
+if TYPE_CHECKING:
+    import jax
+
+ArrayT = TypeVar("ArrayT", np.ndarray, "jax.Array")
 
 
 def coarse_mask(lge_mask: ArrayT, mask_size: int) -> ArrayT:
@@ -27,7 +28,9 @@ def coarse_mask(lge_mask: ArrayT, mask_size: int) -> ArrayT:
     Raises:
         ValueError: the mask is not square, or ``mask_size`` is not in 1 to n.
     """
-    xnp = np if isinstance(lge_mask, np.ndarray) else jnp
+    xnp: Any = np
+    if not isinstance(lge_mask, np.ndarray):
+        import jax.numpy as xnp  # splits and pages do without JAX
     *lead, height, width = lge_mask.shape
     if height != width:
         raise ValueError(f"the LGE mask must be square, not {height}x{width}")

@@ -7,17 +7,15 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from mvo_jax.data.labels import MASK_NAMES, MVO, UNLABELLED
 from mvo_jax.data.phantom.cohort import CohortSpec
 from mvo_jax.errors import UserError
 
-_MVO = 2  # value in lge_mask
-_MASK_VALUES = 4
-_UNLABELLED = -1
 _COHORTS = ("phantom", "cohort")
 
 
@@ -198,15 +196,70 @@ def load_split(
 
 
 def _load(
-    data_config: Any, builder: Any, stored: Sequence[str], name: str, **options: bool
+    data_config: Any,
+    builder: Any,
+    stored: Sequence[str],
+    name: str,
+    *,
+    progress: bool,
+    labelled: bool,
 ) -> AnySplit:
-    """Read and check a split, or what of it belongs in memory."""
+    """Read and check a split of a TFDS builder with the schema of ``case_features``."""
     size = split_bytes(data_config, name)
-    if size > 1e6 * data_config.device_budget_mb:
-        return _open(builder, stored, name, size_bytes=size, **options)
-    split = _read(builder, stored, name)
-    check_split(split, labelled=options["labelled"])
+    streamed = size > 1e6 * data_config.device_budget_mb
+    records = builder.as_data_source(split="+".join(stored))
+    features = tuple(builder.info.features["features"])
+    images: dict[str, list[np.ndarray]] = {"video": [], "lge_mask": []}
+    cases: list[_Case] = []
+    title = f"Checking split {name!r}"
+    shown = streamed and progress and sys.stderr.isatty()
+    for place in tqdm(range(len(records)), desc=title, unit="case", disable=not shown):
+        case = records[place]
+        case_id, patient_id = case["case_id"].decode(), case["patient_id"].decode()
+        label, digest = int(case["label"]), b""
+        if streamed:
+            _check_masks(name, [case_id], case["lge_mask"][None], np.array([label]))
+            digest = _case_hash(case_id, patient_id, label, case["video"], case["lge_mask"])
+        else:
+            for key, of_cases in images.items():
+                of_cases.append(case[key])
+        values = [float(case["features"][key]) for key in features]
+        cases.append(_Case(case_id, place, patient_id, label, values, digest))
+    cases.sort()
+    table = np.array([case.features for case in cases], np.float32)
+    small: dict[str, Any] = {
+        "name": name,
+        "label": np.array([case.label for case in cases], np.int32),
+        "case_id": tuple(case.case_id for case in cases),
+        "patient_id": tuple(case.patient_id for case in cases),
+        "features": {key: table[:, i] for i, key in enumerate(features)},
+    }
+    if streamed:
+        place = np.array([case.place for case in cases], np.int64)
+        content = _joined([case.digest for case in cases])
+        split = StreamedSplit(
+            **small, records=records, place=place, size_bytes=size, content=content
+        )
+        _check_cases(split, labelled=labelled)
+        _warn_of_one_class(split)
+        return split
+    ordered = {
+        key: np.stack([of_cases[case.place] for case in cases]) for key, of_cases in images.items()
+    }
+    split = Split(**small, video=ordered["video"], lge_mask=ordered["lge_mask"])
+    check_split(split, labelled=labelled)
     return split
+
+
+class _Case(NamedTuple):
+    """What is small of a case; sorts by its id."""
+
+    case_id: str
+    place: int
+    patient_id: str
+    label: int
+    features: list[float]
+    digest: bytes
 
 
 def check_split(split: Split, *, labelled: bool = True) -> None:
@@ -258,7 +311,7 @@ def _check_cases(split: Cases, *, labelled: bool) -> None:
     require(len(set(split.case_id)) == n, "two cases have the same case_id")
     for key, values in split.features.items():
         require(values.shape == (n,), f"feature {key!r} has shape {values.shape}")
-    known = label != _UNLABELLED
+    known = label != UNLABELLED
     if labelled and not known.all():
         raise UserError(
             f"Split {split.name!r} has {int(np.sum(~known))} unlabelled cases, "
@@ -269,7 +322,7 @@ def _check_cases(split: Cases, *, labelled: bool) -> None:
 
 def _warn_of_one_class(split: Cases) -> None:
     label = split.label
-    if label[0] != _UNLABELLED and label.min() == label.max():
+    if label[0] != UNLABELLED and label.min() == label.max():
         warnings.warn(
             f"All {len(split)} cases of split {split.name!r} have label {label[0]}: "
             "AUC and specificity or recall are undefined there.",
@@ -280,11 +333,11 @@ def _warn_of_one_class(split: Cases) -> None:
 def _check_masks(name: str, case_id: Sequence[str], mask: np.ndarray, label: np.ndarray) -> None:
     """Check the values of masks, and that they agree with the labels."""
     flat = mask.reshape(len(mask), -1)
-    wrong = np.flatnonzero(flat.max(axis=1) >= _MASK_VALUES)
+    wrong = np.flatnonzero(flat.max(axis=1) >= len(MASK_NAMES))
     if wrong.size:
         raise _inconsistent(name, f"lge_mask of case {case_id[wrong[0]]} has values above 3")
-    known = np.where(label == _UNLABELLED, 0, label)
-    wrong = np.flatnonzero((flat == _MVO).any(axis=1).astype(np.int32) != known)
+    known = np.where(label == UNLABELLED, 0, label)
+    wrong = np.flatnonzero((flat == MVO).any(axis=1).astype(np.int32) != known)
     if wrong.size:
         case = wrong[0]
         raise _inconsistent(
@@ -315,14 +368,8 @@ def _phantom_spec(data_config: Any) -> CohortSpec:
             f"data.name is {data_config.name!r}, which is no cohort of this project.",
             f"Set data.name to one of: {', '.join(_COHORTS)}.",
         )
-    return CohortSpec(
-        preset=data_config.preset,
-        seed=data_config.seed,
-        size=data_config.size,
-        frames=data_config.frames,
-        image_size=data_config.image_size,
-        slices_per_patient=data_config.slices_per_patient,
-    )
+    fields = (field.name for field in dataclasses.fields(CohortSpec))
+    return CohortSpec(**{name: getattr(data_config, name) for name in fields})
 
 
 def _cohort(data_config: Any, name: str) -> tuple[Any, list[str]]:
@@ -338,70 +385,6 @@ def _cohort(data_config: Any, name: str) -> tuple[Any, list[str]]:
                 f"Set --config.data.{key}={there}, or prepare the cohort with --{key}={wanted}.",
             )
     return cohort, cohort.stored_splits(name, data_config.fold if cohort.folds else 0)
-
-
-def _read(builder: Any, stored: Sequence[str], name: str) -> Split:
-    """Read a split of a TFDS builder with the schema of ``phantom.builder.case_features``."""
-    cases = [dict(case) for part in stored for case in builder.as_data_source(split=part)]
-    cases.sort(key=lambda case: case["case_id"])
-
-    def stack(key: str, dtype: type) -> np.ndarray:
-        return np.stack([case[key] for case in cases]).astype(dtype, copy=False)
-
-    return Split(
-        name=name,
-        video=stack("video", np.uint8),
-        lge_mask=stack("lge_mask", np.uint8),
-        label=stack("label", np.int32),
-        case_id=tuple(case["case_id"].decode() for case in cases),
-        patient_id=tuple(case["patient_id"].decode() for case in cases),
-        features={
-            key: np.array([case["features"][key] for case in cases], dtype=np.float32)
-            for key in builder.info.features["features"]
-        },
-    )
-
-
-def _open(
-    builder: Any,
-    stored: Sequence[str],
-    name: str,
-    *,
-    size_bytes: int,
-    progress: bool,
-    labelled: bool,
-) -> StreamedSplit:
-    """Check a split case by case and keep everything but the images."""
-    features = tuple(builder.info.features["features"])
-    cases: list[tuple[str, int, str, int, list[float]]] = []
-    hashes: dict[str, bytes] = {}
-    records = builder.as_data_source(split="+".join(stored))
-    title = f"Checking split {name!r}"
-    shown = progress and sys.stderr.isatty()
-    for place in tqdm(range(len(records)), desc=title, unit="case", disable=not shown):
-        case = records[place]
-        case_id, label = case["case_id"].decode(), int(case["label"])
-        _check_masks(name, [case_id], case["lge_mask"][None], np.array([label]))
-        values = [float(case["features"][key]) for key in features]
-        patient_id = case["patient_id"].decode()
-        cases.append((case_id, place, patient_id, label, values))
-        hashes[case_id] = _case_hash(case_id, patient_id, label, case["video"], case["lge_mask"])
-    cases.sort()
-    table = np.array([values for *_, values in cases], np.float32)
-    split = StreamedSplit(
-        name=name,
-        label=np.array([label for *_, label, _ in cases], np.int32),
-        case_id=tuple(case_id for case_id, *_ in cases),
-        patient_id=tuple(patient_id for _, _, patient_id, *_ in cases),
-        features={key: table[:, i] for i, key in enumerate(features)},
-        records=records,
-        place=np.array([place for _, place, *_ in cases], np.int64),
-        size_bytes=size_bytes,
-        content=_joined([hashes[case_id] for case_id, *_ in cases]),
-    )
-    _check_cases(split, labelled=labelled)
-    _warn_of_one_class(split)
-    return split
 
 
 def describe(split: AnySplit) -> str:

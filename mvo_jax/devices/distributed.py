@@ -8,7 +8,10 @@ import atexit
 import contextlib
 import itertools
 import json
+import logging
 import os
+import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,15 +22,18 @@ import jax
 
 import mvo_jax
 from mvo_jax.devices.cluster import Cluster
-from mvo_jax.devices.lifeline import Lifeline, meet
-from mvo_jax.errors import EXIT_PEERS, RunInterrupted, UserError
+from mvo_jax.errors import EXIT_PEERS, EXIT_USER_ERROR, RunInterrupted, UserError
 from mvo_jax.files import sha256
 
 T = TypeVar("T")
 
-# A process that has died is noticed by its connection or its heartbeats, not by these waits.
+log = logging.getLogger(__name__)
+
+# A process that has died is noticed by its heartbeats, not by these waits.
 _WAIT_MS = 7 * 24 * 3600 * 1000
-_NOTICE_SECONDS = 3
+# What a collective or the coordinator's client says when a process at its other end has gone.
+_LOST = re.compile(r"gloo|nccl|unavailable|connection (closed|reset)|heartbeat", re.IGNORECASE)
+_GRACE_SECONDS = 5  # for the others to end by themselves before process 0 does
 # A network file system may keep what it knows of a folder for so long.
 _SHARED_SECONDS = 60
 _turns = itertools.count()  # every process talks in the same order
@@ -59,98 +65,127 @@ def versions() -> dict[str, str]:
 
 @contextlib.contextmanager
 def joined(
-    cluster: Cluster | None, *, join_seconds: int = 300, peer_seconds: int = 60
+    cluster: Cluster | None, *, join_seconds: int = 300, peer_seconds: int = 30
 ) -> Iterator[None]:
     """Be part of a cluster while the body runs; without one, do nothing.
 
     Leaves together: a process that is done, or stopped by a signal, waits for the others. One that
-    fails tells them, and they end within ten seconds. One that is killed is noticed by its closed
-    connection at once, one whose host is lost by its missing heartbeats; the others then end with
-    ``EXIT_PEERS``, or are aborted by JAX (SIGABRT) where it notices first.
+    has died or failed is noticed by JAX's heartbeats, and by collectives that fail for want of it:
+    the others end with ``EXIT_PEERS``, or JAX aborts them (SIGABRT, exit code 134) where it notices
+    first. Nothing of Python runs then.
 
     Args:
         cluster: from ``cluster.find_cluster``.
-        join_seconds: how long to wait for the other processes.
+        join_seconds: how long to wait for the other processes; JAX aborts this one afterwards.
         peer_seconds: after how long without a heartbeat a process counts as dead.
 
     Raises:
-        UserError: the processes did not come together, or JAX has started already.
+        UserError: the processes cannot be joined, or one of them is gone.
     """
     if cluster is None:
         yield
         return
-    lifeline = _join(cluster, join_seconds, peer_seconds)
+    _join(cluster, join_seconds, peer_seconds)
     interrupted = None
     try:
+        _check_count()
         try:
             yield
         except RunInterrupted as stop:  # in all processes at one step
             interrupted = stop
         exchange("done")
     except BaseException as error:
-        if lifeline is not None and isinstance(error, jax.errors.JaxRuntimeError):
-            time.sleep(_NOTICE_SECONDS)  # a collective may fail before a closed connection is seen
-        # JAX's own exit hook would wait for processes that wait for this one.
-        atexit.register(_leave_failed, lifeline, _exit_code(error))
+        if isinstance(error, jax.errors.JaxRuntimeError | ValueError) and _LOST.search(str(error)):
+            # JAX's own exit hook would wait for processes that wait for this one.
+            atexit.register(_leave, EXIT_PEERS)
+            raise UserError(
+                f"another process is gone: {str(error).splitlines()[0]}",
+                "see its own last lines; the same command in all processes goes on from the last "
+                "checkpoint",
+                exit_code=EXIT_PEERS,
+            ) from error
+        atexit.register(_leave, _exit_code(error))
         raise
-    if lifeline is not None:
-        lifeline.leave(failed=False)
     jax.distributed.shutdown()
     if interrupted is not None:
         raise interrupted
 
 
-def _join(cluster: Cluster, join_seconds: int, peer_seconds: int) -> Lifeline | None:
-    about = f"{cluster.num_processes or 'all'} processes ({cluster.found_by})"
-    if cluster.process_id is not None:
-        about += f" as process {cluster.process_id}, coordinator {cluster.coordinator_address}"
-    print(f"joining {about}", file=sys.stderr, flush=True)
-    lifeline = None
-    if cluster.num_processes and cluster.coordinator_address and cluster.process_id is not None:
-        lifeline = meet(
-            cluster.coordinator_address,
-            cluster.num_processes,
-            cluster.process_id,
-            seconds=join_seconds,
-        )
+def _join(cluster: Cluster, join_seconds: int, peer_seconds: int) -> None:
+    log.info(
+        "joining %s processes (%s) as process %s, coordinator %s, for at most %d s\n"
+        "  where one is lost, the others end within %d s: with exit code %d, or with 134 (SIGABRT) "
+        "and JAX's message that another task died; the same command in all of them goes on",
+        *(cluster.num_processes, cluster.found_by, cluster.process_id, cluster.coordinator_address),
+        *(join_seconds, peer_seconds, EXIT_PEERS),
+    )
+    by_hand = None not in (cluster.coordinator_address, cluster.num_processes, cluster.process_id)
     # JAX would take SIGTERM for itself: the training loop saves on it.
     jax.config.update("jax_enable_preemption_service", False)
     try:
+        if cluster.process_id == 0 and cluster.coordinator_address:
+            _try_port(int(cluster.coordinator_address.rpartition(":")[2]))
         jax.distributed.initialize(
             coordinator_address=cluster.coordinator_address,
             num_processes=cluster.num_processes,
             process_id=cluster.process_id,
             local_device_ids=cluster.local_device_ids,
-            # With all three known JAX's own detection would only narrow the devices.
-            cluster_detection_method="deactivate" if lifeline else None,
+            # JAX's own detection would only narrow the devices.
+            cluster_detection_method="deactivate" if by_hand else None,
             initialization_timeout=join_seconds,
             heartbeat_timeout_seconds=peer_seconds,
             shutdown_timeout_seconds=peer_seconds,
         )
     except (ValueError, RuntimeError, OSError) as error:
         raise UserError(
-            f"JAX could not join the other processes: {str(error).splitlines()[0]}",
-            "see docs/cluster.md; --distributed=off runs this process alone",
-            exit_code=EXIT_PEERS,
+            f"the other processes cannot be joined: {str(error).splitlines()[0]}",
+            "give --coordinator_address, --num_processes and --process_id as flags or as JAX_* "
+            "variables (docs/cluster.md); is an earlier start still running?",
+            # A value that JAX misses, or cannot use, is no better in another start.
+            exit_code=EXIT_USER_ERROR if isinstance(error, ValueError) else EXIT_PEERS,
         ) from error
-    if lifeline is not None:
-        lifeline.watch()
-    return lifeline
+
+
+def _try_port(port: int) -> None:
+    """Raise OSError where JAX's coordinator cannot listen: JAX 0.10 may end by SIGSEGV there."""
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    socket.create_server(("", port), family=family, dualstack_ipv6=dual).close()
+
+
+def _check_count() -> None:
+    """Check that this process and process 0 expect as many: JAX would wait for those not there."""
+    state, key = _state(), "mvo_jax/num_processes"
+    if state.process_id == 0:
+        state.client.key_value_set(key, str(state.num_processes))
+    expected = state.client.blocking_key_value_get(key, _WAIT_MS)
+    if expected != str(state.num_processes):
+        raise UserError(
+            f"process {state.process_id} is one of {state.num_processes}, but process 0 one of "
+            f"{expected}",
+            "start all of them with the same --num_processes",
+        )
 
 
 def _exit_code(error: BaseException) -> int:
     """The status with which the command is about to end."""
-    if isinstance(error, UserError):
-        return error.exit_code
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
-    return 130 if isinstance(error, KeyboardInterrupt) else 1
+    return 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
 
 
-def _leave_failed(lifeline: Lifeline | None, code: int) -> None:
-    """Tell the others and end without JAX's farewell; runs after everything else at exit."""
-    if lifeline is not None:
-        lifeline.leave(failed=True)
+def _leave(code: int) -> None:
+    """End without JAX's exit hook; runs after everything else at exit.
+
+    With process 0 JAX's coordinator goes, and all others are aborted, so it gives them time to say
+    what they have to say and to end by themselves.
+    """
+    state, deadline = _state(), time.monotonic() + _GRACE_SECONDS
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        state.client.key_value_set(f"mvo_jax/left/{state.process_id}", "")
+        for other in range(1, state.num_processes if state.process_id == 0 else 0):
+            left = max(int(1000 * (deadline - time.monotonic())), 1)
+            state.client.blocking_key_value_get(f"mvo_jax/left/{other}", left)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -163,7 +198,12 @@ def exchange(text: str) -> list[str]:
     """
     if count() == 1:
         return [text]
-    client, turn = _client(), next(_turns)
+    client, turn = _state().client, next(_turns)
+    if client is None:  # the hosts of a TPU know each other without JAX's coordinator
+        raise UserError(
+            f"JAX runs in {count()} processes that have not been joined",
+            "start each of them with --distributed=on",
+        )
     client.key_value_set(f"mvo_jax/{turn}/{jax.process_index()}", text)
     return [
         client.blocking_key_value_get(f"mvo_jax/{turn}/{index}", _WAIT_MS)
@@ -179,24 +219,18 @@ def first_then_others(action: Callable[[], T]) -> T:
     Raises:
         UserError: whatever ``action`` raises.
     """
-    if is_first():
-        result = _shared_failure(action)
-        exchange("")
-        return result
-    said = exchange("")[0]
-    if said:
-        raise UserError(**json.loads(said))
-    return action()
-
-
-def _shared_failure(action: Callable[[], T]) -> T:
-    try:
+    if not is_first():
+        if said := exchange("")[0]:
+            raise UserError(**json.loads(said))
         return action()
+    try:
+        result = action()
     except UserError as error:
-        exchange(
-            json.dumps({"cause": error.cause, "remedy": error.remedy, "exit_code": error.exit_code})
-        )
+        about = {"cause": error.cause, "remedy": error.remedy, "exit_code": error.exit_code}
+        exchange(json.dumps(about))
         raise
+    exchange("")
+    return result
 
 
 def check_same(values: Mapping[str, Any], remedy: str) -> None:
@@ -209,7 +243,9 @@ def check_same(values: Mapping[str, Any], remedy: str) -> None:
     Raises:
         UserError: in all processes, naming the first process and value that differ from process 0.
     """
-    first, *others = [json.loads(text) for text in exchange(json.dumps(_flat(values)))]
+    leaves = jax.tree_util.tree_leaves_with_path(dict(values))
+    flat = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    first, *others = [json.loads(text) for text in exchange(json.dumps(flat))]
     for index, other in enumerate(others, 1):
         for name in sorted(first.keys() | other.keys()):
             theirs, ours = other.get(name, "nothing"), first.get(name, "nothing")
@@ -220,39 +256,29 @@ def check_same(values: Mapping[str, Any], remedy: str) -> None:
                 )
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        flat.update(_flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value})
-    return flat
-
-
 def check_shared(path: Path) -> None:
     """Check that all processes see the file that process 0 has written.
 
     Raises:
         UserError: in all processes, where one does not within ``_SHARED_SECONDS``.
     """
-    ours = sha256(path) if is_first() else ""
-    written = exchange(ours)[0]
-    deadline = time.monotonic() + _SHARED_SECONDS
-    while not ours and time.monotonic() < deadline:
+    written = exchange(sha256(path) if is_first() else "")[0]
+    deadline, seen = time.monotonic() + _SHARED_SECONDS, is_first()
+    while not seen and time.monotonic() < deadline:
         with contextlib.suppress(OSError):
-            ours = sha256(path) if sha256(path) == written else ""
-        if not ours:
+            seen = sha256(path) == written
+        if not seen:
             time.sleep(0.5)
-    problem = None if ours else f"does not see {path} as process 0 has written it"
-    for index, said in enumerate(exchange(json.dumps(problem))):
-        if found := json.loads(said):
+    for index, said in enumerate(exchange("" if seen else str(path))):
+        if said:
             raise UserError(
-                f"process {index} {found}",
+                f"process {index} does not see {said} as process 0 has written it",
                 "put --workdir on a file system that all hosts share: checkpoints go there",
             )
 
 
-def _client() -> Any:
+def _state() -> Any:
     # Not public in JAX; orbax stands on it too. It needs no device and keeps no clique open.
     from jax._src import distributed
 
-    return distributed.global_state.client
+    return distributed.global_state

@@ -6,6 +6,7 @@ state and its own rows of the batch; the axis and its collectives span the devic
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,29 +32,22 @@ def devices(limit: int = 0) -> list[Device]:
         UserError: more devices asked for than there are, or not as many of each process.
     """
     found = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    if limit > len(found):
-        raise UserError(
-            f"config.train.num_devices asks for {limit} devices, but JAX sees {len(found)}",
-            "lower it, or set it to 0 to use all devices",
-        )
     processes = jax.process_count()
     if limit % processes:
         raise UserError(
             f"config.train.num_devices asks for {limit} devices of {processes} processes",
             f"choose a multiple of {processes}, or set it to 0 to use all devices",
         )
-    if not limit:
-        return found
-    share = limit // processes
+    share = limit // processes or len(found)
     chosen = [
         device
-        for process in range(processes)
-        for device in [d for d in found if d.process_index == process][:share]
+        for _, of_process in itertools.groupby(found, key=lambda device: device.process_index)
+        for device in itertools.islice(of_process, share)
     ]
     if len(chosen) < limit:
         raise UserError(
-            f"config.train.num_devices asks for {share} devices of each process, "
-            "but one of them has fewer",
+            f"config.train.num_devices asks for {limit} devices, {share} of each process, but JAX "
+            f"sees only {len(chosen)} such",
             "lower it, or set it to 0 to use all devices",
         )
     return chosen

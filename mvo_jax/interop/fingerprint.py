@@ -32,6 +32,7 @@ from mvo_jax.files import replace_file
 from mvo_jax.interop.weight_rules import flatten, unflatten
 from mvo_jax.models.mvo_net import MVONet
 from mvo_jax.models.ops.lowerings import choose_lowering
+from mvo_jax.models.ops.numerics import Numerics
 from mvo_jax.training.losses import LossSettings
 from mvo_jax.training.optim import OptimiserSettings, make_optimiser
 from mvo_jax.training.state import TrainState
@@ -165,10 +166,7 @@ def _entries(
     clip = CLIPS[size]
     model = MVONet(
         **(SMALL if size == "small" else FULL),
-        lowering=lowering,
-        axis_name=parallel.AXIS,
-        dtype=jnp.dtype(dtype),
-        param_dtype=jnp.dtype(dtype),
+        numerics=Numerics(lowering, parallel.AXIS, jnp.dtype(dtype), jnp.dtype(dtype)),
     )
     loss = LossSettings(mask_loss_weight=0.5)
     data, mask_size = _data(clip), 16

@@ -9,10 +9,33 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+Clip = tuple[int, int, int, int]  # (T, H, W, C)
+
 
 def parameter_count(tree: Any) -> int:
     """Number of scalars in a pytree of arrays or abstract shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _variables(model: nn.Module, clip_shape: Clip) -> tuple[Any, list[str]]:
+    """Shapes of a model's variables, and the parts of its parameters in the order of their use."""
+    order: list[str] = []
+
+    def init() -> Any:
+        variables = model.init(jax.random.key(0), jnp.zeros((1, *clip_shape)), train=False)
+        order.extend(variables["params"])  # as they were made; a traced result is sorted by name
+        return variables
+
+    return jax.eval_shape(init), order
+
+
+def _call(model: nn.Module, variables: Any, video: jax.Array, **call: Any) -> Any:
+    rngs = {"dropout": jax.random.key(0)}
+    return model.apply(variables, video, rngs=rngs, mutable=["batch_stats"], **call)
 
 
 def _flops(jaxpr: core.Jaxpr) -> int:
@@ -36,7 +59,7 @@ def _flops(jaxpr: core.Jaxpr) -> int:
     return total
 
 
-def forward_flops(model: nn.Module, clip_shape: tuple[int, int, int, int], **call: Any) -> int:
+def forward_flops(model: nn.Module, clip_shape: Clip, **call: Any) -> int:
     """FLOPs of one clip's forward pass, dense (padding counted as work).
 
     Args:
@@ -44,55 +67,32 @@ def forward_flops(model: nn.Module, clip_shape: tuple[int, int, int, int], **cal
         clip_shape: (T, H, W, C).
         **call: ``train`` and ``with_mask`` of the model's call.
     """
+    variables, _ = _variables(model, clip_shape)
     clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
-    variables = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jnp.zeros(clip.shape), train=False)
-    )
-
-    def forward(variables: Any, video: jax.Array) -> Any:
-        return model.apply(
-            variables,
-            video,
-            rngs={"dropout": jax.random.key(0)},
-            mutable=["batch_stats"],
-            **call,
-        )
-
-    return _flops(jax.make_jaxpr(forward)(variables, clip).jaxpr)
+    traced = jax.make_jaxpr(lambda v, video: _call(model, v, video, **call))(variables, clip)
+    return _flops(traced.jaxpr)
 
 
-def activation_bytes(model: nn.Module, clip_shape: tuple[int, int, int, int]) -> int:
+def activation_bytes(model: nn.Module, clip_shape: Clip) -> int:
     """Bytes kept between forward and backward pass of one clip: the residuals of ``jax.vjp``.
 
     An upper estimate: XLA may recompute cheap ones. Parameters are not counted.
+
+    Args:
+        model: without device axis.
+        clip_shape: (T, H, W, C).
     """
+    variables, _ = _variables(model, clip_shape)
     clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
-    variables = jax.eval_shape(
-        lambda: model.init(jax.random.key(0), jnp.zeros(clip.shape), train=False)
-    )
 
-    def residuals(params: Any, batch_stats: Any, video: jax.Array) -> Any:
+    def residuals(variables: Any, video: jax.Array) -> Any:
         def forward(params: Any) -> Any:
-            return model.apply(
-                {"params": params, "batch_stats": batch_stats},
-                video,
-                train=True,
-                with_mask=True,
-                rngs={"dropout": jax.random.key(0)},
-                mutable=["batch_stats"],
-            )
+            return _call(model, {**variables, "params": params}, video, train=True, with_mask=True)
 
-        output, pullback = jax.vjp(forward, params)
-        return output, pullback
+        return jax.vjp(forward, variables["params"])
 
-    _, pullback = jax.eval_shape(
-        residuals, variables["params"], variables.get("batch_stats", {}), clip
-    )
-    kept = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(pullback))
-    parameters = sum(
-        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(variables["params"])
-    )
-    return max(0, kept - parameters)
+    _, pullback = jax.eval_shape(residuals, variables, clip)
+    return max(0, _bytes(pullback) - _bytes(variables["params"]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Cost:
     state_bytes: int
 
 
-def model_cost(model: nn.Module, clip_shape: tuple[int, int, int, int], *, moments: int) -> Cost:
+def model_cost(model: nn.Module, clip_shape: Clip, *, moments: int) -> Cost:
     """Cost of a model from abstract shapes.
 
     Args:
@@ -125,25 +125,14 @@ def model_cost(model: nn.Module, clip_shape: tuple[int, int, int, int], *, momen
         clip_shape: (T, H, W, C) of one clip.
         moments: values the optimiser keeps per parameter: 2 for AdamW, 1 for SGD with momentum.
     """
-    order: list[str] = []
-
-    def init() -> Any:
-        variables = model.init(jax.random.key(0), jnp.zeros((1, *clip_shape)), train=False)
-        order.extend(variables["params"])  # as they were made; a traced result is sorted by name
-        return variables
-
-    shapes: Any = jax.eval_shape(init)
-    parts = {name: parameter_count(shapes["params"][name]) for name in order}
-    size = {
-        name: sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-        for name, tree in shapes.items()
-    }
-    training = forward_flops(model, clip_shape, train=True, with_mask=True)
+    variables, order = _variables(model, clip_shape)
+    parts = {name: parameter_count(variables["params"][name]) for name in order}
+    statistics = _bytes(variables.get("batch_stats", {}))
     return Cost(
         parameters=parts,
         inference_parameters=sum(n for name, n in parts.items() if name != "decoder"),
         forward_flops=forward_flops(model, clip_shape, train=False, with_mask=False),
-        training_flops=3 * training,
+        training_flops=3 * forward_flops(model, clip_shape, train=True, with_mask=True),
         activation_bytes=activation_bytes(model, clip_shape),
-        state_bytes=(2 + moments) * size["params"] + size.get("batch_stats", 0),
+        state_bytes=(2 + moments) * _bytes(variables["params"]) + statistics,
     )

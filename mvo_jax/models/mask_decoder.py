@@ -11,7 +11,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
-from mvo_jax.models.ops.layers import Array, BatchNorm, Dropout, kaiming_normal_fan_out, sow
+from mvo_jax.models.ops.cpu_convolution import plain_convolution
+from mvo_jax.models.ops.layers import BatchNorm, Dropout, kaiming_normal_fan_out, sow
+from mvo_jax.models.ops.numerics import Array, Numerics
 
 LAYOUTS = ("paper", "released")
 
@@ -26,30 +28,23 @@ class TransposedConv(nn.Module):
 
     Args:
         features: output channels.
-        dtype: compute dtype.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     features: int
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``[B, H, W, C]`` to ``[B, 2H, 2W, features]``."""
+        dtype, param_dtype = self.numerics.dtype, self.numerics.param_dtype
         shape = (3, 3, x.shape[-1], self.features)
-        kernel = self.param("kernel", kaiming_normal_fan_out, shape, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
-        x = x.astype(self.dtype)
-        x = lax.pad(x, jnp.zeros((), self.dtype), ((0, 0, 0), (1, 2, 1), (1, 2, 1), (0, 0, 0)))
-        x = lax.conv_general_dilated(
-            x,
-            kernel.astype(self.dtype),
-            (1, 1),
-            "VALID",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        return x + bias.astype(self.dtype)
+        kernel = self.param("kernel", kaiming_normal_fan_out, shape, param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), param_dtype)
+        between = ((0, 0, 0), (1, 2, 1), (1, 2, 1), (0, 0, 0))
+        x = lax.pad(x.astype(dtype), jnp.zeros((), dtype), between)
+        x = plain_convolution(x, kernel.astype(dtype), (1, 1), ((0, 0), (0, 0)))
+        return x + bias.astype(dtype)
 
 
 class DecoderBlock(nn.Module):
@@ -59,34 +54,32 @@ class DecoderBlock(nn.Module):
         features: output channels; the bottleneck has a quarter of the input channels.
         layout: 'paper' or 'released'. The paper gives no pooling size: 3x3 with stride 1 keeps the
             grid, so that two blocks lead from 4x4 to 16x16 as the paper's figure shows.
-        axis_name: device axis for BatchNorm.
-        dtype: compute dtype.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     features: int
     layout: str = "paper"
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """``[B, H, W, C]`` to ``[B, 2H, 2W, features]``."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        init: dict[str, Any] = {"kernel_init": kaiming_normal_fan_out, **dtypes}
+        numerics = self.numerics
 
-        def norm(name: str, value: Array) -> Array:
-            return BatchNorm(self.axis_name, name=name, **dtypes)(value, train=train)
+        def dense(features: int, name: str, value: Array) -> Array:
+            layer = nn.Dense(
+                features, kernel_init=kaiming_normal_fan_out, name=name, **numerics.dtypes
+            )
+            return BatchNorm(numerics, name=f"{name}_norm")(layer(value), train=train)
 
         bottleneck = max(1, x.shape[-1] // 4)
-        x = norm("reduce_norm", nn.Dense(bottleneck, name="reduce", **init)(x))
+        x = dense(bottleneck, "reduce", x)
         if self.layout == "paper":
             x = nn.max_pool(x, (3, 3), padding="SAME")
-            return TransposedConv(self.features, name="upsample", **dtypes)(x)
-        x = TransposedConv(bottleneck, name="upsample", **dtypes)(nn.relu(x))
-        x = nn.relu(norm("upsample_norm", x))
-        return nn.relu(norm("expand_norm", nn.Dense(self.features, name="expand", **init)(x)))
+            return TransposedConv(self.features, numerics, name="upsample")(x)
+        x = TransposedConv(bottleneck, numerics, name="upsample")(nn.relu(x))
+        x = nn.relu(BatchNorm(numerics, name="upsample_norm")(x, train=train))
+        return nn.relu(dense(self.features, "expand", x))
 
 
 def adaptive_average_pool(x: Array, size: int) -> Array:
@@ -125,9 +118,7 @@ def _pointwise_convolution(x: Array, kernel: Array, *args: Any, **options: Any) 
     instead of 1.2 millionths of relative error in float32.
     """
     del args, options  # contract the last axis, in the arrays' own precision
-    return lax.conv_general_dilated(
-        x, kernel[None, None], (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return plain_convolution(x, kernel[None, None], (1, 1), ((0, 0), (0, 0)))
 
 
 class MaskDecoder(nn.Module):
@@ -139,17 +130,13 @@ class MaskDecoder(nn.Module):
             grid that does not meet m exactly is averaged down to it.
         layout: 'paper' or 'released', see ``DecoderBlock``.
         dropout_rate: rate at which whole channels are dropped before the last 1x1 convolution.
-        axis_name: device axis for BatchNorm and dropout.
-        dtype: compute dtype.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     mask_size: int = 16
     layout: str = "paper"
     dropout_rate: float = 0.1
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, features: Array, *, train: bool) -> Array:
@@ -174,24 +161,19 @@ class MaskDecoder(nn.Module):
         block = 0
         while min(x.shape[1:3]) < self.mask_size:
             block += 1
-            x = DecoderBlock(
-                max(8, x.shape[-1] // 2),
-                self.layout,
-                self.axis_name,
-                self.dtype,
-                self.param_dtype,
-                name=f"block{block}",
-            )(x, train=train)
+            features_out = max(8, x.shape[-1] // 2)
+            x = DecoderBlock(features_out, self.layout, self.numerics, name=f"block{block}")(
+                x, train=train
+            )
             sow(self, f"upsampled{block}", x)
-        x = Dropout(self.dropout_rate, self.axis_name, (0, 1), name="dropout")(x, train=train)
+        x = Dropout(self.dropout_rate, self.numerics, (0, 1), name="dropout")(x, train=train)
         x = nn.Dense(
             1,
             # mmsegmentation's start for a final 1x1 convolution: nearly zero, like the target.
             kernel_init=nn.initializers.normal(0.01),
             dot_general=_pointwise_convolution,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
             name="predict",
+            **self.numerics.dtypes,
         )(x)
         if x.shape[1:3] != (self.mask_size, self.mask_size):
             x = adaptive_average_pool(x, self.mask_size)

@@ -1,14 +1,14 @@
 """MVONet: R(2+1)D trunk, temporal encoder and coarse-mask decoder joined (paper Fig. 2)."""
 
-from typing import Any
+from typing import ClassVar
 
 import flax.linen as nn
-import jax.numpy as jnp
 
-from mvo_jax.models.mask_decoder import MaskDecoder
-from mvo_jax.models.ops.layers import Array, Dropout, Linear, ModelOutput, match_channels, sow
+from mvo_jax.models.mask_decoder import LAYOUTS, MaskDecoder
+from mvo_jax.models.ops.layers import ModelOutput, check_clip, classify, match_channels, sow
+from mvo_jax.models.ops.numerics import Array, Numerics
 from mvo_jax.models.r2plus1d import R2Plus1D
-from mvo_jax.models.temporal_encoder import TemporalEncoder
+from mvo_jax.models.temporal_encoder import FORMS, TemporalEncoder
 
 MIN_FRAMES = 8  # layer4 needs one time step
 MIN_SIZE = 32  # layer4 needs a 2x2 grid
@@ -39,11 +39,14 @@ class MVONet(nn.Module):
         mask_size: m of the coarse mask.
         decoder_layout: 'paper' or 'released', see ``mask_decoder``.
         decoder_dropout: channel dropout rate in the decoder.
-        lowering: key of ``lowerings.LOWERINGS``.
-        axis_name: device axis of the batch; None on one device.
-        dtype: compute dtype; parameters and statistics stay in ``param_dtype``.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
+
+    CHOICES: ClassVar = {
+        "variant": tuple(VARIANTS),
+        "encoder_form": FORMS,
+        "decoder_layout": LAYOUTS,
+    }
 
     variant: str = "full"
     num_outputs: int = 1
@@ -58,10 +61,7 @@ class MVONet(nn.Module):
     mask_size: int = 16
     decoder_layout: str = "paper"
     decoder_dropout: float = 0.1
-    lowering: str = "conv2d"
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, video: Array, *, train: bool, with_mask: bool = False) -> ModelOutput:
@@ -78,58 +78,42 @@ class MVONet(nn.Module):
         Raises:
             ValueError: a clip the network cannot take, or an unknown variant.
         """
-        _, frames, height, width, _ = video.shape
-        if frames < MIN_FRAMES or min(height, width) < MIN_SIZE:
-            raise ValueError(
-                f"clips of {frames} frames of {height}x{width} are too small: the network takes "
-                f"{MIN_FRAMES} or more frames of {MIN_SIZE}x{MIN_SIZE} or more pixels"
-            )
+        check_clip(video, in_channels=self.in_channels, frames=MIN_FRAMES, size=MIN_SIZE)
         if self.variant not in VARIANTS:
             raise ValueError(f"variant {self.variant!r} is unknown; choose from {list(VARIANTS)}")
         video = match_channels(video, self.in_channels)
         has_encoder, has_mask = VARIANTS[self.variant]
-        common: dict[str, Any] = {
-            "axis_name": self.axis_name,
-            "dtype": self.dtype,
-            "param_dtype": self.param_dtype,
-        }
 
-        features = R2Plus1D(
-            self.width, self.stage_sizes, lowering=self.lowering, name="trunk", **common
-        )(video, train=train)
+        # Section 2.1: features of space and time.
+        trunk = R2Plus1D(self.width, self.stage_sizes, self.numerics, name="trunk")
+        features = trunk(video, train=train)
+        # Section 2.2: one token a time step, refined by the encoder, whose CLS token is classified.
         tokens = sow(self, "tokens", features.mean(axis=(2, 3)))
         if has_encoder:
-            encoded = TemporalEncoder(
+            encoder = TemporalEncoder(
                 self.num_layers,
                 self.num_heads,
                 dropout_rate=self.encoder_dropout,
                 form=self.encoder_form,
+                numerics=self.numerics,
                 name="encoder",
-                **common,
-            )(tokens, train=train)
-            pooled = encoded[:, 0]
+            )
+            pooled = encoder(tokens, train=train)[:, 0]
         else:
             pooled = tokens.mean(axis=1)
         sow(self, "pooled", pooled)
-        pooled = Dropout(self.head_dropout, self.axis_name, name="head_dropout")(
-            pooled, train=train
+        logits = classify(
+            pooled, self.num_outputs, self.numerics, dropout_rate=self.head_dropout, train=train
         )
-        # The logits leave in float32 at least: a bfloat16 sigmoid has steps of 0.4 %.
-        logits = Linear(
-            self.num_outputs,
-            dtype=jnp.promote_types(jnp.float32, self.dtype),
-            param_dtype=self.param_dtype,
-            name="classifier",
-        )(pooled)
-
+        # Section 2.3: the coarse-grained mask, which regularises the features in training.
         coarse_mask = None
         if has_mask and (with_mask or self.is_initializing()):
-            coarse_mask = MaskDecoder(
+            decoder = MaskDecoder(
                 self.mask_size,
                 self.decoder_layout,
                 self.decoder_dropout,
+                self.numerics,
                 name="decoder",
-                **common,
-            )(features, train=train)
-            coarse_mask = coarse_mask.astype(logits.dtype)
+            )
+            coarse_mask = decoder(features, train=train).astype(logits.dtype)
         return ModelOutput(logits, coarse_mask)

@@ -5,16 +5,11 @@ pooling and head, including its habit of computing the mid-plane count of *both*
 block from the block's own input and output width.
 """
 
-from typing import Any
-
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
-from mvo_jax.models.ops.folded import unfold_columns
-from mvo_jax.models.ops.layers import BatchNorm, FactorisedConv, sow
-
-Array = jax.Array
+from mvo_jax.models.ops.factorised import FactorisedConv, FactorisedNorm
+from mvo_jax.models.ops.layers import sow
+from mvo_jax.models.ops.numerics import Array, Numerics
 
 
 def mid_planes(channels_in: int, channels_out: int) -> int:
@@ -29,52 +24,25 @@ class Conv2Plus1D(nn.Module):
         features: output channels.
         mid_features: channels between the two convolutions.
         stride: stride in space and in time.
-        fold_in: columns in the channels of the input (``folded.fold_columns``).
-        fold: columns in the channels of what follows.
-        lowering: key of ``lowerings.LOWERINGS``.
-        axis_name: device axis for BatchNorm.
-        dtype: compute dtype.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     features: int
     mid_features: int
     stride: int = 1
-    fold_in: int = 1
-    fold: int = 1
-    lowering: str = "conv2d"
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        stride, fold = self.stride, self.fold
+        numerics, stride = self.numerics, self.stride
         x = FactorisedConv(
-            self.mid_features,
-            (1, 3, 3),
-            (1, stride, stride),
-            padding=1,
-            lowering=self.lowering,
-            fold_in=self.fold_in,
-            fold_out=fold,
-            name="spatial",
-            **dtypes,
+            self.mid_features, (1, 3, 3), numerics, (1, stride, stride), name="spatial"
         )(x)
-        x = nn.relu(BatchNorm(self.axis_name, fold=fold, name="norm", **dtypes)(x, train=train))
-        return FactorisedConv(
-            self.features,
-            (3, 1, 1),
-            (stride, 1, 1),
-            padding=1,
-            lowering=self.lowering,
-            fold_in=fold,
-            fold_out=fold,
-            name="temporal",
-            **dtypes,
-        )(x)
+        x = nn.relu(FactorisedNorm(numerics, name="norm")(x, train=train))
+        return FactorisedConv(self.features, (3, 1, 1), numerics, (stride, 1, 1), name="temporal")(
+            x
+        )
 
 
 class BasicBlock(nn.Module):
@@ -83,53 +51,26 @@ class BasicBlock(nn.Module):
     Args:
         features: output channels.
         stride: stride in space and time of the first convolution and of the shortcut.
-        fold_in: columns in the channels of the input (``folded.fold_columns``).
-        fold: columns in the channels of what follows.
-        lowering: key of ``lowerings.LOWERINGS``.
-        axis_name: device axis for BatchNorm.
-        dtype: compute dtype.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     features: int
     stride: int = 1
-    fold_in: int = 1
-    fold: int = 1
-    lowering: str = "conv2d"
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        stride, fold_in, fold = self.stride, self.fold_in, self.fold
-        common: dict[str, Any] = {"lowering": self.lowering, "axis_name": self.axis_name, **dtypes}
-        channels = x.shape[-1] // fold_in
-        mid = mid_planes(channels, self.features)
-
-        def norm(name: str, value: Array) -> Array:
-            return BatchNorm(self.axis_name, fold=fold, name=name, **dtypes)(value, train=train)
-
-        y = Conv2Plus1D(self.features, mid, stride, fold_in, fold, name="conv1", **common)(
-            x, train=train
-        )
-        y = nn.relu(norm("norm1", y))
-        y = Conv2Plus1D(self.features, mid, 1, fold, fold, name="conv2", **common)(y, train=train)
-        y = norm("norm2", y)
-        if stride != 1 or channels != self.features:
-            x = FactorisedConv(
-                self.features,
-                (1, 1, 1),
-                (stride, stride, stride),
-                lowering=self.lowering,
-                fold_in=fold_in,
-                fold_out=fold,
-                name="downsample",
-                **dtypes,
-            )(x)
-            x = norm("downsample_norm", x)
+        numerics, features, stride = self.numerics, self.features, self.stride
+        mid = mid_planes(x.shape[-1], features)
+        y = Conv2Plus1D(features, mid, stride, numerics, name="conv1")(x, train=train)
+        y = nn.relu(FactorisedNorm(numerics, name="norm1")(y, train=train))
+        y = Conv2Plus1D(features, mid, 1, numerics, name="conv2")(y, train=train)
+        y = FactorisedNorm(numerics, name="norm2")(y, train=train)
+        if stride != 1 or x.shape[-1] != features:
+            strides = (stride, stride, stride)
+            x = FactorisedConv(features, (1, 1, 1), numerics, strides, name="downsample")(x)
+            x = FactorisedNorm(numerics, name="downsample_norm")(x, train=train)
         return nn.relu(x + y)
 
 
@@ -139,18 +80,12 @@ class R2Plus1D(nn.Module):
     Args:
         width: channels of the first stage (64 in R(2+1)D-18); stages have 1, 2, 4, 8 times that.
         stage_sizes: residual blocks in each stage.
-        lowering: key of ``lowerings.LOWERINGS``.
-        axis_name: device axis for BatchNorm.
-        dtype: compute dtype.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     width: int = 64
     stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
-    lowering: str = "conv2d"
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, video: Array, *, train: bool) -> Array:
@@ -164,48 +99,17 @@ class R2Plus1D(nn.Module):
             ``[B, ceil(T/8), ceil(H/16), ceil(W/16), 8 * width]`` with four stages. Sows 'stem' and
             'layer1' ... 'layer4'.
         """
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv: dict[str, Any] = {"lowering": self.lowering, **dtypes}
-        # Pairs of columns until the first block with stride 2, which takes its input apart.
-        fold = 2 if self.lowering == "conv3d_pairs" and video.shape[3] % 4 == 0 else 1
-
-        def norm(name: str, value: Array) -> Array:
-            return BatchNorm(self.axis_name, fold=fold, name=name, **dtypes)(value, train=train)
-
-        # torchvision's 45 mid-planes of the stem, scaled with the width.
-        x = FactorisedConv(
-            max(1, 45 * self.width // 64),
-            (1, 7, 7),
-            (1, 2, 2),
-            padding=3,
-            fold_out=fold,
-            name="stem_spatial",
-            **conv,
-        )(video)
-        x = nn.relu(norm("stem_spatial_norm", x))
-        x = FactorisedConv(
-            self.width,
-            (3, 1, 1),
-            padding=1,
-            fold_in=fold,
-            fold_out=fold,
-            name="stem_temporal",
-            **conv,
-        )(x)
-        x = nn.relu(norm("stem_temporal_norm", x))
-        sow(self, "stem", unfold_columns(x, fold))
+        numerics = self.numerics
+        mid = max(1, 45 * self.width // 64)  # torchvision's 45 mid-planes, scaled with the width
+        x = FactorisedConv(mid, (1, 7, 7), numerics, (1, 2, 2), name="stem_spatial")(video)
+        x = nn.relu(FactorisedNorm(numerics, name="stem_spatial_norm")(x, train=train))
+        x = FactorisedConv(self.width, (3, 1, 1), numerics, name="stem_temporal")(x)
+        x = nn.relu(FactorisedNorm(numerics, name="stem_temporal_norm")(x, train=train))
+        sow(self, "stem", x)
         for stage, blocks in enumerate(self.stage_sizes):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                fold_in, fold = fold, 1 if stride == 2 else fold
-                x = BasicBlock(
-                    self.width * 2**stage,
-                    stride,
-                    fold_in,
-                    fold,
-                    axis_name=self.axis_name,
-                    name=f"layer{stage + 1}_block{block + 1}",
-                    **conv,
-                )(x, train=train)
-            sow(self, f"layer{stage + 1}", unfold_columns(x, fold))
-        return unfold_columns(x, fold)
+                name = f"layer{stage + 1}_block{block + 1}"
+                x = BasicBlock(self.width * 2**stage, stride, numerics, name=name)(x, train=train)
+            sow(self, f"layer{stage + 1}", x)
+        return x

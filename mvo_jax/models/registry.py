@@ -1,4 +1,14 @@
-"""From a model's config to the Flax module."""
+"""From a model's config to the Flax module, and the list of models.
+
+A model is a Flax module whose fields, with the published values as their defaults, are what a
+config may set. It is called as ``model(video, train=..., with_mask=...)`` and returns a
+``ModelOutput``. A line in ``MODELS`` adds one. What it may have besides:
+
+* ``numerics: Numerics``, or fields named as parts of it (``dtype``, ``axis_name``, ...): filled by
+  whoever builds the model. The config then has ``dtype``, and ``lowering`` where the default of
+  ``numerics`` has one.
+* ``CHOICES``, a ``ClassVar`` that maps fields to the names they take.
+"""
 
 import dataclasses
 import difflib
@@ -15,14 +25,12 @@ from mvo_jax.models.baselines.c3d import C3D
 from mvo_jax.models.baselines.i3d import I3D
 from mvo_jax.models.baselines.p3d import P3D
 from mvo_jax.models.baselines.slowfast import SlowFast
-from mvo_jax.models.baselines.timesformer import FORMS as TIMESFORMER_FORMS
 from mvo_jax.models.baselines.timesformer import TimeSformer
 from mvo_jax.models.baselines.vivit import ViViT
-from mvo_jax.models.mvo_net import VARIANTS, MVONet
+from mvo_jax.models.mvo_net import MVONet
 from mvo_jax.models.ops.lowerings import LOWERINGS, choose_lowering
+from mvo_jax.models.ops.numerics import Numerics
 
-# A model is called as ``model(video, train=..., with_mask=...)`` and returns a ``ModelOutput``;
-# its fields are what a config may set, their defaults the published size.
 MODELS: dict[str, type[nn.Module]] = {
     "mvo_net": MVONet,
     "timesformer": TimeSformer,
@@ -32,14 +40,10 @@ MODELS: dict[str, type[nn.Module]] = {
     "slowfast": SlowFast,
     "p3d": P3D,
 }
-# Fields that take one of a few names, beside ``dtype`` and ``lowering``.
-CHOICES: dict[str, dict[str, Collection[str]]] = {
-    "mvo_net": {"variant": VARIANTS},
-    "timesformer": {"form": TIMESFORMER_FORMS},
-}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
-# Set by whoever builds the model, or by Flax itself; not by a config.
-_NOT_CONFIGURED = {"axis_name", "param_dtype", "parent", "name"}
+_NUMERICS = {field.name for field in dataclasses.fields(Numerics)}
+# Set by whoever builds the model or by Flax itself, not by a config.
+_NOT_CONFIGURED = _NUMERICS | {"numerics", "parent", "name"}
 
 
 def list_models() -> list[str]:
@@ -61,7 +65,6 @@ def create_model(name: str, **fields: Any) -> nn.Module:
     Raises:
         UserError: an unknown name or field.
     """
-    _choose("name", name, MODELS)
     config = {**published_config(name), **fields}
     return build_model(
         config, backend=jax.default_backend(), xla_flags=os.environ.get("XLA_FLAGS", "")
@@ -75,16 +78,33 @@ def published_config(name: str) -> dict[str, Any]:
         name: key of ``MODELS``.
 
     Returns:
-        ``name``, ``dtype`` 'float32', ``lowering`` 'auto' where the model has one, and all fields.
+        ``name``, all fields that have a default, ``lowering`` 'auto' where the model has one, and
+        ``dtype`` 'float32' where it has one.
+
+    Raises:
+        UserError: an unknown name.
     """
-    fields: dict[str, Any] = {
+    _choose("name", name, MODELS)
+    fields = {field.name: field.default for field in dataclasses.fields(MODELS[name])}
+    defaults = {k: v for k, v in _settings(name).items() if v is not dataclasses.MISSING}
+    config = {"name": name, **defaults}
+    if "lowering" in fields or getattr(fields.get("numerics"), "lowering", None):
+        config["lowering"] = "auto"
+    if "dtype" in fields or "numerics" in fields:
+        config["dtype"] = "float32"
+    return config
+
+
+def _settings(name: str) -> dict[str, Any]:
+    """What a config sets of a module: fields of plain values; their default or MISSING."""
+    plain = (bool, int, float, str, tuple, list, type(None), type(dataclasses.MISSING))
+    return {
         field.name: field.default
         for field in dataclasses.fields(MODELS[name])
         if field.name not in _NOT_CONFIGURED
+        and isinstance(field.default, plain)
+        and field.default_factory is dataclasses.MISSING
     }
-    if "lowering" in fields:
-        fields["lowering"] = "auto"
-    return {"name": name, **fields, "dtype": "float32"}
 
 
 def build_model(
@@ -104,14 +124,14 @@ def build_model(
         The module; parameters are float32 unless ``dtype`` is float64.
 
     Raises:
-        UserError: an unknown name, dtype, lowering or variant, a field that the model does not
+        UserError: an unknown name, dtype, lowering or choice, a field that the model does not
             have, or one that is missing.
     """
     if "name" not in config:
         raise UserError("config.model has no name", f"choose from {', '.join(MODELS)}")
     name: str = config["name"]
-    _choose("name", name, MODELS)
-    known = published_config(name)
+    published = published_config(name)
+    known = published | dict.fromkeys(key for key in _settings(name) if key not in published)
     for field in config:
         if field not in known:
             near = difflib.get_close_matches(field, known, 1)
@@ -123,19 +143,37 @@ def build_model(
         if field not in config:
             raise UserError(
                 f"config.model has no {field}, which the model {name!r} needs",
-                f"set it; the published model has {known[field]!r}",
+                f"set it; the published model has {published[field]!r}"
+                if field in published
+                else "set it; it has no default",
             )
     fields = {key: _hashable(value) for key, value in config.items() if key != "name"}
-    dtype = fields.pop("dtype")
+    lowering, dtype = fields.pop("lowering", None), fields.pop("dtype", "float32")
+    if lowering == "auto":
+        lowering = choose_lowering(backend, xla_flags)
     _choose("dtype", dtype, DTYPES)
-    if "lowering" in fields:
-        if fields["lowering"] == "auto":
-            fields["lowering"] = choose_lowering(backend, xla_flags)
-        _choose("lowering", fields["lowering"], LOWERINGS)
-    for key, options in CHOICES.get(name, {}).items():
+    if "lowering" in config:
+        _choose("lowering", lowering, LOWERINGS)
+    for key, options in getattr(MODELS[name], "CHOICES", {}).items():
         _choose(key, fields[key], options)
     param_dtype = jnp.float64 if dtype == "float64" else jnp.float32
-    return MODELS[name](**fields, axis_name=axis_name, dtype=DTYPES[dtype], param_dtype=param_dtype)
+    numerics = Numerics(lowering, axis_name, DTYPES[dtype], param_dtype)
+    given = {"numerics": numerics, **{key: getattr(numerics, key) for key in _NUMERICS}}
+    taken = {field.name for field in dataclasses.fields(MODELS[name])} & set(given)
+    return MODELS[name](**fields, **{key: given[key] for key in taken})
+
+
+def dense_model(config: Mapping[str, Any]) -> nn.Module:
+    """The model in the form that multiplies fewest zeros, for counting its operations.
+
+    Args:
+        config: see ``build_model``.
+
+    Raises:
+        UserError: see ``build_model``.
+    """
+    plain = {**config, "lowering": "conv3d"} if "lowering" in config else config
+    return build_model(plain, backend="cpu")
 
 
 def _hashable(value: Any) -> Any:
@@ -150,16 +188,3 @@ def _choose(key: str, value: Any, options: Collection[str]) -> None:
             f"config.model.{key} is {value!r}, which does not exist",
             f"choose from {', '.join(options)}" + (f"; did you mean {near[0]}?" if near else ""),
         )
-
-
-def dense_model(config: Mapping[str, Any]) -> nn.Module:
-    """The model in the form that multiplies fewest zeros, for counting its operations.
-
-    Args:
-        config: see ``build_model``.
-
-    Raises:
-        UserError: see ``build_model``.
-    """
-    plain = {**config, "lowering": "conv3d"} if "lowering" in config else config
-    return build_model(plain, backend="cpu")

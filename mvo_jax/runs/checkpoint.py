@@ -2,11 +2,12 @@
 
     checkpoints/latest/STEP/    whole state           checkpoints/best/STEP/    variables
         arrays/     orbax
-        meta/       JSON: format, kind, step, config, data, one hash an array, a hash of all that
-        seal.json   size and hash of every file above; written last, when they are on disk
+        meta/       JSON: format, kind, step, and what the caller keeps beside the arrays
+        seal.json   size and CRC-32 of every file above, and one hash of all that; written last
 
-Nothing that is read is believed before its hashes agree: those of the files, that of the metadata
-and those of the arrays as decoded.
+An ``orbax.CheckpointManager`` for each kind writes, reads and removes. It restores flipped bits
+without an error and takes an empty folder for a step. So a step counts with its seal only, and is
+read when every file agrees with it.
 """
 
 import concurrent.futures
@@ -16,17 +17,15 @@ import json
 import logging
 import os
 import shutil
-import sys
-import time
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.serialization
-import flax.traverse_util
 import numpy as np
 import orbax.checkpoint as ocp
+from flax.serialization import from_state_dict, to_state_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from mvo_jax.devices import distributed
 from mvo_jax.errors import EXIT_DAMAGED, EXIT_NON_FINITE, UserError
@@ -34,68 +33,45 @@ from mvo_jax.files import cannot_write, replace_file
 
 PyTree = Any
 TrainState = Any  # training.state.TrainState, of a floor above
-FORMAT = 2  # 1 had no seal
+FORMAT = 3
+_READABLE = (2, FORMAT)  # 2 had hashes in the metadata too, 1 had no seal
 SEAL = "seal.json"
 _BLOCK = 1 << 20
-_ASIDE = ".aside-"  # first part of the name of a folder that is going
-_MOVED = ".damaged"
+
+log = logging.getLogger(__name__)
 
 
-class _Damaged(Exception):
-    """A checkpoint is not what was saved; says how."""
-
-
-def _to_tree(value: PyTree) -> dict[str, Any]:
+def _to_tree(value: PyTree, name: str) -> dict[str, Any]:
     """Nested dict of host copies of the arrays; empty nodes left out.
 
     Copied, because on a CPU the host view of an array is the array's own memory, which the next
-    step is free to overwrite while an asynchronous save still reads it.
+    step is free to overwrite while a thread still saves it.
+
+    Raises:
+        UserError: an array is not finite; a state with a NaN must not push a good one out.
     """
-    flat = flax.traverse_util.flatten_dict(flax.serialization.to_state_dict(value))
+    flat: dict[Any, Any] = flatten_dict(to_state_dict(value))
     arrays = {key: np.array(leaf) for key, leaf in flat.items() if leaf is not None}
-    return flax.traverse_util.unflatten_dict(arrays)
-
-
-def _check_finite(tree: Mapping[str, Any], kind: str, step: int) -> None:
-    """A state with a NaN must not push a good one out."""
-    flat: dict[Any, Any] = flax.traverse_util.flatten_dict(dict(tree))
-    for key, array in flat.items():
+    for key, array in arrays.items():
         # Of a dtype without NaN everything is finite.
         if array.dtype.kind not in "biu" and not np.isfinite(array).all():
             raise UserError(
-                f"step {step}: {'/'.join(key)} is not finite, so {kind}/{step} is not saved",
+                f"{'/'.join(key)} is not finite, so {name} is not saved",
                 "lower config.optimizer.learning_rate or set config.optimizer.clip_norm; the last "
                 "checkpoint is kept",
                 exit_code=EXIT_NON_FINITE,
             )
+    return unflatten_dict(arrays)
 
 
-def _array_hashes(tree: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """[dtype, shape, CRC-32 of the bytes] by name.
-
-    orbax restores an array file with a flipped bit without a word. CRC-32 finds every burst of up
-    to 32 bits, at 7 GB/s where SHA-256 makes 2: it costs a save 3 % in place of 30.
-    """
-    flat: dict[Any, Any] = flax.traverse_util.flatten_dict(dict(tree))
-    return {
-        "/".join(key): [
-            str(array.dtype),
-            list(array.shape),
-            # As bytes, because bfloat16 has no buffer protocol.
-            zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data),
-        ]
-        for key, array in sorted(flat.items())
-    }
-
-
-def _own_hash(content: Mapping[str, Any]) -> str:
-    """SHA-256 of JSON content without its 'sha256'."""
-    rest = {key: value for key, value in content.items() if key != "sha256"}
+def _content_hash(seal: Mapping[str, Any]) -> str:
+    """SHA-256 of a seal's content without its 'sha256': names, sizes and hashes of all files."""
+    rest = {key: value for key, value in seal.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _file_hash(path: Path) -> list[int]:
-    """[bytes, CRC-32] of a file."""
+    """[bytes, CRC-32] of a file: finds every burst of 32 bits, at three times SHA-256's speed."""
     size = crc = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -103,143 +79,66 @@ def _file_hash(path: Path) -> list[int]:
     return [size, crc]
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    return {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != SEAL and not path.name.endswith(".tmp")
-    }
-
-
-def _seal(folder: Path) -> float:
-    """Write the seal once everything is on disk; returns the seconds spent on hashes."""
-    paths = _files(folder)
-    for path in [*paths.values(), *{path.parent for path in paths.values()}, folder.parent]:
+def _seal(folder: Path) -> None:
+    """Put everything on disk, then write the seal, whole or not at all."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    for path in [*paths, *{path.parent for path in paths}, folder.parent]:
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    started = time.perf_counter()
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "files": {name: _file_hash(path) for name, path in paths.items()},
-    }
-    content["sha256"] = _own_hash(content)
-    seconds = time.perf_counter() - started
-    replace_file(folder / SEAL, json.dumps(content, indent=1) + "\n")
-    return seconds
+    files = {path.relative_to(folder).as_posix(): _file_hash(path) for path in paths}
+    seal: dict[str, Any] = {"format": FORMAT, "files": files}
+    seal["sha256"] = _content_hash(seal)
+    replace_file(folder / SEAL, json.dumps(seal, indent=1) + "\n")
 
 
-def _check_seal(folder: Path) -> bool:
-    """Whether there is a seal, and the files are those that were sealed.
-
-    Raises:
-        _Damaged: they are not, or the seal itself is damaged.
-    """
+def _damage(folder: Path) -> str | None:
+    """How the files of a checkpoint differ from those that were sealed; None where they do not."""
     try:
-        content = json.loads((folder / SEAL).read_text())
-        intact = content["sha256"] == _own_hash(content)
-        files = content["files"]
+        seal = json.loads((folder / SEAL).read_text())
+        files, intact = seal["files"], seal["sha256"] == _content_hash(seal)
     except FileNotFoundError:
-        return False
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _Damaged(f"{SEAL} cannot be read") from error
+        return f"it has no {SEAL}: its save has not ended"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{SEAL} cannot be read"
     if not intact:
-        raise _Damaged(f"{SEAL} is not what was written")
+        return f"{SEAL} is not what was written"
     for name, expected in files.items():
         try:
-            found = _file_hash(folder / name)
+            if _file_hash(folder / name) != expected:
+                return f"{name} is not what was saved"
         except OSError as error:
-            raise _Damaged(f"{name}: {error.strerror}") from error
-        if found != expected:
-            raise _Damaged(f"{name} is not what was saved")
-    return True
+            return f"{name}: {error.strerror}"
+    return None
 
 
-def _read(folder: Path, kind: str) -> tuple[dict[str, Any], dict[str, Any], bool]:
-    """(arrays, metadata, sealed) of a checkpoint, verified.
-
-    A folder without a seal is one whose process was killed after orbax had finished, or one of an
-    incomplete copy. Its metadata and arrays have hashes of their own, which tell the two apart.
-
-    Raises:
-        _Damaged: something is not what was saved.
-        UserError: it is intact, but of another format.
-    """
-    sealed = _check_seal(folder)
-    try:
-        # Without a template: given one, orbax casts and reshapes to it without a word. The arrays
-        # were saved from host memory and come back there, whatever devices saved the run.
-        with _checkpointer() as checkpointer:
-            restored = checkpointer.restore(
-                folder,
-                args=ocp.args.Composite(
-                    arrays=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore()
-                ),
-            )
-        arrays, meta = restored["arrays"], restored["meta"]
-    except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise _Damaged(f"it cannot be read: {reason}") from error
-    if not isinstance(meta, dict) or not isinstance(arrays, dict):
-        raise _Damaged("it holds no metadata or no arrays")
-    if meta.get("format", 1) != FORMAT:
-        older = isinstance(meta.get("format", 1), int) and meta.get("format", 1) < FORMAT
-        raise UserError(
-            f"the checkpoint {folder} has format {meta.get('format', 1)}, not {FORMAT}",
-            f"use the {'older' if older else 'newer'} revision named in provenance.json",
-        )
-    if meta.get("sha256") != _own_hash(meta):
-        raise _Damaged("its metadata are not those that were saved")
-    if (meta["kind"], meta["step"]) != (kind, int(folder.name)):
-        raise _Damaged(f"it is {meta['kind']}/{meta['step']} under another name")
-    found = _array_hashes(arrays)
-    for name in sorted(found.keys() | meta["arrays"].keys()):
-        if found.get(name) != meta["arrays"].get(name):
-            raise _Damaged(f"its array {name} is not what was saved")
-    return arrays, meta, sealed
-
-
-def _checkpointer() -> ocp.Checkpointer:
+def _manager(folder: Path, *, writes: bool) -> ocp.CheckpointManager:
     # orbax reports every save and restore in detail at level INFO and as absl warnings.
     logging.getLogger("absl").setLevel(logging.ERROR)
     own = distributed.index()
-    # Every process has the whole state, so one writes it and each reads it by itself. Without this
-    # orbax waits for all processes in every save and restore, and its threads may cross.
+    # Every process has the whole state, so one writes it and each reads it without the others.
+    # Otherwise orbax waits for all processes in every save and restore, and its threads may cross.
     alone = ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
     )
-    handler = ocp.CompositeCheckpointHandler(
-        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
-        arrays=ocp.StandardCheckpointHandler(multiprocessing_options=alone),
-        meta=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+    return ocp.CheckpointManager(
+        folder,
+        item_handlers={
+            "arrays": ocp.StandardCheckpointHandler(multiprocessing_options=alone),
+            "meta": ocp.JsonCheckpointHandler(multiprocessing_options=alone),
+        },
+        options=ocp.CheckpointManagerOptions(
+            create=False,
+            read_only=not writes,
+            cleanup_tmp_directories=writes,
+            lightweight_initialize=True,  # reads nothing of steps that may be damaged
+            # The thread of ``Checkpoints`` saves, seals and removes: one order of all three.
+            enable_async_checkpointing=False,
+            multiprocessing_options=alone,
+        ),
     )
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
-
-
-def _fill(template: PyTree, tree: Mapping[str, Any], source: str) -> PyTree:
-    """Put restored arrays into a template's structure; names, shapes and dtypes must agree."""
-    state_dict = flax.serialization.to_state_dict(template)
-    wanted: dict[Any, Any] = flax.traverse_util.flatten_dict(state_dict, keep_empty_nodes=True)
-    leaves = {key: leaf for key, leaf in wanted.items() if hasattr(leaf, "shape")}
-    found: dict[Any, Any] = flax.traverse_util.flatten_dict(dict(tree))
-    problems = [
-        f"{'/'.join(key)} {'missing' if key not in found else 'unexpected'}"
-        for key in sorted(leaves.keys() ^ found.keys())
-    ] + [
-        f"{'/'.join(key)} is {found[key].dtype}{found[key].shape}, not {leaf.dtype}{leaf.shape}"
-        for key, leaf in leaves.items()
-        if key in found and (found[key].shape, found[key].dtype) != (leaf.shape, leaf.dtype)
-    ]
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(
-            f"{source} does not fit the model: {'; '.join(problems[:3])}{more}",
-            "was the code or the config changed? Use the revision in provenance.json",
-        )
-    filled = flax.traverse_util.unflatten_dict({**wanted, **found})
-    return flax.serialization.from_state_dict(template, filled)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +161,26 @@ class Restored:
         Raises:
             UserError: names, shapes or dtypes differ from the template's.
         """
-        return _fill(template, self.arrays, str(self.path))
+        wanted: dict[Any, Any] = flatten_dict(to_state_dict(template), keep_empty_nodes=True)
+        found: dict[Any, Any] = flatten_dict(self.arrays)
+        ours = {key: f"{leaf.dtype}{leaf.shape}" for key, leaf in found.items()}
+        theirs = {
+            key: f"{leaf.dtype}{leaf.shape}"
+            for key, leaf in wanted.items()
+            if hasattr(leaf, "shape")
+        }
+        problems = [
+            f"{'/'.join(key)} is {ours.get(key, 'missing')}, not {theirs.get(key, 'expected')}"
+            for key in sorted(ours.keys() | theirs.keys())
+            if ours.get(key) != theirs.get(key)
+        ]
+        if problems:
+            more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+            raise UserError(
+                f"{self.path} does not fit the model: {'; '.join(problems[:3])}{more}",
+                "was the code or the config changed? Use the revision in provenance.json",
+            )
+        return from_state_dict(template, unflatten_dict({**wanted, **found}))
 
 
 class Checkpoints:
@@ -277,32 +195,29 @@ class Checkpoints:
         create: make the folders, and clear away what a kill left; False to read only.
         keep_latest: how many of the latest to keep, at least 1.
 
-    Attributes:
-        hash_seconds: time spent on hashes so far, by the thread that saves.
-        save_seconds: time spent on whole saves so far, by that thread and by the copies before.
+    Raises:
+        UserError: there are no checkpoints to read, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path, *, create: bool, keep_latest: int = 2):
-        self._root, self._keep = folder / "checkpoints", keep_latest
-        reads_only, create = not create, create and distributed.is_first()
-        self._create = create
-        if reads_only and not (self._root / "latest").is_dir():
+        self._root, self._keep = folder / "checkpoints", {"latest": keep_latest, "best": 1}
+        self._writes = create and distributed.is_first()
+        if not create and not (self._root / "latest").is_dir():
             raise UserError(
                 f"{folder} has no checkpoints", "train first, or name the folder of a run"
             )
-        self.hash_seconds = self.save_seconds = 0.0
         self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._pending: list[concurrent.futures.Future[None]] = []
-        if create:
-            for kind in ("latest", "best"):
-                try:
+        self._managers: dict[str, ocp.CheckpointManager] = {}
+        for kind in self._keep:
+            try:
+                if self._writes:
                     (self._root / kind).mkdir(parents=True, exist_ok=True)
-                except OSError as error:
-                    raise cannot_write(self._root / kind, error) from error
-                for entry in (self._root / kind).iterdir():
-                    # A save or a removal that a kill cut short.
-                    if "orbax-checkpoint-tmp" in entry.name or entry.name.startswith(_ASIDE):
-                        shutil.rmtree(entry, ignore_errors=True)
+                self._managers[kind] = _manager(self._root / kind, writes=self._writes)
+                if self._writes:
+                    self._clear_unsealed(kind)
+            except OSError as error:
+                raise cannot_write(self._root / kind, error) from error
 
     def steps(self, kind: str) -> list[int]:
         """Steps of the checkpoints that are there, damaged or not, in order.
@@ -370,11 +285,13 @@ class Checkpoints:
             self.wait()
         finally:
             self._worker.shutdown()
+            for manager in self._managers.values():
+                manager.close()
 
     def read(self, kind: str) -> Restored:
         """The newest checkpoint that is whole.
 
-        Damaged ones that are newer are told on stderr. Where checkpoints may be written they are
+        Damaged ones that are newer are named in the log. Where checkpoints may be written they are
         renamed to ``STEP.damaged``, so that the run can save that step again.
 
         Args:
@@ -386,43 +303,60 @@ class Checkpoints:
         return distributed.first_then_others(lambda: self._newest_whole(kind))
 
     def _newest_whole(self, kind: str) -> Restored:
-        damaged: list[tuple[Path, _Damaged]] = []
+        damaged: dict[int, str] = {}
         for step in reversed(self.steps(kind)):
-            path = self._root / kind / str(step)
-            try:
-                arrays, meta, sealed = _read(path, kind)
-            except _Damaged as error:
-                damaged.append((path, error))
+            restored = self._read(kind, step)
+            if isinstance(restored, str):
+                damaged[step] = f"the checkpoint {self._path(kind, step)} is damaged: {restored}"
                 continue
-            for bad, error in damaged:
-                moved = f", kept as {self._move_aside(bad).name}" if self._create else ""
-                print(
-                    f"the checkpoint {bad} is damaged ({error}){moved}; "
-                    f"falling back to the one of step {step}",
-                    file=sys.stderr,
-                )
-            if not sealed:
-                print(f"the checkpoint {path} had no seal; its content is whole", file=sys.stderr)
-                if self._create:
-                    _seal(path)
-            return Restored(arrays, meta, path)
+            for bad, problem in damaged.items():
+                log.warning(f"{problem}; falling back to the one of step {step}")
+                if self._writes:
+                    self._move_aside(kind, bad)
+            return restored
         if not damaged:
             raise UserError(
                 f"{self._root / kind} holds no checkpoint",
                 "train until the first validation, or choose another --checkpoint",
             )
-        path, error = damaged[0]
-        others = f", and so are {len(damaged) - 1} older ones" if len(damaged) > 1 else ""
+        problem, *others = damaged.values()
         remedy = {
             "latest": "restore that folder from a copy, or move it away to start anew",
             "best": "restore that folder from a copy, evaluate with --checkpoint=latest, or move "
             "it away: training then keeps the best of the validations to come",
         }
         raise UserError(
-            f"the checkpoint {path} is damaged: {error}{others}",
+            problem + (f", and so are {len(others)} older ones" if others else ""),
             remedy[kind],
             exit_code=EXIT_DAMAGED,
         )
+
+    def _read(self, kind: str, step: int) -> Restored | str:
+        """One checkpoint, verified, or how it is damaged.
+
+        Raises:
+            UserError: it is whole, but of another format.
+        """
+        path = self._path(kind, step)
+        if damage := _damage(path):
+            return damage
+        try:
+            # Without a template: given one, orbax casts and reshapes to it without a word. The
+            # arrays were saved from host memory and come back there, whatever devices saved them.
+            items = {"arrays": ocp.args.StandardRestore(), "meta": ocp.args.JsonRestore()}
+            restored: Any = self._managers[kind].restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            return f"it cannot be read: {error!r:.200}".partition("\n")[0]
+        meta = restored.meta
+        if meta["format"] not in _READABLE:
+            age = "older" if meta["format"] < FORMAT else "newer"
+            raise UserError(
+                f"the checkpoint {path} has format {meta['format']}, not {FORMAT}",
+                f"use the {age} revision named in provenance.json",
+            )
+        if (meta["kind"], meta["step"]) != (kind, step):
+            return f"it is {meta['kind']}/{meta['step']} under another name"
+        return Restored(restored.arrays, meta, path)
 
     def restore_latest(self, template: TrainState) -> TrainState:
         """The newest whole state, as numpy arrays.
@@ -452,63 +386,56 @@ class Checkpoints:
         return best.fill(template.eval_variables()), best.meta["step"]
 
     def _save(self, kind: str, step: int, value: PyTree, meta: Mapping[str, Any]) -> None:
-        if not distributed.is_first():
+        if not self._writes:
             return
         if len(self._pending) > 1:  # each holds a copy of the state
             self.wait()
-        started = time.perf_counter()
-        tree = _to_tree(value)
-        _check_finite(tree, kind, step)
-        self.save_seconds += time.perf_counter() - started
-        self._pending.append(self._worker.submit(self._write, kind, step, tree, dict(meta)))
+        tree = _to_tree(value, f"{kind}/{step}")
+        about = {**meta, "format": FORMAT, "kind": kind, "step": step}
+        about = json.loads(json.dumps(about))  # as it is read: tuples become lists
+        self._pending.append(self._worker.submit(self._write, kind, step, tree, about))
 
     def _write(self, kind: str, step: int, tree: dict[str, Any], meta: dict[str, Any]) -> None:
         """In the thread: one checkpoint from arrays to seal, then the old ones go."""
-        path = self._root / kind / str(step)
-        started = time.perf_counter()
-        meta = json.loads(json.dumps(meta))  # tuples become lists before they are hashed
-        meta |= {"format": FORMAT, "kind": kind, "step": step, "arrays": _array_hashes(tree)}
-        meta["sha256"] = _own_hash(meta)
-        self.hash_seconds += time.perf_counter() - started
+        path = self._path(kind, step)
         try:
-            if path.exists():
-                # A kill came after this save and the resumed run is there again. If it is the same,
-                # replacing it could only lose it.
-                if self._is_sealed_as(path, kind, meta):
-                    return
-                self._remove(path)
-            with _checkpointer() as checkpointer:
-                checkpointer.save(
-                    path,
-                    args=ocp.args.Composite(
-                        arrays=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta)
-                    ),
-                )
-            self.hash_seconds += _seal(path)
-            keep = self._keep if kind == "latest" else 1
-            for old in self.steps(kind)[:-keep]:
-                self._remove(self._root / kind / str(old))
-        except UserError:
-            raise
+            if path.exists():  # the run was resumed from before it
+                self._remove(kind, step)
+            items = {"arrays": ocp.args.StandardSave(tree), "meta": ocp.args.JsonSave(meta)}
+            self._managers[kind].save(step, args=ocp.args.Composite(**items), force=True)
+            _seal(path)
+            # ``max_to_keep`` would remove the old ones before the new one has its seal.
+            others = [other for other in self.steps(kind) if other != step]
+            for old in others[::-1][self._keep[kind] - 1 :]:
+                self._remove(kind, old)
         except Exception as error:  # orbax and tensorstore raise many kinds
             raise cannot_write(path, error) from error
-        self.save_seconds += time.perf_counter() - started
 
-    def _is_sealed_as(self, path: Path, kind: str, meta: Mapping[str, Any]) -> bool:
-        try:
-            _, there, sealed = _read(path, kind)
-        except (_Damaged, UserError):
-            return False
-        return sealed and there == meta
+    def _remove(self, kind: str, step: int) -> None:
+        """Its seal first: half a checkpoint must not pass for a whole one."""
+        (self._path(kind, step) / SEAL).unlink(missing_ok=True)
+        self._managers[kind].delete(step)
 
-    def _remove(self, path: Path) -> None:
-        """Under another name first: half a checkpoint must not keep the name of a whole one."""
-        aside = path.with_name(f"{_ASIDE}{path.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
-        shutil.rmtree(aside)
-
-    def _move_aside(self, path: Path) -> Path:
-        moved = path.with_name(f"{path.name}{_MOVED}")
+    def _move_aside(self, kind: str, step: int) -> None:
+        moved = self._root / kind / f"{step}.damaged"
         shutil.rmtree(moved, ignore_errors=True)
-        return path.rename(moved)
+        self._path(kind, step).rename(moved)
+        self._managers[kind].reload()
+
+    def _clear_unsealed(self, kind: str) -> None:
+        """Saves that a kill cut short have no seal yet, removals none any more.
+
+        Several without a whole one beside them are no work of a kill; ``read`` refuses them.
+        """
+        steps = self.steps(kind)
+        unsealed = [step for step in steps if not (self._path(kind, step) / SEAL).exists()]
+        if unsealed and len(unsealed) < len(steps):
+            log.warning(f"removing {kind} checkpoints that were cut short: steps {unsealed}")
+            for step in unsealed:
+                self._remove(kind, step)
+        elif len(unsealed) == 1:  # the first save of a run, or a copy that lacks its seal
+            log.warning(f"{self._path(kind, unsealed[0])} has no {SEAL} and is moved aside")
+            self._move_aside(kind, unsealed[0])
+
+    def _path(self, kind: str, step: int) -> Path:
+        return self._root / kind / str(step)

@@ -91,7 +91,7 @@ class RunFolder:
     """A run's folder; opening it for training refuses the folder of another config.
 
     Files: ``config.json``, ``provenance.json`` (one entry a start), ``metrics.jsonl``,
-    ``run.lock``, ``tensorboard/`` and ``checkpoints/``.
+    ``run.lock``, ``run.owner.json``, ``tensorboard/`` and ``checkpoints/``.
     """
 
     def __init__(self, path: str | Path):

@@ -1,8 +1,7 @@
-"""One process a run folder: a lock that dies with its owner, and remembers what the owner did."""
+"""One process a run folder: a lock that ends with its owner, and a record of what the owner did."""
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -10,107 +9,88 @@ import time
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from mvo_jax.errors import EXIT_LOCKED, UserError
 from mvo_jax.files import cannot_write
 
-STALE_SECONDS = 120.0  # of an owner whose file system has no locks, and who is not heard of
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+LOCK, OWNER = "run.lock", "run.owner.json"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 
 
-class RunLock:
+class RunLock(contextlib.AbstractContextManager):
     """Holds ``run.lock`` in a run folder until ``release`` or the end of the process.
 
-    ``flock`` is the lock: the kernel releases it however the owner ends. What is in the file is for
-    messages, and for the next start to know how long a killed one ran. Where the file system has no
-    locks, an owner of another host counts as alive for ``STALE_SECONDS`` after its last record.
+    The kernel releases the lock however the owner ends. The owner's record beside it is for
+    messages, and for the next start to know how long a killed one ran.
 
     Args:
         folder: the run's folder; must exist.
 
     Attributes:
-        unaccounted: last records of earlier owners that did not end by themselves; kept in the file
-            until ``account``, however often the folder changes hands.
+        unaccounted: last records of earlier owners that were killed; kept in the record until
+            ``account``, however often the folder changes hands.
 
     Raises:
-        UserError: another process holds the lock.
+        UserError: another process holds the lock, or the file system has no locks.
     """
 
     def __init__(self, folder: Path):
-        path = folder / "run.lock"
+        self._path = folder / OWNER
+        # A file that exists instead of a lock would outlive a killed owner.
+        self._lock = filelock.FileLock(folder / LOCK, thread_local=False, fallback_to_soft=False)
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise cannot_write(path, error) from error
-        record = self._read()
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            taken = False
-        except BlockingIOError:
-            taken = True
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise cannot_write(path, error) from error
-            taken = _seems_alive(record)
-        if taken:
-            os.close(self._file)
-            owner = f"process {record.get('pid', '?')} on {record.get('host', '?')}"
+            self._lock.acquire(blocking=False)
+        except filelock.Timeout as error:
+            owner = self._read()
             raise UserError(
-                f"{folder} is in use by {owner}",
+                f"{folder} is in use by process {owner.get('pid', '?')} on "
+                f"{owner.get('host', '?')}",
                 "wait for it or stop it; a run folder takes one process at a time",
                 exit_code=EXIT_LOCKED,
-            )
-        self.unaccounted: list[dict[str, Any]] = record.pop("unaccounted", [])
-        if record and not record.get("ended"):
-            self.unaccounted.append(record)
+            ) from error
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                raise UserError(
+                    f"the file system of {folder} has no locks ({error.strerror}), so two "
+                    "processes could train in one folder",
+                    "choose a --workdir on another file system, or mount this one with locks",
+                ) from error
+            raise cannot_write(folder / LOCK, error) from error
+        before = self._read()
+        self.unaccounted: list[dict[str, Any]] = before.pop("unaccounted", [])
+        if before and not before.get("ended"):
+            self.unaccounted.append(before)
         self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
         self.record({})
 
     def record(self, what: dict[str, Any]) -> None:
         """Write down what the owner is doing; a full disk does not stop it."""
-        if self._file < 0:
+        if not self._lock.is_locked:
             return
         about = {**self._owner, "now": time.time(), **what, "unaccounted": self.unaccounted}
-        text = json.dumps(about).encode()
+        temporary = self._path.with_suffix(".tmp")
         with contextlib.suppress(OSError):
-            os.pwrite(self._file, text, 0)
-            os.ftruncate(self._file, len(text))
+            temporary.write_text(json.dumps(about))
+            temporary.replace(self._path)
 
     def account(self) -> list[dict[str, Any]]:
         """Earlier records, once."""
         records, self.unaccounted = self.unaccounted, []
         return records
 
-    def __enter__(self) -> "RunLock":
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.release()
 
     def release(self) -> None:
-        """Give the folder back; the next start is not told of this one."""
-        if self._file >= 0:
+        """Give the folder back; the next start does not count this one as killed."""
+        if self._lock.is_locked:
             self.record({"ended": True})
-            os.close(self._file)  # also unlocks
-            self._file = -1
+            self._lock.release()
 
     def _read(self) -> dict[str, Any]:
         try:
-            record = json.loads(os.pread(self._file, 65536, 0))
-        except (OSError, ValueError):  # new, or cut short by a kill
+            record = json.loads(self._path.read_text())
+        except (OSError, ValueError):  # new, or damaged
             return {}
         return record if isinstance(record, dict) else {}
-
-
-def _seems_alive(record: dict[str, Any]) -> bool:
-    """Without locks: a living process of this host, or another host heard of lately."""
-    if not record or record.get("ended"):
-        return False
-    if record.get("host") == socket.gethostname():
-        try:
-            os.kill(int(record.get("pid", 0)), 0)
-        except ProcessLookupError:
-            return False
-        except OSError:
-            return True  # somebody else's process
-        return record.get("pid") != os.getpid()
-    return time.time() - float(record.get("now", 0)) < STALE_SECONDS

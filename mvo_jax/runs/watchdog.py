@@ -1,8 +1,8 @@
-"""A thread that keeps a run's record fresh, and names the step that does not end."""
+"""A thread that keeps a run's record fresh, and names the phase that does not end."""
 
 import faulthandler
+import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,6 +14,8 @@ from mvo_jax.runs.goodput import Clock
 
 TRACES = "hung.txt"
 _RECORD_SECONDS = 2.0
+
+log = logging.getLogger(__name__)
 
 
 class Watchdog:
@@ -36,7 +38,7 @@ class Watchdog:
         leave: bool,
         record: Callable[[dict[str, Any]], None],
     ):
-        self._clock, self._folder, self._record = clock, folder, record
+        self._clock, self._path, self._record = clock, folder / TRACES, record
         self._seconds, self._leave = seconds, leave
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -56,26 +58,23 @@ class Watchdog:
         while not self._stop.wait(every):
             self._record(self._clock.row())
             since = self._clock.since
-            stands = time.perf_counter() - since
-            if self._seconds and stands > self._seconds and since != named:
+            taken = time.perf_counter() - since
+            if self._seconds and taken > self._seconds and since != named:
                 named = since
-                self._name(stands)
+                self._name(taken)
 
-    def _name(self, stands: float) -> None:
+    def _name(self, taken: float) -> None:
         phase, step = self._clock.phase, self._clock.step
-        at = f"step {step + 1}" if phase in ("step", "input", "compile") else f"step {step}"
-        path = self._folder / TRACES
+        step += phase in ("step", "input", "compile")  # the one under way
         try:
-            with path.open("w") as file:
+            with self._path.open("w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
-            where = f"stacks of all threads in {path}"
+            stacks = f"stacks of all threads in {self._path}"
         except OSError as error:
-            where = f"{path} cannot be written: {error.strerror}"
-        print(
-            f"watchdog: {at} has not finished for {stands:.0f} s (phase: {phase}); {where}",
-            file=sys.stderr,
-            flush=True,
+            stacks = f"{self._path} cannot be written: {error.strerror}"
+        log.error(
+            f"watchdog: step {step} has not finished for {taken:.0f} s (phase: {phase}); {stacks}"
         )
         if self._leave:
-            print("watchdog: leaving; the same command goes on", file=sys.stderr, flush=True)
+            log.error("watchdog: leaving; the same command goes on")
             os._exit(EXIT_HUNG)

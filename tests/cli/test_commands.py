@@ -16,7 +16,7 @@ import pytest
 
 from mvo_jax.cli import main as entry
 from mvo_jax.cli.flags import config_from_json, parse
-from mvo_jax.cli.xla_flags import OPT_OUT, configure_xla
+from mvo_jax.devices.environment import OPT_OUT, configure_xla
 from mvo_jax.models.ops.lowerings import FAST_CPU_CONVOLUTION_FLAG
 from mvo_jax.runs.checkpoint import Checkpoints
 from mvo_jax.runs.folder import RunFolder

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from mvo_jax.data.checks import Inspection
-from mvo_jax.data.clips import Clip
-from mvo_jax.data.cohort.geometry import Rejected
+from mvo_jax.data.slices import Clip, Rejected
 
 
 def clip(seed: int, label: int = 0, **changes) -> Clip:

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from mvo_jax.data.coarse_mask import BACKGROUND, INFARCT, MVO, MYOCARDIUM, coarse_mask
+from mvo_jax.data.coarse_mask import coarse_mask
+from mvo_jax.data.labels import BACKGROUND, INFARCT, MVO, MYOCARDIUM
 
 # Divisible and not, one block, one pixel a block, and blocks that lie wholly in the padding.
 SIZES = [
@@ -38,15 +39,7 @@ def by_loops(mask: np.ndarray, m: int) -> np.ndarray:
 
 
 def test_by_hand_when_the_blocks_fit():
-    mask = np.array(
-        [
-            [2, 2, 0, 0],
-            [2, 2, 0, 2],
-            [1, 3, 2, 0],
-            [0, 2, 0, 2],
-        ],
-        np.uint8,
-    )
+    mask = np.array([[2, 2, 0, 0], [2, 2, 0, 2], [1, 3, 2, 0], [0, 2, 0, 2]], np.uint8)
     np.testing.assert_array_equal(coarse_mask(mask, 2), [[1, 0.25], [0.25, 0.5]])
 
 

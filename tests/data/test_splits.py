@@ -5,13 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mvo_jax.data.splits import (
-    Split,
-    check_patients_disjoint,
-    check_split,
-    load_split,
-    split_bytes,
-)
+from mvo_jax.data.splits import Split, check_patients_disjoint, check_split, load_split, split_bytes
 from mvo_jax.errors import UserError
 
 

@@ -1,6 +1,6 @@
 """The same run on 1, 2, 4 and 8 devices, and on another number after a restart."""
 
-from pathlib import Path
+import signal
 from typing import Any
 
 import jax
@@ -10,13 +10,14 @@ import pytest
 
 from mvo_jax.data.batches import batch_indices
 from mvo_jax.devices import parallel
-from mvo_jax.evaluation.predict import Predictor
+from mvo_jax.errors import RunInterrupted
 from mvo_jax.models.ops.layers import Dropout
+from mvo_jax.models.ops.numerics import Numerics
 from mvo_jax.runs.folder import RunFolder
-from mvo_jax.training.loop import train
 from mvo_jax.training.programs import make_run_steps
 from mvo_jax.training.setup import set_up
 from mvo_jax.training.step import make_batch
+from tests.pair_process import METRICS, run
 from tests.small_network import SMALL, small
 
 COUNTS = (1, 2, 4, 8)
@@ -26,7 +27,6 @@ FAST_AUGMENTATION = {
     "augment.max_shift": 0.0,
     "augment.flip": False,
 }
-SOURCE = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -70,7 +70,10 @@ def test_every_step_has_the_same_loss_on_any_number_of_devices(dtype, tiny_confi
 def test_clips_and_dropout_masks_are_the_same_to_the_bit(tiny_config, random_split):
     config, split = tiny_config(), random_split(cases=20)
     indices = batch_indices(config.seed, 3, num_cases=20, batch_size=8)
-    augmentation, dropout = set_up(config).augmentation, Dropout(0.5, parallel.AXIS)
+    augmentation, dropout = (
+        set_up(config).augmentation,
+        Dropout(0.5, Numerics(axis_name=parallel.AXIS)),
+    )
 
     def drawn(data: Any, cases: Any, key: Any) -> Any:
         batch = make_batch(
@@ -100,37 +103,15 @@ def test_clips_and_dropout_masks_are_the_same_to_the_bit(tiny_config, random_spl
         jax.tree.map(np.testing.assert_array_equal, result, results[0])
 
 
-class Killed(Exception):
-    """Stands for a kill."""
-
-
-def test_a_run_goes_on_with_another_number_of_devices(tiny_config, random_split, tmp_path):
-    def start(name: str, count: int, kill_at: int = 0) -> None:
-        config = tiny_config(**{**SMALL, **FAST_AUGMENTATION, "train.num_devices": count})
-        experiment = small(set_up(config))
-        folder = RunFolder(tmp_path / name)
-        folder.open_for_training(config.to_dict(), SOURCE)
-        predict = Predictor(experiment, random_split(cases=7), batch_size=6, with_mask=True)
-
-        def validate(variables: Any) -> dict[str, float]:
-            if folder.history()[-1]["step"] == kill_at:
-                raise Killed
-            return {"auc": float(predict(variables).probability.mean())}
-
-        train(config, experiment, folder, random_split(), validate)
-
-    def rows(name: str) -> list[dict[str, Any]]:
-        rows = RunFolder(tmp_path / name).history()
-        return [{k: v for k, v in row.items() if k != "clips_per_second"} for row in rows]
-
-    start("whole", 1)
-    with pytest.raises(Killed):
-        start("parts", 8, kill_at=20)
-    start("parts", 2)
-    assert [row["step"] for row in rows("parts")] == [10, 10, 20, 20, 30, 30]
-    for ours, theirs in zip(rows("parts"), rows("whole"), strict=True):
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
+    whole = run(tmp_path / "whole", devices=1)
+    with pytest.raises(RunInterrupted):
+        run(tmp_path / "parts", devices=8, kill_at=2, number=signal.SIGTERM)
+    parts = run(tmp_path / "parts", devices=2)
+    assert [row["step"] for row in parts] == [10, 10, 20, 20, 30, 30]
+    for ours, theirs in zip(parts, whole, strict=True):
         assert ours.keys() == theirs.keys()
-        for key in ours.keys() & {"loss", "ce", "mask_mse", "auc", "accuracy"}:
+        for key in ours.keys() & set(METRICS):
             # float32 through 30 updates of AdamW, each count with its own order of sums.
             np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-5, err_msg=key)
     # The folder keeps the config of the last start.

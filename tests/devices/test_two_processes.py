@@ -1,5 +1,6 @@
 """Two processes of two simulated devices each, over gloo, as on two hosts."""
 
+import concurrent.futures
 import json
 import os
 import signal
@@ -7,100 +8,83 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from mvo_jax.devices import parallel
-from mvo_jax.errors import EXIT_PEERS
-from mvo_jax.runs.folder import RunFolder
+from mvo_jax.errors import EXIT_INTERRUPTED, EXIT_PEERS, EXIT_USER_ERROR
 from mvo_jax.training.setup import set_up
-from tests.pair_process import CHANGES, predictions, run, streamed_losses
+from tests.pair_process import CHANGES, METRICS, predictions, rows, run, streamed_losses
 from tests.small_network import small
+from tools.tiny_run import array_hashes
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def free_port() -> int:
-    with socket.create_server(("localhost", 0)) as server:
-        return server.getsockname()[1]
+Ended = list[tuple[int, str, float]]  # of each: exit status, what it printed, when
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    """XLA's programs, kept between the pairs."""
-    return tmp_path_factory.mktemp("xla")
-
-
-def start_pair(folder: Path, cache: Path, **options: Any) -> list[subprocess.Popen]:
-    address = f"localhost:{free_port()}"
+def pair_of(tmp_path_factory) -> Callable[..., Ended]:
+    """``pair_of(action, **options)``: what became of two processes of ``tests.pair_process``."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        # XLA's programs, kept between the pairs.
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("xla")),
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         "NPROC": "16",
-        "PYTHONPATH": str(ROOT),
     }
-    defaults = {"talk": False, "run": "run", "kill_at": 0, "victim": 1}
-    return [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "tests.pair_process",
-                json.dumps(
-                    {
-                        "folder": str(folder),
-                        "count": 2,
-                        "index": index,
-                        "address": address,
-                        **defaults,
-                        **options,
-                    }
-                ),
-            ],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(2)
-    ]
+
+    def pair_of(action: str, *, counts: Any = (2, 2), seconds: int = 30, **options: Any) -> Ended:
+        with socket.create_server(("localhost", 0)) as server:
+            address = f"localhost:{server.getsockname()[1]}"
+        words = [address, str(seconds), action, json.dumps(options)]
+        pair = [
+            subprocess.Popen(
+                [sys.executable, "-u", "-m", "tests.pair_process", *words, str(index), str(count)],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for index, count in enumerate(counts)
+        ]
+
+        def ended(process: subprocess.Popen) -> tuple[int, str, float]:
+            output = process.communicate(timeout=600)[0]
+            return process.returncode, output, time.monotonic()
+
+        try:
+            with concurrent.futures.ThreadPoolExecutor(2) as pool:
+                return list(pool.map(ended, pair))
+        finally:
+            for process in pair:
+                process.kill()
+                process.wait()
+
+    return pair_of
 
 
-def ended(pair: list[subprocess.Popen]) -> list[tuple[int, str]]:
-    """(exit status, what was printed) of each; none outlives the test."""
-    try:
-        outputs = [process.communicate(timeout=600)[0] for process in pair]
-    finally:
-        for process in pair:
-            process.kill()
-            process.wait()
-    return [(process.returncode, output) for process, output in zip(pair, outputs, strict=True)]
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    history = RunFolder(folder).history()
-    return [{k: v for k, v in row.items() if k != "clips_per_second"} for row in history]
-
-
-def state_files(folder: Path) -> dict[str, str]:
-    """The content hash that each checkpoint keeps of its arrays."""
-    found = {}
-    for path in sorted(folder.glob("checkpoints/*/*/meta/metadata")):
-        found[str(path.relative_to(folder))] = json.loads(path.read_text())["sha256"]
-    return found
+def state_files(folder: Path) -> dict[str, Any]:
+    """Hashes of the arrays of each checkpoint."""
+    return {
+        str(path.relative_to(folder)): array_hashes(ocp.StandardCheckpointer().restore(path))
+        for path in sorted(folder.glob("checkpoints/*/*/arrays"))
+    }
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory, cache) -> tuple[Path, list[dict[str, Any]]]:
+def pair(tmp_path_factory, pair_of) -> tuple[Path, list[dict[str, Any]]]:
     """Folder and results of a pair that was not interrupted."""
     folder = tmp_path_factory.mktemp("pair")
-    for code, output in ended(start_pair(folder, cache, talk=True)):
+    for code, output, _ in pair_of("everything", folder=str(folder)):
         assert code == 0, output
     return folder, [json.loads((folder / f"result_{i}.json").read_text()) for i in range(2)]
 
@@ -155,17 +139,15 @@ def test_streamed_steps_of_own_rows_are_those_of_one_process(pair, four_devices)
     )
 
 
-def test_a_run_of_two_processes_is_that_of_one(pair, tmp_path, monkeypatch):
+def test_a_run_of_two_processes_is_that_of_one(pair, tmp_path):
     folder, _ = pair
-    monkeypatch.setattr(parallel, "devices", lambda limit=0, found=parallel.devices: found(4))
-    run(tmp_path, kill_at=0, victim=0)
-    ours, alone = rows(folder / "run"), rows(tmp_path)
+    ours, alone = rows(folder / "run"), run(tmp_path, devices=4)
     assert [(row["step"], row["split"]) for row in ours] == [
         (step, split) for step in (10, 20, 30) for split in ("train", "validation")
     ]
     for one, other in zip(ours, alone, strict=True):
         assert one.keys() == other.keys()
-        for key in one.keys() & {"loss", "ce", "mask_mse", "auc"}:
+        for key in one.keys() & set(METRICS):
             # float32 sums in another order through 30 updates of AdamW; seen: 5e-7.
             np.testing.assert_allclose(one[key], other[key], rtol=1e-5, err_msg=key)
     starts = json.loads((folder / "run" / "provenance.json").read_text())
@@ -173,23 +155,56 @@ def test_a_run_of_two_processes_is_that_of_one(pair, tmp_path, monkeypatch):
     assert (starts[0]["processes"], len(starts[0]["devices"])) == (2, 4)
 
 
-def test_a_killed_process_ends_the_other_and_the_pair_goes_on(pair, cache, tmp_path):
-    folder, _ = pair
-    # Before the save of step 20, and at once after going on from that of step 10.
-    for victim, kill_at in ((1, 2), (0, 1)):
-        processes = start_pair(tmp_path, cache, kill_at=kill_at, victim=victim)
-        assert processes[victim].wait(timeout=600) == -signal.SIGKILL
-        killed = time.monotonic()
-        processes[1 - victim].wait(timeout=60)
-        seconds = time.monotonic() - killed
-        code, output = ended(processes)[1 - victim]
-        assert code == EXIT_PEERS, output
-        assert f"process {victim} is gone" in output
-        assert "Traceback" not in output
-        assert seconds < 20  # seen: 0.2; JAX's heartbeats would take a minute
+LOST = {  # how a process ends whose peer is lost, and what it says
+    EXIT_PEERS: "error: another process is gone",
+    -signal.SIGABRT: "This most likely indicates that another task died",
+}
 
-    for code, output in ended(start_pair(tmp_path, cache)):
+
+def seconds_to_notice(ended: Ended, lost: int) -> float:
+    """How long after the lost process the other one ended, and that it said why."""
+    code, output, when = ended[1 - lost]
+    print(f"without process {lost}: {code} after {when - ended[lost][2]:.1f} s\n{output}")
+    assert LOST[code] in output
+    return when - ended[lost][2]
+
+
+def test_a_lost_or_stopped_process_ends_the_other_and_the_pair_goes_on(pair, pair_of, tmp_path):
+    # Before the save of step 20, and then at once after going on from that of step 10.
+    for victim, kill_at in ((1, 2), (0, 1)):
+        options = {"kill_at": kill_at, "victim": victim, "number": signal.SIGKILL}
+        ended = pair_of("run", folder=str(tmp_path), **options)
+        assert ended[victim][0] == -signal.SIGKILL, ended[victim][1]
+        assert seconds_to_notice(ended, victim) < 60
+
+    # A signal to one of them saves and ends both, at one step.
+    ended = pair_of("run", folder=str(tmp_path), kill_at=1, victim=1, number=signal.SIGTERM)
+    assert [code for code, *_ in ended] == [EXIT_INTERRUPTED] * 2, ended
+    assert rows(tmp_path)[-1]["step"] == 20
+
+    for code, output, _ in pair_of("run", folder=str(tmp_path)):
         assert code == 0, output
-    assert rows(tmp_path / "run") == rows(folder / "run")
-    assert state_files(tmp_path / "run") == state_files(folder / "run")
+    folder, _ = pair
+    assert rows(tmp_path) == rows(folder / "run")
+    assert state_files(tmp_path) == state_files(folder / "run")
     assert len(state_files(folder / "run")) == 3  # two of the latest and the best
+
+
+@pytest.mark.parametrize("only", [0, 1])
+def test_a_mistake_in_one_process_ends_the_other(only, pair_of):
+    ended = pair_of("fail", only=only, seconds=10)
+    assert ended[only][0] == EXIT_USER_ERROR
+    assert "error: there is no data" in ended[only][1]
+    assert seconds_to_notice(ended, only) < 30
+
+
+def test_a_mistake_that_all_find_is_said_by_all(pair_of):
+    for code, output, _ in pair_of("fail", only=None):
+        assert code == EXIT_USER_ERROR, output
+        assert "error: process 1 has another seed than process 0: 1, not 0" in output
+
+
+def test_processes_that_disagree_on_their_number(pair_of):
+    _, (code, output, _) = pair_of("fail", only=None, counts=(2, 3), seconds=10)
+    assert code == EXIT_USER_ERROR, output
+    assert "error: process 1 is one of 3, but process 0 one of 2" in output

@@ -16,6 +16,7 @@ from mvo_jax.interop.layouts.mvo_net import REFERENCE
 from mvo_jax.interop.torch_models import training as torch_training
 from mvo_jax.interop.torch_models.mvo_net import TorchMVONet
 from mvo_jax.models.mvo_net import MVONet
+from mvo_jax.models.ops.numerics import Numerics
 from mvo_jax.training import losses, optim
 from mvo_jax.training.state import TrainState
 from mvo_jax.training.step import make_train_step
@@ -161,7 +162,9 @@ def test_thirty_training_steps_follow_torch() -> None:
         theirs.append(loss.item())
 
     with jax.enable_x64(True):
-        model = MVONet(**options, **quiet, dtype=jnp.float64, param_dtype=jnp.float64)
+        model = MVONet(
+            **options, **quiet, numerics=Numerics(dtype=jnp.float64, param_dtype=jnp.float64)
+        )
         target = jax.eval_shape(
             lambda: model.init({"params": jax.random.key(0)}, jnp.zeros((1, *clip)), train=False)
         )

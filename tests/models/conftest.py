@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+# Compiling takes far longer than running here: half the time without LLVM's optimisations.
+QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
 
 def _random_variables(model: nn.Module, shape: tuple[int, ...], *, seed: int = 0, **call) -> Any:
     """Variables of the dtypes the model asks for: He kernels, scales and variances near one."""

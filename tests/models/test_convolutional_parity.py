@@ -24,6 +24,7 @@ from mvo_jax.models.baselines.c3d import C3D
 from mvo_jax.models.baselines.i3d import I3D
 from mvo_jax.models.baselines.p3d import P3D
 from mvo_jax.models.baselines.slowfast import SlowFast
+from mvo_jax.models.ops.numerics import Numerics
 from tests.torch_pairs import (
     FAST_COMPILE,
     TorchPair,
@@ -73,7 +74,9 @@ def test_training_equals_torch_in_float64(name):
     system, (options, clip) = SYSTEMS[name], CASES[name]
     torch.manual_seed(0)
     with jax.enable_x64(True):
-        model = system.flax(**options, dtype=jnp.float64, param_dtype=jnp.float64)
+        model = system.flax(
+            **options, numerics=Numerics(dtype=jnp.float64, param_dtype=jnp.float64)
+        )
         pair = TorchPair(model, system.torch_model(clip, options), system.layout, clip)
         ours = pair.flax()
         theirs = pair.torch(ours["dropout"])

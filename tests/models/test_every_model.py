@@ -15,6 +15,7 @@ from mvo_jax.models.registry import MODELS, build_model, published_config
 from mvo_jax.training.losses import LossSettings
 from mvo_jax.training.state import TrainState
 from mvo_jax.training.step import make_train_step
+from tests.models.conftest import QUICK_COMPILE
 
 # name -> (what differs from the published model, clip [T, H, W, C]); dropout off, because every
 # site of it takes a second to compile. A new model needs one line here.
@@ -89,10 +90,6 @@ every_model = pytest.mark.parametrize("name", MODELS)
 
 def config_of(name: str, **changes: Any) -> dict[str, Any]:
     return {**published_config(name), **REDUCED[name][0], **changes}
-
-
-# Compiling takes far longer than running here: half the time without LLVM's optimisations.
-QUICK_COMPILE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def quick(function: Any, *arguments: Any) -> Any:

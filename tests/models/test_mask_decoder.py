@@ -15,6 +15,9 @@ from mvo_jax.models.mask_decoder import (
     adaptive_average_pool,
     max_over_time,
 )
+from mvo_jax.models.ops.numerics import Numerics
+
+X64 = Numerics(None, None, jnp.float64, jnp.float64)
 
 
 @pytest.mark.usefixtures("x64")
@@ -35,7 +38,7 @@ def test_transposed_convolution_against_a_naive_loop(shape):
                     row, col = 2 * i - 1 + a, 2 * j - 1 + b
                     if 0 <= row < 2 * height and 0 <= col < 2 * width:
                         expected[:, row, col] += x[:, i, j] @ torch_kernel[a, b]
-    layer: Any = TransposedConv(3, dtype=jnp.float64, param_dtype=jnp.float64)
+    layer: Any = TransposedConv(3, X64)
     out = layer.apply({"params": {"kernel": kernel, "bias": bias}}, jnp.asarray(x))
     np.testing.assert_allclose(out, expected, atol=1e-13)  # float64, at most 8 products of order 1
 
@@ -86,7 +89,7 @@ def test_gradient_of_a_tied_maximum_goes_to_the_first_step():
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_block_layouts_against_their_parts(layout, random_variables):
     """The order of the parts, with running statistics."""
-    block: Any = DecoderBlock(3, layout, dtype=jnp.float64, param_dtype=jnp.float64)
+    block: Any = DecoderBlock(3, layout, X64)
     x = np.random.default_rng(0).standard_normal((2, 4, 4, 8))
     variables = random_variables(block, x.shape, train=False)
     params, stats = variables["params"], variables["batch_stats"]
@@ -100,7 +103,7 @@ def test_block_layouts_against_their_parts(layout, random_variables):
 
     def upsample(x):
         features = params["upsample"]["bias"].shape[0]
-        layer: Any = TransposedConv(features, dtype=jnp.float64, param_dtype=jnp.float64)
+        layer: Any = TransposedConv(features, X64)
         return np.asarray(layer.apply({"params": params["upsample"]}, jnp.asarray(x)))
 
     def relu(x):

@@ -18,6 +18,7 @@ from mvo_jax.interop.torch_models.timesformer import TorchTimeSformer
 from mvo_jax.interop.torch_models.vivit import TorchViViT
 from mvo_jax.models.baselines.timesformer import TimeSformer
 from mvo_jax.models.baselines.vivit import ViViT
+from mvo_jax.models.ops.numerics import Numerics
 from tests.torch_pairs import FAST_COMPILE, TorchPair, assert_forward_equal, assert_gradients_equal
 
 # One layer: every dropout takes a second to compile. The full-size test below has all of them.
@@ -62,7 +63,7 @@ NAMES = ["vivit", "timesformer-gated", "timesformer-released"]
 def test_training_equals_torch_in_float64(flax_class, torch_class, layout, options, clip):
     torch.manual_seed(0)
     with jax.enable_x64(True):
-        model = flax_class(**options, dtype=jnp.float64, param_dtype=jnp.float64)
+        model = flax_class(**options, numerics=Numerics(dtype=jnp.float64, param_dtype=jnp.float64))
         # No gradient vanishes: the bias of the keys, whose does, is a third of a fused one.
         pair = TorchPair(model, torch_class(*clip[:2], **options), layout, clip)
         ours = pair.flax()

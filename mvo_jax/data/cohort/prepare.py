@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import errno
 import fcntl
 import hashlib
@@ -9,15 +10,11 @@ import json
 import os
 import re
 import shutil
-import sys
-import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-import tqdm
-
-from mvo_jax.data.cohort.geometry import Target
+from mvo_jax.data import stored
 from mvo_jax.data.cohort.partition import Partition, check_table_splits, divide
 from mvo_jax.data.cohort.storage import (
     FORMAT,
@@ -28,37 +25,36 @@ from mvo_jax.data.cohort.storage import (
     UNLABELLED_SPLIT,
     CohortFolder,
     example_of,
-    file_hashes,
     open_cohort,
     read_rows,
     write_records,
 )
 from mvo_jax.data.cohort.work import (
-    Accepted,
     Recipe,
     Row,
+    compact,
+    prepare_all,
     read_arrays,
-    read_row,
-    rejection,
     result_path,
-    run_all,
     stored_rows,
 )
 from mvo_jax.data.importers.archive import named_after, renamed, unpack
 from mvo_jax.data.importers.cine import Options, Series, printable
 from mvo_jax.data.importers.formats import choose_importer
 from mvo_jax.data.importers.table import Table
+from mvo_jax.data.labels import UNLABELLED
+from mvo_jax.data.slices import Rejected, Target
 from mvo_jax.errors import UserError
 from mvo_jax.files import replace_file, replace_with
 
 WORK = ".work"
+_RENAME = "rename one, or give case ids in a table"
 MANIFEST_COLUMNS = (
     "case_id", "patient_id", "slice", "label", "split", "source", "spacing_mm", "frames", "sha256",
     "source_frames", "first_frame", "start_row", "start_column", "step_row", "step_column",
     "centre_from", "grey_low", "grey_high",
 )  # fmt: skip
-REJECTED_COLUMNS = ("case_id", "patient_id", "source", "cause", "remedy")
-_SECONDS_BETWEEN_LINES = 10
+REJECTED_COLUMNS = tuple(field.name for field in dataclasses.fields(Rejected))
 
 
 def prepare(
@@ -83,12 +79,12 @@ def prepare(
         source: folder, file or ``.zip``.
         out: the prepared cohort; new, or one that this call began earlier.
         format: key of ``IMPORTERS`` or ``auto``.
-        options: ``importers.cine.Options``.
-        target: ``geometry.Target``.
+        options: how to read the source.
+        target: what clips become.
         partition: how cases are divided where the table does not say.
         jobs: processes.
         strict: the first case that cannot be prepared ends the run.
-        progress: show progress on stderr.
+        progress: say how far it is.
 
     Raises:
         UserError: source, table or output folder cannot be used, nothing could be prepared, or
@@ -108,38 +104,32 @@ def prepare(
         folder = unpack(source, work_folder / "source")
         with named_after(source, folder):
             importer = choose_importer(folder, format)
-            recipe = Recipe(importer.name, options, target, folder)
             cases, rejected = _read_all(
                 importer.find(folder, options),
-                recipe,
+                Recipe(importer.load, options, target, folder),
                 work_folder / "series",
                 jobs=jobs,
                 strict=strict,
-                progress=progress,
+                show=progress,
             )
-        for row in rejected:
-            row["cause"] = renamed(row["cause"], folder, source)
-        lost = _rows_without_case(options.table, cases, rejected)
-        if lost and strict:
-            raise UserError(lost[0]["cause"], lost[0]["remedy"])
-        rejected += lost
+        rejected = [
+            dataclasses.replace(one, cause=renamed(one.cause, folder, source)) for one in rejected
+        ]
+        rejected += _refuse_if(strict, _rows_without_case(options.table, cases, rejected))
         if cases or rejected:
             _write_rejected(out, rejected)
         if not cases:
-            first = f"; the first: {rejected[0]['cause']}" if rejected else ""
+            first = f"; the first: {rejected[0].cause}" if rejected else ""
             raise UserError(
                 f"no case of {source} could be prepared ({len(rejected)} rejected{first})",
                 f"see {out / REJECTED} for all causes"
                 if rejected
                 else "check the folder and --format",
             )
-        late = _assign(cases, options.table, partition)
+        late = _refuse_if(strict, _assign(cases, options.table, partition))
         if late:
-            if strict:
-                raise UserError(late[0]["cause"], late[0]["remedy"])
-            rejected += late
-            cases = [case for case in cases if case.split]
-            _write_rejected(out, rejected)
+            cases = [case for case in cases if "split" in case]
+            _write_rejected(out, rejected + late)
         _finish(out, work_folder, cases, settings, partition, target)
     shutil.rmtree(out / WORK, ignore_errors=True)
     return open_cohort(out)
@@ -150,26 +140,22 @@ def _settings(
 ) -> Row:
     """What decides the result, as JSON."""
     table = options.table.path
-    digest = None if table is None else hashlib.sha256(table.read_bytes()).hexdigest()
-    return {
+    content = {
         "source": str(source),
         "format": format,
-        "table": None if table is None else [str(table), digest],
-        "cine_pattern": options.cine_pattern,
-        "mask_pattern": options.mask_pattern,
-        "mask_values": {str(k): v for k, v in options.mask_values.items()},
-        "pixel_mm": options.pixel_mm,
-        "patient_from": options.patient_from,
-        "still_images": options.still_images,
-        "frames": target.frames,
-        "image_size": target.image_size,
-        "spacing_mm": target.spacing_mm,
-        "window": None if target.window is None else list(target.window),
-        "end_diastole_first": target.end_diastole_first,
-        "fractions": list(partition.fractions),
-        "folds": partition.folds,
-        "seed": partition.seed,
+        **vars(options),
+        "table": table and [str(table), hashlib.sha256(table.read_bytes()).hexdigest()],
+        **vars(target),
+        **vars(partition),
     }
+    return json.loads(json.dumps(content))
+
+
+def _refuse_if(strict: bool, late: list[Rejected]) -> list[Rejected]:
+    """The same, or with ``--strict`` the first of them raised."""
+    if strict and late:
+        raise UserError(late[0].cause, late[0].remedy)
+    return late
 
 
 def _already_there(out: Path, settings: Row) -> CohortFolder:
@@ -234,155 +220,124 @@ def _work_folder(out: Path, settings: Row) -> Iterator[Path]:
 
 
 def _read_all(
-    found: Iterator[Series],
-    recipe: Recipe,
-    folder: Path,
-    *,
-    jobs: int,
-    strict: bool,
-    progress: bool,
-) -> tuple[list[Accepted], list[Row]]:
+    found: Iterator[Series], recipe: Recipe, folder: Path, *, jobs: int, strict: bool, show: bool
+) -> tuple[list[Row], list[Rejected]]:
     """Prepare every series that is not done yet; (accepted, rejected), both sorted by case."""
-    accepted: list[Accepted] = []
-    rejected: list[Row] = []
-    names: dict[str, str] = {}
-
-    def take(rows: list[Row]) -> None:
-        for row in rows:
-            if "cause" not in row:
-                accepted.append(Accepted.of(row))
-                continue
-            if strict:
-                raise UserError(row["cause"], row["remedy"])
-            rejected.append(row)
+    accepted: list[Row] = []
+    rejected: list[Rejected] = []
+    doubles: list[Rejected] = []
+    done: list[Row] = []
+    names: dict[str, Path] = {}
 
     def todo() -> Iterator[Series]:
         for series in found:
-            path = str(series.path)
             if series.name in names:
                 first = names[series.name]
-                doubles.append(
-                    rejection(
-                        series,
-                        recipe,
-                        f"{path}: the case id {series.name!r} is also that of {first}",
-                        "rename one, or give case ids in a table",
-                    )
-                )
+                cause = f"{series.path}: the case id {series.name!r} is also that of {first}"
+                doubles.append(recipe.rejected(series.rejected(cause, _RENAME)))
                 continue
-            names[series.name] = path
+            names[series.name] = series.path
             rows = stored_rows(result_path(folder, series), series)
             if rows is None:
                 yield series
             else:
-                done.extend(Accepted.of(row) for row in rows)
+                done.extend(map(compact, rows))
 
-    doubles: list[Row] = []
-    done: list[Accepted] = []
-    with _progress(enabled=progress) as advance:
-        for _, rows in run_all(todo(), recipe, folder, jobs=jobs):
-            take(rows)
-            advance(len(accepted), len(rejected))
-        accepted += done
-        take(doubles)
-    accepted.sort(key=lambda case: (case.case_id, case.source))
-    unique: list[Accepted] = []
-    for case in accepted:
-        if unique and unique[-1].case_id == case.case_id:
-            cause = f"the case id {case.case_id!r} is also that of {unique[-1].source}"
-            take([case.reject(cause, "rename one, or give case ids in a table")])
+    with stored.progress("Preparing", "series", enabled=show) as advance:
+        for results in prepare_all(todo(), recipe, folder, jobs=jobs):
+            accepted += [compact(one) for one in results if isinstance(one, dict)]
+            rejected += _refuse_if(strict, [one for one in results if isinstance(one, Rejected)])
+            advance(cases=len(accepted), rejected=len(rejected))
+    accepted = sorted(accepted + done, key=lambda row: (row["case_id"], row["source"]))
+    unique: list[Row] = []
+    for row in accepted:
+        if unique and unique[-1]["case_id"] == row["case_id"]:
+            cause = f"the case id {row['case_id']!r} is also that of {unique[-1]['source']}"
+            doubles.append(_reject(row, cause, _RENAME))
         else:
-            unique.append(case)
-    rejected.sort(key=lambda row: (row["case_id"], row["source"]))
+            unique.append(row)
+    rejected += _refuse_if(strict, doubles)
+    rejected.sort(key=lambda one: (one.case_id, one.source))
     return unique, rejected
 
 
-def _rows_without_case(table: Table, cases: list[Accepted], rejected: list[Row]) -> list[Row]:
+def _reject(row: Row, cause: str, remedy: str) -> Rejected:
+    """A slice that was prepared and cannot be used."""
+    source = row["source"]
+    return Rejected(row["case_id"], row["patient_id"], source, f"{source}: {cause}", remedy)
+
+
+def _rows_without_case(table: Table, cases: list[Row], rejected: list[Rejected]) -> list[Rejected]:
     """Rejections of rows that name nothing: a slip in a name would lose a label silently."""
-    names = {name for case in cases for name in (case.series, case.case_id, case.patient_id)}
-    for row in rejected:
-        series = re.sub(r"_s\d+$", "", row["case_id"])
-        names |= {row["case_id"], row["patient_id"], series}
-    example = min((case.case_id for case in cases), default="")
+    names = {case[key] for case in cases for key in ("series", "case_id", "patient_id")}
+    for one in rejected:
+        names |= {one.case_id, one.patient_id, re.sub(r"_s\d+$", "", one.case_id)}
+    example = min((case["case_id"] for case in cases), default="")
     return [
-        {
-            "case_id": key,
-            "patient_id": row.patient_id or "",
-            "source": str(table.path),
-            "cause": f"{table.path}: line {row.line} names {key!r}, which the source does not hold",
-            "remedy": "correct the name" + (f"; case ids are like {example!r}" if example else ""),
-        }
+        Rejected(
+            key,
+            row.patient_id or "",
+            str(table.path),
+            f"{table.path}: line {row.line} names {key!r}, which the source does not hold",
+            "correct the name" + (f"; case ids are like {example!r}" if example else ""),
+        )
         for key, row in table.rows.items()
         if row.cine is None and printable(key) not in names
     ]
 
 
-def _assign(cases: list[Accepted], table: Table, partition: Partition) -> list[Row]:
+def _assign(cases: list[Row], table: Table, partition: Partition) -> list[Rejected]:
     """Set ``split`` of every case; returns rejections of those that have none."""
-    labelled = [case for case in cases if case.label >= 0]
+    labelled = [case for case in cases if case["label"] != UNLABELLED]
     for case in cases:
-        if case.label < 0:
-            case.split = UNLABELLED_SPLIT
-    by_table = any(row.split is not None for row in table.rows.values())
-    if not by_table:
+        if case["label"] == UNLABELLED:
+            case["split"] = UNLABELLED_SPLIT
+    if all(row.split is None for row in table.rows.values()):
         labels: dict[str, list[int]] = defaultdict(list)
         for case in labelled:
-            labels[case.patient_id].append(case.label)
+            labels[case["patient_id"]].append(case["label"])
         splits = divide(labels, partition) if labels else {}
         for case in labelled:
-            case.split = splits[case.patient_id]
+            case["split"] = splits[case["patient_id"]]
         return []
-    late: list[Row] = []
+    late: list[Rejected] = []
     seen: dict[str, set[str]] = defaultdict(set)
     for case in labelled:
-        row = table.row(case.case_id, case.series, case.patient_id)
+        row = table.row(case["case_id"], case["series"], case["patient_id"])
         if row is None or row.split is None:
-            late.append(
-                case.reject(
-                    f"{table.path} gives {case.case_id} no split",
-                    "give every labelled case a split, or none to have them divided",
-                )
-            )
-            continue
-        case.split = row.split
-        seen[case.patient_id].add(row.split)
+            cause = f"{table.path} gives {case['case_id']} no split"
+            remedy = "give every labelled case a split, or none to have them divided"
+            late.append(_reject(case, cause, remedy))
+        else:
+            case["split"] = row.split
+            seen[case["patient_id"]].add(row.split)
     check_table_splits(seen)
     if len(late) == len(cases):
-        raise UserError(late[0]["cause"], late[0]["remedy"])
+        raise UserError(late[0].cause, late[0].remedy)
     return late
 
 
 def _finish(
-    out: Path,
-    work: Path,
-    cases: list[Accepted],
-    settings: Row,
-    partition: Partition,
-    target: Target,
+    out: Path, work: Path, cases: list[Row], settings: Row, partition: Partition, target: Target
 ) -> None:
     """Write the files of the cohort, the index last."""
-    series = work / "series"
-    counts = dict(sorted(Counter(case.split for case in cases).items()))
-    positive = Counter(case.split for case in cases if case.label == 1)
+    counts = dict(sorted(Counter(case["split"] for case in cases).items()))
+    positive = Counter(case["split"] for case in cases if case["label"] == 1)
     records = work / RECORDS
     for old in (records, out / RECORDS):
         shutil.rmtree(old, ignore_errors=True)
     records.mkdir()
-    cases.sort(key=lambda case: (case.split, case.case_id))
+    cases.sort(key=lambda case: (case["split"], case["case_id"]))
     write_records(
         records,
-        (
-            (case.split, example_of(read_arrays(series, case), read_row(series, case)))
-            for case in cases
-        ),
+        ((case["split"], example_of(case, **read_arrays(work / "series", case))) for case in cases),
         splits=counts,
         frames=target.frames,
         image_size=target.image_size,
     )
     records.rename(out / RECORDS)
-    cases.sort(key=lambda case: case.case_id)
-    rows = (_manifest_row(read_row(series, case), case.split) for case in cases)
-    replace_with(out / MANIFEST, lambda path: _write_csv(path, MANIFEST_COLUMNS, rows))
+    cases.sort(key=lambda case: case["case_id"])
+    _write_csv(out / MANIFEST, MANIFEST_COLUMNS, map(_manifest_row, cases))
     index = {
         "format": FORMAT,
         "frames": target.frames,
@@ -392,16 +347,17 @@ def _finish(
         "cases": counts,
         "positive": {name: positive[name] for name in counts},
         "settings": settings,
-        "files": file_hashes(out),
+        "files": stored.hashes(
+            out, [out / MANIFEST, out / REJECTED, *sorted((out / RECORDS).iterdir())]
+        ),
     }
     replace_file(out / INDEX, json.dumps(index, indent=2) + "\n")
 
 
-def _manifest_row(row: Row, split: str) -> Row:
+def _manifest_row(row: Row) -> Row:
     return row | {
-        "split": split,
         "slice": row["slice_index"],
-        "label": "" if row["label"] < 0 else row["label"],
+        "label": "" if row["label"] == UNLABELLED else row["label"],
         "spacing_mm": "" if row["spacing_mm"] is None else f"{row['spacing_mm']:.6g}",
         **{k: f"{row[k]:.6g}" for k in ("step_row", "step_column", "grey_low", "grey_high")},
     }
@@ -412,45 +368,15 @@ def read_rejected(cohort: Path) -> list[dict[str, str]]:
     return read_rows(cohort / REJECTED)
 
 
-def _write_csv(path: Path, columns: tuple[str, ...], rows: Iterable[Row]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: printable(v) for k, v in row.items()} for row in rows)
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({k: printable(v) for k, v in row.items()} for row in rows)
+
+    replace_with(path, write)
 
 
-def _write_rejected(out: Path, rows: list[Row]) -> None:
-    replace_with(out / REJECTED, lambda path: _write_csv(path, REJECTED_COLUMNS, rows))
-
-
-@contextlib.contextmanager
-def _progress(*, enabled: bool) -> Iterator[Callable[[int, int], None]]:
-    """A function to call with (accepted, rejected); a bar on a terminal, lines elsewhere."""
-    if not enabled:
-        yield lambda accepted, rejected: None
-    elif sys.stderr.isatty():
-        with tqdm.tqdm(desc="Preparing", unit="series") as bar:
-
-            def advance(accepted: int, rejected: int) -> None:
-                bar.update()
-                bar.set_postfix(cases=accepted, rejected=rejected, refresh=False)
-
-            yield advance
-    else:
-        started = last = time.monotonic()
-        series = 0
-
-        def line(accepted: int, rejected: int) -> None:
-            nonlocal last, series
-            series += 1
-            now = time.monotonic()
-            if now - last >= _SECONDS_BETWEEN_LINES:
-                last = now
-                print(
-                    f"Preparing: {series} series, {accepted} cases, {rejected} rejected, "
-                    f"{now - started:.0f} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
-
-        yield line
+def _write_rejected(out: Path, rejected: list[Rejected]) -> None:
+    _write_csv(out / REJECTED, REJECTED_COLUMNS, map(dataclasses.asdict, rejected))

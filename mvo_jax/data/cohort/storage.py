@@ -8,24 +8,22 @@
 A folder without ``cohort.json`` is not a cohort.
 """
 
-import contextlib
 import csv
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import absl.logging
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
 from mvo_jax.data.phantom.builder import case_features
+from mvo_jax.data.stored import check_content, check_files, quiet_tfds
 from mvo_jax.errors import UserError
-from mvo_jax.files import sha256
 
 FORMAT = 1  # raised whenever an older reader would misunderstand the files
 UNLABELLED_SPLIT = "unlabelled"
@@ -47,7 +45,7 @@ class CohortFolder:
             fold_0, fold_1 and so on; and ``unlabelled``.
         positive: stored split -> number of cases with MVO.
         settings: how it was prepared.
-        files: name -> (bytes, sha256).
+        files: name -> ``bytes`` and ``sha256``.
     """
 
     path: Path
@@ -58,7 +56,7 @@ class CohortFolder:
     cases: Mapping[str, int]
     positive: Mapping[str, int]
     settings: Mapping[str, Any]
-    files: Mapping[str, tuple[int, str]]
+    files: Mapping[str, Mapping[str, Any]]
 
     def stored_splits(self, name: str, fold: int = 0) -> list[str]:
         """The stored splits that make up a split.
@@ -111,8 +109,7 @@ class CohortFolder:
         Raises:
             UserError: the file has changed.
         """
-        if sha256(self.path / MANIFEST) != self.files[MANIFEST][1]:
-            raise _damaged(self.path, MANIFEST, "has changed since it was written")
+        check_content(self.path, MANIFEST, self.files, _damaged)
         return {row["case_id"]: row for row in read_rows(self.path / MANIFEST)}
 
     def verify(self, stored_split: str) -> None:
@@ -121,10 +118,9 @@ class CohortFolder:
         Raises:
             UserError: a file has changed.
         """
-        for name, (_, digest) in self.files.items():
-            mine = name.startswith(f"{RECORDS}/cohort-{stored_split}.")
-            if mine and sha256(self.path / name) != digest:
-                raise _damaged(self.path, name, "has changed since it was written")
+        for name in self.files:
+            if name.startswith(f"{RECORDS}/cohort-{stored_split}."):
+                check_content(self.path, name, self.files, _damaged)
 
 
 def open_cohort(path: str | os.PathLike) -> CohortFolder:
@@ -161,19 +157,13 @@ def open_cohort(path: str | os.PathLike) -> CohortFolder:
             cases={str(k): int(v) for k, v in content["cases"].items()},
             positive={str(k): int(v) for k, v in content["positive"].items()},
             settings=content["settings"],
-            files={k: (int(v["bytes"]), str(v["sha256"])) for k, v in content["files"].items()},
+            files={
+                k: {"bytes": v["bytes"], "sha256": v["sha256"]} for k, v in content["files"].items()
+            },
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder, INDEX, "cannot be read") from error
-    for name, (size, digest) in cohort.files.items():
-        file = folder / name
-        if not file.is_file():
-            raise _damaged(folder, name, "is missing")
-        if file.stat().st_size != size:
-            raise _damaged(folder, name, f"has {file.stat().st_size} bytes instead of {size}")
-        # Case files are hashed when they are read, see ``verify``.
-        if file.suffix == ".json" and sha256(file) != digest:
-            raise _damaged(folder, name, "has changed since it was written")
+    check_files(folder, cohort.files, _damaged)
     return cohort
 
 
@@ -253,25 +243,15 @@ def _file_names(folder: Path, split: str) -> Any:
     )
 
 
-def example_of(arrays: Mapping[str, np.ndarray], row: Mapping[str, Any]) -> dict[str, Any]:
-    """An example of ``case_features`` from a prepared case."""
-    return {
-        "video": arrays["video"],
-        "lge_mask": arrays["lge_mask"],
-        "label": int(row["label"]),
-        "case_id": row["case_id"],
-        "patient_id": row["patient_id"],
-        "slice_index": int(row["slice_index"]),
+def example_of(
+    row: Mapping[str, Any], *, video: np.ndarray, lge_mask: np.ndarray
+) -> dict[str, Any]:
+    """An example of ``case_features`` from the row and the arrays of a prepared case."""
+    names = ("label", "case_id", "patient_id", "slice_index")
+    return {name: row[name] for name in names} | {
+        "video": video,
+        "lge_mask": lge_mask,
         "features": {},
-    }
-
-
-def file_hashes(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and sha256 of every file of a cohort but the index."""
-    files = [folder / MANIFEST, folder / REJECTED, *sorted((folder / RECORDS).iterdir())]
-    return {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in files
     }
 
 
@@ -286,16 +266,3 @@ def _damaged(folder: Path, name: str, what: str) -> UserError:
         f"the cohort is damaged: {folder / name} {what}",
         f"delete the folder {folder} and prepare it again",
     )
-
-
-@contextlib.contextmanager
-def quiet_tfds() -> Iterator[None]:
-    """Keep TFDS from printing and drawing bars of its own."""
-    verbosity = absl.logging.get_verbosity()
-    absl.logging.set_verbosity(absl.logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        yield
-    finally:
-        tfds.enable_progress_bar()
-        absl.logging.set_verbosity(verbosity)

@@ -7,27 +7,26 @@ are complete or absent.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
+import itertools
 import json
 import os
-import pickle
 import queue
-import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import mvo_jax
-from mvo_jax.data.cohort.geometry import PreparedSlice, Rejected, Target, prepare_series
+from mvo_jax.data.cohort.series import read_series
 from mvo_jax.data.importers.cine import Options, Series, printable
-from mvo_jax.data.importers.formats import IMPORTERS, load_series, quiet_readers, series_label
-from mvo_jax.errors import UserError
+from mvo_jax.data.processes import Worker
+from mvo_jax.data.slices import CineSlice, Clip, Rejected, Target
 
-Row = dict[str, Any]
+Row = dict[str, Any]  # of an accepted slice: what the manifest says, and where its arrays lie
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +34,32 @@ class Recipe:
     """All that decides what a series becomes.
 
     Attributes:
-        format: key of ``IMPORTERS``.
+        load: of the importer.
         options: what the user said of the source.
         target: what clips become.
         source: paths in the rows are relative to it.
     """
 
-    format: str
+    load: Callable[[Series, Options], list[CineSlice]]
     options: Options
     target: Target
     source: Path
+
+    def rejected(self, one: Rejected) -> Rejected:
+        """A rejection as tables show it."""
+        return Rejected(
+            printable(one.case_id),
+            printable(one.patient_id),
+            self.relative(one.source),
+            one.cause,
+            one.remedy,
+        )
+
+    def relative(self, path: str) -> str:
+        """A path below the source as tables show it."""
+        with contextlib.suppress(ValueError):
+            return printable(Path(path).relative_to(self.source).as_posix())
+        return printable(path)
 
 
 def result_path(folder: Path, series: Series) -> Path:
@@ -75,173 +90,92 @@ def stored_rows(path: Path, series: Series) -> list[Row] | None:
     return rows if good and path.with_suffix(".npz").is_file() else None
 
 
-def work(series: Series, recipe: Recipe, path: Path) -> list[Row]:
+def prepare_one(recipe: Recipe, series: Series, path: Path) -> list[Row | Rejected]:
     """Read and prepare a series and store the result.
 
-    Whatever goes wrong with the file becomes a row with a cause.
+    Args:
+        recipe: how.
+        series: what.
+        path: where the result goes, without suffix.
 
     Returns:
-        One row a slice, see ``_row`` and ``rejection``.
+        One entry a slice.
     """
-    options = recipe.options
-    try:
-        with quiet_readers():
-            slices = load_series(IMPORTERS[recipe.format], series, options)
-            results = prepare_series(
-                slices,
-                recipe.target,
-                label=series_label(series, slices, options),
-                still_images=options.still_images,
-            )
-    except UserError as error:
-        return [rejection(series, recipe, error.cause, error.remedy)]
-    except (
-        Exception
-    ) as error:  # one bad file, whatever a library makes of it, must not stop the rest
-        cause = f"{type(error).__name__}: {printable(error)[:200]}"
-        return [
-            rejection(
-                series,
-                recipe,
-                f"{printable(series.path)}: {cause}",
-                "check the file, or leave it out",
-            )
-        ]
-    accepted = [r for r in results if isinstance(r, PreparedSlice)]
-    rows = [
-        _row(r, series, recipe, path) if isinstance(r, PreparedSlice) else _rejected(r, recipe)
-        for r in results
-    ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if accepted:
-        for i, row in enumerate(r for r in rows if "cause" not in r):
-            row["position"] = i
+    out: list[Row | Rejected] = []
+    clips: list[Clip] = []
+    for result in read_series(recipe.load, series, recipe.options, recipe.target):
+        if isinstance(result, Rejected):
+            out.append(recipe.rejected(result))
+        else:
+            out.append(_row(result, series, recipe, path, position=len(clips)))
+            clips.append(result)
+    if clips:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         with temporary.open("wb") as file:
-            np.savez(
-                file,
-                video=np.stack([r.video for r in accepted]),
-                lge_mask=np.stack([r.lge_mask for r in accepted]),
-            )
+            masks = np.stack([_mask(clip) for clip in clips])
+            np.savez(file, video=np.stack([clip.video for clip in clips]), lge_mask=masks)
         os.replace(temporary, path.with_suffix(".npz"))
-        text = json.dumps({"fingerprint": fingerprint(series), "rows": rows})
-        temporary.write_text(text)
+        rows = [dataclasses.asdict(r) if isinstance(r, Rejected) else r for r in out]
+        temporary.write_text(json.dumps({"fingerprint": fingerprint(series), "rows": rows}))
         os.replace(temporary, path.with_suffix(".json"))
-    return rows
+    return out
 
 
-@dataclasses.dataclass(slots=True)
-class Accepted:
-    """What stays in memory of an accepted slice; its row and arrays are read again when written.
-
-    Attributes:
-        case_id: of the slice.
-        patient_id: of its patient.
-        series: name of its series.
-        source: as in the manifest.
-        label: 1, 0 or -1.
-        result: its result file, relative to their folder, without suffix.
-        position: among the accepted slices of that file.
-        split: stored split, once it is decided.
-    """
-
-    case_id: str
-    patient_id: str
-    series: str
-    source: str
-    label: int
-    result: str
-    position: int
-    split: str = ""
-
-    @classmethod
-    def of(cls, row: Row) -> "Accepted":
-        """From an accepted row."""
-        texts = (row[k] for k in ("case_id", "patient_id", "series", "source"))
-        # Slices of a series share most of their texts.
-        case_id, patient_id, series, source = map(sys.intern, texts)
-        result = sys.intern(row["result"])
-        return cls(case_id, patient_id, series, source, row["label"], result, row["position"])
-
-    def reject(self, cause: str, remedy: str) -> Row:
-        """Row of a slice that was prepared and cannot be used."""
-        kept = {"case_id": self.case_id, "patient_id": self.patient_id, "source": self.source}
-        return kept | {"cause": f"{self.source}: {cause}", "remedy": remedy}
+def _mask(clip: Clip) -> np.ndarray:
+    """The clip's mask as it is stored: zeros where nothing is drawn."""
+    return np.zeros(clip.video.shape[1:3], np.uint8) if clip.lge_mask is None else clip.lge_mask
 
 
-def read_arrays(folder: Path, case: Accepted) -> dict[str, np.ndarray]:
-    """'video' and 'lge_mask' of an accepted slice."""
-    with np.load(folder / f"{case.result}.npz", allow_pickle=False) as arrays:
-        return {key: arrays[key][case.position] for key in ("video", "lge_mask")}
-
-
-def read_row(folder: Path, case: Accepted) -> Row:
-    """The whole row of an accepted slice."""
-    rows = json.loads((folder / f"{case.result}.json").read_text())["rows"]
-    return next(row for row in rows if row.get("position") == case.position)
-
-
-def relative(path: str | Path, source: Path) -> str:
-    """A path below the source as it is shown in tables."""
-    with contextlib.suppress(ValueError):
-        return printable(Path(path).relative_to(source).as_posix())
-    return printable(path)
-
-
-def rejection(series: Series, recipe: Recipe, cause: str, remedy: str) -> Row:
-    """Row of a series that could not be prepared."""
+def _row(clip: Clip, series: Series, recipe: Recipe, path: Path, *, position: int) -> Row:
+    """What the manifest says of a clip, and where its arrays lie."""
+    assert clip.window is not None
+    assert clip.intensity is not None
     return {
-        "case_id": printable(series.name),
-        "patient_id": printable(series.patient_id or ""),
-        "source": relative(series.path, recipe.source),
-        "cause": cause,
-        "remedy": remedy,
-    }
-
-
-def _rejected(result: Rejected, recipe: Recipe) -> Row:
-    return {
-        "case_id": printable(result.case_id),
-        "patient_id": printable(result.patient_id),
-        "source": relative(result.source, recipe.source),
-        "cause": result.cause,
-        "remedy": result.remedy,
-    }
-
-
-def _row(case: PreparedSlice, series: Series, recipe: Recipe, path: Path) -> Row:
-    digest = hashlib.sha256(case.video.tobytes() + case.lge_mask.tobytes()).hexdigest()
-    window = case.window
-    return {
-        "case_id": printable(case.case_id),
-        "patient_id": printable(case.patient_id),
-        "slice_index": case.slice_index,
+        "case_id": printable(clip.case_id),
+        "patient_id": printable(clip.patient_id),
+        "slice_index": clip.slice_index,
         "series": printable(series.name),
-        "label": case.label,
-        "source": relative(case.source, recipe.source),
-        "spacing_mm": case.spacing_mm,
-        "frames": len(case.video),
-        "sha256": digest,
-        "source_frames": case.source_frames,
-        "first_frame": case.first_frame,
-        "start_row": window.start[0],
-        "start_column": window.start[1],
-        "step_row": window.step[0],
-        "step_column": window.step[1],
-        "centre_from": window.centre_from,
-        "grey_low": case.intensity[0],
-        "grey_high": case.intensity[1],
+        "label": clip.label,
+        "source": recipe.relative(clip.source),
+        "spacing_mm": clip.spacing_mm,
+        "frames": len(clip.video),
+        "sha256": hashlib.sha256(clip.video.tobytes() + _mask(clip).tobytes()).hexdigest(),
+        "source_frames": clip.source_frames,
+        "first_frame": clip.first_frame,
+        "start_row": clip.window.start[0],
+        "start_column": clip.window.start[1],
+        "step_row": clip.window.step[0],
+        "step_column": clip.window.step[1],
+        "centre_from": clip.window.centre_from,
+        "grey_low": clip.intensity[0],
+        "grey_high": clip.intensity[1],
         "result": path.relative_to(path.parents[1]).as_posix(),
+        "position": position,
     }
 
 
-def run_all(
-    todo: Iterator[Series], recipe: Recipe, folder: Path, *, jobs: int
-) -> Iterator[tuple[Series, list[Row]]]:
-    """Work through series, in no particular order.
+def compact(row: Row) -> Row:
+    """The same row in less memory: slices share their keys and most of their texts."""
+    return {
+        sys.intern(key): sys.intern(value) if isinstance(value, str) else value
+        for key, value in row.items()
+    }
 
-    Processes are plain child interpreters that talk over pipes, so a reader that crashes or is
-    killed for memory costs one series: it is rejected and a new process takes its place.
+
+def read_arrays(folder: Path, row: Row) -> dict[str, np.ndarray]:
+    """'video' and 'lge_mask' of an accepted slice."""
+    with np.load(folder / f"{row['result']}.npz", allow_pickle=False) as arrays:
+        return {key: arrays[key][row["position"]] for key in ("video", "lge_mask")}
+
+
+def prepare_all(
+    todo: Iterator[Series], recipe: Recipe, folder: Path, *, jobs: int
+) -> Iterator[list[Row | Rejected]]:
+    """Prepare series, in no particular order.
+
+    A reader that crashes or is killed for memory costs one series: it is rejected and a new process
+    takes its place.
 
     Args:
         todo: what to do; taken from as work is finished.
@@ -249,131 +183,48 @@ def run_all(
         folder: where results go.
         jobs: processes; 1 works in this one, where numpy may have several threads and round
             otherwise (a grey level in a million); the commands give it one.
+
+    Yields:
+        ``prepare_one`` of each.
     """
     if jobs <= 1:
         for series in todo:
-            yield series, work(series, recipe, result_path(folder, series))
+            yield prepare_one(recipe, series, result_path(folder, series))
         return
-    lock, stop = threading.Lock(), threading.Event()
-    results: queue.Queue[Any] = queue.Queue(maxsize=4 * jobs)
-    children: dict[int, _Child] = {}
+    function = functools.partial(prepare_one, recipe)
+    workers: list[Worker] = []
+    idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
 
-    def put(item: Any) -> None:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                results.put(item, timeout=0.1)
-                return
-
-    def loop(number: int) -> None:
+    def ask(series: Series) -> list[Row | Rejected]:
         try:
-            while not stop.is_set():
-                with lock:
-                    series = next(todo, None)
-                if series is None:
-                    break
-                if number not in children:
-                    children[number] = _Child(recipe)
-                rows = children[number].ask(series, result_path(folder, series))
-                if rows is None:
-                    status = children.pop(number).end()
-                    rows = [
-                        rejection(
-                            series,
-                            recipe,
-                            f"{printable(series.path)}: the process that read it ended with "
-                            f"status {status}",
-                            "the file is damaged or too large for the memory; check it, or use "
-                            "fewer --jobs",
-                        )
-                    ]
-                put((series, rows))
-        except BaseException as error:  # handed to the caller's thread
-            put(error)
-        put(None)
+            worker = idle.get_nowait()
+        except queue.Empty:
+            worker = Worker(function)
+            workers.append(worker)
+        worker.send((series, result_path(folder, series)))
+        try:
+            answer = worker.receive()
+        except EOFError:
+            status = worker.end()
+            lost = series.rejected(
+                f"{printable(series.path)}: the process that read it ended with status {status}",
+                "the file is damaged or too large for the memory; check it, or use fewer --jobs",
+            )
+            return [recipe.rejected(lost)]
+        idle.put(worker)
+        return answer
 
-    threads = [threading.Thread(target=loop, args=(i,), daemon=True) for i in range(jobs)]
-    for thread in threads:
-        thread.start()
+    threads = ThreadPoolExecutor(jobs)
     try:
-        running = jobs
-        while running:
-            item = results.get()
-            if item is None:
-                running -= 1
-            elif isinstance(item, BaseException):
-                raise item
-            else:
-                yield item
+        pending = {threads.submit(ask, series) for series in itertools.islice(todo, 2 * jobs)}
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            for answer in done:
+                yield answer.result()
+                pending |= {threads.submit(ask, series) for series in itertools.islice(todo, 1)}
     finally:
-        stop.set()
-        for child in list(children.values()):
-            child.process.kill()  # wakes the threads that wait for an answer
-        for thread in threads:
-            thread.join()
-        for child in list(children.values()):
-            child.end()
-
-
-class _Child:
-    """A process that prepares one series at a time."""
-
-    def __init__(self, recipe: Recipe):
-        root = str(Path(mvo_jax.__file__).parents[1])
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mvo_jax.data.cohort.work"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ
-            | {
-                "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-                "OMP_NUM_THREADS": "1",
-                "MKL_NUM_THREADS": "1",
-                "OPENBLAS_NUM_THREADS": "1",
-            },
-        )
-        self._send(recipe)
-
-    def _send(self, value: Any) -> None:
-        assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            pickle.dump(value, self.process.stdin)
-            self.process.stdin.flush()
-
-    def ask(self, series: Series, path: Path) -> list[Row] | None:
-        """Rows of a series; None where the process died of it."""
-        assert self.process.stdout is not None
-        self._send((series, path))
-        try:
-            return pickle.load(self.process.stdout)
-        except (EOFError, pickle.UnpicklingError):
-            return None
-
-    def end(self) -> int:
-        """Stop the process; its exit status."""
-        if self.process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.close()
-        try:
-            status = self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            status = self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
-        return status
-
-
-def _main() -> None:
-    """Child process: a recipe, then series one by one on stdin; rows on stdout."""
-    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not get between the answers
-    with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
-        recipe: Recipe = pickle.load(source)
-        while True:
-            series, path = pickle.load(source)
-            pickle.dump(work(series, recipe, path), sink)
-            sink.flush()
-
-
-if __name__ == "__main__":
-    _main()
+        for worker in workers:
+            worker.process.kill()  # wakes the threads that wait for an answer
+        threads.shutdown(cancel_futures=True)
+        for worker in workers:
+            worker.end()

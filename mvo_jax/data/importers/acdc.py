@@ -4,34 +4,18 @@ Mask values 1 RV, 2 LV myocardium, 3 LV cavity; frame numbers in ``Info.cfg`` an
 from 1. There is no LGE: cases are prepared for prediction, without label.
 """
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from mvo_jax.data.importers.cine import CineSlice, Importer, Options, Series, map_mask, printable
-from mvo_jax.data.importers.nifti import to_slices
-from mvo_jax.data.importers.volume import read_volume
-from mvo_jax.data.importers.walk import files_below
+from mvo_jax.data.importers.cine import Options, Series, map_mask, printable
+from mvo_jax.data.importers.volume import check_shape, read_cine, read_volume, to_slices
+from mvo_jax.data.importers.walk import of_named_files
+from mvo_jax.data.labels import CAVITY, WALL
+from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
-_CINE = re.compile(r"(patient\d+)_4d\.nii(\.gz)?")
-_ANATOMY = {0: 0, 1: 0, 2: 2, 3: 1}  # the RV is not part of the project's anatomy
-
-
-def recognise(source: Path) -> bool:
-    """A folder with ``patientNNN_4d.nii.gz`` somewhere below."""
-    return source.is_dir() and any(_CINE.fullmatch(p.name) for p in files_below(source))
-
-
-def find(source: Path, options: Options) -> Iterator[Series]:
-    """One series a patient."""
-    del options
-    for path in files_below(source):
-        match = _CINE.fullmatch(path.name)
-        if match:
-            yield Series(match[1], path, match[1])
+_ANATOMY = {0: 0, 1: 0, 2: WALL, 3: CAVITY}  # the RV is not part of the project's anatomy
 
 
 def read_info(path: Path) -> dict[str, str]:
@@ -50,7 +34,7 @@ def read_info(path: Path) -> dict[str, str]:
 def load(series: Series, options: Options) -> list[CineSlice]:
     """Read a patient."""
     del options
-    cine = read_volume(series.path, axes=4)
+    cine = read_cine(series.path)
     info = read_info(series.path.parent / "Info.cfg")
     anatomy: dict[int, np.ndarray] = {}
     frames = len(cine.data)
@@ -67,10 +51,7 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         path = series.path.with_name(f"{series.name}_frame{int(info[key]):02d}_gt{suffix}")
         if path.exists():
             mask = read_volume(path, axes=3)
-            if mask.data.shape[1:] != cine.data.shape[1:]:
-                raise UserError(
-                    f"{printable(path)} has another shape than the cine", "copy both again"
-                )
+            check_shape(mask, cine.data.shape[1:], "the cine")
             anatomy[numbers[key]] = map_mask(path, mask.data[0], _ANATOMY, what="anatomy")
     check_cavity_inside(series.path, anatomy)
     return to_slices(series, cine, None, anatomy=anatomy, end_diastole=numbers["ED"])
@@ -86,7 +67,7 @@ def check_cavity_inside(path: Path, anatomy: dict[int, np.ndarray]) -> None:
         UserError: the labels are those of the other data set.
     """
     for mask in anatomy.values():
-        cavity, muscle = mask == 1, mask == 2
+        cavity, muscle = mask == CAVITY, mask == WALL
         if not cavity.any() or not muscle.any():
             continue
         touching = total = 0
@@ -102,4 +83,6 @@ def check_cavity_inside(path: Path, anatomy: dict[int, np.ndarray]) -> None:
             )
 
 
-ACDC = Importer("acdc", "ACDC, cine with masks at two phases, no LGE", recognise, find, load)
+ACDC = of_named_files(
+    "acdc", "ACDC, cine with masks at two phases, no LGE", r"(patient\d+)_4d\.nii(?:\.gz)?", load
+)

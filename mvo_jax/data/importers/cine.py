@@ -1,5 +1,11 @@
-"""What every importer yields, whatever the format it reads."""
+"""What an importer is, and what all of them share.
 
+An importer is one file with a ``load`` that turns a ``Series`` into ``CineSlice``s and an
+``Importer`` that names it, and one line in ``formats.py``; or, in a module of one's own and at run
+time, ``formats.IMPORTERS["name"] = ...``.
+"""
+
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -8,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from mvo_jax.data.importers.table import Table
+from mvo_jax.data.labels import MASK_NAMES
+from mvo_jax.data.slices import CineSlice, Rejected
 from mvo_jax.errors import UserError
 
-MAX_SERIES_BYTES = (
-    2 << 30
-)  # decoded pixels of one series; a 50-slice 30-phase int16 stack is 0.8 GB
-MASK_NAMES = ("background", "infarct", "mvo", "myocardium")
-MVO, MYOCARDIUM = 2, 3
+# Decoded pixels of one series; a stack of 50 slices of 30 phases of int16 is 0.8 GB.
+MAX_SERIES_BYTES = 2 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Series:
     Attributes:
         name: unique in its source; case ids start with it.
         path: file or folder that messages name.
-        patient_id: None where only the file itself tells.
+        patient_id: None where only the file itself says.
         detail: what the importer's ``load`` needs beside the path.
     """
 
@@ -57,45 +62,25 @@ class Series:
     patient_id: str | None = None
     detail: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def slice(self, index: int, count: int, **fields: Any) -> CineSlice:
+        """Slice ``index`` of ``count``: its case id has ``_sNN`` where there are several.
 
-@dataclasses.dataclass(frozen=True)
-class CineSlice:
-    """One short-axis slice over one heart beat, as it lies in the source.
+        Args:
+            index: 0-based position in the stack.
+            count: slices of the series.
+            **fields: of ``CineSlice``, at least ``cine`` and ``pixel_mm``; they overrule the names.
+        """
+        named = {
+            "case_id": self.name if count == 1 else f"{self.name}_s{index:02d}",
+            "patient_id": self.patient_id or self.name,
+            "slice_index": index,
+            "source": str(self.path),
+        }
+        return CineSlice(**(named | fields))
 
-    Rows run down and columns to the right as the image is displayed.
-
-    Attributes:
-        case_id: unique in its source.
-        patient_id: slices of one patient share it.
-        slice_index: 0-based position in the stack.
-        source: file or folder, for messages and the manifest.
-        cine: ``[T, H, W]`` grey values of any real dtype, phases in time order, evenly spaced over
-            one beat.
-        pixel_mm: (row, column) spacing; None where the format does not say.
-        lge_mask: uint8 ``[H, W]`` on the grid of the cine, 0 background, 1 infarct, 2 MVO,
-            3 myocardium; None without LGE.
-        has_mvo: whether the mask as drawn, before any resampling, has MVO; None without LGE.
-        anatomy: source frame -> uint8 ``[H, W]``, 0 background, 1 LV cavity, 2 LV myocardium;
-            only annotated frames.
-        centre: (row, column) of the crop in pixels, given by the user.
-        end_diastole: 0-based frame.
-        position_mm: along the normal of the slice; None where unknown.
-        label: what a table says of this very slice.
-    """
-
-    case_id: str
-    patient_id: str
-    slice_index: int
-    source: str
-    cine: np.ndarray
-    pixel_mm: tuple[float, float] | None
-    lge_mask: np.ndarray | None = None
-    has_mvo: bool | None = None
-    anatomy: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
-    centre: tuple[float, float] | None = None
-    end_diastole: int | None = None
-    position_mm: float | None = None
-    label: int | None = None
+    def rejected(self, cause: str, remedy: str) -> Rejected:
+        """The whole series, refused."""
+        return Rejected(self.name, self.patient_id or "", str(self.path), cause, remedy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,11 +88,13 @@ class Importer:
     """A format.
 
     Attributes:
-        name: as in ``--format``.
+        name: as in ``--format``; its key in ``formats.IMPORTERS``.
         title: one line for the help.
         recognise: whether a folder or file looks like this format; reads names, not pixels.
-        find: yields the series of a source in a fixed order; bounded memory.
-        load: reads one series. Raises UserError naming the file where it cannot.
+        find: yields the series of a source in a fixed order; bounded memory, no pixels.
+        load: reads one series. A function of a module, because worker processes find it by its
+            name. Raises UserError naming the file where it cannot; libraries that read files are
+            imported inside.
     """
 
     name: str
@@ -115,11 +102,6 @@ class Importer:
     recognise: Callable[[Path], bool]
     find: Callable[[Path, Options], Iterator[Series]]
     load: Callable[[Series, Options], list[CineSlice]]
-
-
-def slice_name(series: str, index: int, count: int) -> str:
-    """Case id of a slice: the series' name, with ``_sNN`` where it has several slices."""
-    return series if count == 1 else f"{series}_s{index:02d}"
 
 
 def printable(value: object) -> str:
@@ -180,3 +162,40 @@ def map_mask(
     for value in found:
         out[whole == value] = known[value]
     return out
+
+
+def square_pixel(pixel_mm: float | None) -> tuple[float, float] | None:
+    """(row, column) spacing of a pixel whose side the user gave."""
+    return None if pixel_mm is None else (pixel_mm, pixel_mm)
+
+
+@contextlib.contextmanager
+def reading(
+    path: Path, what: str, remedy: str = "copy it again; it may be cut off"
+) -> Iterator[None]:
+    """Name the file in whatever a library makes of damaged bytes.
+
+    Args:
+        path: file that is read in the body.
+        what: ends the sentence "... cannot be read".
+        remedy: of damage.
+
+    Raises:
+        UserError: the file is missing or empty, or the body raised anything but a UserError,
+            MemoryError or error of the system.
+    """
+    name = printable(path)
+    if not path.exists():
+        raise UserError(f"{name} does not exist", "check the name, and links that lead nowhere")
+    if path.stat().st_size == 0:
+        raise UserError(f"{name} is empty (0 bytes)", "copy it again")
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        text = printable((str(error).splitlines() or [""])[0])[:120]
+        cause = f"{name} cannot be read{what} ({type(error).__name__}: {text})"
+        raise UserError(cause, remedy) from error

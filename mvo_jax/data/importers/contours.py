@@ -2,7 +2,7 @@
 
 import numpy as np
 
-CAVITY, MYOCARDIUM_OF_ANATOMY = 1, 2
+from mvo_jax.data.labels import CAVITY, WALL
 
 
 def fill(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -40,7 +40,7 @@ def anatomy_of(
     """
     out = np.zeros(shape, np.uint8)
     if epicardium is not None:
-        out[fill(epicardium, shape)] = MYOCARDIUM_OF_ANATOMY
+        out[fill(epicardium, shape)] = WALL
     if endocardium is not None:
         out[fill(endocardium, shape)] = CAVITY
     return out

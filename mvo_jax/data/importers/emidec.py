@@ -5,27 +5,36 @@ no cine: a clip repeats the LGE image, so a model trained on it reads scar, not 
 be asked for with ``--still_images``.
 """
 
-import re
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from mvo_jax.data.importers.cine import CineSlice, Importer, Options, Series, map_mask, printable
-from mvo_jax.data.importers.nifti import to_slices, with_data
-from mvo_jax.data.importers.volume import read_volume
-from mvo_jax.data.importers.walk import files_below
+from mvo_jax.data.importers.cine import Options, Series, map_mask, printable
+from mvo_jax.data.importers.volume import check_shape, read_volume, to_slices
+from mvo_jax.data.importers.walk import of_named_files
+from mvo_jax.data.labels import BACKGROUND, INFARCT, MVO, MYOCARDIUM
+from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
-_IMAGE = re.compile(r"(Case_[PN]\d+)\.nii(\.gz)?")
-_VALUES = {0: 0, 1: 0, 2: 3, 3: 1, 4: 2}
+_VALUES = {0: BACKGROUND, 1: BACKGROUND, 2: MYOCARDIUM, 3: INFARCT, 4: MVO}
 
 
-def _is_image(path: Path) -> re.Match[str] | None:
-    return _IMAGE.fullmatch(path.name) if path.parent.name == "Images" else None
+def load(series: Series, options: Options) -> list[CineSlice]:
+    """Read a patient; without ``Contours`` (the test set) unlabelled."""
+    del options
+    image = read_volume(series.path, axes=3)
+    path = series.path.parent.parent / "Contours" / series.path.name
+    mask = None
+    if path.exists():
+        mask = read_volume(path, axes=3)
+        check_shape(mask, image.data.shape, "the image")
+        mask = dataclasses.replace(mask, data=map_mask(path, mask.data, _VALUES))
+    return to_slices(series, image, mask)
 
 
-def recognise(source: Path) -> bool:
-    """A folder with ``Images/Case_P007.nii.gz`` somewhere below."""
-    return source.is_dir() and any(_is_image(p) for p in files_below(source))
+_FILES = of_named_files(
+    "emidec", "EMIDEC, LGE images with masks, no cine", r"Images/(Case_[PN]\d+)\.nii(?:\.gz)?", load
+)
 
 
 def find(source: Path, options: Options) -> Iterator[Series]:
@@ -40,26 +49,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
             "add --still_images to repeat each LGE image as a clip; a model trained on it reads "
             "scar, not motion",
         )
-    for path in files_below(source):
-        match = _is_image(path)
-        if match:
-            yield Series(match[1], path, match[1])
+    yield from _FILES.find(source, options)
 
 
-def load(series: Series, options: Options) -> list[CineSlice]:
-    """Read a patient; without ``Contours`` (the test set) unlabelled."""
-    del options
-    image = read_volume(series.path, axes=3)
-    path = series.path.parent.parent / "Contours" / series.path.name
-    mask = None
-    if path.exists():
-        mask = read_volume(path, axes=3)
-        if mask.data.shape != image.data.shape:
-            raise UserError(
-                f"{printable(path)} has another shape than the image", "copy both again"
-            )
-        mask = with_data(mask, map_mask(path, mask.data, _VALUES))
-    return to_slices(series, image, mask)
-
-
-EMIDEC = Importer("emidec", "EMIDEC, LGE images with masks, no cine", recognise, find, load)
+EMIDEC = dataclasses.replace(_FILES, find=find)

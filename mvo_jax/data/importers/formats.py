@@ -1,14 +1,17 @@
-"""The table of formats, and how a source's format is told."""
+"""The table of formats, and what every format goes through.
+
+A module of one's own may add a line at run time: ``IMPORTERS["name"] = Importer("name", ...)``.
+"""
 
 import contextlib
 import dataclasses
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mvo_jax.data.importers.acdc import ACDC
-from mvo_jax.data.importers.cine import CineSlice, Importer, Options, Series, printable
+from mvo_jax.data.importers.cine import Importer, Options, Series, printable
 from mvo_jax.data.importers.dicom import DICOM
 from mvo_jax.data.importers.emidec import EMIDEC
 from mvo_jax.data.importers.mnms import MNMS, MNMS2
@@ -19,6 +22,7 @@ from mvo_jax.data.importers.segment_mat import SEGMENT
 from mvo_jax.data.importers.shefpah import SHEFPAH
 from mvo_jax.data.importers.sunnybrook import SUNNYBROOK
 from mvo_jax.data.importers.walk import what_is_there
+from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
 # Layouts before the general formats they are made of: the first that recognises a source is taken.
@@ -73,7 +77,7 @@ def choose_importer(source: Path, name: str = "auto") -> Importer:
 
 @contextlib.contextmanager
 def quiet_readers() -> Iterator[None]:
-    """Keep the libraries that read files from grumbling: what matters of a file is raised.
+    """Silence the libraries that read files: what matters of a file is raised.
 
     pydicom has a line for every odd UID of every file, nibabel one for every odd header.
     """
@@ -91,8 +95,15 @@ def quiet_readers() -> Iterator[None]:
             logger.disabled = disabled
 
 
-def load_series(importer: Importer, series: Series, options: Options) -> list[CineSlice]:
+def load_series(
+    load: Callable[[Series, Options], list[CineSlice]], series: Series, options: Options
+) -> list[CineSlice]:
     """Read a series and add what the user's table says about it.
+
+    Args:
+        load: of the series' importer.
+        series: what to read.
+        options: how.
 
     Raises:
         UserError: it cannot be read; the message names the file.
@@ -105,7 +116,7 @@ def load_series(importer: Importer, series: Series, options: Options) -> list[Ci
                 f"{printable(series.path)}: the name is not UTF-8", "rename the file or folder"
             ) from error
     try:
-        slices = importer.load(series, options)
+        slices = load(series, options)
     except MemoryError as error:
         raise UserError(
             f"{printable(series.path)} does not fit into memory", "use fewer --jobs"

@@ -5,52 +5,27 @@ end-diastole and end-systole only, and empty where nobody drew; M&Ms-2 has the t
 3-D files, whose frames are found by comparing images. There is no LGE.
 """
 
-import re
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 
 from mvo_jax.data.importers.acdc import check_cavity_inside
-from mvo_jax.data.importers.cine import CineSlice, Importer, Options, Series, map_mask, printable
-from mvo_jax.data.importers.nifti import to_slices
-from mvo_jax.data.importers.volume import read_volume
-from mvo_jax.data.importers.walk import files_below
-from mvo_jax.errors import UserError
+from mvo_jax.data.importers.cine import Options, Series, map_mask
+from mvo_jax.data.importers.volume import check_shape, read_cine, read_volume, to_slices
+from mvo_jax.data.importers.walk import of_named_files
+from mvo_jax.data.labels import CAVITY, WALL, largest_cavity
+from mvo_jax.data.slices import CineSlice
 
-_MNMS = re.compile(r"([A-Z0-9]{6})_sa\.nii(\.gz)?")
-_MNMS2 = re.compile(r"(\d{3})_SA_CINE\.nii(\.gz)?")
-_ANATOMY = {0: 0, 1: 1, 2: 2, 3: 0}
-
-
-def _recognise(pattern: re.Pattern[str]):
-    def recognise(source: Path) -> bool:
-        return source.is_dir() and any(pattern.fullmatch(p.name) for p in files_below(source))
-
-    return recognise
-
-
-def _find(pattern: re.Pattern[str]):
-    def find(source: Path, options: Options) -> Iterator[Series]:
-        del options
-        for path in files_below(source):
-            match = pattern.fullmatch(path.name)
-            if match:
-                yield Series(match[1], path, match[1])
-
-    return find
+_ANATOMY = {0: 0, 1: CAVITY, 2: WALL, 3: 0}
 
 
 def load_mnms(series: Series, options: Options) -> list[CineSlice]:
     """Read a patient of M&Ms."""
     del options
-    cine = read_volume(series.path, axes=4)
+    cine = read_cine(series.path)
     path = series.path.with_name(series.path.name.replace("_sa.", "_sa_gt."))
     anatomy: dict[int, np.ndarray] = {}
     if path.exists():
         mask = read_volume(path, axes=4)
-        if mask.data.shape != cine.data.shape:
-            raise UserError(f"{printable(path)} has another shape than the cine", "copy both again")
+        check_shape(mask, cine.data.shape, "the cine")
         values = map_mask(path, mask.data, _ANATOMY, what="anatomy")
         anatomy = {t: frame for t, frame in enumerate(values) if frame.any()}
     check_cavity_inside(series.path, anatomy)
@@ -60,7 +35,7 @@ def load_mnms(series: Series, options: Options) -> list[CineSlice]:
 def load_mnms2(series: Series, options: Options) -> list[CineSlice]:
     """Read a patient of M&Ms-2."""
     del options
-    cine = read_volume(series.path, axes=4)
+    cine = read_cine(series.path)
     anatomy: dict[int, np.ndarray] = {}
     for phase in ("ED", "ES"):
         image_path = series.path.with_name(series.path.name.replace("_CINE.", f"_{phase}."))
@@ -68,10 +43,8 @@ def load_mnms2(series: Series, options: Options) -> list[CineSlice]:
         if not (image_path.exists() and mask_path.exists()):
             continue
         image, mask = read_volume(image_path, axes=3), read_volume(mask_path, axes=3)
-        if not image.data.shape[1:] == mask.data.shape[1:] == cine.data.shape[1:]:
-            raise UserError(
-                f"{printable(mask_path)} has another shape than the cine", "copy both again"
-            )
+        for volume in (image, mask):
+            check_shape(volume, cine.data.shape[1:], "the cine")
         # Frame by frame, so that no second copy of the cine is made.
         still = image.data[0].astype(np.float32)
         apart = [float(np.abs(frame - still).mean()) for frame in cine.data]
@@ -80,23 +53,15 @@ def load_mnms2(series: Series, options: Options) -> list[CineSlice]:
     return to_slices(series, cine, None, anatomy=anatomy, end_diastole=largest_cavity(anatomy))
 
 
-def largest_cavity(anatomy: dict[int, np.ndarray]) -> int | None:
-    """The annotated frame with the largest LV cavity over all slices: end-diastole."""
-    areas = {t: int((mask == 1).sum()) for t, mask in anatomy.items()}
-    return max(areas, key=areas.__getitem__) if any(areas.values()) else None
-
-
-MNMS = Importer(
+MNMS = of_named_files(
     "mnms",
     "M&Ms, cine with masks at two phases, no LGE",
-    _recognise(_MNMS),
-    _find(_MNMS),
+    r"([A-Z0-9]{6})_sa\.nii(?:\.gz)?",
     load_mnms,
 )
-MNMS2 = Importer(
+MNMS2 = of_named_files(
     "mnms2",
     "M&Ms-2, cine with masks at two phases, no LGE",
-    _recognise(_MNMS2),
-    _find(_MNMS2),
+    r"(\d{3})_SA_CINE\.nii(?:\.gz)?",
     load_mnms2,
 )

@@ -1,23 +1,14 @@
 """NIfTI: 4-D cine (X, Y, Z, T) and 3-D LGE masks, paired by a table or by their names."""
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from mvo_jax.data.importers.cine import (
-    MVO,
-    CineSlice,
-    Importer,
-    Options,
-    Series,
-    map_mask,
-    printable,
-    slice_name,
-)
-from mvo_jax.data.importers.volume import Volume, check_mask_is_seen, mask_on_cine, read_volume
+from mvo_jax.data.importers.cine import Importer, Options, Series, map_mask, printable
+from mvo_jax.data.importers.volume import Volume, read_cine, read_volume, to_slices
 from mvo_jax.data.importers.walk import files_below
+from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
 CINE_PATTERN = "**/{case}_cine.nii*"
@@ -145,84 +136,15 @@ def below(source: Path, name: str, table: Path | None) -> Path:
 
 def load(series: Series, options: Options) -> list[CineSlice]:
     """Read a cine and its mask."""
-    cine = read_volume(series.path, axes=4)
-    mask = None
-    if "mask" in series.detail:
-        mask = read_mask(series.detail["mask"], options)
+    cine = read_cine(series.path)
+    mask = read_mask(series.detail["mask"], options) if "mask" in series.detail else None
     return to_slices(series, cine, mask)
 
 
 def read_mask(path: Path, options: Options) -> Volume:
     """A 3-D mask in the project's values."""
     volume = read_volume(path, axes=3)
-    return with_data(volume, map_mask(path, volume.data, options.mask_values))
-
-
-def with_data(volume: Volume, data: np.ndarray) -> Volume:
-    """The same geometry with other values."""
-    return Volume(volume.path, data, volume.affine, volume.pixel_mm, volume.oriented)
-
-
-def to_slices(
-    series: Series,
-    cine: Volume,
-    mask: Volume | None,
-    *,
-    anatomy: dict[int, np.ndarray] | None = None,
-    end_diastole: int | None = None,
-) -> list[CineSlice]:
-    """Slices of a 4-D cine.
-
-    Args:
-        series: what is read.
-        cine: ``data`` is ``[T, Z, H, W]``.
-        mask: LGE mask in the project's values.
-        anatomy: frame -> uint8 ``[Z, H, W]``, 1 LV cavity, 2 LV myocardium.
-        end_diastole: 0-based frame.
-    """
-    count = cine.data.shape[1]
-    check_axes_of_slices_and_phases(cine)
-    on_grid, own = (None, None) if mask is None else mask_on_cine(mask, cine)
-    if mask is not None and on_grid is not None:
-        check_mask_is_seen(mask, series.path, list(on_grid))
-    out = []
-    for z in range(count):
-        drawn = {t: m[z] for t, m in (anatomy or {}).items() if m[z].any()}
-        out.append(
-            CineSlice(
-                case_id=slice_name(series.name, z, count),
-                patient_id=series.patient_id or series.name,
-                slice_index=z,
-                source=str(series.path),
-                cine=cine.data[:, z],
-                pixel_mm=cine.pixel_mm,
-                lge_mask=None if on_grid is None else on_grid[z],
-                has_mvo=None if own is None else bool((own[z] == MVO).any()),
-                anatomy=drawn,
-                end_diastole=end_diastole,
-                position_mm=z * cine.slice_mm,
-            )
-        )
-    return out
-
-
-def check_axes_of_slices_and_phases(cine: Volume) -> None:
-    """Find (X, Y, T, Z) in place of (X, Y, Z, T): neighbouring phases are alike, slices are not.
-
-    Raises:
-        UserError: images differ along the axis of slices less than half as much as along time.
-    """
-    few = cine.data[..., ::4, ::4].astype(np.float32)
-    if min(few.shape[:2]) < 2:
-        return
-    along_time, along_slices = (float(np.abs(np.diff(few, axis=a)).mean()) for a in (0, 1))
-    if along_slices < along_time / 2:
-        frames, slices, *_ = few.shape
-        raise UserError(
-            f"{printable(cine.path)}: the {slices} slices look like phases and the {frames} "
-            "phases like slices",
-            "check the order of the axes: NIfTI wants (X, Y, Z, T), not (X, Y, T, Z)",
-        )
+    return dataclasses.replace(volume, data=map_mask(path, volume.data, options.mask_values))
 
 
 NIFTI = Importer("nifti", "NIfTI 4-D cine with 3-D LGE masks", recognise, find, load)

@@ -5,47 +5,27 @@ Keys: ``cine`` [T, H, W] (or [N, T, H, W]), and perhaps ``pixel_mm`` (number, or
 ``patient_id``, ``case_id``. With a leading N axis, ``patient_id`` and ``case_id`` have N entries.
 """
 
+import math
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mvo_jax.data.importers.cine import (
-    MVO,
-    CineSlice,
-    Importer,
     Options,
     Series,
     check_size,
     map_mask,
     printable,
-    slice_name,
+    reading,
+    square_pixel,
 )
-from mvo_jax.data.importers.walk import files_below
+from mvo_jax.data.importers.walk import of_single_files
+from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
 KEYS = ("cine", "pixel_mm", "lge_mask", "anatomy", "patient_id", "case_id")
-
-
-def recognise(source: Path) -> bool:
-    """An ``.npz`` file, or a folder that holds one."""
-    if source.is_file():
-        return source.suffix == ".npz"
-    return any(path.suffix == ".npz" for path in files_below(source))
-
-
-def find(source: Path, options: Options) -> Iterator[Series]:
-    """One series a file."""
-    del options
-    if source.is_file():
-        yield Series(name=source.stem, path=source)
-        return
-    for path in files_below(source):
-        if path.suffix == ".npz":
-            relative = path.relative_to(source).with_suffix("")
-            yield Series(name="_".join(relative.parts), path=path)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -54,41 +34,27 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: damaged, too large, or holding Python objects.
     """
-    try:
+    with reading(path, " as .npz", "save it again with np.savez_compressed"):
         with zipfile.ZipFile(path) as archive:
             check_size(path, sum(item.file_size for item in archive.infolist()), 1)
             for item in archive.infolist():
                 with archive.open(item) as file:
-                    version = np.lib.format.read_magic(file)
-                    read = (
-                        np.lib.format.read_array_header_1_0
-                        if version == (1, 0)
-                        else np.lib.format.read_array_header_2_0
-                    )
-                    shape, _, dtype = read(file)
-                    if dtype.hasobject:
-                        raise UserError(
-                            f"{printable(path)}: {item.filename} holds Python objects",
-                            "save plain arrays (np.savez with numbers and text of a fixed length)",
-                        )
-                    check_size(
-                        path,
-                        int(np.prod([int(n) for n in shape], dtype=object)),
-                        max(1, dtype.itemsize),
-                    )
+                    _check_array(path, item.filename, file)
         with np.load(path, allow_pickle=False) as arrays:
             return {key: arrays[key] for key in arrays.files}
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:  # the readers raise what damaged bytes happen to lead to
+
+
+def _check_array(path: Path, name: str, file: Any) -> None:
+    """Refuse an array by its header alone."""
+    form = np.lib.format
+    old = form.read_magic(file) == (1, 0)
+    shape, _, dtype = (form.read_array_header_1_0 if old else form.read_array_header_2_0)(file)
+    if dtype.hasobject:
         raise UserError(
-            f"{printable(path)} cannot be read as .npz ({_short(error)})",
-            "save it again with np.savez_compressed",
-        ) from error
-
-
-def _short(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+            f"{printable(path)}: {name} holds Python objects",
+            "save plain arrays (np.savez with numbers and text of a fixed length)",
+        )
+    check_size(path, math.prod(int(n) for n in shape), max(1, dtype.itemsize))
 
 
 def load(series: Series, options: Options) -> list[CineSlice]:
@@ -123,11 +89,8 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         return array
 
     masks, anatomy = optional("lge_mask", 3), optional("anatomy", 4)
-    pixel_mm = _pixel_mm(arrays.get("pixel_mm"), bad) or (
-        None if options.pixel_mm is None else (options.pixel_mm, options.pixel_mm)
-    )
-    cases = _names(arrays.get("case_id"), count, bad)
-    patients = _names(arrays.get("patient_id"), count, bad)
+    pixel_mm = _pixel_mm(arrays.get("pixel_mm"), bad) or square_pixel(options.pixel_mm)
+    names = {key: _names(arrays.get(key), count, bad) for key in ("case_id", "patient_id")}
     out = []
     for i in range(count):
         mask = None if masks is None else map_mask(series.path, masks[i], options.mask_values)
@@ -135,19 +98,9 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         if anatomy is not None:
             values = map_mask(series.path, anatomy[i], {0: 0, 1: 1, 2: 2}, what="anatomy")
             drawn = {t: frame for t, frame in enumerate(values) if frame.any()}
-        out.append(
-            CineSlice(
-                case_id=cases[i] if cases else slice_name(series.name, i, count),
-                patient_id=patients[i] if patients else (series.patient_id or series.name),
-                slice_index=i,
-                source=str(series.path),
-                cine=cine[i],
-                pixel_mm=pixel_mm,
-                lge_mask=mask,
-                has_mvo=None if mask is None else bool((mask == MVO).any()),
-                anatomy=drawn,
-            )
-        )
+        own = {key: of_slices[i] for key, of_slices in names.items() if of_slices}
+        fields = {"cine": cine[i], "pixel_mm": pixel_mm, "lge_mask": mask, "anatomy": drawn}
+        out.append(series.slice(i, count, **fields, **own))
     return out
 
 
@@ -171,4 +124,4 @@ def _names(value: np.ndarray | None, count: int, bad: Any) -> list[str] | None:
     return names
 
 
-NPZ = Importer("npz", "plain NumPy archives (.npz)", recognise, find, load)
+NPZ = of_single_files("npz", "plain NumPy archives (.npz)", ".npz", load)

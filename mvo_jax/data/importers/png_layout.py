@@ -12,16 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from mvo_jax.data.importers.cine import (
-    MVO,
-    CineSlice,
     Importer,
     Options,
     Series,
     check_size,
     map_mask,
     printable,
+    reading,
+    square_pixel,
 )
 from mvo_jax.data.importers.walk import files_below
+from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
 _FILE = re.compile(r"(.+)_(\d\d)_(input|gt)\.png")
@@ -55,7 +56,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         of_case = masks.get(case, [])
         first = next(iter([*frames.values(), *of_case]))
         detail = {"frames": frames, "masks": of_case, "twice": twice.get(case)}
-        yield Series(case, first, None, detail)
+        yield Series(case, first, detail=detail)
 
 
 def load(series: Series, options: Options) -> list[CineSlice]:
@@ -93,19 +94,8 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     mask = None
     if masks:
         mask = map_mask(masks[0], read_png(masks[0]), options.mask_values or _VALUES)
-    spacing = None if options.pixel_mm is None else (options.pixel_mm, options.pixel_mm)
-    return [
-        CineSlice(
-            case_id=series.name,
-            patient_id=series.name,
-            slice_index=0,
-            source=str(series.path),
-            cine=np.stack(images),
-            pixel_mm=spacing,
-            lge_mask=mask,
-            has_mvo=None if mask is None else bool((mask == MVO).any()),
-        )
-    ]
+    pixel_mm = square_pixel(options.pixel_mm)
+    return [series.slice(0, 1, cine=np.stack(images), pixel_mm=pixel_mm, lge_mask=mask)]
 
 
 def read_png(path: Path) -> np.ndarray:
@@ -114,26 +104,15 @@ def read_png(path: Path) -> np.ndarray:
     Raises:
         UserError: damaged, too large, or colour.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    name = printable(path)
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            check_size(path, image.width * image.height)
-            if image.mode not in ("L", "P", "1", "I;16", "I"):
-                raise UserError(f"{name} is a colour image ({image.mode})", "export grey images")
-            return np.asarray(image).astype(np.uint8 if image.mode == "1" else None)
-    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise UserError(
-            f"{name} cannot be read as PNG ({printable(error)[:120]})", "copy it again"
-        ) from error
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise UserError(
-            f"{name} cannot be read as PNG ({printable(error)[:120]})",
-            "copy it again; it may be cut off",
-        ) from error
+    with reading(path, " as PNG"), Image.open(path, formats=["PNG"]) as image:
+        check_size(path, image.width * image.height)
+        if image.mode not in ("L", "P", "1", "I;16", "I"):
+            raise UserError(
+                f"{printable(path)} is a colour image ({image.mode})", "export grey images"
+            )
+        return np.asarray(image).astype(np.uint8 if image.mode == "1" else None)
 
 
 PNG = Importer("png", "the released code's PNG layout", recognise, find, load)

@@ -6,30 +6,27 @@ with ``Result`` (infarct) and ``NoReflow`` (MVO; absent means none). The myocard
 contours of the LGE stack. What ``Auto`` and ``Manual`` hold is already in ``Result``.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mvo_jax.data.importers.cine import (
-    MVO,
-    MYOCARDIUM,
-    CineSlice,
-    Importer,
-    Options,
-    Series,
-    check_size,
-    printable,
-    slice_name,
-)
+from mvo_jax.data.importers.cine import Options, Series, check_size, printable, reading
 from mvo_jax.data.importers.contours import anatomy_of, fill
 from mvo_jax.data.importers.mat5 import claimed_bytes
-from mvo_jax.data.importers.volume import Volume, as_displayed, check_mask_is_seen, mask_on_cine
-from mvo_jax.data.importers.walk import files_below
+from mvo_jax.data.importers.volume import (
+    Volume,
+    as_displayed,
+    oriented_volume,
+    patient_affine,
+    to_slices,
+)
+from mvo_jax.data.importers.walk import of_single_files
+from mvo_jax.data.labels import INFARCT, MVO, MYOCARDIUM
+from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
-_INFARCT = 1
+_SAVE_AGAIN = "save the file from Segment again"
 _FIELDS = (
     "IM", "ImageType", "ImageViewPlane", "IntensityScaling", "IntensityOffset", "ResolutionX",
     "ResolutionY", "SliceThickness", "SliceGap", "ImagePosition", "ImageOrientation",
@@ -39,57 +36,20 @@ _SCAR = ("Result", "NoReflow")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
-def recognise(source: Path) -> bool:
-    """A ``.mat`` file, or a folder that holds one."""
-    if source.is_file():
-        return source.suffix.lower() == ".mat"
-    return any(path.suffix.lower() == ".mat" for path in files_below(source))
-
-
-def find(source: Path, options: Options) -> Iterator[Series]:
-    """One series a file."""
-    del options
-    if source.is_file():
-        yield Series(source.stem, source)
-        return
-    for path in files_below(source):
-        if path.suffix.lower() == ".mat":
-            yield Series("_".join(path.relative_to(source).with_suffix("").parts), path)
-
-
 def read_setstruct(path: Path) -> list[dict[str, Any]]:
     """Stacks of a file: the fields this importer needs, arrays in MATLAB's order of axes.
 
     Raises:
         UserError: damaged, too large, or no file of Segment.
     """
-    name = printable(path)
-    try:
+    with reading(path, " as .mat"):
         with path.open("rb") as file:
             head = file.read(520)
-        if not head:
-            raise UserError(f"{name} is empty (0 bytes)", "copy it again")
         hdf5 = head[:8] == _HDF5 or head[512:520] == _HDF5
         stacks = _read_v73(path) if hdf5 else _read_v7(path)
-    except (UserError, MemoryError):
-        raise
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise _damaged(path, error) from error
-    except Exception as error:  # the readers raise what damaged bytes happen to lead to
-        raise _damaged(path, error) from error
     if not stacks:
-        raise UserError(f"{name} has no setstruct", "save the file from Segment again")
+        raise UserError(f"{printable(path)} has no setstruct", _SAVE_AGAIN)
     return stacks
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    text = printable((str(error).splitlines() or [""])[0])[:120]
-    return UserError(
-        f"{printable(path)} cannot be read as .mat ({type(error).__name__}: {text})",
-        "copy it again; it may be cut off",
-    )
 
 
 def _read_v7(path: Path) -> list[dict[str, Any]]:
@@ -188,35 +148,10 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         raise refuse("several stacks with a scar")
     cine = cines[0]
     volume = _volume(series.path, cine, _images(series.path, cine))
-    anatomy = _anatomy(series.path, cine)
-    labels = own = None
+    mask = None
     if scars:
-        mask = _scar_mask(series.path, scars[0])
-        drawn = _volume(series.path, scars[0], mask[None])
-        labels, own = mask_on_cine(drawn, volume)
-        check_mask_is_seen(drawn, series.path, list(labels))
-    count = volume.data.shape[1]
-    out = []
-    for z in range(count):
-        out.append(
-            CineSlice(
-                case_id=slice_name(series.name, z, count),
-                patient_id=series.name,
-                slice_index=z,
-                source=str(series.path),
-                cine=volume.data[:, z],
-                pixel_mm=volume.pixel_mm,
-                lge_mask=None if labels is None else labels[z],
-                has_mvo=None if own is None else bool((own[z] == MVO).any()),
-                anatomy={
-                    t: as_displayed(m, volume_affine(cine))[0]
-                    for (t, k), m in anatomy.items()
-                    if k == z
-                },
-                position_mm=z * volume.slice_mm,
-            )
-        )
-    return out
+        mask = _volume(series.path, scars[0], _scar_mask(series.path, scars[0])[None])
+    return to_slices(series, volume, mask, anatomy=_anatomy(cine))
 
 
 def _is_short_axis(stack: dict[str, Any]) -> bool:
@@ -237,8 +172,7 @@ def _number(path: Path, stack: dict[str, Any], field: str, default: float | None
     array = np.asarray(np.nan if value is None else value, float).ravel()
     if array.size != 1 or not np.isfinite(array[0]):
         raise UserError(
-            f"{printable(path)}: setstruct.{field} is missing or no number",
-            "save the file from Segment again",
+            f"{printable(path)}: setstruct.{field} is missing or no number", _SAVE_AGAIN
         )
     return float(array[0])
 
@@ -249,7 +183,7 @@ def _images(path: Path, stack: dict[str, Any]) -> np.ndarray:
     if images.ndim > 4 or images.dtype.kind not in "iuf":
         raise UserError(
             f"{printable(path)}: setstruct.IM has shape {images.shape} and dtype {images.dtype}",
-            "save the file from Segment again",
+            _SAVE_AGAIN,
         )
     images = images.reshape(_shape(stack)).transpose(2, 3, 0, 1)
     if images.dtype.kind != "f":
@@ -259,41 +193,32 @@ def _images(path: Path, stack: dict[str, Any]) -> np.ndarray:
     return images.astype(np.float32) * np.float32(scaling) + np.float32(offset)
 
 
-def volume_affine(stack: dict[str, Any]) -> np.ndarray:
+def stored_affine(stack: dict[str, Any]) -> np.ndarray:
     """(column, row, slice) index to RAS mm, as stored (before it is turned for display)."""
-    spacing = [float(np.ravel(stack[f])[0]) for f in ("ResolutionY", "ResolutionX")]
-    thickness = sum(float(np.ravel(stack.get(f, 0.0))[0]) for f in ("SliceThickness", "SliceGap"))
-    affine = np.diag([*spacing, thickness or 8.0, 1.0])
-    if "ImageOrientation" in stack and "ImagePosition" in stack:
-        to_ras = np.array([-1.0, -1.0, 1.0])  # stored as in DICOM
-        orientation = np.asarray(stack["ImageOrientation"], float).ravel()
-        column, row = orientation[:3], orientation[3:6]
-        affine[:3, 0] = column * spacing[0] * to_ras
-        affine[:3, 1] = row * spacing[1] * to_ras
-        affine[:3, 2] = -np.cross(column, row) * (thickness or 8.0) * to_ras
-        affine[:3, 3] = np.asarray(stack["ImagePosition"], float).ravel()[:3] * to_ras
-    return affine
+    across, down = (float(np.ravel(stack[f])[0]) for f in ("ResolutionY", "ResolutionX"))
+    gap = sum(float(np.ravel(stack.get(f, 0.0))[0]) for f in ("SliceThickness", "SliceGap")) or 8.0
+    if not _is_oriented(stack):
+        return np.diag([across, down, gap, 1.0])
+    orientation, position = (
+        np.asarray(stack[f], float).ravel() for f in ("ImageOrientation", "ImagePosition")
+    )
+    return patient_affine(orientation, position, (across, down, -gap))
+
+
+def _is_oriented(stack: dict[str, Any]) -> bool:
+    return "ImageOrientation" in stack and "ImagePosition" in stack
 
 
 def _volume(path: Path, stack: dict[str, Any], data: np.ndarray) -> Volume:
     for field in ("ResolutionX", "ResolutionY"):
         _number(path, stack, field)
-    oriented = "ImageOrientation" in stack and "ImagePosition" in stack
+    oriented = _is_oriented(stack)
     if oriented and (np.size(stack["ImageOrientation"]), np.size(stack["ImagePosition"])) != (6, 3):
         raise UserError(
             f"{printable(path)}: ImageOrientation and ImagePosition have not 6 and 3 numbers",
-            "save the file from Segment again",
+            _SAVE_AGAIN,
         )
-    affine = volume_affine(stack)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise UserError(
-            f"{printable(path)}: ImageOrientation is no orientation",
-            "save the file from Segment again",
-        )
-    if oriented:
-        data, affine = as_displayed(data, affine)
-    row_mm, column_mm = (float(np.linalg.norm(affine[:3, axis])) for axis in (1, 0))
-    return Volume(path, data, affine, (row_mm, column_mm), oriented)
+    return oriented_volume(path, data, stored_affine(stack), oriented=oriented)
 
 
 def _contour(stack: dict[str, Any], which: str, t: int, z: int) -> np.ndarray | None:
@@ -309,16 +234,15 @@ def _contour(stack: dict[str, Any], which: str, t: int, z: int) -> np.ndarray | 
     return points if len(points) > 2 else None
 
 
-def _anatomy(path: Path, stack: dict[str, Any]) -> dict[tuple[int, int], np.ndarray]:
-    """(frame, slice) -> anatomy, where either contour was drawn."""
-    del path
+def _anatomy(stack: dict[str, Any]) -> dict[int, np.ndarray]:
+    """Frame -> ``[Z, H, W]`` as displayed, where either contour was drawn."""
     rows, columns, frames, slices = _shape(stack)
     out = {}
     for t in range(frames):
-        for z in range(slices):
-            endo, epi = (_contour(stack, which, t, z) for which in ("Endo", "Epi"))
-            if endo is not None or epi is not None:
-                out[t, z] = anatomy_of(endo, epi, (rows, columns))
+        drawn = [[_contour(stack, which, t, z) for which in ("Endo", "Epi")] for z in range(slices)]
+        if any(points is not None for pair in drawn for points in pair):
+            masks = np.stack([anatomy_of(endo, epi, (rows, columns)) for endo, epi in drawn])
+            out[t] = as_displayed(masks, stored_affine(stack))[0]
     return out
 
 
@@ -336,7 +260,7 @@ def _scar_mask(path: Path, stack: dict[str, Any]) -> np.ndarray:
             raise UserError(
                 f"{printable(path)}: Scar.{field} has shape {value.shape}, the images "
                 f"{(rows, columns, slices)}",
-                "save the file from Segment again",
+                _SAVE_AGAIN,
             )
         return value.reshape(rows, columns, slices).transpose(2, 0, 1) != 0
 
@@ -348,11 +272,11 @@ def _scar_mask(path: Path, stack: dict[str, Any]) -> np.ndarray:
             if endo is not None:
                 muscle &= ~fill(endo, (rows, columns))
             out[z][muscle] = MYOCARDIUM
-    out[logical("Result")] = _INFARCT
+    out[logical("Result")] = INFARCT
     out[logical("NoReflow")] = MVO
     return out
 
 
-SEGMENT = Importer(
-    "segment", "Segment (Medviso) .mat, cine with Scar.NoReflow", recognise, find, load
+SEGMENT = of_single_files(
+    "segment", "Segment (Medviso) .mat, cine with Scar.NoReflow", ".mat", load
 )

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mvo_jax.data.importers import dicom
-from mvo_jax.data.importers.cine import CineSlice, Importer, Options, Series, printable
+from mvo_jax.data.importers.cine import Importer, Options, Series, printable, square_pixel
+from mvo_jax.data.importers.dicom_headers import read_headers
+from mvo_jax.data.importers.dicom_pixels import read_pixels
+from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
 _PHASE = re.compile(r"Phase_(\d+)\.dcm", re.IGNORECASE)
@@ -85,30 +87,17 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         raise UserError(
             f"{printable(series.path)} has the phases {numbers}", "add the missing Phase_N.dcm"
         )
-    images = []
-    for _, path in phases:
-        images += list(dicom.read_headers(path))
-    if len(images) != len(phases) or len({image.shape for image in images}) > 1:
+    images = [image for _, path in phases for image in read_headers(path)]
+    sizes = len({image.shape for image in images})
+    if len(images) != len(phases) or sizes > 1:
         raise UserError(
             f"{printable(series.path)}: its {len(phases)} files hold {len(images)} images of "
-            f"{len({image.shape for image in images})} sizes",
+            f"{sizes} sizes",
             "copy the folder again; every Phase_N.dcm is one image",
         )
-    cine = dicom.read_pixels([dicom.Slice(tuple(images))])[0]
-    spacing = images[0].spacing
-    if options.pixel_mm is not None:
-        spacing = (options.pixel_mm, options.pixel_mm)
-    return [
-        CineSlice(
-            case_id=series.name,
-            patient_id=series.name,
-            slice_index=0,
-            source=str(series.path),
-            cine=cine,
-            pixel_mm=spacing,
-            centre=series.detail.get("centre"),
-        )
-    ]
+    (cine,) = read_pixels([images])
+    spacing = square_pixel(options.pixel_mm) or images[0].spacing
+    return [series.slice(0, 1, cine=cine, pixel_mm=spacing, centre=series.detail.get("centre"))]
 
 
 SHEFPAH = Importer("shefpah", "ShefPAH-179, cine with landmarks, no LGE", recognise, find, load)

@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from mvo_jax.data.importers import dicom
-from mvo_jax.data.importers.cine import CineSlice, Importer, Options, Series, printable
+from mvo_jax.data.importers.cine import Importer, Options, Series, printable
 from mvo_jax.data.importers.contours import anatomy_of
+from mvo_jax.data.importers.dicom_stack import read_stack
+from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
 _NAME = re.compile(r"IM-\d+-(\d+)-([io])contour-manual\.txt")
@@ -52,10 +54,10 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         return slices
     contours = read_contours(series.detail["contours"])
     out = []
-    for one, stack in zip(slices, dicom.read_stack(series, options), strict=True):
+    for one, images in zip(slices, read_stack(series, options), strict=True):
         anatomy = {}
-        flip_rows, flip_columns = dicom.flipped(stack.first)
-        for t, image in enumerate(stack.images):
+        flip_rows, flip_columns = images[0].flips
+        for t, image in enumerate(images):
             number = re.search(r"(\d+)$", image.path.stem)
             drawn = contours.get(int(number[1]), {}) if number else {}
             if drawn:

@@ -4,14 +4,15 @@ NIfTI stores (X, Y, Z, T); this is the one place where it is transposed.
 """
 
 import dataclasses
-import gzip
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mvo_jax.data.importers.cine import check_size, printable
+from mvo_jax.data.importers.cine import Series, check_size, printable, reading
+from mvo_jax.data.labels import has_mvo
+from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
 _MAX_SLICES = 60
@@ -57,12 +58,7 @@ def read_volume(path: Path, *, axes: int | None = None) -> Volume:
     """
     import nibabel
 
-    name = printable(path)
-    if not path.exists():
-        raise UserError(f"{name} does not exist", "check the name, and links that lead nowhere")
-    if path.stat().st_size == 0:
-        raise UserError(f"{name} is empty (0 bytes)", "copy it again")
-    try:
+    with reading(path, "", "copy it again; it may be cut off or not a NIfTI file"):
         image: Any = nibabel.load(path)
         shape = tuple(int(n) for n in image.shape)
         dtype = image.get_data_dtype()
@@ -71,28 +67,88 @@ def read_volume(path: Path, *, axes: int | None = None) -> Volume:
         plain = slope in (1.0, None) and intercept in (0.0, None)
         data = np.asarray(image.dataobj, None if plain else np.float32)
         header, affine = image.header, np.array(image.affine, float)
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:  # the reader raises what damaged bytes happen to lead to
-        kind = "is no gzip file" if isinstance(error, gzip.BadGzipFile) else "cannot be read"
-        text = (str(error).splitlines() or [""])[0][:120]
-        raise UserError(
-            f"{name} {kind} ({type(error).__name__}: {printable(text)})",
-            "copy it again; it may be cut off or not a NIfTI file",
-        ) from error
     spatial, _ = header.get_xyzt_units()
     affine[:3] *= _UNIT_MM.get(spatial, 1.0)
     oriented = bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+    data = data.reshape(*shape[:3], -1).transpose(3, 2, 1, 0)
+    return oriented_volume(path, data, affine, oriented=oriented)
+
+
+def read_cine(path: Path) -> Volume:
+    """Read a 4-D NIfTI file, and find (X, Y, T, Z) in place of (X, Y, Z, T).
+
+    Neighbouring phases are alike, slices are not.
+
+    Raises:
+        UserError: as ``read_volume``, or images differ along the axis of slices less than half as
+            much as along time.
+    """
+    cine = read_volume(path, axes=4)
+    few = cine.data[..., ::4, ::4].astype(np.float32)
+    if min(few.shape[:2]) < 2:
+        return cine
+    along_time, along_slices = (float(np.abs(np.diff(few, axis=a)).mean()) for a in (0, 1))
+    if along_slices < along_time / 2:
+        frames, slices, *_ = few.shape
+        raise UserError(
+            f"{printable(cine.path)}: the {slices} slices look like phases and the {frames} "
+            "phases like slices",
+            "check the order of the axes: NIfTI wants (X, Y, Z, T), not (X, Y, T, Z)",
+        )
+    return cine
+
+
+def check_shape(mask: Volume, shape: tuple[int, ...], of: str) -> None:
+    """Check that a mask lies on the grid of what it was drawn on.
+
+    Raises:
+        UserError: another shape.
+    """
+    if mask.data.shape[-len(shape) :] != shape:
+        raise UserError(f"{printable(mask.path)} has another shape than {of}", "copy both again")
+
+
+def oriented_volume(path: Path, data: np.ndarray, affine: np.ndarray, *, oriented: bool) -> Volume:
+    """A volume turned as it is displayed, where the file states an orientation.
+
+    Args:
+        path: for messages.
+        data: ``[T, Z, H, W]`` as stored.
+        affine: (column, row, slice) index to RAS mm, as stored.
+        oriented: whether the file states an orientation.
+
+    Raises:
+        UserError: the affine maps to no volume.
+    """
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise UserError(
-            f"{name}: the orientation in the header is no orientation",
-            "write the file again with its sform or qform",
+            f"{printable(path)}: the orientation in the header is no orientation",
+            "write the file again with its orientation (in NIfTI its sform or qform)",
         )
-    data = data.reshape(*shape[:3], -1).transpose(3, 2, 1, 0)
     if oriented:
         data, affine = as_displayed(data, affine)
     row_mm, column_mm = (float(np.linalg.norm(affine[:3, axis])) for axis in (1, 0))
     return Volume(path, data, affine, (row_mm, column_mm), oriented)
+
+
+def patient_affine(
+    orientation: np.ndarray, position: np.ndarray, steps: Sequence[float]
+) -> np.ndarray:
+    """(column, row, slice) index to RAS mm of an image as DICOM describes it.
+
+    Args:
+        orientation: directions in which the column and the row index grow, 6 numbers that count
+            to the patient's left, posterior and head.
+        position: of the first pixel, 3 numbers.
+        steps: mm from column to column, row to row and slice to slice.
+    """
+    to_ras = np.array([-1.0, -1.0, 1.0])
+    column, row = orientation[:3], orientation[3:]
+    affine = np.eye(4)
+    for axis, direction in enumerate((column, row, np.cross(column, row))):
+        affine[:3, axis] = direction * steps[axis] * to_ras
+    affine[:3, 3] = position * to_ras
+    return affine
 
 
 def _check_header(path: Path, shape: tuple[int, ...], dtype: np.dtype, axes: int | None) -> None:
@@ -167,7 +223,7 @@ def check_mask_is_seen(mask: Volume, cine: Path, on_cine: Sequence[np.ndarray | 
         )
 
 
-def mask_on_cine(mask: Volume, cine: Volume) -> tuple[np.ndarray, list[np.ndarray]]:
+def mask_on_cine(mask: Volume, cine: Volume) -> tuple[np.ndarray, list[bool]]:
     """Bring the labels of a 3-D mask onto the slices of a cine.
 
     Each pixel of the cine takes the label of the nearest voxel of the mask; a slice of the cine
@@ -178,8 +234,8 @@ def mask_on_cine(mask: Volume, cine: Volume) -> tuple[np.ndarray, list[np.ndarra
         cine: ``data`` is ``[T, Z, H, W]``.
 
     Returns:
-        (uint8 ``[Z, H, W]``; for each slice of the cine the mask's own slice, uint8
-        ``[H', W']``, empty where there is none: labels are read there, before any resampling).
+        (uint8 ``[Z, H, W]``; for each slice of the cine whether the mask's own slice has MVO:
+        labels are read there, before any resampling).
 
     Raises:
         UserError: the grids differ and one of the files states no orientation.
@@ -191,7 +247,7 @@ def mask_on_cine(mask: Volume, cine: Volume) -> tuple[np.ndarray, list[np.ndarra
         or np.allclose(mask.affine, cine.affine, rtol=0, atol=1e-2)
     )
     if same:
-        return labels, list(labels)
+        return labels, [has_mvo(one) for one in labels]
     if not (mask.oriented and cine.oriented):
         raise UserError(
             f"{printable(mask.path)} has {labels.shape[::-1]} voxels, {printable(cine.path)} "
@@ -206,19 +262,50 @@ def mask_on_cine(mask: Volume, cine: Volume) -> tuple[np.ndarray, list[np.ndarra
         middle = to_mask @ [(grid[2] - 1) / 2, (grid[1] - 1) / 2, z, 1.0]
         k = int(np.rint(middle[2]).clip(0, len(labels) - 1))
         if abs(middle[2] - k) > reach:
-            own.append(np.zeros((0, 0), np.uint8))
+            own.append(False)
             continue
         points = np.stack([columns, rows, np.full_like(rows, z), np.ones_like(rows)], axis=-1)
         x, y, at = np.moveaxis(np.rint(points @ to_mask[:3].T), -1, 0).astype(int)
         depth = at.clip(k - 1, k + 1)  # a tilt between the two may cross into the next slice
-        inside = (
-            (x >= 0)
-            & (x < labels.shape[2])
-            & (y >= 0)
-            & (y < labels.shape[1])
-            & (depth >= 0)
-            & (depth < len(labels))
-        )
-        out[z][inside] = labels[depth[inside], y[inside], x[inside]]
-        own.append(labels[k])
+        index = np.stack([depth, y, x], axis=-1)
+        inside = ((index >= 0) & (index < labels.shape)).all(axis=-1)
+        out[z][inside] = labels[*index[inside].T]
+        own.append(has_mvo(labels[k]))
     return out, own
+
+
+def to_slices(
+    series: Series,
+    cine: Volume,
+    mask: Volume | None,
+    *,
+    anatomy: dict[int, np.ndarray] | None = None,
+    end_diastole: int | None = None,
+) -> list[CineSlice]:
+    """Slices of a 4-D cine.
+
+    Args:
+        series: what is read.
+        cine: ``data`` is ``[T, Z, H, W]``.
+        mask: LGE mask in the project's values.
+        anatomy: frame -> uint8 ``[Z, H, W]``, 1 LV cavity, 2 LV myocardium.
+        end_diastole: 0-based frame.
+    """
+    count = cine.data.shape[1]
+    on_grid, drawn = (None, None) if mask is None else mask_on_cine(mask, cine)
+    if mask is not None and on_grid is not None:
+        check_mask_is_seen(mask, series.path, list(on_grid))
+    return [
+        series.slice(
+            z,
+            count,
+            cine=cine.data[:, z],
+            pixel_mm=cine.pixel_mm,
+            lge_mask=None if on_grid is None else on_grid[z],
+            has_mvo=None if drawn is None else drawn[z],
+            anatomy={t: m[z] for t, m in (anatomy or {}).items() if m[z].any()},
+            end_diastole=end_diastole,
+            position_mm=z * cine.slice_mm,
+        )
+        for z in range(count)
+    ]

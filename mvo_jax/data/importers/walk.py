@@ -1,12 +1,15 @@
 """Files of a source, in a fixed order, through links but never in circles."""
 
 import os
+import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from operator import attrgetter
 from pathlib import Path
 
-from mvo_jax.data.importers.cine import printable
+from mvo_jax.data.importers.cine import Importer, Options, Series, printable
+from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
 
@@ -27,7 +30,9 @@ def files_below(folder: Path) -> Iterator[Path]:
                 return
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(current) as listing:
-                entries = sorted((e for e in listing if not e.name.startswith(".")), key=_name)
+                entries = sorted(
+                    (e for e in listing if not e.name.startswith(".")), key=attrgetter("name")
+                )
         except OSError as error:
             raise UserError(
                 f"the folder {printable(current)} cannot be listed ({error.strerror})",
@@ -54,10 +59,6 @@ def _is_special(path: Path) -> bool:
         return False
 
 
-def _name(entry: os.DirEntry) -> str:
-    return entry.name
-
-
 def subfolders(folder: Path) -> list[Path]:
     """Folders directly below a folder, sorted; hidden ones are left out."""
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
@@ -76,3 +77,61 @@ def what_is_there(source: Path, limit: int = 2000) -> str:
     if not counts:
         return "no file"
     return ", ".join(f"{n} {printable(suffix)}" for suffix, n in counts.most_common(6))
+
+
+def of_named_files(
+    name: str, title: str, pattern: str, load: Callable[[Series, Options], list[CineSlice]]
+) -> Importer:
+    """An importer of files whose names say who is the patient.
+
+    Args:
+        name: of the importer.
+        title: of the importer.
+        pattern: regular expression of the end of a path; its first group is the patient.
+        load: of the importer; ``Series.path`` is the file.
+    """
+    expression = re.compile(rf"(?:^|/){pattern}\Z")
+
+    def found(source: Path) -> Iterator[Series]:
+        for path in files_below(source):
+            if match := expression.search(path.as_posix()):
+                yield Series(match[1], path, match[1])
+
+    def recognise(source: Path) -> bool:
+        return source.is_dir() and any(True for _ in found(source))
+
+    def find(source: Path, options: Options) -> Iterator[Series]:
+        del options
+        return found(source)
+
+    return Importer(name, title, recognise, find, load)
+
+
+def of_single_files(
+    name: str, title: str, suffix: str, load: Callable[[Series, Options], list[CineSlice]]
+) -> Importer:
+    """An importer of files with a suffix, each a series that is named after its path.
+
+    Args:
+        name: of the importer.
+        title: of the importer.
+        suffix: with its dot, in small letters.
+        load: of the importer; ``Series.path`` is the file.
+    """
+
+    def found(source: Path) -> Iterator[Path]:
+        files = [source] if source.is_file() else files_below(source)
+        return (path for path in files if path.suffix.lower() == suffix)
+
+    def recognise(source: Path) -> bool:
+        return any(True for _ in found(source))
+
+    def find(source: Path, options: Options) -> Iterator[Series]:
+        del options
+        if source.is_file():
+            yield Series(source.stem, source)
+            return
+        for path in found(source):
+            yield Series("_".join(path.relative_to(source).with_suffix("").parts), path)
+
+    return Importer(name, title, recognise, find, load)

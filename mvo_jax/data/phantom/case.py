@@ -4,11 +4,11 @@ import dataclasses
 
 import numpy as np
 
+from mvo_jax.data.labels import MVO
 from mvo_jax.data.phantom.draws import Draws
 from mvo_jax.data.phantom.heart import Heart, build_heart
 from mvo_jax.data.phantom.patient import (
     PRESETS,
-    TERRITORIES,
     Acquisition,
     Anatomy,
     Pathology,
@@ -16,7 +16,7 @@ from mvo_jax.data.phantom.patient import (
     draw_anatomy,
     draw_pathology,
 )
-from mvo_jax.data.phantom.render import MVO, render_mask, render_video
+from mvo_jax.data.phantom.render import render_mask, render_video
 
 FEATURES = (
     "fractional_area_change",
@@ -111,11 +111,7 @@ def plan_case(key: CaseKey) -> Plan:
         pathology = draw_pathology(stream, mvo=stream.chance(_MVO_PREVALENCE), preset=preset)
         seen = heart(pathology)
     scan = draw_acquisition(
-        key.seed,
-        key.patient,
-        key.slice_index,
-        haemorrhage=pathology.haemorrhage,
-        preset=preset,
+        key.seed, key.patient, key.slice_index, haemorrhage=pathology.haemorrhage, preset=preset
     )
     return Plan(key, anatomy, scan, pathology, seen, label_pathology, labelled)
 
@@ -163,6 +159,3 @@ def simulate_case(key: CaseKey, *, frames: int = 30, image_size: int = 64) -> Ca
         image_size=image_size,
     )
     return Case(key, video, mask, oracle_features(plan, mask))
-
-
-__all__ = ["FEATURES", "TERRITORIES", "Case", "CaseKey", "Plan", "plan_case", "simulate_case"]

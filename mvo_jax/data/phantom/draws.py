@@ -45,8 +45,7 @@ class Draws:
     def choice(self, weights: tuple[float, ...]) -> int:
         """Index of a weight, drawn in proportion to the weights (which sum to 1)."""
         return min(
-            int(np.searchsorted(np.cumsum(weights), self.uniform(), side="right")),
-            len(weights) - 1,
+            int(np.searchsorted(np.cumsum(weights), self.uniform(), side="right")), len(weights) - 1
         )
 
     def normal(

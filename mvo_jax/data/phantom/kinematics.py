@@ -26,12 +26,7 @@ def through_plane_stretch(strain: np.ndarray) -> np.ndarray:
 
 
 def deformed_radius(
-    radius: np.ndarray,
-    *,
-    endo: np.ndarray,
-    epi: np.ndarray,
-    strain: np.ndarray,
-    contraction: float,
+    radius: np.ndarray, *, endo: np.ndarray, epi: np.ndarray, strain: np.ndarray, contraction: float
 ) -> np.ndarray:
     """Radius now of the material point that was at ``radius`` at end-diastole, mm."""
     stretch = 1.0 + (through_plane_stretch(strain) - 1.0) * contraction

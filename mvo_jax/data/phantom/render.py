@@ -5,15 +5,15 @@ with the wall. Sub-pixels are averaged, which gives partial volume at every bord
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
+from mvo_jax.data.labels import BACKGROUND, INFARCT, MVO, MYOCARDIUM
 from mvo_jax.data.phantom.draws import Draws, smooth_field
 from mvo_jax.data.phantom.heart import ANGLES, N_ANGLE, N_DEPTH, Heart, angle_between
 from mvo_jax.data.phantom.kinematics import through_plane_stretch, time_curve
 from mvo_jax.data.phantom.patient import Acquisition, Anatomy
-
-BACKGROUND, INFARCT, MVO, MYOCARDIUM = 0, 1, 2, 3
 
 _VIDEO_SUBPIXELS, _MASK_SUBPIXELS = 2, 4
 # Signals relative to remote muscle (phantom of MRXCAT tissues at flip angle 50).
@@ -109,16 +109,28 @@ def _around(nodes: np.ndarray) -> np.ndarray:
     return smooth_field(nodes[None, :], np.zeros(N_ANGLE), ANGLES / (2.0 * math.pi) * nodes.size)
 
 
+class _View(NamedTuple):
+    """The sub-pixel grid as seen from the heart's centre at one time, mm and radians."""
+
+    contraction: float
+    dx: np.ndarray  # [1, n]
+    dy: np.ndarray  # [n, 1]
+    radius: np.ndarray  # [n, n], as the others
+    angle: np.ndarray  # in the heart's frame
+    blood: np.ndarray  # signal
+
+    def part(self, box: tuple[slice, slice]) -> "_View":
+        """Some rows and columns of it."""
+        rows, columns = box
+        whole = (self.radius[box], self.angle[box], self.blood[box])
+        return _View(self.contraction, self.dx[:, columns], self.dy[rows], *whole)
+
+
 class _Scene:
     """What does not change over the beat: surroundings, textures and tables of one slice."""
 
     def __init__(
-        self,
-        heart: Heart,
-        anatomy: Anatomy,
-        scan: Acquisition,
-        texture: Draws,
-        image_size: int,
+        self, heart: Heart, anatomy: Anatomy, scan: Acquisition, texture: Draws, image_size: int
     ):
         self.heart, self.anatomy, self.scan = heart, anatomy, scan
         self.x, self.y = _grid(image_size, _VIDEO_SUBPIXELS, anatomy.field_of_view)
@@ -243,35 +255,16 @@ class _Scene:
         blood = (0.035 * math.cos(swirl)) * self.flow[0] + (0.035 * math.sin(swirl)) * self.flow[1]
         blood = (blood + (1.0 - 0.05 * contraction)) * self.scan.blood
 
+        view = _View(contraction, dx, dy, radius, angle, blood)
         image = self.surroundings.copy()
-        self._paint_outside(image, now, contraction, dx, dy, radius, angle, blood)
-        rows, columns = box = self.box
-        self._paint_left_ventricle(
-            image[box],
-            now,
-            contraction,
-            dx[:, columns],
-            dy[rows],
-            radius[box],
-            angle[box],
-            blood[box],
-        )
+        self._paint_outside(image, now, view)
+        self._paint_left_ventricle(image[self.box], now, view.part(self.box))
         return image
 
-    def _paint_outside(
-        self,
-        image: np.ndarray,
-        now: Deformed,
-        contraction: float,
-        dx: np.ndarray,
-        dy: np.ndarray,
-        radius: np.ndarray,
-        angle: np.ndarray,
-        blood: np.ndarray,
-    ) -> None:
+    def _paint_outside(self, image: np.ndarray, now: Deformed, view: _View) -> None:
         """Pericardium, fat and right ventricle, in place; the twist hardly reaches them."""
         scan, anatomy = self.scan, self.anatomy
-        rv_depth = self.rv_depth * (1.0 - anatomy.rv_shortening * contraction)
+        rv_depth = self.rv_depth * (1.0 - anatomy.rv_shortening * view.contraction)
         outer = now.epi + rv_depth + self.rv_wall
         # The pericardium follows the heart half-way: fat and lung fill the gap.
         pericardium = 0.5 * (self.pericardium + outer + self.fat_depth)
@@ -279,23 +272,22 @@ class _Scene:
         filling = np.clip(self.fat_depth / gap, 0.0, 1.0) * np.clip(self.fat_depth / 3.0, 0.25, 1.0)
         rv_blood = np.where(rv_depth > 0.5, now.epi + rv_depth - self.rv_ridges, -np.inf)
 
-        at = _index(angle)
-        inside_pericardium = pericardium[at] - radius
+        at = _index(view.angle)
+        inside_pericardium = pericardium[at] - view.radius
         _blend(image, 0.25, _cover(inside_pericardium + 1.0, self.edge))
         _blend(image, (scan.fat * 0.85 * filling)[at], _cover(inside_pericardium, self.edge))
-        _blend(image, 0.95, _cover(outer[at] - radius, self.edge))
-        cover = _cover(rv_blood[at] - radius, 1.5 * self.edge)
+        _blend(image, 0.95, _cover(outer[at] - view.radius, self.edge))
+        cover = _cover(rv_blood[at] - view.radius, 1.5 * self.edge)
         for where, how_far, size in self.rv_trabeculae:
             i = int(_index(np.array(where)))
             r = now.epi[i] + rv_depth[i] * how_far
-            self._carve(cover, dx, dy, r, where, size, 0.7)
-        _blend(image, 0.97 * blood, cover)
+            self._carve(cover, view, r, where, size, 0.7)
+        _blend(image, 0.97 * view.blood, cover)
 
     def _carve(
         self,
         cover: np.ndarray,
-        dx: np.ndarray,
-        dy: np.ndarray,
+        view: _View,
         distance: float,
         angle: float,
         size: float,
@@ -305,45 +297,31 @@ class _Scene:
         x = distance * math.cos(angle + self.anatomy.rotation)
         y = distance * math.sin(angle + self.anatomy.rotation)
         near = size + 2.0 * self.edge
-        part = _span(np.abs(dy[:, 0] - y) < near), _span(np.abs(dx[0] - x) < near)
-        from_middle = np.hypot(dx[:, part[1]] - x, dy[part[0]] - y)
+        part = _span(np.abs(view.dy[:, 0] - y) < near), _span(np.abs(view.dx[0] - x) < near)
+        from_middle = np.hypot(view.dx[:, part[1]] - x, view.dy[part[0]] - y)
         cover[part] *= 1.0 - strength * _cover(size - from_middle, 1.5 * self.edge)
 
-    def _paint_left_ventricle(
-        self,
-        image: np.ndarray,
-        now: Deformed,
-        contraction: float,
-        dx: np.ndarray,
-        dy: np.ndarray,
-        radius: np.ndarray,
-        angle: np.ndarray,
-        blood: np.ndarray,
-    ) -> None:
+    def _paint_left_ventricle(self, image: np.ndarray, now: Deformed, view: _View) -> None:
         """Wall, papillary muscles and cavity, in place."""
-        depth, at = now.trace(radius, angle)
+        depth, at = now.trace(view.radius, view.angle)
         cell = np.clip(depth * N_DEPTH, 0, N_DEPTH - 1).astype(np.int64)
-        _blend(image, self.muscle[cell * N_ANGLE + at], _cover(now.epi[at] - radius, self.edge))
-        cavity = _cover((now.endo - self.ridges)[at] - radius, self.scan.trabecula)
-        turn = self.heart.twist * contraction
+        _blend(
+            image, self.muscle[cell * N_ANGLE + at], _cover(now.epi[at] - view.radius, self.edge)
+        )
+        cavity = _cover((now.endo - self.ridges)[at] - view.radius, self.scan.trabecula)
+        turn = self.heart.twist * view.contraction
         for i, lobes in enumerate(self.papillary_lobes):
             where = float(self.anatomy.papillary_angle[i])
-            thick = float(self.anatomy.papillary_radius[i]) * (1.0 + 0.1 * contraction)
+            thick = float(self.anatomy.papillary_radius[i]) * (1.0 + 0.1 * view.contraction)
             for part, gap, aside in lobes:
                 endo = float(now.endo[int(_index(np.array(where + aside)))])
                 r = max(endo - gap * thick, 0.45 * endo)
-                self._carve(cavity, dx, dy, r, where + aside + turn, part * thick, 0.92)
-        _blend(image, blood, cavity)
+                self._carve(cavity, view, r, where + aside + turn, part * thick, 0.92)
+        _blend(image, view.blood, cavity)
 
 
 def render_video(
-    heart: Heart,
-    anatomy: Anatomy,
-    scan: Acquisition,
-    *,
-    draws: Draws,
-    frames: int,
-    image_size: int,
+    heart: Heart, anatomy: Anatomy, scan: Acquisition, *, draws: Draws, frames: int, image_size: int
 ) -> np.ndarray:
     """The cine of one slice.
 

@@ -1,41 +1,27 @@
 """The simulated cohort on disk: generated once, complete or not there at all, checked when used."""
 
-import contextlib
 import errno
 import json
 import os
 import secrets
 import shutil
 import socket
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import absl.logging
 import tensorflow_datasets as tfds
-import tqdm
 
+from mvo_jax.data import stored
 from mvo_jax.data.phantom.builder import Phantom, PhantomConfig
 from mvo_jax.data.phantom.cohort import CohortSpec
 from mvo_jax.errors import UserError
-from mvo_jax.files import sha256
 
 _CHECKSUMS = "checksums.json"
 _INFO = "dataset_info.json"
 
 
 def ensure_cohort(
-    data_dir: str | os.PathLike,
-    *,
-    preset: str,
-    seed: int,
-    size: str,
-    frames: int = 30,
-    image_size: int = 64,
-    slices_per_patient: int = 1,
-    progress: bool = True,
-    jobs: int | None = None,
+    data_dir: str | os.PathLike, *, progress: bool = True, jobs: int | None = None, **spec: Any
 ) -> Phantom:
     """Builder of a simulated cohort, generated first where the data folder lacks it.
 
@@ -45,34 +31,22 @@ def ensure_cohort(
 
     Args:
         data_dir: folder that holds cohorts; may start with ``~``.
-        preset: ``easy``, ``paper`` or ``null``.
-        seed: of the cohort.
-        size: a name in ``cohort.SIZES``.
-        frames: frames a cine.
-        image_size: pixels along each side.
-        slices_per_patient: slices of each patient.
-        progress: show progress on stderr (a bar on a terminal, lines elsewhere).
+        progress: say how far it is (a bar on a terminal, log lines elsewhere).
         jobs: processes; None for as many as there are cores.
+        **spec: fields of ``CohortSpec``.
 
     Raises:
         UserError: a value is out of range, the folder cannot be written, or the stored cohort is
             damaged.
     """
-    spec = CohortSpec(
-        preset=preset,
-        seed=seed,
-        size=size,
-        frames=frames,
-        image_size=image_size,
-        slices_per_patient=slices_per_patient,
-    )
+    cohort = CohortSpec(**spec)
     root = Path(data_dir).expanduser().absolute()
-    folder = _folder(spec, root)
+    folder = _folder(cohort, root)
     if not folder.exists():
-        _generate(spec, root, folder, progress=progress, jobs=jobs)
+        _generate(cohort, root, folder, progress=progress, jobs=jobs)
     _check_complete(folder)
-    with _quiet_tfds():
-        return _builder(spec, root)
+    with stored.quiet_tfds():
+        return _builder(cohort, root)
 
 
 def open_cohort(folder: str | os.PathLike) -> tfds.core.DatasetBuilder:
@@ -85,7 +59,7 @@ def open_cohort(folder: str | os.PathLike) -> tfds.core.DatasetBuilder:
         UserError: the cohort is damaged.
     """
     _check_complete(Path(folder))
-    with _quiet_tfds():
+    with stored.quiet_tfds():
         return tfds.builder_from_directory(folder)
 
 
@@ -98,12 +72,7 @@ def verify_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
     folder = Path(builder.data_path)
     sums = json.loads((folder / _CHECKSUMS).read_text())
     for name in builder.info.splits[split].filenames:
-        if sha256(folder / name) != sums.get(name, {}).get("sha256"):
-            raise _damaged(folder, name, "has changed since it was written")
-
-
-def _config(spec: CohortSpec) -> PhantomConfig:
-    return PhantomConfig(name=spec.name, description=f"Simulated cohort {spec.name}.", spec=spec)
+        stored.check_content(folder, name, sums, _damaged)
 
 
 def _folder(spec: CohortSpec, root: Path) -> Path:
@@ -111,7 +80,9 @@ def _folder(spec: CohortSpec, root: Path) -> Path:
 
 
 def _builder(spec: CohortSpec, root: Path) -> Phantom:
-    return Phantom(config=_config(spec), data_dir=root)
+    about = f"Simulated cohort {spec.name}."
+    config = PhantomConfig(name=spec.name, description=about, spec=spec)
+    return Phantom(config=config, data_dir=root)
 
 
 def _generate(
@@ -130,14 +101,20 @@ def _generate(
             "Set data.dir to a folder you may write to.",
         ) from error
     try:
-        with _progress(spec.cases, enabled=progress) as advance, _quiet_tfds():
+        with (
+            stored.progress(
+                "Simulating cohort", "cases", total=spec.cases, enabled=progress
+            ) as advance,
+            stored.quiet_tfds(),
+        ):
             builder = _builder(spec, temporary)
             builder.jobs, builder.on_case = jobs, advance
             builder.download_and_prepare(
                 download_dir=temporary / "downloads", file_format="array_record"
             )
         finished = _folder(spec, temporary)
-        _write_checksums(finished)
+        sums = stored.hashes(finished, sorted(finished.iterdir()))
+        (finished / _CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n")
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             finished.rename(folder)
@@ -159,27 +136,13 @@ def _remove_abandoned(root: Path, owner: str) -> None:
     """Remove temporary folders of killed runs on this machine."""
     for folder in root.glob(f"{owner}*"):
         process = folder.name.removeprefix(owner).split("-")[0]
-        if process.isdigit() and not _is_running(int(process)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _write_checksums(folder: Path) -> None:
-    """Write size and hash of every file beside them, so that damage is found before it is used."""
-    sums = {
-        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-        for path in sorted(folder.iterdir())
-    }
-    (folder / _CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n")
+        if process.isdigit():
+            try:
+                os.kill(int(process), 0)
+            except ProcessLookupError:
+                shutil.rmtree(folder, ignore_errors=True)
+            except PermissionError:  # it runs, as another user
+                pass
 
 
 def _damaged(folder: Path, name: str, what: str) -> UserError:
@@ -195,56 +158,6 @@ def _check_complete(folder: Path) -> None:
         if not (folder / name).is_file():
             raise _damaged(folder, name, "is missing")
     try:
-        sums = {
-            name: (int(entry["bytes"]), str(entry["sha256"]))
-            for name, entry in json.loads((folder / _CHECKSUMS).read_text()).items()
-        }
+        stored.check_files(folder, json.loads((folder / _CHECKSUMS).read_text()), _damaged)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise _damaged(folder, _CHECKSUMS, "cannot be read") from None
-    for name, (size, digest) in sums.items():
-        path = folder / name
-        if not path.is_file():
-            raise _damaged(folder, name, "is missing")
-        if path.stat().st_size != size:
-            raise _damaged(folder, name, f"has {path.stat().st_size} bytes instead of {size}")
-        # The case files are hashed when they are read, see verify_split.
-        if path.suffix == ".json" and sha256(path) != digest:
-            raise _damaged(folder, name, "has changed since it was written")
-
-
-@contextlib.contextmanager
-def _quiet_tfds() -> Iterator[None]:
-    """Keep TFDS from printing, warning of custom configurations and drawing its own bars."""
-    verbosity = absl.logging.get_verbosity()
-    absl.logging.set_verbosity(absl.logging.ERROR)
-    tfds.disable_progress_bar()
-    try:
-        with open(os.devnull, "w") as sink, contextlib.redirect_stdout(sink):
-            yield
-    finally:
-        tfds.enable_progress_bar()
-        absl.logging.set_verbosity(verbosity)
-
-
-@contextlib.contextmanager
-def _progress(total: int, *, enabled: bool) -> Iterator[Callable[[], object]]:
-    """A function to call after every case; a bar on a terminal, every tenth as a line elsewhere."""
-    title = "Simulating cohort"
-    if not enabled:
-        yield lambda: None
-    elif sys.stderr.isatty():
-        with tqdm.tqdm(total=total, desc=title, unit="case") as bar:
-            yield lambda: bar.update() and None
-    else:
-        started, done = time.monotonic(), 0
-
-        def advance() -> None:
-            nonlocal done
-            done += 1
-            if done * 10 // total > (done - 1) * 10 // total:
-                seconds = time.monotonic() - started
-                print(
-                    f"{title}: {done}/{total} cases, {seconds:.0f} s", file=sys.stderr, flush=True
-                )
-
-        yield advance

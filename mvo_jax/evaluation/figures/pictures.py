@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from mvo_jax.data.clips import Overview
+from mvo_jax.data.slices import Overview
 from mvo_jax.data.splits import AnySplit
 from mvo_jax.evaluation import metrics
 from mvo_jax.evaluation.predictions import Predictions

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mvo_jax.data.clips import Clip
-from mvo_jax.data.cohort.geometry import UNLABELLED, Rejected
+from mvo_jax.data.labels import UNLABELLED
+from mvo_jax.data.slices import Clip, Rejected
 from mvo_jax.evaluation.figures import pictures as figures
 from mvo_jax.evaluation.pages.report import case_cards, render_page
 

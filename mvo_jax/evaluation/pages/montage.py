@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mvo_jax.data.checks import Finding
-from mvo_jax.data.clips import Clip
+from mvo_jax.data.slices import Clip
 from mvo_jax.evaluation.figures import pictures as figures
 from mvo_jax.evaluation.pages.report import render_page
 from mvo_jax.files import replace_file

@@ -19,6 +19,7 @@ from mvo_jax.interop.parity.cases import Case
 from mvo_jax.interop.torch_models import training as torch_training
 from mvo_jax.interop.torch_models.mvo_net import TorchMVONet
 from mvo_jax.models.mvo_net import MVONet
+from mvo_jax.models.ops.numerics import Numerics
 from mvo_jax.training.losses import LossSettings
 from mvo_jax.training.optim import OptimiserSettings, learning_rate_schedule, make_optimiser
 from mvo_jax.training.state import TrainState
@@ -83,9 +84,7 @@ class FlaxSide:
         self.case, self.dtype = case, dtype
         self.model = MVONet(
             **case.options,
-            lowering=case.lowering,
-            dtype=jnp.dtype(dtype),
-            param_dtype=jnp.dtype(dtype),
+            numerics=Numerics(case.lowering, None, jnp.dtype(dtype), jnp.dtype(dtype)),
         )
         shapes: Any = jax.eval_shape(
             lambda: self.model.init(jax.random.key(0), jnp.zeros((1, *case.clip)), train=False)

@@ -356,7 +356,7 @@ def full_size_rows(dtypes: Sequence[str]) -> list[Row]:
 
     # im2col: XLA:CPU has a fast float64 matrix product, but a slow float64 convolution.
     case = Case(
-        "im2col_matmul",
+        "im2col_conv1d",
         {
             "variant": "full",
             "width": 64,

@@ -7,14 +7,13 @@ authors' Sports-1M network (DavideA/c3d-pytorch). Differences: clips of any size
 8192 of the original 16x112x112); He initialisation of the convolutions.
 """
 
-from typing import Any
-
 import flax.linen as nn
-import jax.numpy as jnp
 
-from mvo_jax.models.ops.conv3d import Conv3d, check_clip
-from mvo_jax.models.ops.layers import Array, Dropout, Linear, ModelOutput, sow
-from mvo_jax.models.ops.pooling import Triple, max_pool
+from mvo_jax.models.ops.conv3d import Conv3d
+from mvo_jax.models.ops.layers import Dropout, Linear, ModelOutput, check_clip, classify, sow
+from mvo_jax.models.ops.lowerings import Triple
+from mvo_jax.models.ops.numerics import Array, Numerics
+from mvo_jax.models.ops.pooling import max_pool
 
 MIN_FRAMES = 16  # four poolings halve the frames
 MIN_SIZE = 16  # and the last pooling pads its 1x1 grid
@@ -34,35 +33,26 @@ class C3DTrunk(nn.Module):
 
     in_channels: int = 3
     width: int = 64
-    lowering: str = "conv2d"
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, video: Array) -> Array:
-        """Features of a clip.
+        """``[B, T, H, W, C]`` to ``[B, T', H', W', 8 * width]``, 1x3x3 of 30x64x64.
 
-        Args:
-            video: ``[B, T, H, W, C]``, C 1 or ``in_channels``.
-
-        Returns:
-            ``[B, T', H', W', 8 * width]``; 1x3x3 of 30x64x64. Sows 'pool1' ... 'pool5'.
+        Sows 'pool1' ... 'pool5'.
         """
         x = video
         for stage, (names, factor, window, padding) in enumerate(STAGES, start=1):
             for name in names:
-                x = Conv3d(
+                convolution = Conv3d(
                     factor * self.width,
                     (3, 3, 3),
-                    padding=(1, 1, 1),
+                    numerics=self.numerics,
                     use_bias=True,
                     in_channels=self.in_channels if name == "conv1" else None,
-                    lowering=self.lowering,
-                    dtype=self.dtype,
-                    param_dtype=self.param_dtype,
                     name=name,
-                )(x)
-                x = nn.relu(x)
+                )
+                x = nn.relu(convolution(x))
             x = sow(self, f"pool{stage}", max_pool(x, window, window, padding))
         return x
 
@@ -76,10 +66,7 @@ class C3D(nn.Module):
         width: channels of the first convolution, 64 in the paper.
         hidden_size: units of the two hidden dense layers, 4096 in the paper.
         head_dropout: dropout rate after each of them, 0.5 in the paper.
-        lowering: key of ``lowerings.LOWERINGS``.
-        axis_name: device axis of the batch; None on one device.
-        dtype: compute dtype; parameters stay in ``param_dtype``.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     num_outputs: int = 1
@@ -87,10 +74,7 @@ class C3D(nn.Module):
     width: int = 64
     hidden_size: int = 4096
     head_dropout: float = 0.5
-    lowering: str = "conv2d"
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, video: Array, *, train: bool, with_mask: bool = False) -> ModelOutput:
@@ -109,18 +93,12 @@ class C3D(nn.Module):
         """
         del with_mask
         check_clip(video, in_channels=self.in_channels, frames=MIN_FRAMES, size=MIN_SIZE)
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = C3DTrunk(self.in_channels, self.width, self.lowering, name="trunk", **dtypes)(video)
+        numerics = self.numerics
+        x = C3DTrunk(self.in_channels, self.width, numerics, name="trunk")(video)
         # Channels first, so that the dense kernel keeps torch's order of inputs.
         x = x.transpose(0, 4, 1, 2, 3).reshape(x.shape[0], -1)
         for layer, name in enumerate(("fc6", "fc7"), start=1):
-            x = nn.relu(Linear(self.hidden_size, name=name, **dtypes)(x))
+            x = nn.relu(Linear(self.hidden_size, numerics, name=name)(x))
             sow(self, f"hidden{layer}", x)
-            x = Dropout(self.head_dropout, self.axis_name, name=f"{name}_dropout")(x, train=train)
-        logits = Linear(
-            self.num_outputs,
-            dtype=jnp.promote_types(jnp.float32, self.dtype),
-            param_dtype=self.param_dtype,
-            name="classifier",
-        )(x)
-        return ModelOutput(logits, None)
+            x = Dropout(self.head_dropout, numerics, name=f"{name}_dropout")(x, train=train)
+        return ModelOutput(classify(x, self.num_outputs, numerics, train=train), None)

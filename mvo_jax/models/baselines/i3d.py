@@ -13,8 +13,18 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mvo_jax.models.ops.conv3d import Conv3d, Triple, check_clip
-from mvo_jax.models.ops.layers import Array, BatchNorm, Dropout, Linear, ModelOutput, sow
+from mvo_jax.models.ops.conv3d import Conv3d
+from mvo_jax.models.ops.layers import (
+    BatchNorm,
+    Dropout,
+    Linear,
+    ModelOutput,
+    check_clip,
+    classify,
+    sow,
+)
+from mvo_jax.models.ops.lowerings import Triple
+from mvo_jax.models.ops.numerics import Array, Numerics
 from mvo_jax.models.ops.pooling import max_pool
 
 MIN_FRAMES = 8  # smaller clips leave windows with nothing but padding in the last stage
@@ -67,20 +77,14 @@ class Unit3d(nn.Module):
         kernel_size: side of the cubic kernel.
         stride: in time and space.
         in_channels: see ``Conv3d``.
-        lowering: key of ``lowerings.LOWERINGS``.
-        axis_name: device axis for BatchNorm.
-        dtype: compute dtype.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     features: int
     kernel_size: int = 1
     stride: int = 1
     in_channels: int | None = None
-    lowering: str = "conv2d"
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -96,20 +100,11 @@ class Unit3d(nn.Module):
             window,
             stride,
             (margin, margin, margin),
+            self.numerics,
             in_channels=self.in_channels,
-            lowering=self.lowering,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
             name="conv",
         )(x)
-        norm = BatchNorm(
-            self.axis_name,
-            momentum=0.99,
-            epsilon=1e-3,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name="norm",
-        )
+        norm = BatchNorm(self.numerics, momentum=0.99, epsilon=1e-3, name="norm")
         return nn.relu(norm(x, train=train))
 
 
@@ -119,33 +114,18 @@ class I3DTrunk(nn.Module):
     in_channels: int = 3
     width: int = 64
     stage_sizes: tuple[int, int, int] = (2, 5, 2)
-    lowering: str = "conv2d"
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, video: Array, *, train: bool) -> Array:
-        """Features of a clip.
+        """``[B, T, H, W, C]`` to ``[B, ceil(T/8), ceil(H/32), ceil(W/32), 16 * width]``.
 
-        Args:
-            video: ``[B, T, H, W, C]``, C 1 or ``in_channels``.
-            train: use and update batch statistics.
-
-        Returns:
-            ``[B, ceil(T/8), ceil(H/32), ceil(W/32), 16 * width]``. Sows 'conv1', 'conv2' and the
-            modules' outputs, 'out3b' ... 'out5c'.
+        Sows 'conv1', 'conv2' and the modules' outputs, 'out3b' ... 'out5c'.
         """
-        common: dict[str, Any] = {
-            "lowering": self.lowering,
-            "axis_name": self.axis_name,
-            "dtype": self.dtype,
-            "param_dtype": self.param_dtype,
-        }
 
         def unit(name: str, features: int, kernel: int = 1, **options: Any) -> Any:
             features = max(1, features * self.width // 64)
-            return Unit3d(features, kernel, name=name, **options, **common)
+            return Unit3d(features, kernel, numerics=self.numerics, name=name, **options)
 
         stem = unit("conv1a", 64, 7, stride=2, in_channels=self.in_channels)
         x = sow(self, "conv1", stem(video, train=train))
@@ -180,10 +160,7 @@ class I3D(nn.Module):
             paper's (2, 5, 2).
         head_size: units of a hidden layer before the output; 0 for none, as in the paper of I3D.
         head_dropout: dropout rate of the pooled features, 0.5 in the public implementation.
-        lowering: key of ``lowerings.LOWERINGS``.
-        axis_name: device axis of the batch; None on one device.
-        dtype: compute dtype; parameters and statistics stay in ``param_dtype``.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     num_outputs: int = 1
@@ -192,10 +169,7 @@ class I3D(nn.Module):
     stage_sizes: tuple[int, int, int] = (2, 5, 2)
     head_size: int = 256
     head_dropout: float = 0.5
-    lowering: str = "conv2d"
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, video: Array, *, train: bool, with_mask: bool = False) -> ModelOutput:
@@ -219,24 +193,10 @@ class I3D(nn.Module):
             n > m for n, m in zip(self.stage_sizes, most, strict=True)
         ):
             raise ValueError(f"stage_sizes {self.stage_sizes} do not fit in I3D's {most}")
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        features = I3DTrunk(
-            self.in_channels,
-            self.width,
-            self.stage_sizes,
-            self.lowering,
-            self.axis_name,
-            name="trunk",
-            **dtypes,
-        )(video, train=train)
-        x = sow(self, "pooled", features.mean(axis=(1, 2, 3)))
-        x = Dropout(self.head_dropout, self.axis_name, name="head_dropout")(x, train=train)
+        numerics = self.numerics
+        trunk = I3DTrunk(self.in_channels, self.width, self.stage_sizes, numerics, name="trunk")
+        x = sow(self, "pooled", trunk(video, train=train).mean(axis=(1, 2, 3)))
+        x = Dropout(self.head_dropout, numerics, name="head_dropout")(x, train=train)
         if self.head_size:
-            x = nn.relu(Linear(self.head_size, name="hidden", **dtypes)(x))
-        logits = Linear(
-            self.num_outputs,
-            dtype=jnp.promote_types(jnp.float32, self.dtype),
-            param_dtype=self.param_dtype,
-            name="classifier",
-        )(x)
-        return ModelOutput(logits, None)
+            x = nn.relu(Linear(self.head_size, numerics, name="hidden")(x))
+        return ModelOutput(classify(x, self.num_outputs, numerics, train=train), None)

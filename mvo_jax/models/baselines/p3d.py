@@ -9,21 +9,19 @@ frames, which the public implementation cannot take; He initialisation with the 
 whole kernel.
 """
 
-from typing import Any
-
 import flax.linen as nn
-import jax.numpy as jnp
 
-from mvo_jax.models.ops.conv3d import Conv2d, Conv3d, Triple, check_clip
+from mvo_jax.models.ops.conv3d import Conv3d
 from mvo_jax.models.ops.layers import (
-    Array,
     BatchNorm,
-    Dropout,
-    Linear,
     ModelOutput,
+    check_clip,
+    classify,
     kaiming_normal_fan_out,
     sow,
 )
+from mvo_jax.models.ops.lowerings import Triple
+from mvo_jax.models.ops.numerics import Array, Numerics
 from mvo_jax.models.ops.pooling import max_pool
 
 MIN_FRAMES = 16  # four poolings halve the frames
@@ -39,41 +37,31 @@ class P3DBlock(nn.Module):
         features: channels inside; four times as many leave.
         kind: 'A', 'B', 'C', or '2D'.
         stride: in-plane, of the first convolution and of the shortcut.
-        lowering: key of ``lowerings.LOWERINGS``.
-        axis_name: device axis for BatchNorm.
-        dtype: compute dtype.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     features: int
     kind: str
     stride: int = 1
-    lowering: str = "conv2d"
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """``[B, T, H, W, C]`` to ``[B, T, H', W', 4 * features]``."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        conv: dict[str, Any] = {
-            "lowering": self.lowering,
-            "kernel_init": kaiming_normal_fan_out,
-            **dtypes,
-        }
 
         def layer(
             name: str, x: Array, features: int, kernel: Triple = (1, 1, 1), stride: int = 1
         ) -> Array:
-            margin: Triple = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-            if self.kind == "2D":
-                x = Conv2d(features, kernel[1], stride, margin[1], name=name, **conv)(x)
-            else:
-                strides = (1, stride, stride)
-                x = Conv3d(features, kernel, strides, margin, name=name, **conv)(x)
-            norm = BatchNorm(self.axis_name, name=f"{name}_norm", **dtypes)
-            return norm(x, train=train)
+            x = Conv3d(
+                features,
+                kernel,
+                (1, stride, stride),
+                numerics=self.numerics,
+                flat=self.kind == "2D",
+                kernel_init=kaiming_normal_fan_out,
+                name=name,
+            )(x)
+            return BatchNorm(self.numerics, name=f"{name}_norm")(x, train=train)
 
         y = nn.relu(layer("reduce", x, self.features, stride=self.stride))
         spatial = nn.relu(layer("spatial", y, self.features, (1, 3, 3)))
@@ -96,36 +84,24 @@ class P3DTrunk(nn.Module):
     in_channels: int = 3
     width: int = 64
     stage_sizes: tuple[int, ...] = (3, 8, 36, 3)
-    lowering: str = "conv2d"
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, video: Array, *, train: bool) -> Array:
-        """Features of a clip.
+        """``[B, T, H, W, C]`` to ``[B, floor(T/16), ceil(H/32), ceil(W/32), 32 * width]``.
 
-        Args:
-            video: ``[B, T, H, W, C]``, C 1 or ``in_channels``.
-            train: use and update batch statistics.
-
-        Returns:
-            ``[B, floor(T/16), ceil(H/32), ceil(W/32), 32 * width]`` with four stages. Sows 'stem'
-            and 'layer1' ... 'layer4', each behind its pooling.
+        With four stages. Sows 'stem' and 'layer1' ... 'layer4', each behind its pooling.
         """
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = Conv3d(
             self.width,
             (1, 7, 7),
             (1, 2, 2),
-            (0, 3, 3),
+            numerics=self.numerics,
             in_channels=self.in_channels,
-            lowering=self.lowering,
             kernel_init=kaiming_normal_fan_out,
             name="stem_conv",
-            **dtypes,
         )(video)
-        x = nn.relu(BatchNorm(self.axis_name, name="stem_norm", **dtypes)(x, train=train))
+        x = nn.relu(BatchNorm(self.numerics, name="stem_norm")(x, train=train))
         x = sow(self, "stem", max_pool(x, (2, 3, 3), (2, 2, 2), (0, 1, 1)))
         count = 0
         for stage, blocks in enumerate(self.stage_sizes):
@@ -133,11 +109,9 @@ class P3DTrunk(nn.Module):
                 x = P3DBlock(
                     self.width * 2**stage,
                     KINDS[count % len(KINDS)] if stage < STAGES_3D else "2D",
-                    stride=2 if stage > 0 and block == 0 else 1,
-                    lowering=self.lowering,
-                    axis_name=self.axis_name,
+                    2 if stage > 0 and block == 0 else 1,
+                    self.numerics,
                     name=f"layer{stage + 1}_block{block + 1}",
-                    **dtypes,
                 )(x, train=train)
                 count += 1
             if stage < STAGES_3D:
@@ -155,10 +129,7 @@ class P3D(nn.Module):
         width: channels of the stem, 64 in the paper.
         stage_sizes: residual blocks of each stage, (3, 8, 36, 3) in P3D-199; at most four stages.
         head_dropout: dropout rate of the pooled features.
-        lowering: key of ``lowerings.LOWERINGS``.
-        axis_name: device axis of the batch; None on one device.
-        dtype: compute dtype; parameters and statistics stay in ``param_dtype``.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     num_outputs: int = 1
@@ -166,10 +137,7 @@ class P3D(nn.Module):
     width: int = 64
     stage_sizes: tuple[int, ...] = (3, 8, 36, 3)
     head_dropout: float = 0.5
-    lowering: str = "conv2d"
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, video: Array, *, train: bool, with_mask: bool = False) -> ModelOutput:
@@ -190,22 +158,10 @@ class P3D(nn.Module):
         check_clip(video, in_channels=self.in_channels, frames=MIN_FRAMES, size=MIN_SIZE)
         if not 1 <= len(self.stage_sizes) <= STAGES_3D + 1:
             raise ValueError(f"stage_sizes {self.stage_sizes}: P3D has one to four stages")
-        features = P3DTrunk(
-            self.in_channels,
-            self.width,
-            self.stage_sizes,
-            self.lowering,
-            self.axis_name,
-            self.dtype,
-            self.param_dtype,
-            name="trunk",
-        )(video, train=train)
-        x = sow(self, "pooled", features.mean(axis=(1, 2, 3)))
-        x = Dropout(self.head_dropout, self.axis_name, name="head_dropout")(x, train=train)
-        logits = Linear(
-            self.num_outputs,
-            dtype=jnp.promote_types(jnp.float32, self.dtype),
-            param_dtype=self.param_dtype,
-            name="classifier",
-        )(x)
+        numerics = self.numerics
+        trunk = P3DTrunk(self.in_channels, self.width, self.stage_sizes, numerics, name="trunk")
+        x = sow(self, "pooled", trunk(video, train=train).mean(axis=(1, 2, 3)))
+        logits = classify(
+            x, self.num_outputs, numerics, dropout_rate=self.head_dropout, train=train
+        )
         return ModelOutput(logits, None)

@@ -9,21 +9,20 @@ the published 32); the head averages whatever grid there is (2x2 of 64x64); the 
 block starts at one, not at zero.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mvo_jax.models.ops.conv3d import Conv3d, Triple, check_clip
+from mvo_jax.models.ops.conv3d import Conv3d
 from mvo_jax.models.ops.layers import (
-    Array,
     BatchNorm,
-    Dropout,
-    Linear,
     ModelOutput,
+    check_clip,
+    classify,
     kaiming_normal_fan_out,
     sow,
 )
+from mvo_jax.models.ops.lowerings import Triple
+from mvo_jax.models.ops.numerics import Array, Numerics
 from mvo_jax.models.ops.pooling import max_pool
 
 MIN_SIZE = 32  # the last stage needs one pixel
@@ -45,13 +44,10 @@ class ConvNorm(nn.Module):
 
     features: int
     kernel_size: Triple
+    numerics: Numerics = Numerics()
     stride: Triple = (1, 1, 1)
     relu: bool = True
     in_channels: int | None = None
-    lowering: str = "conv2d"
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
@@ -60,17 +56,12 @@ class ConvNorm(nn.Module):
             self.features,
             self.kernel_size,
             self.stride,
-            (self.kernel_size[0] // 2, self.kernel_size[1] // 2, self.kernel_size[2] // 2),
+            numerics=self.numerics,
             in_channels=self.in_channels,
-            lowering=self.lowering,
             kernel_init=kaiming_normal_fan_out,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
             name="conv",
         )(x)
-        x = BatchNorm(self.axis_name, dtype=self.dtype, param_dtype=self.param_dtype, name="norm")(
-            x, train=train
-        )
+        x = BatchNorm(self.numerics, name="norm")(x, train=train)
         return nn.relu(x) if self.relu else x
 
 
@@ -81,37 +72,26 @@ class Bottleneck(nn.Module):
         features: channels of the first two convolutions; four times as many leave.
         time_kernel: frames under the first convolution.
         stride: in-plane, of the second convolution and of the shortcut.
-        lowering: key of ``lowerings.LOWERINGS``.
-        axis_name: device axis for BatchNorm.
-        dtype: compute dtype.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     features: int
     time_kernel: int
     stride: int = 1
-    lowering: str = "conv2d"
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """``[B, T, H, W, C]`` to ``[B, T, H', W', 4 * features]``."""
-        common: dict[str, Any] = {
-            "lowering": self.lowering,
-            "axis_name": self.axis_name,
-            "dtype": self.dtype,
-            "param_dtype": self.param_dtype,
-        }
-        features, stride = self.features, (1, self.stride, self.stride)
-        y = ConvNorm(features, (self.time_kernel, 1, 1), name="a", **common)(x, train=train)
-        y = ConvNorm(features, (1, 3, 3), stride, name="b", **common)(y, train=train)
-        y = ConvNorm(4 * features, (1, 1, 1), relu=False, name="c", **common)(y, train=train)
+        numerics, features, stride = self.numerics, self.features, (1, self.stride, self.stride)
+        y = ConvNorm(features, (self.time_kernel, 1, 1), numerics, name="a")(x, train=train)
+        y = ConvNorm(features, (1, 3, 3), numerics, stride, name="b")(y, train=train)
+        y = ConvNorm(4 * features, (1, 1, 1), numerics, relu=False, name="c")(y, train=train)
         if self.stride != 1 or x.shape[-1] != 4 * features:
-            x = ConvNorm(4 * features, (1, 1, 1), stride, relu=False, name="shortcut", **common)(
-                x, train=train
+            shortcut = ConvNorm(
+                4 * features, (1, 1, 1), numerics, stride, relu=False, name="shortcut"
             )
+            x = shortcut(x, train=train)
         return nn.relu(x + y)
 
 
@@ -124,30 +104,15 @@ class SlowFastTrunk(nn.Module):
     frame_ratio: int = 8
     channel_ratio: int = 8
     fusion_kernel: int = 5
-    lowering: str = "conv2d"
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, video: Array, *, train: bool) -> tuple[Array, Array]:
-        """Features of a clip.
+        """Features of ``[B, T, H, W, C]``, slow and fast, with four stages.
 
-        Args:
-            video: ``[B, T, H, W, C]``, C 1 or ``in_channels``.
-            train: use and update batch statistics.
-
-        Returns:
-            Slow ``[B, ceil(T/8), ceil(H/32), ceil(W/32), 32 * width]`` and fast ``[B, T, ..., 4 *
-            width]`` features with four stages. Sows 'slow0', 'fast0' (stems with the lateral
-            connection) to 'slow4', 'fast4'.
+        ``[B, ceil(T/8), ceil(H/32), ceil(W/32), 32 * width]`` and ``[B, T, ..., 4 * width]``. Sows
+        'slow0', 'fast0' (stems with the lateral connection) to 'slow4', 'fast4'.
         """
-        common: dict[str, Any] = {
-            "lowering": self.lowering,
-            "axis_name": self.axis_name,
-            "dtype": self.dtype,
-            "param_dtype": self.param_dtype,
-        }
         pathways = {"slow": self.width, "fast": self.width // self.channel_ratio}
         clips = {
             "slow": video[:, jnp.array(slow_frames(video.shape[1], self.frame_ratio))],
@@ -158,10 +123,10 @@ class SlowFastTrunk(nn.Module):
             stem = ConvNorm(
                 width,
                 (kernel, 7, 7),
+                self.numerics,
                 (1, 2, 2),
                 in_channels=self.in_channels,
                 name=f"{name}_stem",
-                **common,
             )
             x = stem(clips[name], train=train)
             features[name] = max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
@@ -174,17 +139,17 @@ class SlowFastTrunk(nn.Module):
                         features[name] = Bottleneck(
                             width * 2 ** (stage - 1),
                             kernels[name][stage - 1],
-                            stride=2 if stage > 1 and block == 0 else 1,
+                            2 if stage > 1 and block == 0 else 1,
+                            self.numerics,
                             name=f"{name}_stage{stage}_block{block + 1}",
-                            **common,
                         )(features[name], train=train)
             if stage < len(self.stage_sizes):
                 lateral = ConvNorm(
                     2 * features["fast"].shape[-1],
                     (self.fusion_kernel, 1, 1),
+                    self.numerics,
                     (self.frame_ratio, 1, 1),
                     name=f"lateral{stage + 1}",
-                    **common,
                 )(features["fast"], train=train)
                 features["slow"] = jnp.concatenate([features["slow"], lateral], axis=-1)
             for name in pathways:
@@ -204,10 +169,7 @@ class SlowFast(nn.Module):
         channel_ratio: 1 / beta, channels of the slow pathway for one of the fast.
         fusion_kernel: frames under a lateral convolution, odd.
         head_dropout: dropout rate of the pooled features.
-        lowering: key of ``lowerings.LOWERINGS``.
-        axis_name: device axis of the batch; None on one device.
-        dtype: compute dtype; parameters and statistics stay in ``param_dtype``.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     num_outputs: int = 1
@@ -218,10 +180,7 @@ class SlowFast(nn.Module):
     channel_ratio: int = 8
     fusion_kernel: int = 5
     head_dropout: float = 0.5
-    lowering: str = "conv2d"
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, video: Array, *, train: bool, with_mask: bool = False) -> ModelOutput:
@@ -248,7 +207,6 @@ class SlowFast(nn.Module):
                 f"width {self.width} must be a multiple of channel_ratio {self.channel_ratio}, "
                 f"and fusion_kernel {self.fusion_kernel} odd"
             )
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         pathways = SlowFastTrunk(
             self.in_channels,
             self.width,
@@ -256,18 +214,12 @@ class SlowFast(nn.Module):
             self.frame_ratio,
             self.channel_ratio,
             self.fusion_kernel,
-            self.lowering,
-            self.axis_name,
+            self.numerics,
             name="trunk",
-            **dtypes,
         )(video, train=train)
         x = jnp.concatenate([features.mean(axis=(1, 2, 3)) for features in pathways], axis=-1)
         sow(self, "pooled", x)
-        x = Dropout(self.head_dropout, self.axis_name, name="head_dropout")(x, train=train)
-        logits = Linear(
-            self.num_outputs,
-            dtype=jnp.promote_types(jnp.float32, self.dtype),
-            param_dtype=self.param_dtype,
-            name="classifier",
-        )(x)
+        logits = classify(
+            x, self.num_outputs, self.numerics, dropout_rate=self.head_dropout, train=train
+        )
         return ModelOutput(logits, None)

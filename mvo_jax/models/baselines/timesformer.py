@@ -22,14 +22,22 @@ Differences: linear maps start as torch.nn.Linear's in both forms; no stochastic
 code drops branches at rates up to 0.1).
 """
 
-from typing import Any
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from mvo_jax.models.ops.attention import FeedForward, attend, split_heads, tubelets
-from mvo_jax.models.ops.layers import Array, Dropout, Linear, ModelOutput, match_channels, sow
-from mvo_jax.models.temporal_encoder import LayerNorm
+from mvo_jax.models.ops.layers import (
+    Dropout,
+    LayerNorm,
+    Linear,
+    ModelOutput,
+    classify,
+    match_channels,
+    sow,
+)
+from mvo_jax.models.ops.numerics import Array, Numerics
 
 FORMS = ("gated", "released")
 EPSILON = {"gated": 1e-5, "released": 1e-6}
@@ -47,9 +55,7 @@ class Block(nn.Module):
         form: key of ``FORMS``.
         first: whether this is the first block; later ones of the released form start without
             attention over time.
-        axis_name: device axis of the batch.
-        dtype: compute dtype.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     num_heads: int
@@ -58,9 +64,7 @@ class Block(nn.Module):
     dropout_rate: float = 0.0
     form: str = "gated"
     first: bool = True
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, cls: Array, x: Array, *, train: bool) -> tuple[Array, Array]:
@@ -76,9 +80,8 @@ class Block(nn.Module):
             x = x + nn.Dense(
                 hidden,
                 kernel_init=nn.initializers.normal(0.02) if self.first else nn.initializers.zeros,
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
                 name="time_map",
+                **self.numerics.dtypes,
             )(y)
             copies = jnp.broadcast_to(cls[:, None], (batch, steps, 1, hidden))
             y = self._norm("space_norm", jnp.concatenate([copies, x], axis=2))
@@ -91,35 +94,26 @@ class Block(nn.Module):
             gated=gated,
             dropout_rate=self.dropout_rate,
             output_dropout=not gated,
-            axis_name=self.axis_name,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
+            numerics=self.numerics,
             name="mlp",
         )(self._norm("mlp_norm", tokens), train=train)
         return tokens[:, :1], tokens[:, 1:].reshape(x.shape)
 
     def _norm(self, name: str, x: Array) -> Array:
-        return LayerNorm(
-            "standard",
-            EPSILON[self.form],
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name=name,
-        )(x)
+        return LayerNorm("standard", self.numerics, EPSILON[self.form], name=name)(x)
 
     def _qkv(self, axis: str, x: Array) -> tuple[Array, Array, Array]:
         qkv = Linear(
             3 * self.num_heads * self.head_dim,
+            self.numerics,
             use_bias=self.form == "released",
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
             name=f"{axis}_qkv",
         )(x)
         return split_heads(qkv, self.num_heads)
 
     def _out(self, axis: str, x: Array, hidden: int, *, train: bool) -> Array:
-        x = Linear(hidden, dtype=self.dtype, param_dtype=self.param_dtype, name=f"{axis}_out")(x)
-        return Dropout(self.dropout_rate, self.axis_name, name=f"{axis}_dropout")(x, train=train)
+        x = Linear(hidden, self.numerics, name=f"{axis}_out")(x)
+        return Dropout(self.dropout_rate, self.numerics, name=f"{axis}_dropout")(x, train=train)
 
     def _attention(self, axis: str, x: Array, *, train: bool) -> Array:
         """Plain self-attention over axis 2 of ``[B, ..., S, hidden]``."""
@@ -164,10 +158,10 @@ class TimeSformer(nn.Module):
         mlp_dim: width of the MLPs.
         patch_size: pixels along each side of a patch.
         dropout_rate: after the embedding (released form), the attentions and in the MLPs.
-        axis_name: device axis of the batch; None on one device.
-        dtype: compute dtype.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
+
+    CHOICES: ClassVar = {"form": FORMS}
 
     form: str = "gated"
     num_outputs: int = 1
@@ -179,9 +173,7 @@ class TimeSformer(nn.Module):
     mlp_dim: int = 2048
     patch_size: int = 16
     dropout_rate: float = 0.0
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics(lowering=None)
 
     @nn.compact
     def __call__(self, video: Array, *, train: bool, with_mask: bool = False) -> ModelOutput:
@@ -203,23 +195,22 @@ class TimeSformer(nn.Module):
         del with_mask
         if self.form not in FORMS:
             raise ValueError(f"TimeSformer form {self.form!r} is unknown; choose from {FORMS}")
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        numerics = self.numerics
         video = match_channels(video, self.in_channels)
         batch, frames = video.shape[:2]
         if frames < 2:
             raise ValueError(f"clips of {frames} frames are too short: attention over time needs 2")
-        x = Linear(self.hidden_size, name="patch_embedding", **dtypes)(
-            tubelets(video, 1, self.patch_size)
-        )
+        patches = tubelets(video, 1, self.patch_size)
+        x = Linear(self.hidden_size, numerics, name="patch_embedding")(patches)
         number = x.shape[2]
 
         def learned(name: str, *shape: int) -> Array:
             normal = nn.initializers.normal(TOKEN_DEVIATION[self.form])
             shape = (1, *shape, self.hidden_size)
-            return self.param(name, normal, shape, self.param_dtype).astype(self.dtype)
+            return self.param(name, normal, shape, numerics.param_dtype).astype(numerics.dtype)
 
         def dropout(name: str, value: Array) -> Array:
-            return Dropout(self.dropout_rate, self.axis_name, name=name)(value, train=train)
+            return Dropout(self.dropout_rate, numerics, name=name)(value, train=train)
 
         cls = jnp.broadcast_to(learned("cls", 1), (batch, 1, self.hidden_size))
         if self.form == "gated":
@@ -241,19 +232,12 @@ class TimeSformer(nn.Module):
                 self.dropout_rate,
                 self.form,
                 block == 0,
-                self.axis_name,
-                self.dtype,
-                self.param_dtype,
+                numerics,
                 name=f"block{block + 1}",
             )(cls, x, train=train)
         sow(self, "encoded", self._sequence(cls, x))
-        # Logits in float32 at least: a bfloat16 sigmoid has steps of 0.4 %.
-        exact: dict[str, Any] = {
-            "dtype": jnp.promote_types(jnp.float32, self.dtype),
-            "param_dtype": self.param_dtype,
-        }
-        y = LayerNorm("standard", EPSILON[self.form], name="head_norm", **exact)(cls[:, 0])
-        return ModelOutput(Linear(self.num_outputs, name="classifier", **exact)(y), None)
+        y = LayerNorm("standard", numerics.exact, EPSILON[self.form], name="head_norm")(cls[:, 0])
+        return ModelOutput(classify(y, self.num_outputs, numerics, train=train), None)
 
     def _sequence(self, cls: Array, x: Array) -> Array:
         """``[B, 1 + T * N, hidden]``."""

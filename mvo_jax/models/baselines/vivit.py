@@ -15,14 +15,20 @@ Differences: tubelets of several frames (``tubelet_size``) and tokens that start
 (``token_deviation``) can be asked for; the PyTorch code has neither.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 
 from mvo_jax.models.ops.attention import FeedForward, attend, split_heads, tubelets
-from mvo_jax.models.ops.layers import Array, Dropout, Linear, ModelOutput, match_channels, sow
-from mvo_jax.models.temporal_encoder import LayerNorm
+from mvo_jax.models.ops.layers import (
+    Dropout,
+    LayerNorm,
+    Linear,
+    ModelOutput,
+    classify,
+    match_channels,
+    sow,
+)
+from mvo_jax.models.ops.numerics import Array, Numerics
 
 
 class Block(nn.Module):
@@ -33,36 +39,28 @@ class Block(nn.Module):
         head_dim: width of a head.
         mlp_dim: width of the MLP.
         dropout_rate: after the attention's output map and in the MLP.
-        axis_name: device axis of the batch.
-        dtype: compute dtype.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     num_heads: int
     head_dim: int
     mlp_dim: int
     dropout_rate: float = 0.0
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """``[B, S, hidden]`` to the same shape."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        width = self.num_heads * self.head_dim
-        y = LayerNorm("standard", name="attention_norm", **dtypes)(x)
-        qkv = Linear(3 * width, use_bias=False, name="qkv", **dtypes)(y)
-        y = Linear(x.shape[-1], name="out", **dtypes)(attend(*split_heads(qkv, self.num_heads)))
-        x = x + Dropout(self.dropout_rate, self.axis_name, name="attention_dropout")(y, train=train)
-        y = LayerNorm("standard", name="mlp_norm", **dtypes)(x)
-        return x + FeedForward(
-            self.mlp_dim,
-            dropout_rate=self.dropout_rate,
-            axis_name=self.axis_name,
-            name="mlp",
-            **dtypes,
-        )(y, train=train)
+        numerics, width = self.numerics, self.num_heads * self.head_dim
+        y = LayerNorm("standard", numerics, name="attention_norm")(x)
+        qkv = Linear(3 * width, numerics, use_bias=False, name="qkv")(y)
+        y = Linear(x.shape[-1], numerics, name="out")(attend(*split_heads(qkv, self.num_heads)))
+        x = x + Dropout(self.dropout_rate, numerics, name="attention_dropout")(y, train=train)
+        y = LayerNorm("standard", numerics, name="mlp_norm")(x)
+        mlp = FeedForward(
+            self.mlp_dim, dropout_rate=self.dropout_rate, numerics=numerics, name="mlp"
+        )
+        return x + mlp(y, train=train)
 
 
 class ViViT(nn.Module):
@@ -81,9 +79,7 @@ class ViViT(nn.Module):
         token_deviation: standard deviation of CLS tokens and positions at the start; 0.02 in the
             authors' code. Large ones hide the images from the first blocks.
         dropout_rate: after the embedding, the attention and in the MLPs.
-        axis_name: device axis of the batch; None on one device.
-        dtype: compute dtype.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     num_outputs: int = 1
@@ -97,9 +93,7 @@ class ViViT(nn.Module):
     tubelet_size: int = 1
     token_deviation: float = 1.0
     dropout_rate: float = 0.0
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics(lowering=None)
 
     @nn.compact
     def __call__(self, video: Array, *, train: bool, with_mask: bool = False) -> ModelOutput:
@@ -119,7 +113,7 @@ class ViViT(nn.Module):
             ValueError: a clip that cannot be cut into tubelets.
         """
         del with_mask
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        numerics = self.numerics
         video = match_channels(video, self.in_channels)
         batch, frames = video.shape[:2]
         if frames < 2 * self.tubelet_size:
@@ -128,18 +122,18 @@ class ViViT(nn.Module):
                 f"{self.tubelet_size} frames"
             )
         patches = tubelets(video, self.tubelet_size, self.patch_size)
-        x = Linear(self.hidden_size, name="patch_embedding", **dtypes)(patches)
+        x = Linear(self.hidden_size, numerics, name="patch_embedding")(patches)
         steps, number = x.shape[1:3]
 
         def learned(name: str, *shape: int) -> Array:
             normal = nn.initializers.normal(self.token_deviation)
             shape = (1, *shape, self.hidden_size)
-            return self.param(name, normal, shape, self.param_dtype).astype(self.dtype)
+            return self.param(name, normal, shape, numerics.param_dtype).astype(numerics.dtype)
 
         token = jnp.broadcast_to(learned("space_token", 1), (batch, steps, 1, self.hidden_size))
         x = jnp.concatenate([token, x], axis=2) + learned("position", steps, number + 1)
         x = x.reshape(batch * steps, number + 1, self.hidden_size)
-        x = Dropout(self.dropout_rate, self.axis_name, name="embedding_dropout")(x, train=train)
+        x = Dropout(self.dropout_rate, numerics, name="embedding_dropout")(x, train=train)
         sow(self, "embedded", x)
 
         x = self._encode("space", x, train=train)[:, 0].reshape(batch, steps, self.hidden_size)
@@ -147,13 +141,8 @@ class ViViT(nn.Module):
         token = jnp.broadcast_to(learned("time_token", 1), (batch, 1, self.hidden_size))
         x = self._encode("time", jnp.concatenate([token, x], axis=1), train=train)[:, 0]
         sow(self, "pooled", x)
-        # Logits in float32 at least: a bfloat16 sigmoid has steps of 0.4 %.
-        exact: dict[str, Any] = {
-            "dtype": jnp.promote_types(jnp.float32, self.dtype),
-            "param_dtype": self.param_dtype,
-        }
-        x = LayerNorm("standard", name="head_norm", **exact)(x)
-        return ModelOutput(Linear(self.num_outputs, name="classifier", **exact)(x), None)
+        x = LayerNorm("standard", numerics.exact, name="head_norm")(x)
+        return ModelOutput(classify(x, self.num_outputs, numerics, train=train), None)
 
     def _encode(self, name: str, x: Array, *, train: bool) -> Array:
         """One of the two encoders, ``[B, S, hidden]`` to the same shape."""
@@ -163,11 +152,7 @@ class ViViT(nn.Module):
                 self.head_dim,
                 self.mlp_dim,
                 self.dropout_rate,
-                self.axis_name,
-                self.dtype,
-                self.param_dtype,
+                self.numerics,
                 name=f"{name}_block{block + 1}",
             )(x, train=train)
-        return LayerNorm(
-            "standard", dtype=self.dtype, param_dtype=self.param_dtype, name=f"{name}_norm"
-        )(x)
+        return LayerNorm("standard", self.numerics, name=f"{name}_norm")(x)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mvo_jax.models.ops.layers import Array, Dropout, Linear, gelu
+from mvo_jax.models.ops.layers import Dropout, Linear, gelu
+from mvo_jax.models.ops.numerics import Array, Numerics
 
 
 def tubelets(video: Array, tubelet_size: int, patch_size: int) -> Array:
@@ -118,31 +119,27 @@ class FeedForward(nn.Module):
             2020, arXiv 2002.05202).
         dropout_rate: rate of both dropouts.
         output_dropout: whether there is a second one.
-        axis_name: device axis of the batch.
-        dtype: compute dtype.
-        param_dtype: dtype of the parameters.
+        numerics: see ``Numerics``.
     """
 
     mlp_dim: int
     gated: bool = False
     dropout_rate: float = 0.0
     output_dropout: bool = True
-    axis_name: str | None = None
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
+    numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """``[..., hidden]`` to the same shape."""
-        dtypes: dict[str, Any] = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        hidden = x.shape[-1]
+        hidden, numerics = x.shape[-1], self.numerics
+
+        def dropout(name: str, value: Array) -> Array:
+            return Dropout(self.dropout_rate, numerics, name=name)(value, train=train)
+
         if self.gated:
-            values, gates = jnp.split(Linear(2 * self.mlp_dim, name="in", **dtypes)(x), 2, axis=-1)
+            values, gates = jnp.split(Linear(2 * self.mlp_dim, numerics, name="in")(x), 2, axis=-1)
             x = values * gelu(gates)
         else:
-            x = gelu(Linear(self.mlp_dim, name="in", **dtypes)(x))
-        x = Dropout(self.dropout_rate, self.axis_name, name="dropout")(x, train=train)
-        x = Linear(hidden, name="out", **dtypes)(x)
-        if not self.output_dropout:
-            return x
-        return Dropout(self.dropout_rate, self.axis_name, name="out_dropout")(x, train=train)
+            x = gelu(Linear(self.mlp_dim, numerics, name="in")(x))
+        x = Linear(hidden, numerics, name="out")(dropout("dropout", x))
+        return dropout("out_dropout", x) if self.output_dropout else x

@@ -24,7 +24,8 @@ def _stored(x: Array) -> Array:
     return jnp.where(x != x, x + x, x)
 
 
-def _convolve(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
+def plain_convolution(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
+    """XLA's 2-D convolution; arguments as ``cpu_convolution``."""
     return lax.conv_general_dilated(
         x, kernel, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
@@ -42,14 +43,14 @@ def _cpu_convolution(x: Array, kernel: Array, stride: Pair, padding: Padding) ->
     Returns:
         ``[N, H', W', F]``.
     """
-    return _convolve(x, kernel, stride, padding)
+    return plain_convolution(x, kernel, stride, padding)
 
 
 def _forward(
     x: Array, kernel: Array, stride: Pair, padding: Padding
 ) -> tuple[Array, tuple[Array, Array]]:
     x = _stored(x)
-    return _convolve(x, kernel, stride, padding), (x, kernel)
+    return plain_convolution(x, kernel, stride, padding), (x, kernel)
 
 
 def _backward(
@@ -57,7 +58,7 @@ def _backward(
 ) -> tuple[Array, Array]:
     x, kernel = residuals
     dy = _stored(dy)
-    _, pullback = jax.vjp(lambda a, b: _convolve(a, b, stride, padding), x, kernel)
+    _, pullback = jax.vjp(lambda a, b: plain_convolution(a, b, stride, padding), x, kernel)
     dx, dkernel = pullback(dy)
     if kernel.shape[1] == 1 and stride == (1, 1) and padding[1] == (0, 0):
         dkernel = _kernel_gradient_of_rows(x, dy, kernel.shape[0], padding[0][0])
@@ -70,16 +71,8 @@ def _kernel_gradient_of_rows(x: Array, dy: Array, size: int, padding: int) -> Ar
     taps = []
     for tap in range(size):
         shift = tap - padding
-        rows = lax.pad(
-            dy,
-            zero,
-            (
-                (0, 0, 0),
-                (shift, x.shape[1] - dy.shape[1] - shift, 0),
-                (0, 0, 0),
-                (0, 0, 0),
-            ),
-        )
+        beyond = x.shape[1] - dy.shape[1] - shift
+        rows = lax.pad(dy, zero, ((0, 0, 0), (shift, beyond, 0), (0, 0, 0), (0, 0, 0)))
         taps.append(x.reshape(-1, x.shape[-1]).T @ rows.reshape(-1, rows.shape[-1]))
     return jnp.stack(taps)[:, None]
 

@@ -1,4 +1,4 @@
-"""Building blocks shared by the video models: factorised convolutions, BatchNorm, dropout."""
+"""What every video model needs: its output and head, linear maps, normalisation, dropout."""
 
 import math
 from collections.abc import Sequence
@@ -9,10 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mvo_jax.models.ops.folded import folded_convolution
-from mvo_jax.models.ops.lowerings import LOWERINGS, spatial_convolution, temporal_convolution
-
-Array = jax.Array
+from mvo_jax.models.ops.numerics import Array, Numerics
 
 
 class ModelOutput(NamedTuple):
@@ -40,6 +37,25 @@ def match_channels(video: Array, channels: int) -> Array:
     return video
 
 
+def check_clip(video: Array, *, in_channels: int, frames: int, size: int) -> None:
+    """Raise ValueError for clips that a network cannot take.
+
+    Args:
+        video: ``[B, T, H, W, C]``.
+        in_channels: channels of the network's first convolution; a clip has as many or one.
+        frames: least T.
+        size: least H and W.
+    """
+    _, steps, height, width, channels = video.shape
+    if steps < frames or min(height, width) < size:
+        raise ValueError(
+            f"clips of {steps} frames of {height}x{width} are too small: the network takes "
+            f"{frames} or more frames of {size}x{size} or more pixels"
+        )
+    if channels not in (1, in_channels):
+        raise ValueError(f"clips have {channels} channels, the stem {in_channels}")
+
+
 # He et al. 2015 with fan-out, as torchvision initialises its video ResNets.
 kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -55,26 +71,23 @@ class Linear(nn.Module):
 
     Args:
         features: size of the last axis of the output.
+        numerics: see ``Numerics``.
         use_bias: False for a linear map.
-        dtype: compute dtype.
-        param_dtype: dtype of the parameters.
     """
 
     features: int
+    numerics: Numerics = Numerics()
     use_bias: bool = True
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``[..., C]`` to ``[..., features]``."""
-        fan_in = x.shape[-1]
-        kernel = self.param(
-            "kernel", torch_linear_kernel_init, (fan_in, self.features), self.param_dtype
-        )
+        fan_in, dtype, param_dtype = x.shape[-1], self.numerics.dtype, self.numerics.param_dtype
+        shape = (fan_in, self.features)
+        kernel = self.param("kernel", torch_linear_kernel_init, shape, param_dtype)
         # As one matrix: the derivative of a product over several leading axes copies an operand.
-        rows = x.astype(self.dtype).reshape(-1, fan_in)
-        out = (rows @ kernel.astype(self.dtype)).reshape(*x.shape[:-1], self.features)
+        rows = x.astype(dtype).reshape(-1, fan_in)
+        out = (rows @ kernel.astype(dtype)).reshape(*x.shape[:-1], self.features)
         if not self.use_bias:
             return out
 
@@ -82,8 +95,7 @@ class Linear(nn.Module):
             bound = 1 / math.sqrt(fan_in)
             return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-        bias = self.param("bias", bias_init, (self.features,), self.param_dtype)
-        return out + bias.astype(self.dtype)
+        return out + self.param("bias", bias_init, (self.features,), param_dtype).astype(dtype)
 
 
 @jax.custom_vjp
@@ -115,65 +127,8 @@ def _gelu_backward(x: Array, dy: Array) -> tuple[Array]:
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
-class FactorisedConv(nn.Module):
-    """A (1, k, k) or (k, 1, 1) convolution without bias; kernel stored as ``[kt, kh, kw, C, F]``.
-
-    Args:
-        features: output channels.
-        kernel_size: (kt, kh, kw) with kt == 1 or kh == kw == 1.
-        stride: (st, sh, sw) with sh == sw.
-        padding: zeros on each side of the axes the kernel covers.
-        lowering: key of ``LOWERINGS``.
-        fold_in: columns in the channels of the input (``folded.fold_columns``); 1 for none.
-        fold_out: columns in the channels of the output.
-        dtype: compute dtype.
-        param_dtype: dtype of the kernel.
-    """
-
-    features: int
-    kernel_size: tuple[int, int, int]
-    stride: tuple[int, int, int] = (1, 1, 1)
-    padding: int = 0
-    lowering: str = "conv2d"
-    fold_in: int = 1
-    fold_out: int = 1
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``, either of them folded."""
-        kernel = self.param(
-            "kernel",
-            kaiming_normal_fan_out,
-            (*self.kernel_size, x.shape[-1] // self.fold_in, self.features),
-            self.param_dtype,
-        )
-        x = x.astype(self.dtype)
-        if max(self.fold_in, self.fold_out) > 1:
-            in_time, in_plane = (self.padding, 0) if self.kernel_size[0] > 1 else (0, self.padding)
-            return folded_convolution(
-                x,
-                kernel,
-                strides=self.stride,
-                padding=(in_time, in_plane, in_plane),
-                fold_in=self.fold_in,
-                fold_out=self.fold_out,
-            )
-        kernel = kernel.astype(self.dtype)
-        spatial_form, temporal_form = LOWERINGS[self.lowering]
-        time_stride, stride = self.stride[0], self.stride[1]
-        if self.kernel_size[0] > 1:
-            return temporal_convolution(
-                x, kernel, stride=time_stride, padding=self.padding, form=temporal_form
-            )
-        return spatial_convolution(
-            x[:, ::time_stride], kernel, stride=stride, padding=self.padding, form=spatial_form
-        )
-
-
 def _batch_statistics(
-    x: Array, axis_name: str | None, fold: int, dtype: jnp.dtype
+    x: Array, axis_name: str | None, columns: int, dtype: jnp.dtype
 ) -> tuple[Array, Array]:
     """Mean and biased variance of ``x [..., C]`` for each channel, over all devices and columns."""
     axes = tuple(range(x.ndim - 1))
@@ -181,28 +136,28 @@ def _batch_statistics(
         # One pass, which XLA makes part of the convolution that writes x. What E[x^2] - E[x]^2
         # loses in float32 is less than what the rounding of x to 8 bits has changed.
         x = x.astype(dtype)
-        mean, square = _joined((x.mean(axes), jnp.square(x).mean(axes)), axis_name, fold)
+        mean, square = _joined((x.mean(axes), jnp.square(x).mean(axes)), axis_name, columns)
         return mean, jnp.maximum(square - jnp.square(mean), 0)
     x = x.astype(dtype)
     local_mean = x.mean(axes)
     # A second pass about the mean: the one-pass E[x^2] - E[x]^2 loses digits in float32.
     var = jnp.square(x - local_mean).mean(axes)
     # Equal shards: the joint variance is the mean variance plus that of the means.
-    mean = _joined(local_mean, axis_name, fold)
+    mean = _joined(local_mean, axis_name, columns)
     if mean is not local_mean:
-        var = _joined(var + jnp.square(local_mean - mean), axis_name, fold)
+        var = _joined(var + jnp.square(local_mean - mean), axis_name, columns)
     return mean, var
 
 
-def _joined(values: Any, axis_name: str | None, fold: int) -> Any:
-    """Means of values ``[fold * C]`` over what shares a channel: folded columns and devices."""
-    if fold > 1:
-        values = jax.tree.map(lambda v: jnp.tile(v.reshape(fold, -1).mean(0), fold), values)
+def _joined(values: Any, axis_name: str | None, columns: int) -> Any:
+    """Means of values ``[columns * C]`` over what shares a channel: joined columns and devices."""
+    if columns > 1:
+        values = jax.tree.map(lambda v: jnp.tile(v.reshape(columns, -1).mean(0), columns), values)
     return values if axis_name is None else lax.pmean(values, axis_name)
 
 
 def _normalise_batch(
-    x: Array, scale: Array, bias: Array, axis_name: str | None, epsilon: float, fold: int = 1
+    x: Array, scale: Array, bias: Array, axis_name: str | None, epsilon: float, columns: int = 1
 ) -> tuple[Array, Array, Array]:
     """Batch normalisation in training, with its derivative in closed form.
 
@@ -217,21 +172,21 @@ def _normalise_batch(
         bias: ``[C]``.
         axis_name: device axis over which statistics are joined; None on one device.
         epsilon: added to the variance.
-        fold: neighbouring columns in the channels; they share statistics, scale and bias, so the
-            ``[C]`` given and returned here repeat themselves ``fold`` times.
+        columns: neighbouring columns in the channels; they share statistics, scale and bias, so
+            the ``[C]`` given and returned here repeat themselves as many times.
 
     Returns:
         The normalised ``x`` (float32 at least), the mean and the biased variance, ``[C]``. No
         gradient flows through the last two: they are for the running statistics.
     """
-    return _normalise_batch_forward(x, scale, bias, axis_name, epsilon, fold)[0]
+    return _normalise_batch_forward(x, scale, bias, axis_name, epsilon, columns)[0]
 
 
 def _normalise_batch_forward(
-    x: Array, scale: Array, bias: Array, axis_name: str | None, epsilon: float, fold: int
+    x: Array, scale: Array, bias: Array, axis_name: str | None, epsilon: float, columns: int
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
     dtype = jnp.promote_types(jnp.float32, x.dtype)
-    mean, var = _batch_statistics(x, axis_name, fold, dtype)
+    mean, var = _batch_statistics(x, axis_name, columns, dtype)
     inverse = lax.rsqrt(var + epsilon)
     factor = scale * inverse
     out = x.astype(dtype) * factor + (bias - mean * factor)
@@ -241,7 +196,7 @@ def _normalise_batch_forward(
 def _normalise_batch_backward(
     axis_name: str | None,
     epsilon: float,
-    fold: int,
+    columns: int,
     residuals: tuple[Array, ...],
     cotangents: tuple[Array, Array, Array],
 ) -> tuple[Array, Array, Array]:
@@ -255,7 +210,7 @@ def _normalise_batch_backward(
     # the forward pass has the same difference, and from storing it between the two.
     dscale = ((values - lax.optimization_barrier(mean)) * dy).sum(axes) * inverse
     # What the shared mean and variance pass on to every element, over all devices and columns.
-    through_mean, through_var = _joined((dbias, dscale), axis_name, fold)
+    through_mean, through_var = _joined((dbias, dscale), axis_name, columns)
     count = x.size // x.shape[-1]
     factor = scale * inverse
     slope = -factor * inverse * through_var / count
@@ -276,40 +231,43 @@ class BatchNorm(nn.Module):
     out (``normalise_batch``).
 
     Args:
-        axis_name: name of the device axis over which statistics are joined; None on one device.
+        numerics: see ``Numerics``.
         momentum: share of the old running value that is kept (torch's 0.1 is 0.9 here).
         epsilon: added to the variance.
-        fold: neighbouring columns in the channels of the input, which share their statistics.
-        dtype: dtype of the output.
-        param_dtype: dtype of scale and bias.
     """
 
-    axis_name: str | None = None
+    numerics: Numerics = Numerics()
     momentum: float = 0.9
     epsilon: float = 1e-5
-    fold: int = 1
-    dtype: jnp.dtype = jnp.float32
-    param_dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """Normalise ``[..., C]`` over all axes but the last."""
-        channels = x.shape[-1] // self.fold
+    def __call__(self, x: Array, *, train: bool, columns: int = 1) -> Array:
+        """Normalise over all axes but the last.
+
+        Args:
+            x: ``[..., columns * C]``.
+            train: use the batch's statistics and update the running ones.
+            columns: neighbouring columns in the channels, which share their statistics.
+
+        Returns:
+            As ``x``, in the compute dtype.
+        """
+        numerics, channels = self.numerics, x.shape[-1] // columns
         stat_dtype = jnp.promote_types(jnp.float32, x.dtype)
         running_mean = self.variable("batch_stats", "mean", lambda: jnp.zeros(channels, stat_dtype))
         running_var = self.variable("batch_stats", "var", lambda: jnp.ones(channels, stat_dtype))
-        scale = self.param("scale", nn.initializers.ones, (channels,), self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
+        scale = self.param("scale", nn.initializers.ones, (channels,), numerics.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), numerics.param_dtype)
 
-        def folded(value: Array) -> Array:
-            return jnp.tile(value, self.fold) if self.fold > 1 else value
+        def repeated(value: Array) -> Array:
+            return jnp.tile(value, columns) if columns > 1 else value
 
-        scale, bias = folded(scale), folded(bias)
+        scale, bias = repeated(scale), repeated(bias)
         if not train:
-            factor = scale * lax.rsqrt(folded(running_var.value) + self.epsilon)
-            return ((x - folded(running_mean.value)) * factor + bias).astype(self.dtype)
-        axis_name = None if self.is_initializing() else self.axis_name
-        out, mean, var = normalise_batch(x, scale, bias, axis_name, self.epsilon, self.fold)
+            factor = scale * lax.rsqrt(repeated(running_var.value) + self.epsilon)
+            return ((x - repeated(running_mean.value)) * factor + bias).astype(numerics.dtype)
+        axis_name = None if self.is_initializing() else numerics.axis_name
+        out, mean, var = normalise_batch(x, scale, bias, axis_name, self.epsilon, columns)
         mean, var = mean[:channels], var[:channels]
         if not self.is_initializing():
             devices = 1 if axis_name is None else lax.axis_size(axis_name)
@@ -317,24 +275,57 @@ class BatchNorm(nn.Module):
             keep, unbiased = self.momentum, count / max(count - 1, 1)
             running_mean.value = keep * running_mean.value + (1 - keep) * mean
             running_var.value = keep * running_var.value + (1 - keep) * unbiased * var
-        return out.astype(self.dtype)
+        return out.astype(numerics.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation in one of two forms.
+
+    Args:
+        form: 'released' (the authors' encoder) divides by (unbiased standard deviation + 1e-6);
+            'standard' divides by sqrt(biased variance + epsilon).
+        numerics: see ``Numerics``.
+        epsilon: of the standard form; torch's default.
+    """
+
+    form: str = "standard"
+    numerics: Numerics = Numerics()
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Normalise ``[..., C]`` over the last axis."""
+        channels, param_dtype = x.shape[-1], self.numerics.param_dtype
+        scale = self.param("scale", nn.initializers.ones, (channels,), param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), param_dtype)
+        x = x.astype(jnp.promote_types(jnp.float32, x.dtype))
+        centred = x - x.mean(-1, keepdims=True)
+        square = jnp.square(centred).sum(-1, keepdims=True)
+        if self.form == "released":
+            # A constant row has deviation 0, where sqrt has no finite slope; torch's gradient is
+            # nan there too. The tiny floor leaves every other value as it is.
+            deviation = jnp.sqrt(jnp.maximum(square / (channels - 1), jnp.finfo(x.dtype).tiny))
+            normal = centred / (deviation + 1e-6)
+        else:
+            normal = centred * lax.rsqrt(square / channels + self.epsilon)
+        return (scale * normal + bias).astype(self.numerics.dtype)
 
 
 class Dropout(nn.Module):
     """Dropout whose mask for an example does not depend on how the batch is spread over devices.
 
-    Every example draws from the key folded with its position in the global batch, so 1, 2 or 8
+    Every example draws from the key joined with its position in the global batch, so 1, 2 or 8
     devices see the same masks. The mask is sown as ``mask`` for parity tests.
 
     Args:
         rate: probability of dropping.
-        axis_name: device axis of the batch; None on one device.
+        numerics: see ``Numerics``.
         shared_axes: axes of one example (without batch) that share a mask entry, e.g. (0, 1) drops
             whole channels of an ``[H, W, C]`` map.
     """
 
     rate: float
-    axis_name: str | None = None
+    numerics: Numerics = Numerics()
     shared_axes: tuple[int, ...] = ()
 
     @nn.compact
@@ -342,10 +333,10 @@ class Dropout(nn.Module):
         """``[B, ...]``, unchanged unless ``train``; needs the rng collection 'dropout'."""
         if not train or self.rate == 0.0:
             return x
-        batch = x.shape[0]
+        batch, axis_name = x.shape[0], self.numerics.axis_name
         first = 0
-        if self.axis_name is not None and not self.is_initializing():
-            first = lax.axis_index(self.axis_name) * batch
+        if axis_name is not None and not self.is_initializing():
+            first = lax.axis_index(axis_name) * batch
         key = self.make_rng("dropout")
         shape = [1 if i in self.shared_axes else n for i, n in enumerate(x.shape[1:])]
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(batch))
@@ -366,3 +357,25 @@ def sow(module: nn.Module, name: str, value: Array) -> Array:
     """Record a named intermediate, kept only when 'intermediates' is mutable; returns ``value``."""
     module.sow("intermediates", name, value, reduce_fn=_last, init_fn=_nothing)
     return value
+
+
+def classify(
+    x: Array, num_outputs: int, numerics: Numerics, *, dropout_rate: float = 0.0, train: bool
+) -> Array:
+    """The head of every system: dropout and a linear map to logits, in float32 at least.
+
+    Called in a model's ``__call__``, whose layers 'head_dropout' and 'classifier' they become.
+
+    Args:
+        x: ``[B, C]``, pooled features.
+        num_outputs: 1 (sigmoid) or 2 (softmax).
+        numerics: of the model.
+        dropout_rate: before the linear map.
+        train: apply dropout.
+
+    Returns:
+        ``[B, num_outputs]``.
+    """
+    if dropout_rate:
+        x = Dropout(dropout_rate, numerics, name="head_dropout")(x, train=train)
+    return Linear(num_outputs, numerics.exact, name="classifier")(x)

@@ -1,31 +1,34 @@
-"""Lowerings of factorised convolutions: different XLA programs for one kernel.
+"""Lowerings of convolutions over [B, T, H, W, C]: different XLA programs for one kernel.
 
 Parameters are identical and results equal up to rounding. Which one is fast depends on the backend
 and the shape, so it is a choice of the layer and not of the model (docs/decisions.md has the
 numbers).
 """
 
+import functools
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mvo_jax.models.ops.cpu_convolution import cpu_convolution
+from mvo_jax.models.ops.cpu_convolution import cpu_convolution, plain_convolution
 
 Array = jax.Array
+Triple = tuple[int, int, int]
 
-# name -> (form of the spatial (1, k, k) convolution, form of the temporal (k, 1, 1) convolution)
-LOWERINGS: dict[str, tuple[str, str]] = {
-    "conv3d": ("conv3d", "conv3d"),
-    "conv3d_pairs": ("conv3d", "conv3d"),  # R(2+1)D: the first stage on pairs of columns
-    "conv2d": ("conv2d", "conv2d"),
-    "conv2d_cpu": ("conv2d_cpu", "conv2d_cpu"),  # conv2d with a derivative of its own
-    "conv2d_conv1d": ("conv2d", "conv1d"),
-    "im2col_conv1d": ("im2col", "conv1d"),
-    "im2col_matmul": ("im2col", "matmul"),
+# name -> what convolutions become
+LOWERINGS: dict[str, str] = {
+    "conv3d": "3-D convolutions",
+    "conv3d_pairs": "the same; where R(2+1)D is narrow, on pairs of columns (factorised.py)",
+    "conv2d": "2-D convolutions, with frames in the batch or with the pixels in one row",
+    "conv2d_cpu": "the same with a derivative of its own (cpu_convolution.py)",
+    "im2col_conv1d": "in space patches times a matrix, in time 1-D convolutions",
 }
 
 # The XLA:CPU flag that makes the backward pass of 2-D convolutions fast (docs/decisions.md).
 FAST_CPU_CONVOLUTION_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+WIDE = 128  # channels; measured on a CPU: 3 to 96 are faster joined, 160 to 512 summed
 
 
 def choose_lowering(backend: str, xla_flags: str = "") -> str:
@@ -33,18 +36,167 @@ def choose_lowering(backend: str, xla_flags: str = "") -> str:
 
     Args:
         backend: ``jax.default_backend()``: 'cpu', 'gpu' or 'tpu'.
-        xla_flags: the XLA_FLAGS in force; on a CPU they decide which form is fast.
+        xla_flags: the XLA_FLAGS in force; on a CPU they decide which one is fast.
 
     Returns:
-        A key of ``LOWERINGS``. TPU: true 3-D convolutions, pairs of columns in the first stage.
-        CPU: the 2-D fold with its own derivative where XLA has the flag for it, im2col elsewhere.
-        GPU: 2-D fold.
+        A key of ``LOWERINGS``. TPU: 3-D convolutions, pairs of columns in the first stage. CPU: 2-D
+        ones with their own derivative where XLA has the flag for it, im2col elsewhere. GPU: 2-D.
     """
     if backend == "tpu":
         return "conv3d_pairs"
     if backend == "cpu":
         return "conv2d_cpu" if FAST_CPU_CONVOLUTION_FLAG in xla_flags else "im2col_conv1d"
     return "conv2d"
+
+
+def half(kernel_size: Triple) -> Triple:
+    """The padding that keeps the size of a clip where the stride is 1 and the kernel odd."""
+    return kernel_size[0] // 2, kernel_size[1] // 2, kernel_size[2] // 2
+
+
+def convolution_3d(
+    x: Array, kernel: Array, stride: Triple, padding: Sequence[int | tuple[int, int]]
+) -> Array:
+    """XLA's 3-D convolution.
+
+    Args:
+        x: ``[B, T, H, W, C]``.
+        kernel: ``[kt, kh, kw, C, F]``.
+        stride: in time, rows and columns.
+        padding: zeros of each of them: on both sides, or (before, after).
+
+    Returns:
+        ``[B, T', H', W', F]``.
+    """
+    pads = [p if isinstance(p, tuple) else (p, p) for p in padding]
+    return lax.conv_general_dilated(
+        x, kernel, stride, pads, dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+    )
+
+
+def convolution(
+    x: Array, kernel: Array, *, stride: Triple, padding: Triple, lowering: str
+) -> Array:
+    """Convolution with a square kernel of any size.
+
+    Args:
+        x: ``[B, T, H, W, C]``.
+        kernel: ``[kt, k, k, C, F]``.
+        stride: in time, rows and columns, the last two equal.
+        padding: zeros on each side of time, rows and columns, the last two equal; explicit as in
+            torch ('SAME' would shift strided windows). None where the kernel has size 1.
+        lowering: key of ``LOWERINGS``.
+
+    Returns:
+        ``[B, T', H', W', F]``.
+    """
+    if kernel.shape[0] == 1:
+        return spatial_convolution(
+            x[:, :: stride[0]], kernel, stride=stride[1], padding=padding[1], lowering=lowering
+        )
+    if kernel.shape[1] == 1:
+        return temporal_convolution(
+            x[:, :, :: stride[1], :: stride[2]],
+            kernel,
+            stride=stride[0],
+            padding=padding[0],
+            lowering=lowering,
+        )
+    if lowering in ("conv3d", "conv3d_pairs"):
+        return convolution_3d(x, kernel, stride, padding)
+    return _joined_convolution(x, kernel, stride, padding, lowering)
+
+
+def spatial_convolution(
+    x: Array, kernel: Array, *, stride: int, padding: int, lowering: str
+) -> Array:
+    """Convolution of every frame with one 2-D kernel.
+
+    Args:
+        x: ``[B, T, H, W, C]``.
+        kernel: ``[1, k, k, C, F]``.
+        stride: of rows and columns.
+        padding: zeros on each side of both.
+        lowering: key of ``LOWERINGS``.
+
+    Returns:
+        ``[B, T, H', W', F]``.
+    """
+    if lowering in ("conv3d", "conv3d_pairs"):
+        return convolution_3d(x, kernel, (1, stride, stride), (0, padding, padding))
+    size = kernel.shape[1]
+    if size == 1 and padding == 0:
+        return x[:, :, ::stride, ::stride] @ kernel[0, 0, 0]
+    batch, frames = x.shape[:2]
+    images = x.reshape(batch * frames, *x.shape[2:])
+    if lowering == "im2col_conv1d":
+        out = _im2col(images, size, stride, padding) @ kernel.reshape(-1, kernel.shape[-1])
+    else:
+        convolve = cpu_convolution if lowering == "conv2d_cpu" else plain_convolution
+        pads = ((padding, padding), (padding, padding))
+        out = convolve(images, kernel[0], (stride, stride), pads)
+    return out.reshape(batch, frames, *out.shape[1:])
+
+
+def temporal_convolution(
+    x: Array, kernel: Array, *, stride: int, padding: int, lowering: str
+) -> Array:
+    """Convolution of every pixel's time course with one 1-D kernel.
+
+    Args:
+        x: ``[B, T, H, W, C]``.
+        kernel: ``[k, 1, 1, C, F]``.
+        stride: in time.
+        padding: zero frames on each side.
+        lowering: key of ``LOWERINGS``.
+
+    Returns:
+        ``[B, T', H, W, F]``.
+    """
+    batch, frames, height, width, channels = x.shape
+    if lowering in ("conv3d", "conv3d_pairs"):
+        return convolution_3d(x, kernel, (stride, 1, 1), (padding, 0, 0))
+    if lowering == "im2col_conv1d":
+        pixels = x.transpose(0, 2, 3, 1, 4).reshape(-1, frames, channels)
+        out = lax.conv_general_dilated(
+            pixels,
+            kernel[:, 0, 0],
+            (stride,),
+            ((padding, padding),),
+            dimension_numbers=("NWC", "WIO", "NWC"),
+        )
+        out = out.reshape(batch, height, width, -1, out.shape[-1])
+        return out.transpose(0, 3, 1, 2, 4)
+    convolve = cpu_convolution if lowering == "conv2d_cpu" else plain_convolution
+    rows = x.reshape(batch, frames, height * width, channels)
+    out = convolve(rows, kernel[:, :, 0], (stride, 1), ((padding, padding), (0, 0)))
+    return out.reshape(batch, -1, height, width, out.shape[-1])
+
+
+def _joined_convolution(
+    x: Array, kernel: Array, stride: Triple, padding: Triple, lowering: str
+) -> Array:
+    """A kernel in time and space by 2-D convolutions, because XLA:CPU has no fast 3-D one.
+
+    The taps in time are summed by the convolution itself (the frames under the kernel joined to one
+    frame of ``kt * C`` channels) or, where that would be wide, after it.
+    """
+    taps = _taps(x, kernel.shape[0], stride[0], padding[0])
+    spatial = functools.partial(
+        spatial_convolution, stride=stride[1], padding=padding[1], lowering=lowering
+    )
+    if lowering == "im2col_conv1d" or x.shape[-1] < WIDE:
+        flat = kernel.transpose(1, 2, 0, 3, 4).reshape(1, *kernel.shape[1:3], -1, kernel.shape[-1])
+        return spatial(jnp.concatenate(taps, axis=-1), flat)
+    parts = [spatial(tap, kernel[i : i + 1]) for i, tap in enumerate(taps)]
+    return sum(parts[1:], start=parts[0])
+
+
+def _taps(x: Array, kernel: int, stride: int, padding: int) -> list[Array]:
+    """The frames of ``x [B, T, ...]`` that each tap of a kernel in time meets."""
+    x = jnp.pad(x, ((0, 0), (padding, padding), (0, 0), (0, 0), (0, 0)))
+    steps = (x.shape[1] - kernel) // stride + 1
+    return [x[:, i : i + stride * (steps - 1) + 1 : stride] for i in range(kernel)]
 
 
 def _im2col(x: Array, kernel: int, stride: int, padding: int) -> Array:
@@ -57,112 +209,3 @@ def _im2col(x: Array, kernel: int, stride: int, padding: int) -> Array:
         for j in range(kernel)
     ]
     return jnp.concatenate(taps, axis=-1)
-
-
-def spatial_convolution(x: Array, kernel: Array, *, stride: int, padding: int, form: str) -> Array:
-    """Convolution of every frame with one 2-D kernel.
-
-    Args:
-        x: ``[B, T, H, W, C]``.
-        kernel: ``[1, k, k, C, F]``.
-        stride: in-plane stride.
-        padding: zeros on each side, explicit as in torch ('SAME' would shift strided windows).
-        form: 'conv3d', 'conv2d' (frames folded into the batch), 'conv2d_cpu' (the same, see
-            ``cpu_convolution``) or 'im2col' (patches times matrix).
-
-    Returns:
-        ``[B, T, H', W', F]``.
-    """
-    size = kernel.shape[1]
-    if size == 1 and padding == 0 and form != "conv3d":
-        return x[:, :, ::stride, ::stride] @ kernel[0, 0, 0]
-    if form == "conv3d":
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            (1, stride, stride),
-            ((0, 0), (padding, padding), (padding, padding)),
-            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-        )
-    batch, frames = x.shape[:2]
-    folded = x.reshape(batch * frames, *x.shape[2:])
-    if form == "conv2d":
-        out = lax.conv_general_dilated(
-            folded,
-            kernel[0],
-            (stride, stride),
-            ((padding, padding), (padding, padding)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-    elif form == "conv2d_cpu":
-        pads = ((padding, padding), (padding, padding))
-        out = cpu_convolution(folded, kernel[0], (stride, stride), pads)
-    elif form == "im2col":
-        patches = _im2col(folded, size, stride, padding)
-        out = patches @ kernel.reshape(-1, kernel.shape[-1])
-    else:
-        raise ValueError(f"unknown form {form!r} of a spatial convolution")
-    return out.reshape(batch, frames, *out.shape[1:])
-
-
-def temporal_convolution(x: Array, kernel: Array, *, stride: int, padding: int, form: str) -> Array:
-    """Convolution of every pixel's time course with one 1-D kernel.
-
-    Args:
-        x: ``[B, T, H, W, C]``.
-        kernel: ``[k, 1, 1, C, F]``.
-        stride: stride in time.
-        padding: zero frames on each side.
-        form: 'conv3d', 'conv2d' (kernel (k, 1) over [B, T, H*W, C]), 'conv2d_cpu' (the same, see
-            ``cpu_convolution``), 'conv1d' (pixels folded into the batch) or 'matmul' (a sum over
-            taps of shifted frames times a matrix).
-
-    Returns:
-        ``[B, T', H, W, F]``.
-    """
-    batch, frames, height, width, channels = x.shape
-    size = kernel.shape[0]
-    if form == "conv3d":
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, 1, 1),
-            ((padding, padding), (0, 0), (0, 0)),
-            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
-        )
-    if form == "conv2d":
-        out = lax.conv_general_dilated(
-            x.reshape(batch, frames, height * width, channels),
-            kernel[:, :, 0],
-            (stride, 1),
-            ((padding, padding), (0, 0)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        return out.reshape(batch, -1, height, width, out.shape[-1])
-    if form == "conv2d_cpu":
-        out = cpu_convolution(
-            x.reshape(batch, frames, height * width, channels),
-            kernel[:, :, 0],
-            (stride, 1),
-            ((padding, padding), (0, 0)),
-        )
-        return out.reshape(batch, -1, height, width, out.shape[-1])
-    if form == "conv1d":
-        pixels = x.transpose(0, 2, 3, 1, 4).reshape(-1, frames, channels)
-        out = lax.conv_general_dilated(
-            pixels,
-            kernel[:, 0, 0],
-            (stride,),
-            ((padding, padding),),
-            dimension_numbers=("NWC", "WIO", "NWC"),
-        )
-        out = out.reshape(batch, height, width, -1, out.shape[-1])
-        return out.transpose(0, 3, 1, 2, 4)
-    if form == "matmul":
-        x = jnp.pad(x, ((0, 0), (padding, padding), (0, 0), (0, 0), (0, 0)))
-        steps = (x.shape[1] - size) // stride + 1
-        taps = [
-            x[:, i : i + stride * (steps - 1) + 1 : stride] @ kernel[i, 0, 0] for i in range(size)
-        ]
-        return sum(taps[1:], start=taps[0])
-    raise ValueError(f"unknown form {form!r} of a temporal convolution")

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Array = jax.Array
-Triple = tuple[int, int, int]
+from mvo_jax.models.ops.lowerings import Array, Triple
 
 
 def _windows(x: Array, axis: int, size: int, stride: int) -> list[Array]:

@@ -5,21 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mvo_jax.data.cohort.geometry import (
-    UNLABELLED,
-    PreparedSlice,
-    Rejected,
-    Target,
-    Window,
-    choose_window,
-    heart_centre,
-    heart_region,
-    prepare_series,
-    resample_mask,
-    resample_space,
-    resample_time,
-)
-from mvo_jax.data.importers.cine import CineSlice
+from mvo_jax.data.cohort.heart import heart_centre, heart_region
+from mvo_jax.data.cohort.resample import resample_mask, resample_space, resample_time
+from mvo_jax.data.cohort.series import prepare_series
+from mvo_jax.data.cohort.window import choose_window
+from mvo_jax.data.labels import UNLABELLED
+from mvo_jax.data.slices import CineSlice, Clip, Rejected, Target, Window
 from mvo_jax.errors import UserError
 
 FRAMES, SIZE = 20, 96
@@ -40,10 +31,15 @@ def one(cine: np.ndarray, **changes) -> CineSlice:
     return CineSlice(**(values | {"cine": cine, "pixel_mm": (1.5, 1.5)} | changes))
 
 
-def prepared(slice_: CineSlice, target: Target | None = None, **options) -> PreparedSlice:
+def prepared(slice_: CineSlice, target: Target | None = None, **options) -> Clip:
     (result,) = prepare_series([slice_], target or Target(), **options)
-    assert isinstance(result, PreparedSlice), result
+    assert isinstance(result, Clip), result
     return result
+
+
+def where(clip: Clip) -> Window:
+    assert clip.window is not None
+    return clip.window
 
 
 def rejected(slice_: CineSlice, target: Target | None = None, **options) -> Rejected:
@@ -182,7 +178,7 @@ def test_what_does_not_fit_is_refused_with_the_spacing_that_would_do():
     refusal = rejected(case)
     assert "138" in refusal.cause
     assert "--spacing_mm 2.2" in refusal.remedy
-    assert prepared(case, Target(spacing_mm=2.2)).lge_mask.any()
+    assert prepared(case, Target(spacing_mm=2.2)).lge_mask is not None
 
 
 @pytest.mark.parametrize("pixel", [0.7, 1.0, 1.9])
@@ -195,8 +191,8 @@ def test_the_smallest_obstruction_keeps_its_label(pixel):
     result = prepared(case)
     assert result.label == 1
     assert 1 <= (result.lge_mask == 2).sum() <= np.ceil((pixel / 2) ** 2) + 3
-    where = result.window.to_source(np.argwhere(result.lge_mask == 2).mean(axis=0))
-    assert np.abs(where - [91, 87]).max() * pixel <= 2.0
+    at = where(result).to_source(np.argwhere(result.lge_mask == 2).mean(axis=0))
+    assert np.abs(at - [91, 87]).max() * pixel <= 2.0
 
 
 @pytest.mark.parametrize(
@@ -252,12 +248,12 @@ def test_slices_help_each_other():
     stack = [one(beating((36, 60), seed=s), slice_index=s) for s in range(3)]
     stack.append(one(noise, slice_index=3))
     results = prepare_series(stack, Target(image_size=32))
-    windows = [r.window for r in results if isinstance(r, PreparedSlice)]
+    windows = [where(r) for r in results if isinstance(r, Clip)]
     assert len(windows) == 4
     assert len({w.start for w in windows}) == 1
     assert heart_centre([stack[0], one(beating(size=80), slice_index=4)]) is None
     mixed = prepare_series([stack[0], one(beating((40, 40), size=80))], Target(image_size=32))
-    assert all(isinstance(r, PreparedSlice) for r in mixed)
+    assert all(isinstance(r, Clip) for r in mixed)
 
 
 def test_a_damaged_slice_harms_no_other():
@@ -268,8 +264,8 @@ def test_a_damaged_slice_harms_no_other():
         bad = one(cine, case_id="bad")
         first, middle, last = prepare_series([sound[0], bad, sound[1]], Target(image_size=32))
         assert isinstance(middle, Rejected)
-        assert isinstance(first, PreparedSlice)
-        assert isinstance(last, PreparedSlice)
+        assert isinstance(first, Clip)
+        assert isinstance(last, Clip)
         alone = prepared(sound[0], Target(image_size=32))
         assert first.window == alone.window
     for pixel in ((0.0, 1.5), (np.nan, np.nan), (-1.5, 1.5)):

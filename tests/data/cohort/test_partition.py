@@ -5,11 +5,11 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from mvo_jax.data.cohort.geometry import Target
 from mvo_jax.data.cohort.partition import Partition, check_table_splits, divide
 from mvo_jax.data.cohort.prepare import prepare
 from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.table import read_table
+from mvo_jax.data.slices import Target
 from mvo_jax.errors import UserError
 
 

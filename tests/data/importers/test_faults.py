@@ -1,11 +1,11 @@
-"""What hospitals' folders hold beside sound images: a bad case is told and the others go on.
+"""What hospitals' folders hold beside sound images: a bad case is refused and the others go on.
 
 Every fault is a file written here, beside one sound case of the same format.
 """
 
-import dataclasses
 import gzip
 import os
+import re
 import struct
 import warnings
 import zipfile
@@ -25,19 +25,20 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless
 from scipy.io import savemat
 
-from mvo_jax.data.cohort.geometry import Target
 from mvo_jax.data.cohort.partition import Partition
 from mvo_jax.data.cohort.prepare import prepare, read_rejected
 from mvo_jax.data.cohort.storage import CohortFolder
-from mvo_jax.data.cohort.work import Recipe, work
+from mvo_jax.data.cohort.work import Recipe, prepare_one
 from mvo_jax.data.importers.cine import Options
-from mvo_jax.data.importers.formats import IMPORTERS
+from mvo_jax.data.importers.formats import IMPORTERS, choose_importer
 from mvo_jax.data.importers.mat5 import claimed_bytes
 from mvo_jax.data.importers.table import read_table
+from mvo_jax.data.slices import Rejected, Target
 from mvo_jax.errors import UserError
 from tests.data.importers import writers
 
 FRAMES, SIZE, PIXEL_MM = 10, 32, 2.0
+TARGET = Target(frames=FRAMES, image_size=SIZE, spacing_mm=PIXEL_MM)
 _AT = np.hypot(*(np.mgrid[:SIZE, :SIZE] - SIZE / 2 + 0.5))
 _RADIUS = 7 + 2 * np.cos(2 * np.pi * np.arange(FRAMES) / FRAMES)
 CINE = np.clip(
@@ -61,7 +62,7 @@ def run(
         out,
         format=format,
         options=Options(**options),
-        target=Target(frames=FRAMES, image_size=SIZE, spacing_mm=PIXEL_MM),
+        target=TARGET,
         partition=Partition(fractions=(1.0, 0.0, 0.0)),
         jobs=1,
         strict=strict,
@@ -78,24 +79,6 @@ def check_message(cause: str, remedy: str, *words: str) -> None:
         assert "Traceback" not in text
     for word in words:
         assert word in cause
-
-
-@dataclasses.dataclass(frozen=True)
-class Fault:
-    """``write`` puts the case ``bad`` into a folder; the cause holds ``words``."""
-
-    write: Callable[[Path], object]
-    words: tuple[str, ...]
-    options: Callable[[Path], dict[str, Any]] = lambda folder: {}
-
-
-def table(text: str) -> Callable[[Path], dict[str, Any]]:
-    def options(folder: Path) -> dict[str, Any]:
-        path = folder.parent / "table.csv"
-        path.write_text(text)
-        return {"table": read_table(path)}
-
-    return options
 
 
 # NIfTI
@@ -214,82 +197,58 @@ FRACTIONS = MASK.T[:, :, None] + np.float32(0.5)
 NAN_MASK = np.where(MASK == 0, np.nan, MASK).astype(np.float32).T[:, :, None]
 
 NIFTI = {
-    "zero-length": Fault(replaced(b""), ("bad_cine.nii.gz", "0 bytes")),
-    "truncated": Fault(lambda f: cut(nifti(f, mask=None)), ("bad_cine.nii.gz", "cannot be read")),
-    "truncated, not compressed": Fault(truncated_plain, ("bad_cine.nii", "cannot be read")),
-    "not gzip": Fault(wrong_gzip, ("bad_cine.nii.gz", "gzip")),
-    "gzip named .nii": Fault(gzip_in_disguise, ("bad_cine.nii", "cannot be read")),
-    "a web page": Fault(replaced(b"<html>Please log in</html>"), ("bad_cine.nii.gz", "gzip")),
-    "gzip of text": Fault(replaced(gzip.compress(b"x" * 500)), ("bad_cine.nii.gz", "cannot be")),
-    "2^15 per axis": Fault(claims(32767, 32767, 32767, 32767), ("bad_cine.nii.gz", "GiB")),
-    "more than the file holds": Fault(claims(512, 512, 20, 30), ("bad_cine.nii.gz", "cannot be")),
-    "no voxel": Fault(claims(32, 32, 0, 10), ("bad_cine.nii.gz",)),
-    "negative axis": Fault(claims(32, -32, 1, 10), ("bad_cine.nii.gz",)),
-    "unknown type": Fault(unknown_type, ("bad_cine.nii.gz",)),
-    "infinite intercept": Fault(no_number, ("bad_cine.nii.gz",)),
-    "link to itself": Fault(loop_of_links, ("bad_cine.nii.gz",)),
-    "link to nowhere": Fault(lost_link, ("bad_cine.nii.gz", "does not exist")),
-    "axes T, X, Y, Z": Fault(
+    "zero-length": (replaced(b""), "0 bytes"),
+    "truncated": (lambda f: cut(nifti(f, mask=None)), "cannot be read"),
+    "truncated, not compressed": (truncated_plain, "cannot be read"),
+    "not gzip": (wrong_gzip, "gzip"),
+    "gzip named .nii": (gzip_in_disguise, "cannot be read"),
+    "a web page": (replaced(b"<html>Please log in</html>"), "gzip"),
+    "gzip of text": (replaced(gzip.compress(b"x" * 500)), "cannot be"),
+    "2^15 per axis": (claims(32767, 32767, 32767, 32767), "GiB"),
+    "more than the file holds": (claims(512, 512, 20, 30), "cannot be"),
+    "no voxel": (claims(32, 32, 0, 10),),
+    "negative axis": (claims(32, -32, 1, 10),),
+    "unknown type": (unknown_type,),
+    "infinite intercept": (no_number,),
+    "link to itself": (loop_of_links,),
+    "link to nowhere": (lost_link, "does not exist"),
+    "axes T, X, Y, Z": (
         lambda f: nifti_array(f, np.zeros((20, 64, 64, 6), np.uint8)),
-        ("bad_cine.nii.gz", "20x64x64x6", "no short-axis"),
+        "20x64x64x6", "no short-axis",
     ),
-    "axes X, Y, T, Z": Fault(
-        lambda f: nifti_array(f, SLICES.transpose(3, 2, 0, 1)), ("bad_cine.nii.gz", "10 slices")
+    "axes X, Y, T, Z": (lambda f: nifti_array(f, SLICES.transpose(3, 2, 0, 1)), "10 slices"),
+    "axes X, Y, T": (lambda f: nifti_array(f, CINE.transpose(2, 1, 0)), "3 axes"),
+    "five axes": (lambda f: nifti_array(f, np.zeros((8, 8, 1, 8, 3), np.uint8)), "5 axes"),
+    "RGB": (colour_nifti, "colour"),
+    "complex": (lambda f: nifti_array(f, CINE.T[:, :, None].astype(np.complex64)), "complex"),
+    "NaN": (with_pixel(np.nan), "1 pixels", "NaN"),
+    "Inf": (with_pixel(-np.inf), "infinite"),
+    "constant": (lambda f: nifti(f, np.full_like(CINE, 9)), "constant"),
+    "three frames": (lambda f: nifti(f, CINE[:3]), "3 frames"),
+    "tiny images": (lambda f: nifti(f, CINE[:, :8, :8], None), "8x8"),
+    "no orientation": (lambda f: nifti_array(f, CINE.T[:, :, None], SINGULAR), "orientation"),
+    "pixels in metres": (
+        lambda f: nifti_array(f, CINE.T[:, :, None], writers.affine(0.0015)[:3]),
+        "mm",
     ),
-    "axes X, Y, T": Fault(
-        lambda f: nifti_array(f, CINE.transpose(2, 1, 0)), ("bad_cine.nii.gz", "3 axes")
+    "unknown labels": (with_mask(UNKNOWN_LABELS), "bad_lge_mask.nii.gz", "[7]"),
+    "interpolated mask": (with_mask(FRACTIONS), "bad_lge_mask.nii.gz", "between"),
+    "NaN in the mask": (with_mask(NAN_MASK), "bad_lge_mask.nii.gz", "NaN"),
+    "mask with phases": (
+        with_mask(np.zeros((SIZE, SIZE, 1, FRAMES), np.uint8)),
+        "bad_lge_mask.nii.gz", "4 axes",
     ),
-    "five axes": Fault(
-        lambda f: nifti_array(f, np.zeros((8, 8, 1, 8, 3), np.uint8)), ("bad_cine", "5 axes")
-    ),
-    "RGB": Fault(colour_nifti, ("bad_cine.nii.gz", "colour")),
-    "complex": Fault(
-        lambda f: nifti_array(f, CINE.T[:, :, None].astype(np.complex64)), ("bad_cine", "complex")
-    ),
-    "NaN": Fault(with_pixel(np.nan), ("bad_cine.nii.gz", "1 pixels", "NaN")),
-    "Inf": Fault(with_pixel(-np.inf), ("bad_cine.nii.gz", "infinite")),
-    "constant": Fault(lambda f: nifti(f, np.full_like(CINE, 9)), ("bad_cine.nii.gz", "constant")),
-    "three frames": Fault(lambda f: nifti(f, CINE[:3]), ("bad_cine.nii.gz", "3 frames")),
-    "tiny images": Fault(lambda f: nifti(f, CINE[:, :8, :8], None), ("bad_cine.nii.gz", "8x8")),
-    "no orientation": Fault(
-        lambda f: nifti_array(f, CINE.T[:, :, None], SINGULAR), ("bad_cine", "orientation")
-    ),
-    "pixels in metres": Fault(
-        lambda f: nifti_array(f, CINE.T[:, :, None], writers.affine(0.0015)[:3]), ("bad_cine", "mm")
-    ),
-    "unknown labels": Fault(with_mask(UNKNOWN_LABELS), ("bad_lge_mask.nii.gz", "[7]")),
-    "interpolated mask": Fault(with_mask(FRACTIONS), ("bad_lge_mask.nii.gz", "between")),
-    "NaN in the mask": Fault(with_mask(NAN_MASK), ("bad_lge_mask.nii.gz", "NaN")),
-    "mask with phases": Fault(
-        with_mask(np.zeros((SIZE, SIZE, 1, FRAMES), np.uint8)), ("bad_lge_mask.nii.gz", "4 axes")
-    ),
-    "mask elsewhere": Fault(
+    "mask elsewhere": (
         with_mask(MVO_MASK.T[:, :, None], affine=FAR),
-        ("bad_lge_mask.nii.gz", "bad_cine.nii.gz", "nothing"),
+        "bad_lge_mask.nii.gz", "bad_cine.nii.gz", "nothing",
     ),
-    "stray pixel of a mask": Fault(stray_pixel, ("bad_cine.nii.gz", "crop")),
-    "label 1, mask without MVO": Fault(
-        nifti, ("bad_cine.nii.gz", "label 1", "no MVO"), table("case_id,label\nbad,1\n")
-    ),
-    "label 1, no mask": Fault(
-        lambda f: nifti(f, mask=None), ("label 1", "no LGE"), table("case_id,label\nbad,1\n")
-    ),
-    "label 0, mask with MVO": Fault(
-        lambda f: nifti(f, mask=MVO_MASK), ("label 0", "MVO"), table("case_id,label\nbad,0\n")
-    ),
-    "centre outside": Fault(
-        nifti,
-        ("bad_cine.nii.gz", "outside"),
-        table("case_id,centre_row,centre_column\nbad,400,10\n"),
-    ),
-    "end-diastole outside": Fault(
-        nifti, ("bad_cine.nii.gz", "frame 10 of 10"), table("case_id,end_diastole\nbad,10\n")
-    ),
-    "listed and lost": Fault(
-        lambda f: None,
-        ("bad_moved.nii.gz", "does not exist"),
-        table("case_id,cine\ngood,good_cine.nii.gz\nbad,bad_moved.nii.gz\n"),
-    ),
+    "stray pixel of a mask": (stray_pixel, "crop"),
+    "label 1, mask without MVO": (nifti, "label 1", "no MVO"),
+    "label 1, no mask": (lambda f: nifti(f, mask=None), "label 1", "no LGE"),
+    "label 0, mask with MVO": (lambda f: nifti(f, mask=MVO_MASK), "label 0", "MVO"),
+    "centre outside": (nifti, "outside"),
+    "end-diastole outside": (nifti, "frame 10 of 10"),
+    "listed and lost": (lambda f: None, "bad_moved.nii.gz", "does not exist"),
 }  # fmt: skip
 
 
@@ -417,48 +376,42 @@ def dicom_colour(image: Any) -> None:
     image.PixelData = np.zeros((SIZE, SIZE, 3), np.uint8).tobytes()
 
 
+NO_DECODER = () if get_decoder(JPEGLSLossless).is_available else ("no decoder",)
 DICOM = {
-    "zero-length": Fault(one_file(lambda p: p.write_bytes(b"")), ("0 bytes",)),
-    "truncated": Fault(one_file(truncated_dicom), (".dcm",)),
-    "cut in the header": Fault(one_file(lambda p: cut(p, 0.1)), (".dcm",)),
-    "no DICOM": Fault(one_file(lambda p: p.write_text("no image" * 50)), (".dcm", "as DICOM")),
-    "colour": Fault(every_file(dicom_colour), (".dcm", "colour")),
-    "2^16 per axis": Fault(set_tags(Rows=65535, Columns=65535), (".dcm", "GiB")),
-    "half a billion frames": Fault(many_frames, ("many.dcm", "frames")),
-    "frames without headers": Fault(other_frames, ("multi.dcm", "9 frames and headers of 10")),
-    "compressed, no codec": Fault(
+    "zero-length": (one_file(lambda p: p.write_bytes(b"")), "0 bytes"),
+    "truncated": (one_file(truncated_dicom), ".dcm"),
+    "cut in the header": (one_file(lambda p: cut(p, 0.1)), ".dcm"),
+    "no DICOM": (one_file(lambda p: p.write_text("no image" * 50)), ".dcm", "as DICOM"),
+    "colour": (every_file(dicom_colour), ".dcm", "colour"),
+    "2^16 per axis": (set_tags(Rows=65535, Columns=65535), ".dcm", "GiB"),
+    "half a billion frames": (many_frames, "many.dcm", "frames"),
+    "frames without headers": (other_frames, "multi.dcm", "9 frames and headers of 10"),
+    "compressed, no codec": (
         every_file(compressed(JPEGLSLossless)),
-        (".dcm", "JPEG-LS", *(() if get_decoder(JPEGLSLossless).is_available else ("no decoder",))),
+        ".dcm", "JPEG-LS", *NO_DECODER,
     ),
-    "compressed, damaged": Fault(
-        every_file(compressed(JPEG2000Lossless)), (".dcm", "JPEG 2000", "compressed pixels")
+    "compressed, damaged": (
+        every_file(compressed(JPEG2000Lossless)),
+        ".dcm", "JPEG 2000", "compressed pixels",
     ),
-    "no pixels": Fault(set_tags(PixelData=None), (".dcm", "pixels")),
-    "no bits": Fault(set_tags(BitsAllocated=None), (".dcm", "pixels")),
-    "spacing of nought": Fault(set_tags(PixelSpacing=[0, 0]), ("bad", "mm")),
-    "no spacing": Fault(set_tags(PixelSpacing=None, Rows=16, Columns=64), ("bad", "spacing")),
-    "spacing no number": Fault(every_file(raw_tag("PixelSpacing", b"a\\b ")), (".dcm",)),
-    "no times": Fault(
-        set_tags(TriggerTime=None, InstanceNumber=None), ("bad", "phases", "apart")
-    ),
-    "a phase lost": Fault(
-        one_file(lambda p: p.unlink()), ("bad", "[9] images", "10 are expected")
-    ),
-    "a phase lost, count unknown": Fault(
+    "no pixels": (set_tags(PixelData=None), ".dcm", "pixels"),
+    "no bits": (set_tags(BitsAllocated=None), ".dcm", "pixels"),
+    "spacing of nought": (set_tags(PixelSpacing=[0, 0]), "mm"),
+    "no spacing": (set_tags(PixelSpacing=None, Rows=16, Columns=64), "spacing"),
+    "spacing no number": (every_file(raw_tag("PixelSpacing", b"a\\b ")), ".dcm"),
+    "no times": (set_tags(TriggerTime=None, InstanceNumber=None), "phases", "apart"),
+    "a phase lost": (one_file(lambda p: p.unlink()), "[9] images", "10 are expected"),
+    "a phase lost, count unknown": (
         lambda f: (set_tags(CardiacNumberOfImages=None)(f), (f / "bad" / "002_0.dcm").unlink()),
-        ("bad", "phase is missing"),
+        "phase is missing",
     ),
-    "slices of unequal length": Fault(unequal_slices, ("bad", "10 are expected")),
-    "same slice twice": Fault(same_slice_twice, ("bad", "two series", "Found:")),
-    "two patients": Fault(two_patients, ("bad", "ANNA", "BERT")),
-    "only a report": Fault(a_report, ("bad", "no DICOM image")),
-    "a localiser": Fault(
-        lambda f: dicom(f, CINE[:3]), ("bad", "no cine", "Found:")
-    ),
-    "constant": Fault(lambda f: dicom(f, np.zeros_like(CINE)), ("bad", "constant")),
-    "link to itself": Fault(
-        one_file(lambda p: (p.unlink(), p.symlink_to(p))), (".dcm",)
-    ),
+    "slices of unequal length": (unequal_slices, "10 are expected"),
+    "same slice twice": (same_slice_twice, "two series", "Found:"),
+    "two patients": (two_patients, "ANNA", "BERT"),
+    "only a report": (a_report, "no DICOM image"),
+    "a localiser": (lambda f: dicom(f, CINE[:3]), "no cine", "Found:"),
+    "constant": (lambda f: dicom(f, np.zeros_like(CINE)), "constant"),
+    "link to itself": (one_file(lambda p: (p.unlink(), p.symlink_to(p))), ".dcm"),
 }  # fmt: skip
 
 
@@ -507,21 +460,22 @@ def only_a_mask(folder: Path) -> None:
 
 
 PNG = {
-    "zero-length": Fault(frame(lambda p: p.write_bytes(b"")), ("bad_04_input.png",)),
-    "truncated": Fault(frame(cut), ("bad_04_input.png", "PNG")),
-    "a JPEG": Fault(
-        frame(lambda p: Image.fromarray(CINE[0]).save(p, format="JPEG")), ("bad_04_input.png",)
+    "zero-length": (frame(lambda p: p.write_bytes(b"")), "bad_04_input.png"),
+    "truncated": (frame(cut), "bad_04_input.png", "PNG"),
+    "a JPEG": (
+        frame(lambda p: Image.fromarray(CINE[0]).save(p, format="JPEG")),
+        "bad_04_input.png",
     ),
-    "colour": Fault(frame(save(np.zeros((SIZE, SIZE, 3), np.uint8))), ("bad_04", "colour")),
-    "2^15 per axis": Fault(frame(huge_png), ("bad_04_input.png",)),
-    "frame lost": Fault(frame(Path.unlink), ("bad_00_input.png", "[4]")),
-    "sizes": Fault(frame(save(CINE[0, :20])), ("bad", "differ in size")),
-    "unknown labels": Fault(lambda f: png(f, mask=MASK + 4), ("bad_00_gt.png", "[4, 7]")),
-    "mask of another size": Fault(lambda f: png(f, mask=MASK[:20]), ("bad", "(20, 32)")),
-    "two masks": Fault(second_mask, ("bad_03_gt.png", "2 masks")),
-    "the same frame twice": Fault(same_frame_twice, ("bad_00_input.png", "same frame")),
-    "only a mask": Fault(only_a_mask, ("bad_00_gt.png", "no _input.png")),
-}
+    "colour": (frame(save(np.zeros((SIZE, SIZE, 3), np.uint8))), "bad_04", "colour"),
+    "2^15 per axis": (frame(huge_png), "bad_04_input.png"),
+    "frame lost": (frame(Path.unlink), "bad_00_input.png", "[4]"),
+    "sizes": (frame(save(CINE[0, :20])), "differ in size"),
+    "unknown labels": (lambda f: png(f, mask=MASK + 4), "bad_00_gt.png", "[4, 7]"),
+    "mask of another size": (lambda f: png(f, mask=MASK[:20]), "(20, 32)"),
+    "two masks": (second_mask, "bad_03_gt.png", "2 masks"),
+    "the same frame twice": (same_frame_twice, "bad_00_input.png", "same frame"),
+    "only a mask": (only_a_mask, "bad_00_gt.png", "no _input.png"),
+}  # fmt: skip
 
 
 # NumPy archives
@@ -571,26 +525,26 @@ def npy_named_npz(folder: Path) -> None:
 
 
 NPZ = {
-    "zero-length": Fault(npz_file(b""), ("bad.npz",)),
-    "truncated": Fault(cut_npz, ("bad.npz", "cannot be read")),
-    "damaged": Fault(flipped_byte, ("bad.npz", "cannot be read")),
-    "object arrays": Fault(npz(cine=np.array([CINE, None], object)), ("bad.npz", "objects")),
-    "object names": Fault(npz(patient_id=np.array([{}], object)), ("bad.npz", "objects")),
-    "2^15 per axis": Fault(huge_npz, ("bad.npz", "GiB")),
-    "unpacks to 3 GB": Fault(claiming_npz, ("bad.npz", "GiB")),
-    "an .npy": Fault(npy_named_npz, ("bad.npz", "cannot be read")),
-    "no cine": Fault(npz(cine=None), ("bad.npz", "'cine'")),
-    "unknown key": Fault(npz(label=1), ("bad.npz", "label")),
-    "colour": Fault(npz(cine=np.zeros((FRAMES, SIZE, SIZE, 3), np.uint8)), ("bad.npz", "3)")),
-    "text": Fault(npz(cine=np.full((FRAMES, SIZE, SIZE), "a")), ("bad.npz", "dtype")),
-    "complex": Fault(npz(cine=CINE.astype(np.complex64)), ("bad.npz", "dtype")),
-    "NaN": Fault(npz(cine=np.where(CINE > 200, np.nan, CINE)), ("bad.npz", "NaN")),
-    "a mask for two": Fault(npz(lge_mask=np.stack([MASK, MASK])), ("bad.npz", "lge_mask")),
-    "names for two": Fault(npz(patient_id=["a", "b"]), ("bad.npz", "2 names")),
-    "pixel of text": Fault(npz(pixel_mm="1.5 mm"), ("bad.npz", "pixel_mm")),
-    "pixel of NaN": Fault(npz(pixel_mm=np.nan), ("bad.npz", "mm")),
-    "no pixel size": Fault(npz(pixel_mm=None, cine=CINE[:, :20]), ("bad.npz", "no pixel spacing")),
-}
+    "zero-length": (npz_file(b""),),
+    "truncated": (cut_npz, "cannot be read"),
+    "damaged": (flipped_byte, "cannot be read"),
+    "object arrays": (npz(cine=np.array([CINE, None], object)), "objects"),
+    "object names": (npz(patient_id=np.array([{}], object)), "objects"),
+    "2^15 per axis": (huge_npz, "GiB"),
+    "unpacks to 3 GB": (claiming_npz, "GiB"),
+    "an .npy": (npy_named_npz, "cannot be read"),
+    "no cine": (npz(cine=None), "'cine'"),
+    "unknown key": (npz(label=1), "label"),
+    "colour": (npz(cine=np.zeros((FRAMES, SIZE, SIZE, 3), np.uint8)), "3)"),
+    "text": (npz(cine=np.full((FRAMES, SIZE, SIZE), "a")), "dtype"),
+    "complex": (npz(cine=CINE.astype(np.complex64)), "dtype"),
+    "NaN": (npz(cine=np.where(CINE > 200, np.nan, CINE)), "NaN"),
+    "a mask for two": (npz(lge_mask=np.stack([MASK, MASK])), "lge_mask"),
+    "names for two": (npz(patient_id=["a", "b"]), "2 names"),
+    "pixel of text": (npz(pixel_mm="1.5 mm"), "pixel_mm"),
+    "pixel of NaN": (npz(pixel_mm=np.nan), "mm"),
+    "no pixel size": (npz(pixel_mm=None, cine=CINE[:, :20]), "no pixel spacing"),
+}  # fmt: skip
 
 
 # Segment
@@ -600,14 +554,9 @@ def mat(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[Path], No
     """A file of Segment with changed stacks (cine, LGE)."""
 
     def write(folder: Path) -> None:
-        stacks = writers.segment_stacks(CINE, MVO_MASK, pixel_mm=PIXEL_MM)
-        change(stacks)
-        names = sorted({name for stack in stacks for name in stack})
-        array = np.empty((1, len(stacks)), dtype=[(name, object) for name in names])
-        for i, stack in enumerate(stacks):
-            for name in names:
-                array[name][0, i] = stack.get(name, np.zeros((0, 0)))
-        savemat(folder / "bad.mat", {"setstruct": array})
+        writers.write_mat7(
+            folder, "bad", CINE, MVO_MASK, pixel_mm=PIXEL_MM, change=change, compress=False
+        )
 
     return write
 
@@ -642,29 +591,30 @@ def huge_mat73(folder: Path) -> None:
 
 
 MAT = {
-    "zero-length": Fault(mat_file(b""), ("bad.mat", "0 bytes")),
-    "truncated": Fault(cut_mat(writers.write_mat7), ("bad.mat", "cannot be read")),
-    "truncated v7.3": Fault(cut_mat(writers.write_mat73), ("bad.mat", "cannot be read")),
-    "no .mat": Fault(mat_file(b"not an image" * 100), ("bad.mat",)),
-    "of other software": Fault(other_mat, ("bad.mat", "setstruct")),
-    "claims 4 GB": Fault(claiming_mat, ("bad.mat", "GiB")),
-    "2^15 per axis, v7.3": Fault(huge_mat73, ("bad.mat", "GiB")),
-    "two cines": Fault(mat(lambda s: s.append(dict(s[0]))), ("bad.mat", "Found:")),
-    "no cine": Fault(mat(lambda s: s.pop(0)), ("bad.mat", "Found:")),
-    "no resolution": Fault(mat(lambda s: s[0].pop("ResolutionX")), ("bad.mat", "ResolutionX")),
-    "orientation of nought": Fault(
-        mat(lambda s: s[0].update(ImageOrientation=np.zeros((1, 6)))), ("bad.mat", "orientation")
+    "zero-length": (mat_file(b""), "0 bytes"),
+    "truncated": (cut_mat(writers.write_mat7), "cannot be read"),
+    "truncated v7.3": (cut_mat(writers.write_mat73), "cannot be read"),
+    "no .mat": (mat_file(b"not an image" * 100),),
+    "of other software": (other_mat, "setstruct"),
+    "claims 4 GB": (claiming_mat, "GiB"),
+    "2^15 per axis, v7.3": (huge_mat73, "GiB"),
+    "two cines": (mat(lambda s: s.append(dict(s[0]))), "Found:"),
+    "no cine": (mat(lambda s: s.pop(0)), "Found:"),
+    "no resolution": (mat(lambda s: s[0].pop("ResolutionX")), "ResolutionX"),
+    "orientation of nought": (
+        mat(lambda s: s[0].update(ImageOrientation=np.zeros((1, 6)))),
+        "orientation",
     ),
-    "short orientation": Fault(
-        mat(lambda s: s[0].update(ImageOrientation=np.zeros((1, 4)))), ("bad.mat", "Orientation")
+    "short orientation": (
+        mat(lambda s: s[0].update(ImageOrientation=np.zeros((1, 4)))),
+        "Orientation",
     ),
-    "MVO of another size": Fault(
-        mat(lambda s: s[1]["Scar"].update(NoReflow=np.ones((5, 5)))), ("bad.mat", "NoReflow")
+    "MVO of another size": (
+        mat(lambda s: s[1]["Scar"].update(NoReflow=np.ones((5, 5)))),
+        "NoReflow",
     ),
-    "NaN scaling": Fault(
-        mat(lambda s: s[0].update(IntensityScaling=np.nan)), ("bad.mat", "IntensityScaling")
-    ),
-}
+    "NaN scaling": (mat(lambda s: s[0].update(IntensityScaling=np.nan)), "IntensityScaling"),
+}  # fmt: skip
 
 
 GOOD: dict[str, Callable[[Path], Path]] = {
@@ -674,36 +624,67 @@ GOOD: dict[str, Callable[[Path], Path]] = {
     "npz": lambda f: writers.write_npz(f, "good", CINE, MASK, pixel_mm=PIXEL_MM),
     "mat": lambda f: writers.write_mat7(f, "good", CINE, MASK, pixel_mm=PIXEL_MM),
 }
-FAULTS = {
-    f"{form}: {name}": (form, fault)
-    for form, faults in {"nifti": NIFTI, "dicom": DICOM, "png": PNG, "npz": NPZ, "mat": MAT}.items()
-    for name, fault in faults.items()
+FORMS = {"nifti": NIFTI, "dicom": DICOM, "png": PNG, "npz": NPZ, "mat": MAT}
+FAULTS = {f"{form}: {name}": fault for form, of in FORMS.items() for name, fault in of.items()}
+NAMES = {
+    "nifti": r"bad_\w+\.nii",
+    "dicom": "bad",
+    "png": "bad",
+    "npz": r"bad\.npz",
+    "mat": r"bad\.mat",
 }
+TABLES = {
+    "nifti: label 1, mask without MVO": "case_id,label\nbad,1\n",
+    "nifti: label 1, no mask": "case_id,label\nbad,1\n",
+    "nifti: label 0, mask with MVO": "case_id,label\nbad,0\n",
+    "nifti: centre outside": "case_id,centre_row,centre_column\nbad,400,10\n",
+    "nifti: end-diastole outside": "case_id,end_diastole\nbad,10\n",
+    "nifti: listed and lost": "case_id,cine\ngood,good_cine.nii.gz\nbad,bad_moved.nii.gz\n",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_bad_case_is_told_and_the_others_go_on(name, tmp_path):
-    form, fault = FAULTS[name]
-    source, out = tmp_path / "source", tmp_path / "out"
+def test_a_bad_case_is_refused_by_name_and_the_others_go_on(name, tmp_path):
+    form, (write, *words) = name.partition(":")[0], FAULTS[name]
+    source = tmp_path / "source"
     source.mkdir()
     GOOD[form](source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the writers object to what they are made to write
-        fault.write(source)
-    options = fault.options(source)
+        write(source)
+    options = Options()
+    if name in TABLES:
+        (tmp_path / "table.csv").write_text(TABLES[name])
+        options = Options(table=read_table(tmp_path / "table.csv"))
+    importer = choose_importer(source)
+    recipe = Recipe(importer.load, options, TARGET, source)
+    series = importer.find(source, options)
+    results = [r for one in series for r in prepare_one(recipe, one, tmp_path / one.name)]
+    (good,) = [one for one in results if not isinstance(one, Rejected)]
+    (bad,) = [one for one in results if isinstance(one, Rejected)]
+    assert good["case_id"] == "good"
+    assert bad.case_id.startswith("bad")
+    check_message(bad.cause, bad.remedy, *words)
+    assert re.search(NAMES[form], bad.cause)
 
-    cohort = run(source, out, **options)
+
+@pytest.mark.parametrize("form", GOOD)
+def test_a_cohort_without_the_bad_case_or_with_strict_none(form, tmp_path):
+    source, out, strict = tmp_path / "source", tmp_path / "out", tmp_path / "strict"
+    source.mkdir()
+    GOOD[form](source)
+    write, *words = FORMS[form]["zero-length"]
+    write(source)
+    cohort = run(source, out)
     assert sum(cohort.cases.values()) == 1
     assert "good" in (out / "manifest.csv").read_text()
     assert not (out / ".work").exists()
     (row,) = read_rejected(out)
     assert row["case_id"].startswith("bad")
-    check_message(row["cause"], row["remedy"], *fault.words)
-
-    strict = tmp_path / "strict"
+    check_message(row["cause"], row["remedy"], *words)
     with pytest.raises(UserError) as refusal:
-        run(source, strict, strict=True, **options)
-    check_message(refusal.value.cause, refusal.value.remedy, *fault.words)
+        run(source, strict, strict=True)
+    check_message(refusal.value.cause, refusal.value.remedy, *words)
     assert not (strict / "cohort.json").exists()
     assert not (strict / "tfds").exists()
 
@@ -998,7 +979,7 @@ def test_kinds_and_sizes_in_mat_files_are_checked_before_they_are_believed(tmp_p
     mat(lambda stacks: None)(tmp_path)
     path = tmp_path / "bad.mat"
     sound = path.read_bytes()
-    assert claimed_bytes(path) == len(sound) - 136
+    assert claimed_bytes(path) == len(sound) - 144  # its header, the tags of two variables
     words = np.frombuffer(sound[: len(sound) // 8 * 8], "<u4").reshape(-1, 2)
     doubles = [8 * int(i) for i in np.flatnonzero((words == [9, 8]).all(axis=1))]
     assert len(doubles) > 5
@@ -1034,7 +1015,7 @@ def test_changed_bytes_are_told_in_a_line(name, tmp_path):
     write(write_folder)
     draws = np.random.default_rng(0)
     files = sorted(p for p in write_folder.rglob("*") if p.is_file())
-    recipe = Recipe(form, Options(), Target(FRAMES, SIZE, PIXEL_MM), write_folder)
+    recipe = Recipe(IMPORTERS[form].load, Options(), Target(FRAMES, SIZE, PIXEL_MM), write_folder)
     for i in range(30):
         path = files[draws.integers(len(files))]
         sound = path.read_bytes()
@@ -1044,10 +1025,10 @@ def test_changed_bytes_are_told_in_a_line(name, tmp_path):
             content[draws.integers(reach)] = draws.integers(256)
         path.write_bytes(content)
         for series in IMPORTERS[form].find(write_folder, Options()):
-            for row in work(series, recipe, tmp_path / "result" / str(i)):
-                if "cause" in row:
-                    check_message(row["cause"], row["remedy"])
-                    assert row["remedy"] != "check the file, or leave it out"  # nobody knew it
+            for one in prepare_one(recipe, series, tmp_path / "result" / str(i)):
+                if isinstance(one, Rejected):
+                    check_message(one.cause, one.remedy)
+                    assert one.remedy != "check the file, or leave it out"  # nobody knew it
         path.write_bytes(sound)
 
 

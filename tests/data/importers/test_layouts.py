@@ -7,9 +7,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from mvo_jax.data.importers import dicom
-from mvo_jax.data.importers.cine import CineSlice, Options
+from mvo_jax.data.importers.cine import Options
+from mvo_jax.data.importers.dicom_headers import read_headers
 from mvo_jax.data.importers.formats import choose_importer, load_series
+from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 from tests.data.importers import writers
 
@@ -41,7 +42,7 @@ def read(source: Path, expected: str, **options: Any) -> list[list[CineSlice]]:
     importer = choose_importer(source)
     assert importer.name == expected
     given = Options(**options)
-    return [load_series(importer, one, given) for one in importer.find(source, given)]
+    return [load_series(importer.load, one, given) for one in importer.find(source, given)]
 
 
 def refused(source: Path, *words: str, **options: Any) -> None:
@@ -322,7 +323,7 @@ def test_one_file_alone_and_loose_files(tmp_path):
     writers.write_old_multiframe(tmp_path, "anna", CINE[:, 0].astype(np.uint16))
     importer = choose_importer(tmp_path / "anna" / "old.dcm")
     (series,) = importer.find(tmp_path / "anna" / "old.dcm", Options())
-    assert np.array_equal(load_series(importer, series, Options())[0].cine, CINE[:, 0])
+    assert np.array_equal(load_series(importer.load, series, Options())[0].cine, CINE[:, 0])
     folder = writers.write_dicom(tmp_path / "other", "berta", CINE.astype(np.uint16), None)
     (slices,) = read(folder, "dicom")
     assert len(slices) == 3
@@ -375,5 +376,5 @@ def test_a_directory_file_is_no_image(tmp_path):
     for name in ("SOPClassUID", "Rows", "Columns", "PixelData"):
         delattr(image, name)
     image.save_as(out / "DICOMDIR")
-    assert list(dicom.read_headers(out / "DICOMDIR")) == []
+    assert list(read_headers(out / "DICOMDIR")) == []
     assert np.array_equal(read(tmp_path, "dicom")[0][0].cine, CINE[:, 0])

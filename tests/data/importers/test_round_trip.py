@@ -11,10 +11,10 @@ import pytest
 
 from mvo_jax.config_files import load_config
 from mvo_jax.data.batches import batch_indices
-from mvo_jax.data.cohort.geometry import Target
 from mvo_jax.data.cohort.partition import Partition
 from mvo_jax.data.cohort.prepare import prepare
 from mvo_jax.data.importers.cine import Options
+from mvo_jax.data.slices import Target
 from mvo_jax.data.splits import Split, load_split
 from mvo_jax.devices import parallel
 from mvo_jax.training.setup import set_up

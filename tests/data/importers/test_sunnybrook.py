@@ -11,18 +11,16 @@ import numpy as np
 import pydicom
 import pytest
 
-from mvo_jax.data.cohort.geometry import (
-    PreparedSlice,
-    Target,
-    heart_region,
-    prepare_series,
-)
+from mvo_jax.data.cohort.heart import heart_region
 from mvo_jax.data.cohort.partition import Partition
 from mvo_jax.data.cohort.prepare import prepare, read_rejected
-from mvo_jax.data.importers import dicom, sunnybrook
-from mvo_jax.data.importers.cine import CineSlice, Options, Series
+from mvo_jax.data.cohort.series import prepare_series
+from mvo_jax.data.importers import sunnybrook
+from mvo_jax.data.importers.cine import Options, Series
+from mvo_jax.data.importers.dicom_stack import read_stack
 from mvo_jax.data.importers.formats import choose_importer, load_series, quiet_readers
 from mvo_jax.data.importers.npz import NPZ
+from mvo_jax.data.slices import CineSlice, Clip, Target, Window
 
 ROOT = Path(__file__).resolve().parents[3]
 SAMPLES = Path(os.environ.get("MVO_JAX_SAMPLES", ROOT.parent / "shared" / "samples"))
@@ -44,7 +42,7 @@ def read() -> Mapping[str, list[CineSlice]]:
     assert importer.name == "sunnybrook"
     with quiet_readers():
         series = list(importer.find(SOURCE, Options()))
-        return {one.name: load_series(importer, one, Options()) for one in series}
+        return {one.name: load_series(importer.load, one, Options()) for one in series}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +61,7 @@ def stacks(tmp_path_factory) -> Mapping[str, list[CineSlice]]:
             pixel_mm=content["pixel_mm"][of[0]],
             patient_id=patient,
         )
-        out[patient] = load_series(NPZ, Series(patient, path), Options())
+        out[patient] = load_series(NPZ.load, Series(patient, path), Options())
     return out
 
 
@@ -71,18 +69,23 @@ def without_contours(slices: Sequence[CineSlice]) -> list[CineSlice]:
     return [dataclasses.replace(one, anatomy={}) for one in slices]
 
 
-def prepared(slices: Sequence[CineSlice]) -> list[PreparedSlice]:
+def prepared(slices: Sequence[CineSlice]) -> list[Clip]:
     out = prepare_series(slices, Target())
-    assert all(isinstance(one, PreparedSlice) for one in out)
-    return [one for one in out if isinstance(one, PreparedSlice)]
+    assert all(isinstance(one, Clip) for one in out)
+    return [one for one in out if isinstance(one, Clip)]
 
 
-def outside(one: CineSlice, result: PreparedSlice) -> float:
+def where(clip: Clip) -> Window:
+    assert clip.window is not None
+    return clip.window
+
+
+def outside(one: CineSlice, result: Clip) -> float:
     """Share of the pixels within the epicardium, over all annotated frames, not in the crop."""
     region = heart_region(one)
     assert region is not None
-    at = result.window.to_crop(np.argwhere(region))
-    return float(((at < -0.5) | (at > result.window.size - 0.5)).any(axis=1).mean())
+    at = where(result).to_crop(np.argwhere(region))
+    return float(((at < -0.5) | (at > where(result).size - 0.5)).any(axis=1).mean())
 
 
 def ejection_fraction(areas: Mapping[int, float]) -> float:
@@ -118,22 +121,22 @@ def test_the_folder_splits_into_slices_and_phases(read):
 def test_phases_are_in_time_order_and_none_is_lost(patient):
     folder = SOURCE / "dicom" / patient
     with quiet_readers():
-        stack = dicom.read_stack(Series(patient, folder), Options())
+        stack = read_stack(Series(patient, folder), Options())
         times = {p: float(pydicom.dcmread(p).TriggerTime) for p in folder.glob("*.dcm")}
     for one in stack:
-        mine = [times[image.path] for image in one.images]
+        mine = [times[image.path] for image in one]
         assert len(mine) == 20
         assert mine == sorted(set(mine))
-    assert {image.path for one in stack for image in one.images} == set(times)
+    assert {image.path for one in stack for image in one} == set(times)
 
 
 def test_pixels_are_those_of_the_files(read):
     slices = read["SCD0000101"]
     with quiet_readers():
-        stack = dicom.read_stack(Series("a", SOURCE / "dicom" / "SCD0000101"), Options())
+        stack = read_stack(Series("a", SOURCE / "dicom" / "SCD0000101"), Options())
         for one, images in zip(slices, stack, strict=True):
-            rows, columns = (-1 if flip else 1 for flip in dicom.flipped(images.first))
-            for frame, image in zip(one.cine, images.images, strict=True):
+            rows, columns = (-1 if flip else 1 for flip in images[0].flips)
+            for frame, image in zip(one.cine, images, strict=True):
                 stored = pydicom.dcmread(image.path).pixel_array
                 assert np.array_equal(frame, stored[::rows, ::columns])
 
@@ -143,12 +146,12 @@ def test_ejection_fraction_of_the_contours(read, patient):
     """Polygons in the original pixels against masks of 2 mm in the crop: within 5 points."""
     slices = read[patient]
     with quiet_readers():
-        stack = dicom.read_stack(Series(patient, SOURCE / "dicom" / patient), Options())
+        stack = read_stack(Series(patient, SOURCE / "dicom" / patient), Options())
     names = {"SCD0000101": "SC-HF-I-1", "SCD0000301": "SC-HF-I-4"}
     contours = sunnybrook.read_contours(SOURCE / "contours" / names[patient])
     original = []
     for one in stack:
-        drawn = {t: contours.get(int(image.path.stem), {}) for t, image in enumerate(one.images)}
+        drawn = {t: contours.get(int(image.path.stem), {}) for t, image in enumerate(one)}
         original.append({t: polygon_area(d["i"]) for t, d in drawn.items() if "i" in d})
     mine = [
         {t: float((mask == 1).sum()) for t, mask in one.anatomy.items()} for one in prepared(slices)
@@ -163,7 +166,7 @@ def test_ejection_fraction_of_the_contours(read, patient):
 def test_ejection_fraction_of_whole_ventricles(stacks, patient):
     """All slices; a slice that is contoured at end-diastole only is empty at end-systole."""
 
-    def volumes(of: Sequence[CineSlice] | Sequence[PreparedSlice]) -> tuple[float, float]:
+    def volumes(of: Sequence[CineSlice] | Sequence[Clip]) -> tuple[float, float]:
         found = [[int((m == 1).sum()) for m in one.anatomy.values()] for one in of if one.anatomy]
         return (
             float(sum(max(areas) for areas in found)),
@@ -182,7 +185,7 @@ def test_the_whole_epicardium_is_in_every_crop(read, stacks, which):
     for slices in (read if which == "dicom" else stacks).values():
         for one, result in zip(slices, prepared(slices), strict=True):
             if one.anatomy:
-                assert result.window.centre_from == "contours"
+                assert result.centre_from == "contours"
                 assert outside(one, result) == 0
                 # The masks that went through the same window agree: nothing is cut off there.
                 for mask in result.anatomy.values():
@@ -218,11 +221,11 @@ def test_the_motion_places_the_crop_without_contours(read, stacks, together):
             region = heart_region(one)
             if region is None:
                 continue
-            assert result.window.centre_from == "motion"
+            assert result.centre_from == "motion"
             assert one.pixel_mm is not None
             corners = np.argwhere(region)
             middle = (corners.min(axis=0) + corners.max(axis=0)) / 2
-            centre = result.window.to_source(np.full(2, (result.window.size - 1) / 2))
+            centre = where(result).to_source(np.full(2, (where(result).size - 1) / 2))
             apart.append(float(np.hypot(*((centre - middle) * one.pixel_mm))))
             lost.append(outside(one, result))
     print(f"{len(apart)} slices: {np.median(apart):.1f} mm, at most {max(apart):.1f} mm off")

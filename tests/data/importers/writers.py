@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -224,17 +225,27 @@ def trace(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return outline(filled & ~ring), outline(filled)
 
 
-def write_mat7(folder: Path, case: str, cine: np.ndarray, mask: np.ndarray | None, **kw) -> Path:
-    """MATLAB v7, as ``save`` writes it."""
+def write_mat7(
+    folder: Path,
+    case: str,
+    cine: np.ndarray,
+    mask: np.ndarray | None,
+    *,
+    pixel_mm: float = 2.0,
+    change: Callable[[list[dict[str, Any]]], object] = lambda stacks: None,
+    compress: bool = True,
+) -> Path:
+    """MATLAB v7, as ``save`` writes it; ``change`` may alter the stacks (cine, LGE)."""
     folder.mkdir(parents=True, exist_ok=True)
-    stacks = segment_stacks(cine, mask, **kw)
+    stacks = segment_stacks(cine, mask, pixel_mm=pixel_mm)
+    change(stacks)
     names = sorted({name for stack in stacks for name in stack})
     array = np.empty((1, len(stacks)), dtype=[(name, object) for name in names])
     for i, stack in enumerate(stacks):
         for name in names:
             array[name][0, i] = stack.get(name, np.zeros((0, 0)))
     path = folder / f"{case}.mat"
-    savemat(path, {"setstruct": array, "info": {"Name": case}}, do_compression=True)
+    savemat(path, {"setstruct": array, "info": {"Name": case}}, do_compression=compress)
     return path
 
 

@@ -37,11 +37,11 @@ def test_every_parameter_has_its_own_folder(cohort):
     assert sorted(path.name for path in root.iterdir()) == ["phantom"]  # nothing temporary is left
 
 
-def test_progress_is_plain_lines_without_a_terminal(tmp_path, capsys):
-    ensure_cohort(tmp_path, **SMALL)
-    out, error = capsys.readouterr()
-    assert out == ""
-    lines = error.splitlines()
+def test_progress_is_plain_lines_without_a_terminal(tmp_path, caplog, capsys):
+    with caplog.at_level("INFO", "mvo_jax"):
+        ensure_cohort(tmp_path, **SMALL)
+    assert capsys.readouterr() == ("", "")
+    lines = caplog.messages
     assert 9 <= len(lines) <= 11
     assert lines[-1].startswith("Simulating cohort: 32/32 cases")
 
@@ -97,6 +97,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 def test_killed_generation_leaves_nothing_half_written(tmp_path):
     program = (
+        "import logging; logging.basicConfig(level='INFO')\n"
         "from mvo_jax.data.phantom.storage import ensure_cohort\n"
         f"ensure_cohort({str(tmp_path)!r}, preset='paper', seed=0, size='demo', jobs=2)\n"
     )
@@ -138,11 +139,15 @@ def test_two_processes_at_once_do_no_harm(tmp_path):
         verify_split(builder, split)
 
 
-def test_simulation_needs_neither_jax_nor_tensorflow(tmp_path):
+def test_heavy_packages_are_imported_when_they_are_used(tmp_path):
     program = (
         "import sys\n"
-        "import mvo_jax.data.phantom.workers\n"
-        "assert not {'jax', 'tensorflow_datasets'} & set(sys.modules)\n"
+        "import mvo_jax.data.importers.formats, mvo_jax.data.coarse_mask, mvo_jax.data.slices\n"
+        "assert not any(name.startswith('scipy') for name in sys.modules)\n"
+        "import mvo_jax.data.phantom.workers, mvo_jax.data.splits, mvo_jax.data.clips\n"
+        "import mvo_jax.data.cohort.work, mvo_jax.data.checks\n"
+        "heavy = {'jax', 'tensorflow_datasets', 'nibabel', 'pydicom', 'h5py', 'PIL', 'grain'}\n"
+        "assert not heavy & set(sys.modules)\n"
         "from mvo_jax.data.phantom.storage import ensure_cohort\n"
         f"ensure_cohort({str(tmp_path)!r}, **{SMALL!r}, progress=False)\n"
         "assert not {'jax', 'tensorflow'} & set(sys.modules)\n"

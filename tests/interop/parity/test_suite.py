@@ -25,9 +25,9 @@ CASES = [
     Case("conv2d", {"variant": "full", "mask_size": 16, "stage_sizes": (2, 1, 1)}),
     Case("conv2d_cpu", {"variant": "full", "mask_size": 16, "stage_sizes": (2, 1, 1)}),
     deep_case(),
-    Case("conv2d_conv1d", {"variant": "cgmr", "decoder_layout": "released", "num_outputs": 2}),
+    Case("conv3d_pairs", {"variant": "cgmr", "decoder_layout": "released", "num_outputs": 2}),
     Case("im2col_conv1d", {"variant": "bert", "in_channels": 1, "num_layers": 2}),
-    Case("im2col_matmul", {"variant": "backbone"}),
+    Case("conv2d", {"variant": "backbone"}),
     Case("conv3d_pairs", {"variant": "bert"}),
 ]
 

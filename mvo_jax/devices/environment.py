@@ -1,19 +1,24 @@
-"""XLA's programs kept between commands: a start that compiled once takes them from disk."""
+"""What must be in the environment before JAX is imported; this module imports no JAX."""
 
 import hashlib
 import importlib.metadata
+import os
 import platform
+import sys
 import zlib
 from collections.abc import MutableMapping
 from pathlib import Path
 
+# models.ops.lowerings.FAST_CPU_CONVOLUTION_FLAG, repeated because that module imports JAX.
+FAST_CPU_CONVOLUTION_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+# XLA ends the process on a flag it does not know, so the flag is set only where it was tried.
+TRIED_JAXLIB = ("0.10.", "0.11.", "0.12.")
+OPT_OUT = "MVO_JAX_KEEP_XLA_FLAGS"
 FOLDER = "JAX_COMPILATION_CACHE_DIR"  # JAX's own variable; set to nothing it switches the cache off
-_MIN_SECONDS = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
-_CHECKED = ".checked"
 
 
-def configure_cache(environment: MutableMapping[str, str]) -> None:
-    """Choose a folder for compiled programs, unless the environment names one.
+def configure(environment: MutableMapping[str, str]) -> None:
+    """Set XLA's flags, and a folder for compiled programs unless the environment names one.
 
     One folder a processor type and jaxlib version: a home directory is shared by machines, and code
     for a newer processor ends the process on an older one.
@@ -21,6 +26,7 @@ def configure_cache(environment: MutableMapping[str, str]) -> None:
     Args:
         environment: changed in place; normally ``os.environ``.
     """
+    configure_xla(environment)
     if FOLDER not in environment:
         home = environment.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
         version = importlib.metadata.version("jaxlib")
@@ -30,9 +36,37 @@ def configure_cache(environment: MutableMapping[str, str]) -> None:
         except OSError:  # a read-only home: compile each time
             return
         environment[FOLDER] = str(folder)
-        environment.setdefault(_MIN_SECONDS, "0.3")
+        environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     if environment[FOLDER]:
         remove_damaged(Path(environment[FOLDER]))
+
+
+def configure_in_time() -> None:
+    """``configure`` this process as far as JAX will still read it.
+
+    For programs that import the package, as a notebook: a command calls ``configure`` first.
+    """
+    if "jax" not in sys.modules:
+        configure(os.environ)
+    elif not sys.modules["jax._src.xla_bridge"].backends_are_initialized():
+        configure_xla(os.environ)  # read when the first array is made; the cache at the import
+
+
+def configure_xla(environment: MutableMapping[str, str]) -> None:
+    """Add the flag that makes 2-D convolutions on a CPU 1.7 times faster in training.
+
+    It changes which kernel runs, and results by rounding only (1e-5). Other backends ignore it.
+    Nothing is changed when the variable ``MVO_JAX_KEEP_XLA_FLAGS`` is set, when the flag's name is
+    in XLA_FLAGS already, or with a jaxlib it was not tried on.
+
+    Args:
+        environment: changed in place; normally ``os.environ``.
+    """
+    flags = environment.get("XLA_FLAGS", "")
+    name = FAST_CPU_CONVOLUTION_FLAG.split("=")[0]
+    tried = importlib.metadata.version("jaxlib").startswith(TRIED_JAXLIB)
+    if tried and name not in flags and not environment.get(OPT_OUT):
+        environment["XLA_FLAGS"] = f"{flags} {FAST_CPU_CONVOLUTION_FLAG}".strip()
 
 
 def remove_damaged(folder: Path) -> int:
@@ -46,7 +80,7 @@ def remove_damaged(folder: Path) -> int:
     Returns:
         How many were removed.
     """
-    mark, removed = folder / _CHECKED, 0
+    mark, removed = folder / ".checked", 0
     try:
         since = mark.stat().st_mtime_ns if mark.exists() else 0
         # Marked first: what is written meanwhile is looked at next time.

@@ -1,4 +1,4 @@
-"""Grey values of any scanner to 8 bits."""
+"""Grey values of any scanner to 8 bits: the one place that knows the grey window."""
 
 import numpy as np
 
@@ -33,3 +33,9 @@ def to_uint8(clip: np.ndarray, low: float, high: float) -> np.ndarray:
     if not high > low:
         raise ValueError(f"an empty intensity range, {low} to {high}")
     return np.rint(np.clip((clip - low) * (255.0 / (high - low)), 0.0, 255.0)).astype(np.uint8)
+
+
+def displayed(image: np.ndarray) -> np.ndarray:
+    """An image by its own grey window, for people: uint8 of the same shape, black if constant."""
+    low, high = intensity_range(image)
+    return to_uint8(image, low, max(high, low + 1e-6))

@@ -1,0 +1,177 @@
+"""A series to clips: one spacing, one number of frames, one crop for clip, LGE mask and anatomy.
+
+What is trained on and what is predicted come through here. The crop holds the whole myocardium or
+the slice is refused.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mvo_jax.data.cohort.faults import label_fault, slice_fault
+from mvo_jax.data.cohort.heart import has_centre, heart_centre
+from mvo_jax.data.cohort.resample import resample_mask, resample_space, resample_time
+from mvo_jax.data.cohort.window import choose_window
+from mvo_jax.data.importers.cine import Options, Series, printable
+from mvo_jax.data.importers.formats import load_series, quiet_readers, series_label
+from mvo_jax.data.intensity import displayed, intensity_range, to_uint8
+from mvo_jax.data.labels import MVO, UNLABELLED, has_mvo, largest_cavity
+from mvo_jax.data.slices import CineSlice, Clip, Overview, Rejected, Target, Window
+from mvo_jax.errors import UserError
+
+
+def read_series(
+    load: Callable[[Series, Options], list[CineSlice]],
+    series: Series,
+    options: Options,
+    target: Target,
+    *,
+    with_overview: bool = False,
+) -> list[Clip | Rejected]:
+    """Read and prepare a series. Whatever goes wrong with its file becomes a ``Rejected``.
+
+    Args:
+        load: of the importer.
+        series: what to read.
+        options: how.
+        target: what its slices become.
+        with_overview: keep a picture of the source around each crop.
+
+    Returns:
+        One entry a slice, in order; a single one where the series cannot be read at all.
+    """
+    try:
+        with quiet_readers():
+            slices = load_series(load, series, options)
+            results = prepare_series(
+                slices,
+                target,
+                label=series_label(series, slices, options),
+                still_images=options.still_images,
+            )
+            if with_overview:
+                return [
+                    done if isinstance(done, Rejected) else _with_overview(done, one)
+                    for one, done in zip(slices, results, strict=True)
+                ]
+            return results
+    except UserError as error:
+        return [series.rejected(error.cause, error.remedy)]
+    except Exception as error:  # whatever a library makes of one bad file, the rest goes on
+        cause = f"{printable(series.path)}: {type(error).__name__}: {printable(error)[:200]}"
+        return [series.rejected(cause, "check the file, or leave it out")]
+
+
+def prepare_series(
+    slices: Sequence[CineSlice],
+    target: Target,
+    *,
+    label: int | None = None,
+    still_images: bool = False,
+) -> list[Clip | Rejected]:
+    """Prepare the slices of one series; a bad slice does not stop the others.
+
+    Args:
+        slices: of one patient, in one orientation.
+        target: what they become.
+        label: what a table says of the whole series: 1 means MVO in at least one slice.
+        still_images: accept a single image; it is repeated in every frame.
+
+    Returns:
+        One entry a slice, in order.
+    """
+    fault = label_fault(slices, label)
+    faults = [slice_fault(one, still_images=still_images) for one in slices]
+    sound = [one for one, wrong in zip(slices, faults, strict=True) if wrong is None]
+    centre = None if all(map(has_centre, sound)) else heart_centre(sound)
+    out: list[Clip | Rejected] = []
+    for one, wrong in zip(slices, faults, strict=True):
+        try:
+            for error in (fault, wrong, label_fault([one], one.label)):
+                if error is not None:
+                    raise error
+            out.append(_prepare(one, target, label, centre))
+        except UserError as error:
+            out.append(Rejected(one.case_id, one.patient_id, one.source, error.cause, error.remedy))
+    return out
+
+
+def _prepare(one: CineSlice, target: Target, label: int | None, centre: np.ndarray | None) -> Clip:
+    window = choose_window(one, target, centre)
+    first, known = 0, end_diastole(one)  # one out of range is refused, used or not
+    if target.end_diastole_first:
+        if known is None:
+            raise UserError(
+                f"{printable(one.source)}: end-diastole is not known, so the cycle cannot be "
+                "rolled to it",
+                "give it in the table (column end_diastole) or leave out --end_diastole_first",
+            )
+        first = known
+    frames = resample_time(resample_space(one.cine, window), target.frames, first=first)
+    intensity = target.window or intensity_range(frames)
+    video = to_uint8(frames, *intensity)
+    if video.min() == video.max():
+        raise UserError(
+            f"{printable(one.source)}: the crop of {one.case_id} is one constant grey",
+            "check the image, the crop's centre and --window",
+        )
+    mask = None if one.lge_mask is None else _crop_mask(one, one.lge_mask, window)
+    return Clip(
+        **one.identity,
+        video=video[..., None],
+        lge_mask=mask if mask is not None and mask.any() else None,
+        label=_label(one, label),
+        spacing_mm=None if one.pixel_mm is None else one.pixel_mm[0] * window.step[0],
+        source_frames=len(one.cine),
+        anatomy={k: resample_mask(m, window) for k, m in one.anatomy.items()},
+        window=window,
+        first_frame=first,
+        intensity=intensity,
+    )
+
+
+def _label(one: CineSlice, label: int | None) -> int:
+    """Label of a slice. A mask on which nothing is drawn says nothing: it may be unread."""
+    if one.has_mvo or (one.lge_mask is not None and one.lge_mask.any()):
+        return int(bool(one.has_mvo))
+    return 0 if 0 in (label, one.label) else UNLABELLED
+
+
+def end_diastole(one: CineSlice) -> int | None:
+    """Frame of end-diastole: as given, else the annotated frame with the largest cavity."""
+    if one.end_diastole is not None:
+        if not 0 <= one.end_diastole < len(one.cine):
+            raise UserError(
+                f"{printable(one.source)}: end-diastole is frame {one.end_diastole} of "
+                f"{len(one.cine)}",
+                "frames count from 0",
+            )
+        return one.end_diastole
+    return largest_cavity(one.anatomy)
+
+
+def _crop_mask(one: CineSlice, lge_mask: np.ndarray, window: Window) -> np.ndarray:
+    """The mask through the window; MVO smaller than a pixel of the crop keeps that pixel."""
+    mask = resample_mask(lge_mask, window)
+    if not one.has_mvo or has_mvo(mask):
+        return mask
+    found = np.argwhere(lge_mask == MVO)
+    if not len(found):
+        raise UserError(
+            f"{printable(one.source)}: the MVO of {one.case_id} vanishes on the grid of the cine",
+            "check that LGE and cine show the same slice; export the mask on the cine's grid",
+        )
+    middle = found[np.square(found - found.mean(axis=0)).sum(axis=1).argmin()]
+    row, column = np.rint(window.to_crop(middle)).astype(int).clip(0, window.size - 1)
+    mask[row, column] = MVO
+    return mask
+
+
+def _with_overview(clip: Clip, one: CineSlice) -> Clip:
+    """The clip with the source's frame that it starts at."""
+    assert clip.window is not None
+    (top, left), (down, across), size = clip.window.start, clip.window.step, clip.window.size
+    image = displayed(np.asarray(one.cine[clip.first_frame], np.float32))
+    overview = Overview(image, top, left, top + size * down, left + size * across)
+    return dataclasses.replace(clip, overview=overview)

@@ -1,0 +1,64 @@
+"""Pixels of DICOM images, as the scanner meant them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mvo_jax.data.importers.cine import check_size, printable, reading
+from mvo_jax.data.importers.dicom_headers import Image
+from mvo_jax.errors import UserError
+
+
+def read_pixels(slices: Sequence[Sequence[Image]]) -> list[np.ndarray]:
+    """Grey values of slices, each ``[T, H, W]``, after rescaling and with black at the low end.
+
+    Args:
+        slices: images of each slice in time order.
+
+    Raises:
+        UserError: too large, damaged, or compressed in a way no installed decoder reads.
+    """
+    images = [image for one in slices for image in one]
+    check_size(images[0].path.parent, sum(i.shape[0] * i.shape[1] for i in images), 4)
+    files: dict[Path, np.ndarray] = {}
+    out = []
+    for one in slices:
+        frames = []
+        for image in one:
+            if image.frame is None:
+                frames.append(_pixels(image.path))
+                continue
+            if image.path not in files:
+                files[image.path] = _pixels(image.path)
+            frames.append(files[image.path][image.frame])
+        out.append(np.stack(frames))
+    return out
+
+
+def _pixels(path: Path) -> np.ndarray:
+    import pydicom
+    from pydicom.pixels import apply_modality_lut, get_decoder
+
+    with reading(path, " as DICOM"):
+        data = pydicom.dcmread(path)
+        syntax = data.file_meta.TransferSyntaxUID
+    what = f": compressed pixels ({syntax.name})" if syntax.is_compressed else ": its pixels"
+    with reading(path, what):
+        if syntax.is_compressed and not get_decoder(syntax).is_available:
+            raise UserError(
+                f"{printable(path)} is compressed ({syntax.name}) and no decoder for it is "
+                "installed",
+                "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress the "
+                "files (gdcmconv --raw)",
+            )
+        raw = data.pixel_array
+        if data.get("PhotometricInterpretation", "") == "MONOCHROME1":  # low values are white
+            raw = np.float32(2 ** int(data.BitsStored) - 1) - raw.astype(np.float32)
+        sequence = "PixelValueTransformationSequence"
+        shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
+        if sequence in shared:
+            step = shared[sequence][0]
+            return raw * np.float32(step.RescaleSlope) + np.float32(step.RescaleIntercept)
+        values = apply_modality_lut(raw, data)
+        return values.astype(np.float32) if values.dtype == np.float64 else values

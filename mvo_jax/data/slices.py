@@ -1,0 +1,210 @@
+"""One slice on its way: as scanned (importers), as trained on and shown (cohorts, clips, pages).
+
+``Slice`` says which slice it is: ``CineSlice`` adds what lies in the source, ``Clip`` what was made
+of it. A ``Target`` says what clips become, a ``Window`` where one was cut out.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mvo_jax.data.labels import has_mvo
+from mvo_jax.errors import UserError
+
+MIN_FRAMES = 8  # fewer cannot show a heart beat
+MIN_PIXELS = 16
+PIXEL_MM = (0.2, 6.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Which slice it is.
+
+    Attributes:
+        case_id: name, unique in its source.
+        patient_id: patient; slices of one patient share it.
+        slice_index: 0-based position in the stack.
+        source: file or folder it came from, for messages and the manifest.
+    """
+
+    case_id: str
+    patient_id: str
+    slice_index: int
+    source: str
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The fields of ``Slice``, for the record of the next stage."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Slice)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CineSlice(Slice):
+    """One short-axis slice over one heart beat, as it lies in the source.
+
+    Rows run down and columns to the right as the image is displayed.
+
+    Attributes:
+        cine: ``[T, H, W]`` grey values of any real dtype, phases in time order, evenly spaced over
+            one beat.
+        pixel_mm: (row, column) spacing; None where the format does not say.
+        lge_mask: uint8 ``[H, W]`` on the grid of the cine, 0 background, 1 infarct, 2 MVO,
+            3 myocardium; None without LGE.
+        has_mvo: whether the mask as drawn, before any resampling, has MVO; None without LGE. Read
+            from ``lge_mask`` where it is not given.
+        anatomy: source frame -> uint8 ``[H, W]``, 0 background, 1 LV cavity, 2 LV myocardium;
+            only annotated frames.
+        centre: (row, column) of the crop in pixels, given by the user.
+        end_diastole: 0-based frame.
+        position_mm: along the normal of the slice; None where unknown.
+        label: what a table says of this very slice.
+    """
+
+    cine: np.ndarray
+    pixel_mm: tuple[float, float] | None
+    lge_mask: np.ndarray | None = None
+    has_mvo: bool | None = None
+    anatomy: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    centre: tuple[float, float] | None = None
+    end_diastole: int | None = None
+    position_mm: float | None = None
+    label: int | None = None
+
+    def __post_init__(self):
+        if self.has_mvo is None and self.lge_mask is not None:
+            object.__setattr__(self, "has_mvo", has_mvo(self.lge_mask))
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """What every prepared clip has in common.
+
+    Attributes:
+        frames: frames over the beat.
+        image_size: pixels along each side.
+        spacing_mm: side of a pixel.
+        window: grey values that become 0 and 255; None for robust percentiles of each clip.
+        end_diastole_first: roll the cycle so that it starts at end-diastole.
+
+    Raises:
+        UserError: a number out of range.
+    """
+
+    frames: int = 30
+    image_size: int = 64
+    spacing_mm: float = 2.0
+    window: tuple[float, float] | None = None
+    end_diastole_first: bool = False
+
+    def __post_init__(self):
+        for name, value, low, high in (
+            ("frames", self.frames, MIN_FRAMES, 256),
+            ("image_size", self.image_size, MIN_PIXELS, 512),
+            ("spacing_mm", self.spacing_mm, *PIXEL_MM),
+        ):
+            if not low <= value <= high:
+                raise UserError(
+                    f"{name} is {value}, which no cine has", f"give {name} of {low} to {high}"
+                )
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise UserError(f"the window {self.window} is empty", "give the lower grey value first")
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """The square of the source that becomes the crop.
+
+    Output pixel k covers source pixels ``start + k * step`` to ``start + (k + 1) * step``, counted
+    from the outer edge of pixel 0.
+
+    Attributes:
+        start: (row, column).
+        step: source pixels an output pixel, (row, column).
+        size: output pixels along each side.
+        centre_from: ``given``, ``mask``, ``contours``, ``motion`` or ``whole image``.
+    """
+
+    start: tuple[float, float]
+    step: tuple[float, float]
+    size: int
+    centre_from: str
+
+    def to_crop(self, points: np.ndarray) -> np.ndarray:
+        """Source pixel coordinates (row, column; pixel centres are integers) in the crop.
+
+        Args:
+            points: float ``[..., 2]``.
+        """
+        return (np.asarray(points) + 0.5 - np.array(self.start)) / np.array(self.step) - 0.5
+
+    def to_source(self, points: np.ndarray) -> np.ndarray:
+        """The inverse of ``to_crop``."""
+        return (np.asarray(points) + 0.5) * np.array(self.step) + np.array(self.start) - 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Overview:
+    """Where a clip was cut out of its source.
+
+    Attributes:
+        image: uint8 ``[H, W]``, one frame of the source.
+        top: row of the crop's upper edge, counted from the outer edge of pixel 0; and so on.
+        left: see ``top``.
+        bottom: see ``top``.
+        right: see ``top``.
+    """
+
+    image: np.ndarray
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clip(Slice):
+    """A slice in the geometry of a model: what is stored, trained on, predicted and shown.
+
+    Attributes:
+        video: uint8 ``[T, H, W, 1]``.
+        lge_mask: uint8 ``[H, W]``; None where nothing is drawn.
+        label: 1 MVO, 0 none, -1 unlabelled; of the mask before resampling and cropping.
+        spacing_mm: side of a pixel; None where the source does not say.
+        source_frames: phases in the source.
+        anatomy: source frame -> uint8 ``[H, W]``, 1 LV cavity, 2 LV myocardium.
+        window: where the crop lies in the source; None where nobody knows.
+        first_frame: source frame (0-based) that the clip starts at.
+        intensity: grey values that became 0 and 255; None of stored clips.
+        split: stored split of a cohort; None of other sources.
+        overview: the source around the crop; None of cohorts, which store crops only.
+    """
+
+    video: np.ndarray
+    lge_mask: np.ndarray | None
+    label: int
+    spacing_mm: float | None
+    source_frames: int
+    anatomy: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    window: Window | None = None
+    first_frame: int = 0
+    intensity: tuple[float, float] | None = None
+    split: str | None = None
+    overview: Overview | None = None
+
+    @property
+    def centre_from(self) -> str | None:
+        """What placed the crop, see ``Window``; None where nobody knows."""
+        return None if self.window is None else self.window.centre_from
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejected:
+    """A case that could not be prepared, and why: a row of ``rejected.csv``."""
+
+    case_id: str
+    patient_id: str
+    source: str
+    cause: str
+    remedy: str
