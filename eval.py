@@ -2,9 +2,7 @@
 
 import sys
 
-from mvo_jax.cli.huge_pages import restart_with_huge_pages
-from mvo_jax.cli.main import run
+from mvo_jax.cli.main import main
 
 if __name__ == "__main__":
-    restart_with_huge_pages()
-    sys.exit(run("eval", sys.argv[1:]))
+    sys.exit(main("eval"))

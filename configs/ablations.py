@@ -17,38 +17,25 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import mvo
+from . import mvo, paper
 
-# name -> (variant, mask size, lambda)
-ROWS = {
-    "backbone": ("backbone", 16, 0.05),
-    "bert": ("bert", 16, 0.05),
-    "cgmr": ("cgmr", 16, 0.05),
-    "full": ("full", 16, 0.05),
-    "mask4": ("full", 4, 0.05),
-    "mask16": ("full", 16, 0.05),
-    "mask32": ("full", 32, 0.05),
-    "mask_raw": ("full", 64, 0.05),
-    "lambda0.01": ("full", 16, 0.01),
-    "lambda0.05": ("full", 16, 0.05),
-    "lambda0.1": ("full", 16, 0.1),
+_SIZES = [size for size in paper.TABLE_3 if size != paper.IMAGE_SIZE]
+# name -> what differs from configs/mvo.py
+ROWS: dict[str, dict[str, Any]] = {
+    **{variant: {"model.variant": variant} for variant in paper.TABLE_2},
+    **{f"mask{size}": {"model.mask_size": size} for size in _SIZES},
+    "mask_raw": {"model.mask_size": paper.IMAGE_SIZE},
+    **{f"lambda{weight}": {"loss.mask_loss_weight": weight} for weight in paper.TABLE_4},
 }
 
 REFERENCE = "full"  # the row that the others are tested against
 
 # The printed AUC in percent, and millions of parameters where the paper gives them.
 PAPER = {
-    "backbone": {"auc": 64.45, "millions": 31.50},
-    "bert": {"auc": 65.45, "millions": 37.86},
-    "cgmr": {"auc": 67.97, "millions": 37.56},
-    "full": {"auc": 72.70, "millions": 43.72},
-    "mask4": {"auc": 68.68},
-    "mask16": {"auc": 72.70},
-    "mask32": {"auc": 67.02},
-    "mask_raw": {"auc": 62.23},
-    "lambda0.01": {"auc": 67.79},
-    "lambda0.05": {"auc": 72.70},
-    "lambda0.1": {"auc": 70.30},
+    **paper.TABLE_2,
+    **{f"mask{size}": {"auc": paper.TABLE_3[size]} for size in _SIZES},
+    "mask_raw": {"auc": paper.TABLE_3[paper.IMAGE_SIZE]},
+    **{f"lambda{weight}": {"auc": auc} for weight, auc in paper.TABLE_4.items()},
 }
 
 
@@ -58,10 +45,10 @@ def get_config(argument: str = "full") -> ConfigDict:
     if name not in ROWS or size not in ("", "quick"):
         raise ValueError(f"unknown row {argument!r}; choose from {', '.join(ROWS)} (or NAME-quick)")
     config: Any = mvo.get_config(size).unlock()
-    config.model.variant, config.model.mask_size, config.loss.mask_loss_weight = ROWS[name]
+    config.update_from_flattened_dict(ROWS[name])
     if config.model.variant in ("backbone", "cgmr"):
         config.optimizer.name = "sgd"
-        config.optimizer.learning_rate = 1e-2
+        config.optimizer.learning_rate = paper.SGD_LEARNING_RATE
         config.optimizer.weight_decay = 5e-4
         config.optimizer.decoupled_weight_decay = False
     return config.lock()

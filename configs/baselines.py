@@ -23,72 +23,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import demo, mvo
+from mvo_jax.models.registry import published_config
 
-# name -> fields of the published model. The method itself comes from configs/mvo.py.
-MODELS: dict[str, dict[str, Any]] = {
-    "vivit": {
-        "num_outputs": 1,
-        "in_channels": 3,
-        "hidden_size": 512,
-        "num_layers": 6,
-        "num_heads": 8,
-        "head_dim": 64,
-        "mlp_dim": 2048,
-        "patch_size": 4,
-        "tubelet_size": 1,  # the authors' models have 2
-        "token_deviation": 1.0,
-        "dropout_rate": 0.0,
-    },
-    "timesformer": {
-        "form": "gated",
-        "num_outputs": 1,
-        "in_channels": 3,
-        "hidden_size": 512,
-        "num_layers": 12,
-        "num_heads": 12,
-        "head_dim": 64,
-        "mlp_dim": 2048,
-        "patch_size": 16,
-        "dropout_rate": 0.0,
-    },
-    "c3d": {
-        "num_outputs": 1,
-        "in_channels": 3,
-        "width": 64,
-        "hidden_size": 4096,
-        "head_dropout": 0.5,
-        "lowering": "auto",
-    },
-    "i3d": {
-        "num_outputs": 1,
-        "in_channels": 3,
-        "width": 64,
-        "stage_sizes": (2, 5, 2),
-        "head_size": 256,
-        "head_dropout": 0.5,
-        "lowering": "auto",
-    },
-    "slowfast": {
-        "num_outputs": 1,
-        "in_channels": 3,
-        "width": 64,
-        "stage_sizes": (3, 4, 6, 3),
-        "frame_ratio": 8,
-        "channel_ratio": 8,
-        "fusion_kernel": 5,
-        "head_dropout": 0.5,
-        "lowering": "auto",
-    },
-    "p3d": {
-        "num_outputs": 1,
-        "in_channels": 3,
-        "width": 64,
-        "stage_sizes": (3, 8, 36, 3),
-        "head_dropout": 0.5,
-        "lowering": "auto",
-    },
-}
+from . import demo, mvo, paper
+
 # name -> what its reduced form changes in the model.
 QUICK_MODELS: dict[str, dict[str, Any]] = {
     "vivit": {
@@ -120,12 +58,17 @@ QUICK_MODELS: dict[str, dict[str, Any]] = {
 
 _SGD = {
     "name": "sgd",
-    "learning_rate": 1e-2,
+    "learning_rate": paper.SGD_LEARNING_RATE,
     "weight_decay": 5e-4,
     "decoupled_weight_decay": False,
 }
 # name -> what differs from the method's optimiser, at full size and reduced.
-_ADAMW = {"name": "adamw", "learning_rate": 1e-4, "weight_decay": 0.05, "clip_norm": 1.0}
+_ADAMW = {
+    "name": "adamw",
+    "learning_rate": paper.ADAMW_LEARNING_RATE,
+    "weight_decay": 0.05,
+    "clip_norm": 1.0,
+}
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "vivit": _ADAMW,
     "timesformer": _ADAMW,
@@ -150,36 +93,8 @@ QUICK_STEPS = {"vivit": 2500, "c3d": 2000}
 OTHER_QUICK_STEPS = 1000
 
 REFERENCE = "mvo_net"  # the row that the others are tested against
-ROWS = (REFERENCE, *MODELS)
-
-# Table 1 as printed: percent, and millions of parameters.
-PAPER = {
-    "vivit": {"auc": 58.54, "specificity": 67.44, "recall": 45.45, "f1": 43.48, "millions": 41.98},
-    "timesformer": {
-        "auc": 59.20,
-        "specificity": 65.12,
-        "recall": 52.27,
-        "f1": 47.42,
-        "millions": 76.54,
-    },
-    "c3d": {"auc": 63.31, "specificity": 59.30, "recall": 56.82, "f1": 48.07, "millions": 63.32},
-    "i3d": {"auc": 57.80, "specificity": 62.79, "recall": 54.54, "f1": 48.00, "millions": 12.55},
-    "slowfast": {
-        "auc": 64.32,
-        "specificity": 70.93,
-        "recall": 54.54,
-        "f1": 51.61,
-        "millions": 33.56,
-    },
-    "p3d": {"auc": 63.74, "specificity": 73.26, "recall": 50.00, "f1": 49.44, "millions": 65.68},
-    "mvo_net": {
-        "auc": 72.70,
-        "specificity": 75.58,
-        "recall": 56.82,
-        "f1": 55.56,
-        "millions": 43.72,
-    },
-}
+PAPER = paper.TABLE_1
+ROWS = (REFERENCE, *OPTIMIZERS)
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -192,7 +107,7 @@ def get_config(argument: str = "") -> ConfigDict:
         config.train.total_steps = QUICK_STEPS.get(name, OTHER_QUICK_STEPS)
     if name == REFERENCE:
         return config.lock()
-    config.model = ConfigDict({"name": name, **MODELS[name], "dtype": "float32"})
+    config.model = ConfigDict(published_config(name))
     config.optimizer.update(OPTIMIZERS[name])
     if size:
         config.model.update(QUICK_MODELS[name])

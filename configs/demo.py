@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import mvo
+from . import mvo
 
 
 def get_config(argument: str = "") -> ConfigDict:

@@ -1,6 +1,6 @@
 """Microvascular obstruction in contrast-free cine MR, in JAX/Flax.
 
-    from mvo_jax import train_and_evaluate, load_run, create_model, list_models
+    from mvo_jax import load_config, train_and_evaluate, load_run, create_model, list_models
 
 What is named here is imported when it is first asked for: ``import mvo_jax`` loads no JAX. XLA's
 flags are set before that, as the commands do, so that a notebook gets the numbers of ``train.py``:
@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "create_model": "mvo_jax.models.registry",
     "evaluate": "mvo_jax.run",
+    "load_config": "mvo_jax.config_files",
     "list_models": "mvo_jax.models.registry",
     "load_run": "mvo_jax.run",
     "train_and_evaluate": "mvo_jax.run",

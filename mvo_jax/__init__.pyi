@@ -1,3 +1,4 @@
+from mvo_jax.config_files import load_config as load_config
 from mvo_jax.models.registry import create_model as create_model
 from mvo_jax.models.registry import list_models as list_models
 from mvo_jax.run import evaluate as evaluate

@@ -74,7 +74,7 @@ def train_and_evaluate(
     ends in the same bytes.
 
     Args:
-        config: resolved experiment config, as a config file's ``get_config()`` returns it.
+        config: resolved experiment config, as ``load_config`` returns it.
         workdir: folder of the run; made where it is missing.
         evaluate_on: split that is scored at the end and reported; None leaves that to
             ``evaluate``.

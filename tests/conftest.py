@@ -1,6 +1,8 @@
 """Eight simulated devices for every test, set before JAX is imported, and fixtures of all rooms."""
 
 import os
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -49,3 +51,32 @@ def on_disk() -> Callable[..., Any]:
     from tests.small_run import make_on_disk
 
     return make_on_disk
+
+
+_PEAKS: dict[str, float] = {}  # process of the tests -> GB
+
+
+def _peak_gb() -> float:
+    """Largest memory of this process so far; ``ru_maxrss`` is in kB, on macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e9 if sys.platform == "darwin" else 1e6)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist sends its peak to the process that prints."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["peak_gb"] = _peak_gb()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the peak of a worker that has finished."""
+    _PEAKS[node.gateway.id] = getattr(node, "workeroutput", {}).get("peak_gb", float("nan"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print the peaks: a worker that grows to 6 GB is too much for two on a small machine."""
+    peaks = _PEAKS or {"this process": _peak_gb()}
+    text = ", ".join(f"{name} {peak:.1f} GB" for name, peak in sorted(peaks.items()))
+    terminalreporter.write_line(f"peak memory: {text}")

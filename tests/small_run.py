@@ -4,21 +4,35 @@ from typing import Any
 
 import numpy as np
 
-from configs.mvo import get_config
+from mvo_jax.config_files import load_config
 from mvo_jax.data.splits import Split, StreamedSplit, content_hash
+
+TINY: dict[str, Any] = {
+    "data.frames": 8,
+    "data.image_size": 32,
+    "model.width": 8,
+    "model.stage_sizes": (1,),
+    "model.in_channels": 1,
+    "model.num_heads": 2,
+    "model.mask_size": 32,
+    # Every dropout site takes a second to compile; two are left.
+    "model.encoder_dropout": 0.0,
+    "model.head_dropout": 0.3,
+    "optimizer.learning_rate": 1e-2,
+    "optimizer.warmup_steps": 5,
+    "train.batch_size": 8,
+    "train.total_steps": 50,
+    "train.log_every": 10,
+    "train.eval_every": 10,
+    "train.num_devices": 1,
+    "eval.batch_size": 8,
+}
 
 
 def make_tiny_config(**changes: Any) -> Any:
-    config: Any = get_config()
-    config.unlock()
-    config.data.frames, config.data.image_size = 8, 32
-    config.model.update(width=8, stage_sizes=(1,), in_channels=1, num_heads=2, mask_size=32)
-    # Every dropout site takes a second to compile; two are left.
-    config.model.update(encoder_dropout=0.0, head_dropout=0.3)
-    config.optimizer.update(learning_rate=1e-2, warmup_steps=5)
-    config.train.update(batch_size=8, total_steps=50, log_every=10, eval_every=10, num_devices=1)
-    config.eval.batch_size = 8
-    config.update_from_flattened_dict(changes)
+    """The paper's config in small."""
+    config: Any = load_config("mvo").unlock()
+    config.update_from_flattened_dict(TINY | changes)
     return config.lock()
 
 

@@ -17,8 +17,6 @@ from mvo_jax.errors import EXIT_COMPARISON, EXIT_NON_FINITE, EXIT_PEERS, EXIT_US
 EXIT_ABORTED = 128 + signal.SIGABRT  # by JAX, which has noticed a lost process first
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch"
-# How ml_collections loads a config file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 def test_every_file_has_a_check_here_and_a_line_in_the_page():

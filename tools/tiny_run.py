@@ -14,7 +14,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from configs.mvo import get_config
+from mvo_jax.config_files import load_config
 from mvo_jax.data.splits import Split
 from mvo_jax.models.mvo_net import ModelOutput
 from mvo_jax.models.registry import MODELS, published_config
@@ -50,7 +50,7 @@ MODELS["tiny"] = TinyNet
 
 def tiny_config(**changes: Any) -> Any:
     """The paper's config with saves, logs and evaluations that do not fit each other."""
-    config: Any = get_config()
+    config: Any = load_config("mvo")
     config.unlock()
     config.data.frames, config.data.image_size = 8, 32
     config.model = ConfigDict(published_config("tiny"))

@@ -6,7 +6,6 @@ a run folder of its own below FOLDER.
 
 import difflib
 import os
-import runpy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from absl import flags
 
 from mvo_jax.cli.flags import parse
+from mvo_jax.config_files import load_module
 from mvo_jax.devices.cluster import find_cluster
 from mvo_jax.errors import EXIT_FINDINGS, UserError
 
@@ -49,16 +49,7 @@ def _separate(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _rows(path: str) -> dict[str, Any]:
     """ROWS, REFERENCE and PAPER of a config file that has rows."""
-    if not Path(path).is_file():
-        raise UserError(
-            f"the config file {path!r} does not exist",
-            "run from the top of the repository; try --config configs/baselines.py",
-        )
-    try:
-        source = runpy.run_path(path)
-    except Exception as error:
-        cause = f"{path} failed with {type(error).__name__}: {error}"
-        raise UserError(cause, "correct the file") from error
+    source = vars(load_module(path))
     missing = [name for name in ("ROWS", "REFERENCE", "PAPER") if name not in source]
     if missing:
         raise UserError(

@@ -1,4 +1,4 @@
-"""``python eval.py --workdir FOLDER``: predictions, metrics and report of a trained run."""
+"""``mvo-jax eval --workdir FOLDER``: predictions, metrics and report of a trained run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,8 +7,6 @@ from typing import Any
 from absl import flags
 
 from mvo_jax.cli.flags import define_process_flags, joined, parse
-from mvo_jax.devices import distributed
-from mvo_jax.run import evaluate
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -34,6 +32,9 @@ def _define(values: flags.FlagValues) -> None:
 def main(arguments: list[str]) -> dict[str, Any]:
     """Evaluate the run that the command line names; print the headline and the report's path."""
     values = parse(arguments, _define)
+    from mvo_jax.devices import distributed
+    from mvo_jax.run import evaluate
+
     with joined(values):
         summary = evaluate(
             values.workdir,

@@ -1,4 +1,7 @@
-"""Command-line flags and the experiment config."""
+"""Command-line flags and the experiment config.
+
+Imports the heavy libraries inside functions: ``--help`` has to answer at once.
+"""
 
 import json
 import os
@@ -6,24 +9,23 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
 
-from mvo_jax.data.importers.cine import Options
-from mvo_jax.data.importers.formats import IMPORTERS
-from mvo_jax.data.importers.table import COLUMNS, Table, read_table
-from mvo_jax.data.labels import MASK_NAMES
-from mvo_jax.devices import cluster, distributed
+from mvo_jax import settings
+from mvo_jax.config_files import available, load_config
 from mvo_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from mvo_jax.data.importers.cine import Options
 
 QUOTES = "'\""  # around the key in ml_collections' messages, once or twice
 
 
 def parse(
     arguments: list[str],
-    define: Callable[[flags.FlagValues], None],
+    define: Callable[[flags.FlagValues], None] = lambda values: None,
     *,
     with_config: bool = False,
     positional: Sequence[str] = (),
@@ -33,7 +35,8 @@ def parse(
     Args:
         arguments: command line after the verb.
         define: defines the flags, each with ``flag_values=`` the object it is given.
-        with_config: also take ``--config FILE.py[:argument]`` and ``--config.KEY=VALUE``.
+        with_config: also take ``--config NAME[:ARGUMENT]``, a path in place of the name, and
+            ``--config.KEY=VALUE``.
         positional: flags that take the words without dashes, in this order; all must be given.
 
     Returns:
@@ -45,20 +48,13 @@ def parse(
     """
     values = flags.FlagValues()
     define(values)
-    if with_config:
-        config_flags.DEFINE_config_file(
-            "config",
-            None,
-            "Experiment: configs/NAME.py or configs/NAME.py:ARGUMENT",
-            flag_values=values,
-            sys_argv=arguments,
-        )
-        _check_config_file(arguments)
     flags.DEFINE_bool("help", False, "Show the flags.", short_name="h", flag_values=values)
     if {"--help", "-h"} & set(arguments):  # before required flags are missed
-        print(values.get_help())
+        _print_help(values, with_config)
         raise SystemExit(0)
     try:
+        if with_config:
+            arguments = _define_config(values, arguments)
         values.set_gnu_getopt(bool(positional))  # flags may follow the words
         rest = values(["mvo_jax", *arguments])[1:]
     except (AttributeError, KeyError) as error:  # ml_collections: unknown key or part
@@ -80,47 +76,46 @@ def parse(
             raise UserError(f"{name.upper()} is missing", "see --help")
     if rest:
         raise UserError(f"unexpected arguments: {' '.join(rest)}", "see --help")
-    if with_config and values.config is None:
-        raise UserError("no experiment given", "add --config configs/demo.py, for example")
+    if with_config and "config" not in values:
+        raise UserError("no experiment given", "add --config demo, for example")
     return values
 
 
-def _check_config_file(arguments: list[str]) -> None:
-    """Load the file once by itself: config_flags wraps its errors in tracebacks."""
-    for i, argument in enumerate(arguments):
-        if argument == "--config":
-            value = arguments[i + 1] if i + 1 < len(arguments) else ""
-        elif argument.startswith("--config="):
-            value = argument.partition("=")[2]
+def _print_help(values: flags.FlagValues, with_config: bool) -> None:
+    if with_config:
+        flags.DEFINE_string(
+            "config",
+            None,
+            f"Experiment: NAME or FILE.py, and :ARGUMENT. Names: {', '.join(available())}.",
+            flag_values=values,
+        )
+    print(values.get_help())
+    if with_config:
+        print(f"\nKeys of every config, and those of its model:\n{settings.describe()}")
+
+
+def _define_config(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
+    """Load the file of ``--config``, define its keys as flags, and return the other arguments."""
+    from ml_collections import config_flags
+
+    spec, rest, words = None, [], iter(arguments)
+    for word in words:
+        if word in ("--config", "-config"):
+            spec = next(words, "")
+        elif word.startswith(("--config=", "-config=")):
+            spec = word.partition("=")[2]
         else:
-            continue
-        path, _, name = value.partition(":")
-        if not Path(path).is_file():
-            raise UserError(
-                f"the config file {path!r} does not exist",
-                f"run from the top of the repository; configs: {_available()}",
-            )
-        try:
-            source: dict[str, Any] = {"__name__": "config", "__file__": path}
-            exec(compile(Path(path).read_text(), path, "exec"), source)
-            config = source["get_config"](*([name] if name else []))
-            if not isinstance(config, ConfigDict):
-                raise TypeError(f"get_config returned {type(config).__name__}")
-        except ValueError as error:
-            raise UserError(f"{path}: {error}", "choose one of the names it lists") from error
-        except Exception as error:
-            raise UserError(
-                f"{path} failed with {type(error).__name__}: {error}",
-                "a config file defines get_config(argument='') and returns a ConfigDict",
-            ) from error
-
-
-def _available() -> str:
-    return ", ".join(sorted(str(p) for p in Path("configs").glob("[a-z]*.py"))) or "none here"
+            rest.append(word)
+    if spec is not None:
+        config = load_config(spec)
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
+    return rest
 
 
 def config_from_json(content: dict[str, Any]) -> Any:
     """The resolved config that a run folder keeps, locked again."""
+    from ml_collections import ConfigDict
+
     return ConfigDict(json.loads(json.dumps(content))).lock()
 
 
@@ -163,6 +158,8 @@ def joined(values: flags.FlagValues) -> AbstractContextManager[None]:
     Raises:
         UserError: flags that contradict each other, or processes that do not come together.
     """
+    from mvo_jax.devices import cluster, distributed
+
     found = cluster.find_cluster(
         os.environ,
         mode=values.distributed,
@@ -177,6 +174,9 @@ def joined(values: flags.FlagValues) -> AbstractContextManager[None]:
 
 def define_source_flags(values: flags.FlagValues) -> None:
     """Flags that say how a source is to be read; the same for every verb that reads one."""
+    from mvo_jax.data.importers.formats import IMPORTERS
+    from mvo_jax.data.importers.table import COLUMNS
+
     flags.DEFINE_string("source", None, "Folder, image file or .zip.", flag_values=values)
     flags.DEFINE_string(
         "format", "auto", f"Format: auto, {', '.join(IMPORTERS)}.", flag_values=values
@@ -214,12 +214,16 @@ def define_source_flags(values: flags.FlagValues) -> None:
     )
 
 
-def source_options(values: flags.FlagValues) -> Options:
+def source_options(values: flags.FlagValues) -> "Options":
     """What the flags of ``define_source_flags`` say.
 
     Raises:
         UserError: a table that cannot be read, or mask values that mean nothing.
     """
+    from mvo_jax.data.importers.cine import Options
+    from mvo_jax.data.importers.table import Table, read_table
+    from mvo_jax.data.labels import MASK_NAMES
+
     meaning: dict[int, int] = {}
     for item in values.mask_values:
         number, _, name = item.partition("=")

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 
+from mvo_jax.cli.huge_pages import restart_with_huge_pages
 from mvo_jax.devices.environment import configure
 from mvo_jax.errors import EXIT_USER_ERROR, UserError
 
@@ -31,6 +32,9 @@ VERBS = {
 # not depend on it. The products are small: one thread is also the fastest.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _READ_IMAGES = ("prepare", "inspect", "predict")
+_COMPUTE = ("train", "eval", "compare", "predict")
+# Packages that an installation may lack, and the extra of pyproject.toml that has them.
+_EXTRAS = {"nibabel": "images", "pydicom": "images", "h5py": "images", "torch": "parity"}
 _GOES_ON = {
     "train": "; the same command goes on from the last checkpoint",
     "compare": "; the same command goes on from the last checkpoint",
@@ -77,6 +81,16 @@ def run(verb: str, arguments: list[str]) -> int:
             raise
         print(f"error: {error.cause}\n  what to do: {error.remedy}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if debug or error.name not in _EXTRAS:
+            raise
+        extra = _EXTRAS[error.name]
+        print(
+            f"error: {error.name} is not installed\n"
+            f'  what to do: pip install "mvo_jax[{extra}]", or pip install {error.name}',
+            file=sys.stderr,
+        )
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"interrupted{_GOES_ON.get(verb, '')}", file=sys.stderr)
         return 130
@@ -85,12 +99,22 @@ def run(verb: str, arguments: list[str]) -> int:
     return 0
 
 
-def main() -> int:
-    """``python -m mvo_jax VERB ...``."""
-    if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
-        asked = sys.argv[1:2] in (["--help"], ["-h"])
-        lines = "\n".join(f"  {verb:13}{text}" for verb, text in VERBS.items())
-        usage = f"usage: python -m mvo_jax VERB [options]\n\n{lines}"
+def main(verb: str = "") -> int:
+    """``mvo-jax VERB ...`` and ``python -m mvo_jax VERB ...``: the process's whole command.
+
+    Args:
+        verb: where the program stands for one (train.py); by default the first word.
+
+    Returns:
+        Exit code.
+    """
+    verb, *arguments = [verb, *sys.argv[1:]] if verb else (sys.argv[1:] or [""])
+    if verb not in VERBS:
+        asked = verb in ("--help", "-h")
+        lines = "\n".join(f"  {name:13}{text}" for name, text in VERBS.items())
+        usage = f"usage: mvo-jax VERB [options], or python -m mvo_jax VERB [options]\n\n{lines}"
         print(usage, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else EXIT_USER_ERROR
-    return run(sys.argv[1], sys.argv[2:])
+    if verb in _COMPUTE:
+        restart_with_huge_pages()
+    return run(verb, arguments)

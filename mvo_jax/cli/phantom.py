@@ -3,7 +3,6 @@
 from absl import flags
 
 from mvo_jax.cli.flags import parse
-from mvo_jax.data.phantom.storage import ensure_cohort
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -19,6 +18,8 @@ def _define(values: flags.FlagValues) -> None:
 def main(arguments: list[str]) -> None:
     """Generate the cohort unless it is there, and say where it lies."""
     values = parse(arguments, _define)
+    from mvo_jax.data.phantom.storage import ensure_cohort
+
     builder = ensure_cohort(
         values.data_dir,
         preset=values.preset,

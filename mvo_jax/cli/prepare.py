@@ -1,16 +1,19 @@
-"""``python -m mvo_jax prepare SOURCE --out COHORT``: a folder of images to a prepared cohort."""
+"""``mvo-jax prepare SOURCE --out COHORT``: a folder of images to a prepared cohort."""
 
-import sys
+import logging
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from mvo_jax.cli.flags import define_source_flags, parse, source_options
-from mvo_jax.data.cohort.partition import Partition, split_order
-from mvo_jax.data.processes import available_cores
-from mvo_jax.data.slices import Target
 from mvo_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from mvo_jax.data.cohort.storage import CohortFolder
+
+log = logging.getLogger(__name__)
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -60,6 +63,11 @@ def main(arguments: list[str]) -> None:
     Exit code 0: a cohort is there, though cases may be rejected (not with ``--strict``); 2: none.
     """
     values = parse(arguments, _define, positional=("source",))
+    from mvo_jax.data.cohort.partition import Partition
+    from mvo_jax.data.cohort.prepare import prepare, read_rejected
+    from mvo_jax.data.processes import available_cores
+    from mvo_jax.data.slices import Target
+
     window = None if values.window is None else _numbers("window", values.window)
     if window is not None and len(window) != 2:
         raise UserError(f"--window has {len(window)} numbers", "give two: --window 0,1500")
@@ -75,20 +83,26 @@ def main(arguments: list[str]) -> None:
         folds=values.folds,
         seed=values.split_seed,
     )
-    options = source_options(values)
-    from mvo_jax.data.cohort.prepare import prepare, read_rejected  # imports TFDS
-
     cohort = prepare(
         Path(values.source),
         Path(values.out),
         format=values.format,
-        options=options,
+        options=source_options(values),
         target=target,
         partition=partition,
         jobs=available_cores() if values.jobs is None else values.jobs,
         strict=values.strict,
     )
-    manifest, rejected = cohort.manifest().values(), read_rejected(cohort.path)
+    _print(cohort)
+    _log_rejected(cohort.path, read_rejected(cohort.path))
+    print(f"look at it: python -m mvo_jax inspect {cohort.path}")
+
+
+def _print(cohort: "CohortFolder") -> None:
+    """What the cohort holds."""
+    from mvo_jax.data.cohort.partition import split_order
+
+    manifest = cohort.manifest().values()
     print(
         f"{cohort.path}: {cohort.frames} frames of {cohort.image_size}x{cohort.image_size} pixels, "
         f"{cohort.spacing_mm:g} mm"
@@ -106,13 +120,16 @@ def main(arguments: list[str]) -> None:
         print(
             f"{by_motion} crops were placed by the motion of the heart, an estimate: look at them"
         )
-    if rejected:
-        print(
-            f"{len(rejected)} cases were rejected, see {cohort.path / 'rejected.csv'}; the most "
-            "frequent causes:",
-            file=sys.stderr,
-        )
-        for remedy, count in Counter(row["remedy"] for row in rejected).most_common(3):
-            example = next(row["cause"] for row in rejected if row["remedy"] == remedy)
-            print(f"  {count:6}  {example}\n          {remedy}", file=sys.stderr)
-    print(f"look at it: python -m mvo_jax inspect {cohort.path}")
+
+
+def _log_rejected(cohort: Path, rejected: list[dict[str, str]]) -> None:
+    """What was rejected, and why most often."""
+    if not rejected:
+        return
+    log.warning(
+        f"{len(rejected)} cases were rejected, see {cohort / 'rejected.csv'}; the most frequent "
+        "causes:"
+    )
+    for remedy, count in Counter(row["remedy"] for row in rejected).most_common(3):
+        example = next(row["cause"] for row in rejected if row["remedy"] == remedy)
+        log.warning(f"  {count:6}  {example}\n          {remedy}")

@@ -1,32 +1,17 @@
-"""``python -m mvo_jax summary --config FILE.py``: what a model costs."""
+"""``mvo-jax summary --config NAME``: what a model costs."""
 
 import itertools
 import re
-from typing import Any
-
-from absl import flags
+from typing import TYPE_CHECKING, Any
 
 from mvo_jax.cli.flags import parse
-from mvo_jax.models.cost import Cost, model_cost
-from mvo_jax.models.registry import dense_model, published_config
+from mvo_jax.config_files import load_module
 
-# Millions of parameters as the paper prints them: Table 2 for the variants of the method, Table 1
-# for the other systems; docs/decisions.md has what they may count.
-TABLE_2 = {"backbone": 31.50, "bert": 37.86, "cgmr": 37.56, "full": 43.72}
-TABLE_1 = {
-    "vivit": 41.98,
-    "timesformer": 76.54,
-    "c3d": 63.32,
-    "i3d": 12.55,
-    "slowfast": 33.56,
-    "p3d": 65.68,
-}
+if TYPE_CHECKING:
+    from mvo_jax.models.cost import Cost
+
 # Fields whose value the paper's count leaves open.
 FREE_SIZES = {"num_outputs", "mask_size"}
-
-
-def _define(values: flags.FlagValues) -> None:
-    del values  # no flags beside --config
 
 
 def paper_millions(model: Any) -> tuple[int, float] | None:
@@ -35,15 +20,18 @@ def paper_millions(model: Any) -> tuple[int, float] | None:
     Args:
         model: the ``model`` part of a config. Its whole numbers and tuples are sizes.
     """
+    from mvo_jax.models.registry import published_config
+
     published = published_config(model.name)
     for field, value in published.items():
         size = isinstance(value, int | tuple) and not isinstance(value, bool)
         given = model[field] if isinstance(value, int) or not size else tuple(model[field])
         if size and field not in FREE_SIZES and given != value:
             return None
-    if model.name == "mvo_net":
-        return (2, TABLE_2[model.variant]) if model.variant in TABLE_2 else None
-    return (1, TABLE_1[model.name]) if model.name in TABLE_1 else None
+    paper = load_module("paper")
+    number, row = (2, model.variant) if model.name == "mvo_net" else (1, model.name)
+    printed = (paper.TABLE_1, paper.TABLE_2)[number - 1]
+    return (number, printed[row]["millions"]) if row in printed else None
 
 
 def grouped(parameters: dict[str, int]) -> list[tuple[str, int]]:
@@ -58,7 +46,7 @@ def grouped(parameters: dict[str, int]) -> list[tuple[str, int]]:
     return rows
 
 
-def table(config: Any, cost: Cost) -> str:
+def table(config: Any, cost: "Cost") -> str:
     """The summary as plain text."""
     total = sum(cost.parameters.values())
     shape = f"{config.data.frames}x{config.data.image_size}x{config.data.image_size}"
@@ -88,7 +76,10 @@ def table(config: Any, cost: Cost) -> str:
 
 def main(arguments: list[str]) -> None:
     """Print the parameter table, FLOPs and a memory estimate; nothing is computed on a device."""
-    config = parse(arguments, _define, with_config=True).config
+    config = parse(arguments, with_config=True).config
+    from mvo_jax.models.cost import model_cost
+    from mvo_jax.models.registry import dense_model
+
     model = dense_model(config.model)
     size = config.data.image_size
     moments = 2 if config.optimizer.name == "adamw" else 1

@@ -1,12 +1,10 @@
-"""``python train.py --config FILE.py --workdir FOLDER``: train, or go on with, one run."""
+"""``mvo-jax train --config NAME --workdir FOLDER``: train, or go on with, one run."""
 
 from typing import Any
 
 from absl import flags
 
 from mvo_jax.cli.flags import define_process_flags, joined, parse
-from mvo_jax.devices import distributed
-from mvo_jax.run import train_and_evaluate
 from mvo_jax.runs.goodput import Clock, process_age
 
 
@@ -32,6 +30,9 @@ def main(arguments: list[str]) -> dict[str, Any]:
     """Train the run that the command line describes; see ``run.train_and_evaluate``."""
     clock = Clock(before=process_age())
     values = parse(arguments, _define, with_config=True)
+    from mvo_jax.devices import distributed
+    from mvo_jax.run import train_and_evaluate
+
     with joined(values):
         result = train_and_evaluate(
             values.config,

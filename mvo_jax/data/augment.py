@@ -4,36 +4,12 @@ The paper names random cropping, flipping, rotation and photometric distortion w
 released code has the transforms but not their settings. Values are in the configs.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
+from mvo_jax.settings import Augmentation
+
 Array = jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """Strengths of the augmentation; zero turns one off.
-
-    Attributes:
-        max_shift: largest shift in pixels along each axis, drawn uniformly: the random crop of a
-            padded image.
-        flip: flip horizontally and vertically, each with probability 0.5.
-        max_rotation_deg: largest rotation either way, degrees.
-        brightness: largest additive change, in units of the 8-bit range (0.1 is 25.5 grey levels).
-        contrast: largest relative change of contrast about the clip's mean.
-        gamma: largest change of the logarithm of gamma.
-        time_shift: roll the cycle by a random number of frames.
-    """
-
-    max_shift: float = 0.0
-    flip: bool = False
-    max_rotation_deg: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    gamma: float = 0.0
-    time_shift: bool = False
 
 
 def normalise(video: Array) -> Array:

@@ -22,23 +22,10 @@ from mvo_jax.devices import distributed, parallel
 from mvo_jax.errors import UserError
 from mvo_jax.files import cannot_write, replace_file
 from mvo_jax.runs import goodput
+from mvo_jax.settings import FREE_ON_RESUME
 
 SOURCE = Path(__file__).resolve().parents[2]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
-
-# What changes neither the result nor what is logged of it, beyond rounding. Where the data are may
-# change too: that they are the same is known by their content.
-FREE_ON_RESUME = (
-    "config.data.dir",
-    "config.data.device_budget_mb",
-    "config.train.num_devices",
-    "config.train.steps_per_dispatch",
-    "config.train.save_every",
-    "config.train.save_every_seconds",
-    "config.train.keep_latest",
-    "config.train.watchdog_seconds",
-    "config.train.watchdog_leaves",
-)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -93,7 +80,7 @@ def _flatten(config: Mapping[str, Any], prefix: str = "config") -> dict[str, Any
 
 
 def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Differences between two configs, one line each, without those of ``FREE_ON_RESUME``."""
+    """Differences between two configs, one line each, without those of keys that are free."""
     before, after = _flatten(old), _flatten(json.loads(json.dumps(new)))
     return [
         f"{key} {before.get(key, 'absent')!r} -> {after.get(key, 'absent')!r}"

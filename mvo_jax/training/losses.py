@@ -1,31 +1,13 @@
 """The loss: classification plus lambda times the coarse-mask error (paper Eq. 2)."""
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 
+from mvo_jax.settings import LOSS_FORMS, LossSettings
+
 Array = jax.Array
-
-FORMS = ("cross_entropy", "released")
-
-
-@dataclasses.dataclass(frozen=True)
-class LossSettings:
-    """Form and weights of the loss.
-
-    Attributes:
-        form: 'cross_entropy' (the paper) or 'released' (half the binary cross-entropy of a
-            sigmoid, with 1e-7 inside the logarithms, as the authors' code computes it).
-        mask_loss_weight: the paper's lambda, for the mean squared error of the coarse mask.
-        positive_weight: weight of MVO-positive cases in the classification loss; 1 is neutral.
-    """
-
-    form: str = "cross_entropy"
-    mask_loss_weight: float = 0.05
-    positive_weight: float = 1.0
 
 
 def mvo_probability(logits: Array) -> Array:
@@ -62,7 +44,7 @@ def classification_loss(logits: Array, label: Array, settings: LossSettings) -> 
         else:
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     else:
-        raise ValueError(f"loss form {settings.form!r} is unknown; choose from {FORMS}")
+        raise ValueError(f"loss form {settings.form!r} is unknown; choose from {LOSS_FORMS}")
     return loss * jnp.where(label == 1, settings.positive_weight, 1.0).astype(loss.dtype)
 
 

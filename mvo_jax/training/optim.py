@@ -6,39 +6,20 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mvo_jax.settings import OptimizerSettings
+
 OPTIMISERS = ("adamw", "sgd")
 
 
 @dataclasses.dataclass(frozen=True)
-class OptimiserSettings:
-    """Optimiser and learning-rate schedule.
+class OptimiserSettings(OptimizerSettings):
+    """The part ``optimizer`` of a config, and what else the schedule depends on.
 
     Attributes:
-        name: 'adamw' or 'sgd'.
-        learning_rate: peak learning rate.
-        total_steps: length of the schedule.
-        warmup_steps: steps of linear warm-up; 0 for none.
-        warmup_start: share of the scheduled rate at step 0 of the warm-up.
-        power: exponent of the polynomial decay.
-        end_learning_rate: rate at ``total_steps``.
-        weight_decay: on every parameter, as in the released code.
-        decoupled_weight_decay: AdamW is always decoupled. For SGD, False is torch's L2 term that
-            enters the momentum, True adds ``-learning_rate * weight_decay * p`` beside it.
-        momentum: of SGD.
-        clip_norm: largest global gradient norm; 0 for no clipping.
+        total_steps: length of the schedule, ``config.train.total_steps``.
     """
 
-    name: str = "adamw"
-    learning_rate: float = 1e-4
-    total_steps: int = 8000
-    warmup_steps: int = 1500
-    warmup_start: float = 1e-6
-    power: float = 1.0
-    end_learning_rate: float = 0.0
-    weight_decay: float = 0.01
-    decoupled_weight_decay: bool = True
-    momentum: float = 0.9
-    clip_norm: float = 0.0
+    total_steps: int = 1000
 
 
 def learning_rate_schedule(settings: OptimiserSettings) -> optax.Schedule:

@@ -9,38 +9,15 @@ import flax.linen as nn
 import jax
 import optax
 
-from mvo_jax.data.augment import Augmentation
 from mvo_jax.devices import parallel
 from mvo_jax.errors import UserError
-from mvo_jax.models.registry import build_model
-from mvo_jax.training import losses, optim
+from mvo_jax.models.registry import build_model, published_config
+from mvo_jax.settings import Augmentation, LossSettings, check
+from mvo_jax.training import optim
 from mvo_jax.training.state import TrainState, create_state, start_from
 
-# m of the target that the report shows of a model that predicts no mask: the paper's.
-REPORTED_MASK_SIZE = 16
-
-# What is read of a config beside the fields of the model and of the settings classes.
-REQUIRED_KEYS = {
-    "data": ("frames", "image_size", "device_budget_mb"),
-    "model": ("name", "num_outputs"),  # `build_model` asks for the rest
-    "loss": (),
-    "optimizer": ("ema_decay",),
-    "augment": (),
-    "train": (
-        "batch_size",
-        "total_steps",
-        "log_every",
-        "eval_every",
-        "num_devices",
-        "steps_per_dispatch",
-        "save_every",
-        "save_every_seconds",
-        "keep_latest",
-        "watchdog_seconds",
-        "watchdog_leaves",
-    ),
-    "eval": ("batch_size", "threshold_rule", "patient_aggregation"),
-}
+# m of the target that the report shows of a model that predicts no mask: the method's.
+REPORTED_MASK_SIZE: int = published_config("mvo_net")["mask_size"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +40,7 @@ class Experiment:
     model: nn.Module
     optimiser: optax.GradientTransformation
     optimiser_settings: optim.OptimiserSettings
-    loss: losses.LossSettings
+    loss: LossSettings
     augmentation: Augmentation
     clip_shape: tuple[int, int, int, int]
     mask_size: int
@@ -112,43 +89,13 @@ def set_up(
     Raises:
         UserError: a value that cannot work, named by its config key.
     """
-    for part, keys in REQUIRED_KEYS.items():
-        missing = [key for key in keys if part not in config or key not in config[part]]
-        if part not in config or missing:
-            raise UserError(
-                f"the config has no key {'.'.join([part, *missing[:1]])}",
-                "start from a config of this repository",
-            )
-    for part, key, least in (
-        ("data", "device_budget_mb", 0),
-        ("train", "num_devices", 0),
-        ("train", "steps_per_dispatch", 0),
-        ("train", "save_every", 0),
-        ("train", "save_every_seconds", 0),
-        ("train", "keep_latest", 1),
-        ("train", "watchdog_seconds", 0),
-        ("train", "batch_size", 1),
-        ("train", "total_steps", 1),
-        ("train", "eval_every", 1),
-        ("train", "log_every", 1),
-        ("eval", "batch_size", 1),
-    ):
-        if config[part][key] < least:
-            raise UserError(
-                f"config.{part}.{key} is {config[part][key]}", f"set it to {least} or more"
-            )
+    check(config)
     if devices is None:
         devices = parallel.devices(config.train.num_devices)
     if train:
         parallel.check_divisible(config.train.batch_size, len(devices))
 
-    optimiser_fields = dict(config.optimizer)
-    ema_decay = optimiser_fields.pop("ema_decay")
-    settings = _dataclass(
-        optim.OptimiserSettings,
-        "optimizer",
-        {**optimiser_fields, "total_steps": config.train.total_steps},
-    )
+    settings = optim.OptimiserSettings(**config.optimizer, total_steps=config.train.total_steps)
     experiment = Experiment(
         model=build_model(
             config.model,
@@ -158,18 +105,13 @@ def set_up(
         ),
         optimiser=_checked("optimizer", lambda: optim.make_optimiser(settings)),
         optimiser_settings=settings,
-        loss=_dataclass(losses.LossSettings, "loss", config.loss),
-        augmentation=_dataclass(Augmentation, "augment", config.augment),
+        loss=LossSettings(**config.loss),
+        augmentation=Augmentation(**config.augment),
         clip_shape=(config.data.frames, config.data.image_size, config.data.image_size, 1),
         mask_size=config.model.mask_size if "mask_size" in config.model else REPORTED_MASK_SIZE,
-        ema_decay=ema_decay,
+        ema_decay=settings.ema_decay,
         devices=devices,
     )
-    if experiment.loss.form not in losses.FORMS:
-        raise UserError(
-            f"config.loss.form is {experiment.loss.form!r}, which does not exist",
-            f"choose from {', '.join(losses.FORMS)}",
-        )
     outputs = config.model.num_outputs
     if outputs not in (1, 2):
         raise UserError(
@@ -188,15 +130,6 @@ def set_up(
     # Abstract shapes only: finds a clip the network cannot take before any data is made.
     _checked("model", experiment.state_shapes)
     return experiment
-
-
-def _dataclass(kind: type, part: str, fields: Mapping[str, Any]) -> Any:
-    try:
-        return kind(**dict(fields))
-    except TypeError as error:
-        raise UserError(
-            f"config.{part}: {error}", "start from a config of this repository"
-        ) from error
 
 
 def _checked(part: str, build: Any) -> Any:

@@ -8,13 +8,13 @@ import pytest
 
 from benchmarks import data_step, gpu_table, run_8000
 from benchmarks.resident import AUGMENTATION, MASK_SIZE
-from configs.mvo import get_config
+from mvo_jax.config_files import load_config
 
 TINY = ["--system=c3d", "--frames=16", "--size=32", "--width=2"]
 
 
 def test_augmentation_is_that_of_the_paper_s_config():
-    config: Any = get_config()
+    config: Any = load_config("mvo")
     assert config.augment.to_dict() == AUGMENTATION
     assert config.model.mask_size == MASK_SIZE
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mvo_jax.cli.main import run
+from tests.small_run import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,27 +26,9 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def tiny(data_dir: Path) -> list[str]:
     """Flags of a run that takes seconds."""
-    values = {
-        "data.dir": data_dir,
-        "data.size": "tiny",
-        "data.preset": "easy",
-        "data.frames": 8,
-        "data.image_size": 32,
-        "model.width": 8,
-        "model.stage_sizes": (1,),
-        "model.in_channels": 1,
-        "model.num_heads": 2,
-        "model.mask_size": 32,
-        "model.encoder_dropout": 0.0,
-        "optimizer.warmup_steps": 5,
-        "train.batch_size": 8,
-        "train.total_steps": 50,
-        "train.log_every": 10,
-        "train.eval_every": 10,
-        "train.num_devices": 1,
-        "eval.batch_size": 8,
-    }
-    return ["--config=configs/mvo.py", *(f"--config.{k}={v}" for k, v in values.items())]
+    data = {"data.dir": data_dir, "data.size": "tiny", "data.preset": "easy"}
+    values = TINY | data
+    return ["--config=mvo", *(f"--config.{key}={value}" for key, value in values.items())]
 
 
 @pytest.fixture(scope="package")

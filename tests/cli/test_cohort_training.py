@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from configs.mvo import get_config
 from mvo_jax.cli.main import run
+from mvo_jax.config_files import load_config
 from mvo_jax.data.clips import SIMULATED_FIELD_OF_VIEW_MM
 from mvo_jax.data.splits import Split, load_split
 from tests.data.importers import writers
@@ -17,8 +17,6 @@ from tests.data.importers import writers
 ROOT = Path(__file__).resolve().parents[2]
 SPACING_MM = SIMULATED_FIELD_OF_VIEW_MM / 32
 SHAPE = ["--frames=8", "--image_size=32", f"--spacing_mm={SPACING_MM}", "--window=0,255"]
-# How ml_collections loads a config file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +24,7 @@ def cohort(data_dir, tmp_path_factory) -> Path:
     """The simulated cohort as NIfTI with its splits in a table, prepared."""
     folder = tmp_path_factory.mktemp("prepared")
     rows = []
-    data: Any = get_config().unlock().data
+    data: Any = load_config("mvo").unlock().data
     data.update(dir=str(data_dir), size="tiny", preset="easy", frames=8, image_size=32)
     for name in ("train", "validation", "test"):
         split = load_split(data, name, progress=False)

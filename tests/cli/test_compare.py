@@ -14,13 +14,11 @@ from mvo_jax.evaluation.predictions import read_predictions
 from mvo_jax.evaluation.statistics import paired_delong_test
 from mvo_jax.evaluation.table import METRICS, Metric
 
-# How ml_collections loads a config file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 ROOT = Path(__file__).resolve().parents[2]
 
 # The form of configs/baselines.py with small rows, as a user writes it.
 ROWS_FILE = """
-from configs import mvo
+from mvo_jax import load_config
 
 ROWS = ("plain", "encoder", "vivit")
 REFERENCE = "plain"
@@ -32,7 +30,7 @@ VIVIT = dict(name="vivit", num_outputs=1, in_channels=1, hidden_size=16, num_lay
 
 def get_config(argument=""):
     name, _, size = argument.partition("-")
-    config = mvo.get_config("quick").unlock()
+    config = load_config("mvo:quick").unlock()
     config.data.update(dict(dir=%(data)r, preset="easy", size="tiny", frames=8, image_size=32))
     config.model.update(dict(width=8, stage_sizes=(1,), num_heads=2, mask_size=32))
     config.model.variant = "bert" if name == "encoder" else "backbone"

@@ -8,20 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from configs.mvo import get_config
 from mvo_jax.cli.main import run
+from mvo_jax.config_files import load_config
 from mvo_jax.interop import convert, weight_files
 from mvo_jax.interop.layouts.mvo_net import REFERENCE, TORCHVISION
 from mvo_jax.interop.weight_rules import flatten, to_torch, unflatten
-
-# How ml_collections loads a config file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
 def model() -> dict[str, Any]:
     """The ``model`` part of the config that ``tiny`` describes."""
-    config: Any = get_config().unlock()
+    config: Any = load_config("mvo").unlock()
     config.model.update(width=8, stage_sizes=(1,), in_channels=1, num_heads=2, mask_size=32)
     config.model.encoder_dropout = 0.0
     return config.model.to_dict()

@@ -15,8 +15,6 @@ from mvo_jax.cli.main import run
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = Path(os.environ.get("MVO_JAX_SAMPLES", ROOT.parent / "shared" / "samples"))
-# How ml_collections loads a config file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -229,25 +227,28 @@ def test_the_threshold_of_a_run_that_was_never_evaluated(
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("given", ["no run", "no checkpoint", "no input", "empty", "unreadable"])
-def test_what_cannot_be_predicted_leaves_nothing(evaluated, tmp_path, refused, given):
-    workdir, source = evaluated, tmp_path / "input"
-    words = {"no input": "does not exist", "empty": "no file", "unreadable": "input.npz"}
-    if given == "no run":
-        workdir, words[given] = tmp_path / "nowhere", "config.json does not exist"
-    elif given == "no checkpoint":
-        workdir, words[given] = tmp_path / "run", "has no checkpoints"
-        workdir.mkdir()
-        shutil.copy(evaluated / "config.json", workdir)
-    elif given == "empty":
-        source.mkdir()
-    elif given == "unreadable":
-        source = tmp_path / "input.npz"
-        source.write_bytes(b"")
-    parent = tmp_path / "results"
-    cause, _ = refused("predict", f"--workdir={workdir}", source, f"--out={parent / 'out'}")
-    assert words[given] in cause
-    assert not parent.exists() or list(parent.iterdir()) == []
+@pytest.mark.parametrize(
+    ("workdir", "source", "words"),
+    [
+        ("nowhere", "none", "config.json does not exist"),
+        ("unsaved", "none", "has no checkpoints"),
+        ("evaluated", "none", "does not exist"),
+        ("evaluated", "empty", "no file"),
+        ("evaluated", "unreadable.npz", "unreadable.npz"),
+    ],
+)
+def test_what_cannot_be_predicted_leaves_nothing(
+    evaluated, tmp_path, refused, workdir, source, words
+):
+    for name in ("unsaved", "empty"):
+        (tmp_path / name).mkdir()
+    shutil.copy(evaluated / "config.json", tmp_path / "unsaved")
+    (tmp_path / "unreadable.npz").write_bytes(b"")
+    run_folder = evaluated if workdir == "evaluated" else tmp_path / workdir
+    out = tmp_path / "results" / "out"
+    cause, _ = refused("predict", f"--workdir={run_folder}", tmp_path / source, f"--out={out}")
+    assert words in cause
+    assert not out.parent.exists() or list(out.parent.iterdir()) == []
 
 
 def test_out_must_be_free_and_writable(evaluated, images, tmp_path, refused):
@@ -337,8 +338,3 @@ def test_inspect_knows_what_prepare_did(images, tmp_path, capsys):
     assert f"rejected: 1 when it was prepared, see {out / 'rejected.csv'}" in printed
     assert "look    crop placed by motion" in printed
     assert page.read_text().count("crop by motion") == 3
-
-
-def test_inspect_of_nothing(tmp_path, refused):
-    assert "does not exist" in refused("inspect", tmp_path / "none")[0]
-    assert "SOURCE is missing" in refused("inspect")[0]

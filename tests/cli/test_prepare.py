@@ -133,6 +133,8 @@ def test_nothing_given(refused, source, tmp_path):
     assert "holds no file" in cause
     assert "--format" in remedy
     assert not (tmp_path / "out").exists()
+    assert "does not exist" in refused("inspect", tmp_path / "no")[0]
+    assert "SOURCE is missing" in refused("inspect")[0]
 
 
 def test_an_output_that_is_in_use(source, tmp_path, refused):

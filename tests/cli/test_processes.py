@@ -7,9 +7,6 @@ import pytest
 
 from mvo_jax.errors import EXIT_PEERS, EXIT_USER_ERROR
 
-# How ml_collections loads a config file.
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 
 def test_a_process_that_finds_no_other_has_said_where_it_looked(command, tiny, tmp_path):
     with socket.create_server(("localhost", 0)) as server:

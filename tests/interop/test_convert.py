@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 import torch
 
-from configs.mvo import get_config
+from mvo_jax.config_files import load_config
 from mvo_jax.errors import UserError
 from mvo_jax.interop import convert, weight_files
 from mvo_jax.interop.layouts.mvo_net import REFERENCE, RELEASED, TORCHVISION
@@ -52,7 +52,7 @@ def read(path: Path, model: dict[str, Any], layout=RELEASED, **options: Any):
 
 
 def full_size(**changes: Any) -> dict[str, Any]:
-    config: Any = get_config()
+    config: Any = load_config("mvo")
     return {**config.model.to_dict(), **changes}
 
 

@@ -52,7 +52,9 @@ def test_warm_up_scales_the_decay():
 
 
 def test_released_schedule():
-    rate = learning_rate_schedule(OptimiserSettings(total_steps=10_000))
+    rate = learning_rate_schedule(
+        OptimiserSettings(learning_rate=1e-4, warmup_steps=1500, total_steps=10_000)
+    )
     # float32 near one: the share 1e-6 of step 0 is known to 6e-8.
     np.testing.assert_allclose(rate(0), 1e-10, atol=1e-11)
     np.testing.assert_allclose(rate(750), 1e-4 * (1 - 0.075) * 0.5, rtol=1e-5)

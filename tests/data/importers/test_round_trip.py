@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs.mvo import get_config
+from mvo_jax.config_files import load_config
 from mvo_jax.data.batches import batch_indices
 from mvo_jax.data.cohort.partition import Partition
 from mvo_jax.data.cohort.prepare import prepare
@@ -121,7 +121,7 @@ def test_training_on_it_gives_the_same_first_loss(simulated, tmp_path):
         lge_mask=np.stack([c[2] for c in simulated]),
         label=np.array([c[3] for c in simulated], np.int32),
     )
-    small: Any = get_config().unlock()
+    small: Any = load_config("mvo").unlock()
     small.data.frames = 16
     small.model.update(width=8, stage_sizes=(1,), in_channels=1, num_heads=2, mask_size=16)
     small.train.update(batch_size=8, num_devices=1)

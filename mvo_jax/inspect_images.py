@@ -1,0 +1,148 @@
+"""A cohort or a folder of images read whole: counts, checks, and a page with some of the clips."""
+
+import dataclasses
+import random
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from mvo_jax.data.checks import Finding, Inspection
+from mvo_jax.data.clips import Source, open_source, read_clips
+from mvo_jax.data.cohort.partition import split_order
+from mvo_jax.data.importers.cine import Options, printable
+from mvo_jax.data.slices import Clip, Rejected, Target
+from mvo_jax.evaluation.pages.montage import write_montage
+
+Tile = tuple[Clip, list[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspected:
+    """What was found.
+
+    Attributes:
+        table: one row a split: 'split', 'cases', 'patients', 'positive', 'negative', 'unknown' and
+            'positive_patients'.
+        facts: what the images are like, by name.
+        findings: of the checks.
+    """
+
+    table: list[dict[str, Any]]
+    facts: dict[str, str]
+    findings: list[Finding]
+
+
+def inspect_images(
+    source: Path,
+    page: Path,
+    target: Target,
+    *,
+    form: str = "auto",
+    options: Options | None = None,
+    tiles: int = 48,
+) -> Inspected:
+    """Read every clip of a source once, check it, and write the page.
+
+    Args:
+        source: folder, image file, .zip or cohort.
+        page: HTML file to write.
+        target: geometry that images are brought to; a cohort has its own.
+        form: format of the source; see ``data.importers.formats``.
+        options: how the source is to be read.
+        tiles: most clips to show.
+
+    Raises:
+        UserError: a source that cannot be read, or a page that cannot be written.
+    """
+    inspection, montage = Inspection(), Montage(tiles)
+    with tempfile.TemporaryDirectory() as scratch:
+        opened = open_source(
+            source, form=form, options=options or Options(), scratch=Path(scratch) / "unpacked"
+        )
+        clips = read_clips(opened, None if opened.is_cohort else target)
+        shown = sys.stderr.isatty()
+        for one in tqdm(clips, unit="slice", desc="Inspecting", disable=not shown):
+            if isinstance(one, Rejected):
+                inspection.add_rejected(one)
+            else:
+                montage.offer(one, inspection.add(one))
+    found = Inspected(_rows(inspection), _facts(opened, inspection), inspection.findings())
+    write_montage(
+        page,
+        title=printable(opened.path),
+        table=found.table,
+        facts=found.facts,
+        findings=found.findings,
+        tiles=montage.tiles(),
+    )
+    return found
+
+
+class Montage:
+    """Clips to show: the first that have something wrong, and a fair sample of the others.
+
+    Args:
+        limit: most clips; half of them may be wrong ones.
+    """
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._flawed: list[tuple[int, Tile]] = []
+        self._sample: list[tuple[int, Tile]] = []
+        self._seen = 0
+        self._draws = random.Random(0)
+
+    def offer(self, clip: Clip, wrong: list[str]) -> None:
+        """Keep a clip or not."""
+        place, tile = self._seen, (clip, wrong)
+        self._seen += 1
+        if wrong and len(self._flawed) < self._limit // 2:
+            self._flawed.append((place, tile))
+        elif len(self._sample) < self._limit:
+            self._sample.append((place, tile))
+        elif self._limit:
+            # Reservoir sampling: every clip has the same chance, and none is read twice.
+            other = self._draws.randrange(place + 1)
+            if other < self._limit:
+                self._sample[other] = (place, tile)
+
+    def tiles(self) -> list[Tile]:
+        """Wrong ones first, then by the order of the source."""
+        rest = sorted(self._sample[: self._limit - len(self._flawed)], key=lambda item: item[0])
+        return [tile for _, tile in [*self._flawed, *rest]]
+
+
+def _rows(inspection: Inspection) -> list[dict[str, Any]]:
+    return [
+        {
+            "split": name,
+            "cases": count.cases,
+            "patients": len(count.patients),
+            "positive": count.positive,
+            "negative": count.negative,
+            "unknown": count.unknown,
+            "positive_patients": len(count.positive_patients),
+        }
+        for name, count in sorted(inspection.splits.items(), key=lambda item: split_order(item[0]))
+    ]
+
+
+def _facts(source: Source, inspection: Inspection) -> dict[str, str]:
+    def listed(counts: dict[Any, int]) -> str:
+        return ", ".join(f"{key} ({n})" for key, n in sorted(counts.items(), key=lambda i: -i[1]))
+
+    shapes = {f"{s[0]} frames of {s[1]}x{s[2]}": n for s, n in inspection.shapes.items()}
+    placed = {"crops placed by": listed(dict(inspection.placed))} if inspection.placed else {}
+    rejected = source.rejected if source.is_cohort else len(inspection.rejected)
+    see = f" when it was prepared, see {source.path / 'rejected.csv'}" if source.rejected else ""
+    return {
+        "kind": source.kind,
+        "clips": listed(shapes),
+        "frames in the source": listed(dict(inspection.source_frames)),
+        "pixel, mm": listed(dict(inspection.spacings)),
+        **placed,
+        "rejected": f"{rejected}{see}",
+    }

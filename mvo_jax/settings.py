@@ -1,0 +1,288 @@
+"""The keys of a config: what each means, its bounds, and whether it may change on resume.
+
+One dataclass a part of the config; the part ``model`` has the fields of its module
+(``models.registry.published_config``). Config files start from ``default_config``, the numbers of
+the paper are in configs/paper.py, and ``check`` refuses what cannot work before anything is built.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mvo_jax.errors import UserError
+
+LOSS_FORMS = ("cross_entropy", "released")
+_LARGEST_SEED = 2**32 - 1
+
+
+def _key(
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    choices: tuple[str, ...] = (),
+    free_on_resume: bool = False,
+) -> Any:
+    """A key of the config.
+
+    Args:
+        default: value where a config file says nothing; its type is the type of the key. Outside
+            the bounds where every config has to set it.
+        help: what it means.
+        least: smallest value.
+        most: largest value.
+        choices: names that it takes.
+        free_on_resume: whether a run may go on with another value: it changes neither the result
+            nor what is logged of it, beyond rounding.
+    """
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "help": help,
+            "least": least,
+            "most": most,
+            "choices": choices,
+            "free_on_resume": free_on_resume,
+        },
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """The part ``data``: which cohort, and how it is read."""
+
+    name: str = _key("phantom", "phantom (simulated) or cohort (prepared)")
+    # Where the data are may change: that they are the same is known by their content.
+    dir: str = _key(
+        "data", "folder of simulated cohorts, or the prepared cohort", free_on_resume=True
+    )
+    preset: str = _key("paper", "of a simulated cohort: easy, paper or null")
+    seed: int = _key(0, "of a simulated cohort", least=0, most=_LARGEST_SEED)
+    size: str = _key("paper", "of a simulated cohort: paper, demo or tiny")
+    frames: int = _key(0, "frames of a clip", least=1)
+    image_size: int = _key(0, "pixels of a side", least=1)
+    slices_per_patient: int = _key(1, "of a simulated cohort", least=1)
+    device_budget_mb: int = _key(
+        2048,
+        "larger splits are read from disk while training, with the same result; 0: all are",
+        least=0,
+        free_on_resume=True,
+    )
+    fold: int = _key(0, "test fold of a cohort prepared with --folds", least=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSettings:
+    """The part ``loss``: form and weights."""
+
+    form: str = _key(
+        "cross_entropy",
+        "cross_entropy (the paper), or released: half the binary cross-entropy of a sigmoid, with "
+        "1e-7 inside the logarithms, as the authors' code computes it",
+        choices=LOSS_FORMS,
+    )
+    mask_loss_weight: float = _key(
+        1.0, "the paper's lambda, for the mean squared error of the coarse mask", least=0
+    )
+    positive_weight: float = _key(
+        1.0, "of MVO-positive cases in the classification loss; 1 is neutral", least=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """The part ``optimizer``: optimiser, schedule and average of the weights."""
+
+    name: str = _key("adamw", "adamw or sgd")
+    learning_rate: float = _key(1e-3, "peak learning rate", least=0)
+    warmup_steps: int = _key(0, "steps of linear warm-up; 0 for none", least=0)
+    warmup_start: float = _key(
+        1e-6, "share of the scheduled rate at step 0 of the warm-up", least=0
+    )
+    power: float = _key(1.0, "exponent of the polynomial decay", least=0)
+    end_learning_rate: float = _key(0.0, "rate at train.total_steps", least=0)
+    weight_decay: float = _key(0.01, "on every parameter, as in the released code", least=0)
+    decoupled_weight_decay: bool = _key(
+        True,
+        "AdamW is always decoupled. For SGD, False is torch's L2 term that enters the momentum, "
+        "True adds -learning_rate * weight_decay * p beside it",
+    )
+    momentum: float = _key(0.9, "of SGD", least=0, most=1)
+    clip_norm: float = _key(0.0, "largest global gradient norm; 0 for no clipping", least=0)
+    ema_decay: float = _key(
+        0.0, "of the average of the weights that is evaluated; 0 for none", least=0, most=1
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """The part ``augment``: strengths of the augmentation; zero turns one off."""
+
+    max_shift: float = _key(
+        0.0,
+        "largest shift in pixels along each axis, as by the random crop of a padded image",
+        least=0,
+    )
+    flip: bool = _key(False, "flip horizontally and vertically, each with probability 0.5")
+    max_rotation_deg: float = _key(0.0, "largest rotation either way, degrees", least=0)
+    brightness: float = _key(
+        0.0,
+        "largest additive change, in units of the 8-bit range (0.1 is 25.5 grey levels)",
+        least=0,
+    )
+    contrast: float = _key(
+        0.0, "largest relative change of contrast about the clip's mean", least=0
+    )
+    gamma: float = _key(0.0, "largest change of the logarithm of gamma", least=0)
+    time_shift: bool = _key(False, "roll the cycle by a random number of frames")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+    """The part ``train``: steps, devices, saves."""
+
+    batch_size: int = _key(0, "clips a step", least=1)
+    total_steps: int = _key(0, "steps of the run", least=1)
+    log_every: int = _key(50, "steps between rows of metrics.jsonl", least=1)
+    eval_every: int = _key(200, "steps between evaluations on the validation split", least=1)
+    num_devices: int = _key(0, "devices of all processes; 0 for all", least=0, free_on_resume=True)
+    steps_per_dispatch: int = _key(
+        0, "steps compiled as one program; 0: chosen for the backend", least=0, free_on_resume=True
+    )
+    # What a kill may cost: saves beside those at every evaluation. docs/runs.md
+    save_every: int = _key(0, "steps between saves; 0 for none", least=0, free_on_resume=True)
+    save_every_seconds: float = _key(
+        300.0, "seconds between saves; 0 for none", least=0, free_on_resume=True
+    )
+    keep_latest: int = _key(2, "newest checkpoints to keep", least=1, free_on_resume=True)
+    watchdog_seconds: float = _key(
+        900.0,
+        "a step, save or evaluation that takes longer is reported; 0 for never",
+        least=0,
+        free_on_resume=True,
+    )
+    watchdog_leaves: bool = _key(
+        False, "whether it also ends the run, with exit code 9", free_on_resume=True
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSettings:
+    """The part ``eval``: batch, and how decisions are made."""
+
+    batch_size: int = _key(16, "clips a batch", least=1)
+    threshold_rule: str = _key(
+        "youden",
+        "chosen on validation: youden or sensitivity_0.8; not on data: fixed_0.5, released_0.44",
+    )
+    # A patient has MVO if any slice has, so the most suspicious slice speaks for the patient.
+    patient_aggregation: str = _key("max", "from slices to the patient: max or mean")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """The keys beside the parts."""
+
+    seed: int = _key(
+        0, "of weights, batches, augmentation and dropout", least=0, most=_LARGEST_SEED
+    )
+    init_from: str = _key("", "a .safetensors file of `python -m mvo_jax convert`")
+
+
+PARTS: dict[str, type] = {
+    "data": DataSettings,
+    "loss": LossSettings,
+    "optimizer": OptimizerSettings,
+    "augment": Augmentation,
+    "train": TrainSettings,
+    "eval": EvalSettings,
+}
+
+
+def _keys() -> Iterator[tuple[str, dataclasses.Field]]:
+    """('config.PART.KEY', field) of every key but those of the model."""
+    for part, settings in (("", RunSettings), *PARTS.items()):
+        for field in dataclasses.fields(settings):
+            yield ".".join(filter(None, ("config", part, field.name))), field
+
+
+FREE_ON_RESUME = frozenset(name for name, field in _keys() if field.metadata["free_on_resume"])
+
+
+def default_config(model: Mapping[str, Any]) -> Any:
+    """An unlocked ``ConfigDict`` with every key of a config.
+
+    Args:
+        model: the part ``model``, from ``models.registry.published_config``.
+    """
+    from ml_collections import ConfigDict
+
+    content = dataclasses.asdict(RunSettings())
+    content["model"] = dict(model)
+    return ConfigDict(content | {part: dataclasses.asdict(kind()) for part, kind in PARTS.items()})
+
+
+def describe() -> str:
+    """Every key with its meaning and its type, a line each, as ``--help`` shows them."""
+    width = max(len(name) for name, _ in _keys())
+    lines = []
+    for name, field in _keys():
+        kind: Any = field.type
+        lines.append(f"  --{name:{width}}  {field.metadata['help']} ({kind.__name__})")
+    return "\n".join(lines)
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Check the keys and the values of a config, but for those of the model.
+
+    Args:
+        config: a whole experiment config.
+
+    Raises:
+        UserError: a key that is missing or unknown, or a value of another type or out of its
+            bounds, by the key's name.
+    """
+    for part in (*PARTS, "model"):
+        if part not in config:
+            raise UserError(
+                f"the config has no key {part}", "start from a config of this repository"
+            )
+    for part, kind in PARTS.items():
+        known = [field.name for field in dataclasses.fields(kind)]
+        for key in config[part]:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, 1)
+                raise UserError(
+                    f"config.{part}.{key} does not exist",
+                    f"did you mean {near[0]}?" if near else f"config.{part} has {', '.join(known)}",
+                )
+    for name, field in _keys():
+        *part, key = name.split(".")[1:]
+        values = config[part[0]] if part else config
+        if key not in values:
+            raise UserError(
+                f"the config has no key {'.'.join([*part, key])}",
+                "start from a config of this repository",
+            )
+        _check_value(name, values[key], field)
+
+
+def _check_value(name: str, value: Any, field: dataclasses.Field) -> None:
+    kind: Any = field.type
+    allowed = (int, float) if kind is float else kind
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{name} is {value!r}", f"set it to a value of the type {kind.__name__}")
+    choices, least, most = (field.metadata[key] for key in ("choices", "least", "most"))
+    if choices and value not in choices:
+        raise UserError(
+            f"{name} is {value!r}, which does not exist", f"choose from {', '.join(choices)}"
+        )
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"{name} is {value}", "set it to a finite number")
+    if most is not None and not least <= value <= most:
+        raise UserError(f"{name} is {value}", f"choose {least} to {most}")
+    if least is not None and value < least:
+        raise UserError(f"{name} is {value}", f"set it to {least} or more")

@@ -1,0 +1,6 @@
+"""The packages of the wheel; pyproject.toml has the rest."""
+
+from setuptools import find_packages, setup
+
+# Configs lie at the top of the repository and in the wheel inside the package.
+setup(packages=[*find_packages(include=["mvo_jax*"]), "mvo_jax.configs"])
