@@ -177,10 +177,7 @@ def test_every_verb_is_a_module_and_every_other_module_of_cli_is_shared():
     assert modules == set(VERBS) | {"main", "flags", "huge_pages"}
 
 
-_HEAVY = {"compare", "convert", "fingerprint", "parity"}
-
-
-@pytest.mark.parametrize("verb", ["", *sorted(set(VERBS) - _HEAVY)])
+@pytest.mark.parametrize("verb", ["", *VERBS])
 def test_help_loads_nothing_that_takes_time(verb):
     # XLA reads its flags when JAX is imported, so the entry point must come before it.
     code = f"""
@@ -199,7 +196,9 @@ sys.exit(" ".join(sorted(heavy & set(sys.modules))))
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.stderr.strip() == ""
-    assert "usage: mvo-jax" in result.stdout or "--" in result.stdout
+    # `bench` hands its flags on to a benchmark.
+    shown = {"": "usage: mvo-jax VERB", "bench": "bench WHAT"}.get(verb, "Show the flags.")
+    assert shown in result.stdout
 
 
 def test_importing_everything_needs_neither_torch_nor_tensorflow_and_starts_no_backend():
