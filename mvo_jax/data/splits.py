@@ -368,7 +368,7 @@ def _phantom_spec(data_config: Any) -> CohortSpec:
             f"data.name is {data_config.name!r}, which is no cohort of this project.",
             f"Set data.name to one of: {', '.join(_COHORTS)}.",
         )
-    fields = {field.name: field.default for field in dataclasses.fields(CohortSpec)}
+    fields: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(CohortSpec)}
     # The config of a run of an earlier revision lacks keys that were added since.
     return CohortSpec(**{key: getattr(data_config, key, value) for key, value in fields.items()})
 

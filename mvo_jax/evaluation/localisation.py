@@ -131,7 +131,10 @@ def mean_mvo(split: AnySplit, *, most: int = 2000) -> np.ndarray:
     count = min(len(split), most)
     places = np.linspace(0, len(split) - 1, count).round().astype(np.int64)
     parts = np.array_split(places, max(1, count // 100))
-    return sum((split.read(part)["lge_mask"] == MVO).sum(axis=0) for part in parts) / count
+    found = np.zeros(split.read([0])["lge_mask"].shape[1:])
+    for part in parts:
+        found += (split.read(part)["lge_mask"] == MVO).sum(axis=0)
+    return found / count
 
 
 def coarse_mean(share: np.ndarray, mask_size: int) -> np.ndarray:

@@ -85,10 +85,9 @@ class Readers:
     def covariance(self) -> np.ndarray:
         """DeLong's covariance matrix of the seeds' AUCs, [R, R]."""
         shape = (self.count, self.count)
-        return sum(
-            np.cov(part, ddof=1).reshape(shape) / part.shape[1]
-            for part in (self.by_positive, self.by_negative)
-        )
+        parts = (self.by_positive, self.by_negative)
+        own = [np.cov(part, ddof=1).reshape(shape) / part.shape[1] for part in parts]
+        return own[0] + own[1]
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,9 @@ def read_stored_run(path: Path) -> StoredRun:
         content = json.loads(path.read_text())
         if content.pop("schema") != SCHEMA:
             raise ValueError("another schema")
-        scores = {key: Scores.unpacked(content.pop(key)) for key in ("scored", "validation")}
-        return StoredRun(**content, **scores)
+        for key in ("scored", "validation"):
+            content[key] = Scores.unpacked(content[key])
+        return StoredRun(**content)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", "check the path") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
