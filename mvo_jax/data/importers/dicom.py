@@ -9,6 +9,7 @@ the short-axis stack among them, ``dicom_phases.py`` one beat of each slice, and
 """
 
 import dataclasses
+import itertools
 import os
 import re
 from collections import Counter, defaultdict
@@ -21,12 +22,14 @@ import numpy as np
 from mvo_jax.data.importers.cine import (
     Importer,
     Options,
+    RefusedSeries,
     Series,
     printable,
     quiet_readers,
     square_pixel,
 )
 from mvo_jax.data.importers.dicom_headers import Image, is_dicom, read_headers
+from mvo_jax.data.importers.dicom_phases import count_beats
 from mvo_jax.data.importers.dicom_pixels import read_pixels
 from mvo_jax.data.importers.dicom_stack import read_stack
 from mvo_jax.data.importers.nifti import below, find_masks, read_mask
@@ -35,6 +38,7 @@ from mvo_jax.data.importers.walk import files_below, subfolders
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
+_FIRST_FILES = 5  # of a folder, to see whose it is
 # What anonymisers write for every patient.
 _NO_NAME = re.compile(r"anon(?:ym\w*)?|unknown|none|n/?a|patient|test|x+|0+|de-?identified|removed")
 
@@ -73,11 +77,10 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         yield dataclasses.replace(one, detail={**one.detail, "loose": True})
     examinations: dict[Any, list[Path]] = defaultdict(list)
     for folder in subfolders(source):
-        first = next((path for path in files_below(folder) if is_dicom(path)), None)
-        if first is not None:
+        if any(is_dicom(path) for path in files_below(folder)):
             is_named = folder.name in masks or options.table.row(folder.name) is not None
             alone = is_named or options.patient_from == "folder"
-            examinations[folder if alone else _examination(first) or folder].append(folder)
+            examinations[folder if alone else _examination(folder) or folder].append(folder)
     for folders in examinations.values():
         if len(folders) == 1:
             yield series(folders[0])
@@ -90,16 +93,19 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         yield dataclasses.replace(one, path=source, detail={**one.detail, **parts})
 
 
-def _examination(path: Path) -> tuple[str, str] | None:
-    """Patient and examination of a file; None where it does not say."""
-    try:
-        with quiet_readers():
-            first = next(iter(read_headers(path)), None)
-    except UserError:  # reading the series will say so
-        return None
-    if first is None or not first.study:
-        return None
-    return first.patient_id, first.study
+def _examination(folder: Path) -> tuple[str, ...] | None:
+    """Patient and examination of the first grey image of a folder; None where it does not say."""
+    for path in itertools.islice(filter(is_dicom, files_below(folder)), _FIRST_FILES):
+        try:
+            with quiet_readers():
+                first = next(iter(read_headers(path)), None)
+        except UserError:  # a screenshot; of another fault reading the series will say so
+            continue
+        if first is not None:
+            is_nobody = _NO_NAME.fullmatch(first.patient_id.strip().casefold())
+            frame = first.frame_of_reference if is_nobody else ""
+            return (first.patient_id, first.study, frame) if first.study else None
+    return None
 
 
 def load(series: Series, options: Options) -> list[CineSlice]:
@@ -109,7 +115,10 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     """
     stack = read_stack(series, options)
     sound = [one.images for one in stack.slices if one.refusal is None]
-    pixels = iter(read_pixels(sound))
+    decoded = read_pixels(sound)
+    if not sound[0][0].interval:
+        _check_one_beat(series, decoded)
+    pixels = iter(decoded)
     mask = read_mask(series.detail["mask"], options) if "mask" in series.detail else None
     patient, about_patient = _patient(sound[0][0], series, options)
     stack.account.notes += about_patient
@@ -140,6 +149,23 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     if mask is not None:
         check_mask_is_seen(mask, series.path, [s.lge_mask for s in out])
     return out
+
+
+def _check_one_beat(series: Series, slices: list[np.ndarray]) -> None:
+    """Check that the images move once, where no header says how long a beat is.
+
+    Raises:
+        UserError: they move several times, as those of a real-time series do.
+    """
+    beats = Counter(map(count_beats, slices)).most_common(1)[0][0]
+    if beats > 1:
+        count = sum(map(len, slices))
+        raise RefusedSeries(
+            f"{printable(series.path)}: the phases of a slice show {beats} heart beats (a "
+            "real-time series?), and no NominalInterval says where one ends",
+            "export one beat of each slice, or leave the series out of the folder",
+            images=count,
+        )
 
 
 def _patient(first: Image, series: Series, options: Options) -> tuple[str, list[str]]:

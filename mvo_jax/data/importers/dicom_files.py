@@ -63,7 +63,8 @@ def find_images(series: Series, options: Options, account: Account) -> list[Imag
         account: gets what is left out.
 
     Raises:
-        UserError: a file that cannot be read, no image at all, or no image of that series.
+        UserError: a file that cannot be read, no image at all, none of that series, or images of
+            several patients.
     """
     paths = _paths(series)
     account.found = len(paths)
@@ -88,6 +89,7 @@ def find_images(series: Series, options: Options, account: Account) -> list[Imag
             f"{printable(series.path)} holds no DICOM image", "leave it out of the source"
         )
     images = _chosen(series, options, _without_copies(images, account), account)
+    _check_patient(series, images, options)
     kept = []
     others: dict[str, list[Image]] = defaultdict(list)
     for image in images:
@@ -140,8 +142,20 @@ def _chosen(series: Series, options: Options, images: list[Image], account: Acco
     return kept
 
 
+def _check_patient(series: Series, images: list[Image], options: Options) -> None:
+    patients = sorted({image.patient_id.strip() for image in images} - {""})
+    if len(patients) > 1 and options.patient_from == "header":
+        raise UserError(
+            f"{printable(series.path)} holds images of {len(patients)} patients: "
+            f"{', '.join(printable(p) for p in patients[:4])}",
+            "sort them into one folder a patient; if the headers are wrong, --patient_from=folder",
+        )
+
+
 def _other_kind(image: Image) -> str | None:
     """What an image is instead of cine, as far as its header says it surely."""
+    if image.modality == "SEG":
+        return "segmentations (masks are read as NIfTI)"
     if _PHASE_IMAGES & set(image.image_type):
         return "phase maps"
 

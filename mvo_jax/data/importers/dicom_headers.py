@@ -18,6 +18,10 @@ MAX_FILES = 20_000  # of one patient; also frames of one file
 _THICKNESS_MM = 8.0  # where the header is silent
 _MR_IMAGES = {f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("4", "4.1", "4.4")}
 _DIRECTORY = "1.2.840.10008.1.3.10"
+_FRAME_GROUPS = (
+    "FrameContentSequence", "PlanePositionSequence", "PlaneOrientationSequence",
+    "PixelMeasuresSequence",
+)  # fmt: skip
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
@@ -45,6 +49,7 @@ class Image:
     description: str
     words: str
     patient_id: str
+    modality: str
     image_type: tuple[str, ...]
     sequence: tuple[str, ...]
     echo: float | None
@@ -200,7 +205,9 @@ def read_headers(path: Path) -> Iterator[Image]:
             )
         # Some exporters leave an empty sequence in classic images.
         groups = header.get("PerFrameFunctionalGroupsSequence") or [{}]
-        if "FrameContentSequence" in groups[0] or "PlanePositionSequence" in groups[0]:
+        shared = header.get("SharedFunctionalGroupsSequence") or [{}]
+        told = {name for group in (groups[0], shared[0]) for name in _FRAME_GROUPS if name in group}
+        if told and (groups[0] or frames == 1):
             if len(groups) != frames:
                 raise ValueError(f"{frames} frames and headers of {len(groups)}")
             yield from _enhanced(path, header)
@@ -262,6 +269,7 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
         "description": printable(text["SeriesDescription"]),
         "words": f"{text['SeriesDescription']} {text['ProtocolName']} {text['SequenceName']}",
         "patient_id": text["PatientID"],
+        "modality": str(header.get("Modality", "") or ""),
         "image_type": _texts(header.get("ImageType", None)),
         "sequence": tuple(
             "\\".join(_texts(header.get(name))) for name in ("ScanningSequence", "SequenceVariant")
@@ -286,6 +294,10 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
     return Image(**(fields | changes))
 
 
+def _known(first: float | None, second: float | None) -> float | None:
+    return second if first is None else first
+
+
 def _whole(value: Any) -> int | None:
     number = _number(value)
     return None if number is None else int(number)
@@ -298,7 +310,7 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
     image a file put it.
     """
     shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
-    groups = header.PerFrameFunctionalGroupsSequence
+    groups = header.get("PerFrameFunctionalGroupsSequence") or [None]
     for frame, own in enumerate(groups):
 
         def value(sequence: str, name: str, own: Any = own) -> Any:
@@ -320,10 +332,16 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
             position=_numbers(value("PlanePositionSequence", "ImagePositionPatient"), 3),
             spacing=_numbers(value("PixelMeasuresSequence", "PixelSpacing"), 2),
             thickness=_number(value("PixelMeasuresSequence", "SliceThickness")) or _THICKNESS_MM,
-            trigger=_number(header.get("TriggerTime")) if alone else None,
-            delay=_number(value(heart, "NominalCardiacTriggerDelayTime")),
-            temporal=_number(value(content, "TemporalPositionIndex")),
-            clock=_seconds(header.get("AcquisitionTime")) if alone else None,
+            trigger=_number(header.get("TriggerTime")),
+            delay=_known(
+                _number(value(heart, "NominalCardiacTriggerDelayTime")),
+                _number(value(heart, "ActualCardiacTriggerDelayTime")),
+            ),
+            temporal=_known(_number(value(content, "TemporalPositionIndex")), top.temporal),
+            clock=_known(
+                _seconds(str(value(content, "FrameAcquisitionDateTime") or "")[8:]),
+                _seconds(header.get("AcquisitionTime")),
+            ),
             instance=top.instance if alone and top.instance is not None else float(frame),
             acquisition=_number(value(content, "FrameAcquisitionNumber")) or top.acquisition,
             interval=_number(value(heart, "RRIntervalTimeNominal")) or top.interval,

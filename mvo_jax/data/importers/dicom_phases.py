@@ -1,5 +1,6 @@
 """The images of one slice: one beat, each phase once, in time order."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -14,7 +15,11 @@ from mvo_jax.errors import UserError
 
 MIN_PHASES = 8  # fewer images at one place are a localiser or a map, no cine
 _SEVERAL_BEATS = 1.5  # times of a slice span more than this many intervals from beat to beat
+_SEVERAL_BEATS_ENERGY = 5.0
 _LONGEST_BEAT_MS = 3000.0  # 20 beats a minute
+_LONGEST_PHASE_MS = 150.0
+_USUAL_BEAT_MS = 1200.0
+_REAL_TIME = re.compile(r"real.?time|free.?breath|(?<![a-z])rt(?![a-z])")
 _LARGEST_GAP = 1.7  # of the usual time between phases
 # What distinguishes the phases of a slice, best first.
 _TIMES = (
@@ -24,7 +29,7 @@ _TIMES = (
     ("AcquisitionTime", "clock"),
     ("InstanceNumber", "instance"),
 )
-_IN_MS = ("TriggerTime", "NominalCardiacTriggerDelayTime")
+_IN_MS = ("TriggerTime", "NominalCardiacTriggerDelayTime", "AcquisitionTime")
 
 T = TypeVar("T")
 
@@ -74,13 +79,20 @@ def _time_of(images: Sequence[Image]) -> tuple[str, Callable[[Image], float]]:
         values = [getattr(image, field) for image in images]
         if any(value is None for value in values) or len(set(values)) < MIN_PHASES:
             continue
-        if field == "clock" and max(values) - min(values) > _LONGEST_BEAT_MS:
+        if field == "clock" and not _is_one_run(values):
             continue  # when the slice was scanned, over several beats
         return name, lambda image: getattr(image, field)  # noqa: B023 (returned at once)
     raise UserError(
         "nothing tells the phases of a slice apart",
         "export the series again with TriggerTime or InstanceNumber",
     )
+
+
+def _is_one_run(times: Sequence[float]) -> bool:
+    """Whether times of day follow one another as images of one beat or of a real-time series do."""
+    gaps = np.diff(np.unique(times))
+    steady = gaps.max() <= _LARGEST_GAP * np.median(gaps) and np.median(gaps) < _LONGEST_PHASE_MS
+    return steady or max(times) - min(times) <= _LONGEST_BEAT_MS
 
 
 def _repeats(images: Sequence[Image], time: Callable[[Image], float]) -> bool:
@@ -212,7 +224,8 @@ def _one_beat(
     if interval > 0:
         return images
     expected = images[0].cardiac_images
-    if span > _LONGEST_BEAT_MS or 0 < expected < len(images):
+    real_time = _REAL_TIME.search(images[0].words.casefold()) and span > _USUAL_BEAT_MS
+    if span > _LONGEST_BEAT_MS or 0 < expected < len(images) or real_time:
         raise UserError(
             f"it has {len(images)} phases"
             + (f" over {span:g} ms" if in_ms else "")
@@ -221,3 +234,23 @@ def _one_beat(
             f"export one beat of {images[0].name}, or leave it out of the folder",
         )
     return images
+
+
+def count_beats(cine: np.ndarray) -> int:
+    """How often the images of a slice move as a whole, by the harmonics of their changes; or 1.
+
+    One beat has most of its energy in the first harmonic of the series, three beats in the third
+    and hardly any below.
+
+    Args:
+        cine: ``[T, H, W]`` in time order.
+    """
+    if len(cine) < 2 * MIN_PHASES:
+        return 1
+    few = cine[:, ::2, ::2].reshape(len(cine), -1).astype(np.float32)
+    energy = np.square(np.abs(np.fft.rfft(few, axis=0)[1:])).sum(axis=1)
+    for beats in range(2, len(cine) // MIN_PHASES + 1):
+        below, own = energy[: beats - 1].max(), energy[beats - 1]
+        if own > _SEVERAL_BEATS_ENERGY * below and own > energy.max() / _SEVERAL_BEATS_ENERGY:
+            return beats
+    return 1

@@ -1,6 +1,7 @@
 """Which of a folder's DICOM images are the short-axis cine, slice by slice."""
 
 import dataclasses
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -110,6 +111,7 @@ def _read_stack(series: Series, options: Options, account: Account) -> Stack:
         if other is not chosen:
             why = _why_not(other, chosen)
             account.leave(other.images, why)
+    _check_one_kind(series, chosen, candidates)
     used = {image.series for there in chosen.cine for image in there}
     out = []
     for there in chosen.places:
@@ -117,7 +119,6 @@ def _read_stack(series: Series, options: Options, account: Account) -> Stack:
             out.append(_slice(series, there, options))
         else:
             account.leave(there, "stills", f"fewer than {MIN_PHASES} images at one place")
-    _check_patient(series, out, options)
     _check_even(series, out)
     if all(one.refusal is not None for one in out):
         first = out[0].refusal
@@ -237,6 +238,31 @@ def _choose(series: Series, candidates: list[_Candidate]) -> _Candidate:
     return first
 
 
+def _check_one_kind(series: Series, chosen: _Candidate, candidates: list[_Candidate]) -> None:
+    """Check that no two series of different names lie between one another.
+
+    Raises:
+        UserError: two do; one of them may be another kind of sequence.
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    first: dict[str, Image] = {}
+    for z, there in enumerate(chosen.cine):
+        for image in there:
+            first.setdefault(image.series, image)
+        for name in {image.series for image in there}:
+            places[name].append(z)
+    for one, other in itertools.combinations(places, 2):
+        shared = set(places[one]) & set(places[other])
+        low, high = sorted((places[one], places[other]))
+        between = high[0] < low[-1] and len(low) > 1 and len(high) > 1
+        if between and not shared and first[one].words != first[other].words:
+            raise _ambiguous(
+                series,
+                candidates,
+                f"the slices of {first[one].name} and {first[other].name} lie between one another",
+            )
+
+
 def _why_not(other: _Candidate, chosen: _Candidate) -> str:
     """Why the images of another candidate are not used."""
     if not other.cine:
@@ -288,7 +314,11 @@ def _one_source(there: list[Image], options: Options, account: Account) -> list[
             f"export {there[0].name} again, or leave that slice out",
         )
     if len(cine) > 1 and options.repeats is None:
-        names = ", ".join(f"{s[0].name} ({len(s)} images)" for s in cine)
+        same = len({s[0].name for s in cine}) < len(cine)
+        names = ", ".join(
+            f"{s[0].name}{' ' + '/'.join(s[0].image_type) if same else ''} ({len(s)} images)"
+            for s in cine
+        )
         count = {2: "two", 3: "three"}.get(len(cine), str(len(cine)))
         raise UserError(
             f"{count} series show the same slice: {names}",
@@ -310,16 +340,6 @@ def _is_same_source(one: Image, other: Image) -> bool:
     if one.spacing is None or other.spacing is None:
         return one.spacing == other.spacing
     return np.allclose(one.spacing, other.spacing, rtol=_SAME_SPACING, atol=0)
-
-
-def _check_patient(series: Series, stack: list[StackSlice], options: Options) -> None:
-    patients = sorted({i.patient_id.strip() for one in stack for i in one.images} - {""})
-    if len(patients) > 1 and options.patient_from == "header":
-        raise UserError(
-            f"{printable(series.path)} holds images of {len(patients)} patients: "
-            f"{', '.join(printable(p) for p in patients[:4])}",
-            "sort them into one folder a patient; if the headers are wrong, --patient_from=folder",
-        )
 
 
 def _check_even(series: Series, stack: list[StackSlice]) -> None:
@@ -345,6 +365,8 @@ def _say_what_is_odd(stack: Sequence[StackSlice], account: Account) -> None:
     firsts = [one.images[0] for one in stack]
     if firsts[0].distance is None and firsts[0].location is not None:
         account.notes.append("positions are missing: slices are in order of SliceLocation")
+    if firsts[0].distance is None and firsts[0].location is None and firsts[0].frame is None:
+        account.notes.append("neither position nor SliceLocation is there: taken as one slice")
     grids = Counter((image.shape, image.spacing) for image in firsts)
     if len(grids) > 1:
         sizes = ", ".join(

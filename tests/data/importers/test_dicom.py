@@ -198,6 +198,28 @@ def three_beats(folder: Path) -> None:
     )  # fmt: skip
 
 
+def three_beats_by_the_clock(folder: Path) -> None:
+    """No TriggerTime; every image says when it was scanned."""
+    series(
+        folder, np.concatenate([CINE, OTHER, OTHER]), TriggerTime=None, HeartRate=125,
+        CardiacNumberOfImages=None, AcquisitionTime=lambda t, z: f"10{z:02d}{0.04 * t + 5:09.6f}",
+    )  # fmt: skip
+
+
+def segmentation(folder: Path) -> None:
+    """An object of masks beside the cine."""
+    series(folder)
+    series(folder, OTHER[:, :1], name="seg", SeriesInstanceUID="1.2.9", Modality="SEG")
+
+
+def screenshots_first(folder: Path) -> None:
+    """In each of the folders of one patient's series."""
+    series_in_folders(folder)
+    for place in ("601", "801"):
+        add_screenshot(next(iter(sorted((folder / place).iterdir()))))
+        (folder / place / "shot.dcm").rename(folder / place / "a.dcm")
+
+
 def clock_without_trigger(folder: Path) -> None:
     series(
         folder, TriggerTime=None, InstanceNumber=lambda t, z: (5 * t) % FRAMES,
@@ -272,6 +294,21 @@ SOUND: dict[str, tuple[Write, dict[str, int], str]] = {
     "a folder a series": (series_in_folders, {"another orientation": 4 * USED}, "cine_tra"),
     "late enhancement": (late_enhancement, {"late enhancement": 3, "stills": 1}, "LGE_psir"),
     "three beats": (three_beats, {"later beats": 2 * USED}, "one beat of 480 ms"),
+    "three beats by the clock": (
+        three_beats_by_the_clock,
+        {"later beats": 2 * USED},
+        "one beat of 480 ms",
+    ),
+    "a segmentation": (
+        segmentation,
+        {"segmentations (masks are read as NIfTI)": FRAMES},
+        "segmentations",
+    ),
+    "screenshots first": (
+        screenshots_first,
+        {"another orientation": 4 * USED, "colour": 2},
+        "a.dcm left out, a colour image",
+    ),
     "clock without trigger": (clock_without_trigger, {}, ""),
     "no position": (no_position, {}, "in order of SliceLocation"),
     "bare, implicit": (bare(implicit_vr=True, little_endian=True), {}, ""),
@@ -391,6 +428,34 @@ def beats_without_interval(folder: Path) -> None:
     series(folder, np.concatenate([CINE, OTHER]), CardiacNumberOfImages=FRAMES)
 
 
+def beats_that_are_seen(folder: Path) -> None:
+    """The header knows of one beat, the images show three."""
+    series(folder, np.concatenate([CINE, CINE + 1, CINE]))
+
+
+def real_time_by_name(folder: Path) -> None:
+    noise = np.random.default_rng(1).integers(1, 900, (36, SLICES, SIZE, SIZE)).astype(np.uint16)
+    series(folder, noise, SeriesDescription="cine_realtime_sax")
+
+
+def another_series_between(folder: Path) -> None:
+    """At the places between the slices of the cine, and nothing but its name differs."""
+    series(folder)
+    series(
+        folder, OTHER, name="b", origin=(0, 0, 4), SeriesInstanceUID="1.2.9", SeriesNumber=8,
+        SeriesDescription="cine_myotag",
+    )  # fmt: skip
+
+
+def another_patient_beside(folder: Path) -> None:
+    """A view of another patient, without StudyInstanceUID."""
+    series(folder, StudyInstanceUID=None)
+    series(
+        folder, OTHER[:, :1], name="b", turn=(0, 1, 0, 0, 0, -1), SeriesInstanceUID="1.2.9",
+        PatientID="P2", StudyInstanceUID=None,
+    )  # fmt: skip
+
+
 def nothing_says_where(folder: Path) -> None:
     series(folder, ImagePositionPatient=None, ImageOrientationPatient=None, SliceLocation=None)
 
@@ -433,6 +498,10 @@ def compressed_without_syntax(folder: Path) -> None:
         (two_examinations, ["2 examinations", "'ANON'", "in A17", "in B02"]),
         (two_patients, ["2 patients: ANNA, BERT"]),
         (beats_without_interval, ["24 phases", "CardiacNumberOfImages is 12", "several beats"]),
+        (beats_that_are_seen, ["3 heart beats", "no NominalInterval"]),
+        (real_time_by_name, ["36 phases over 1400 ms", "several beats"]),
+        (another_series_between, ["'cine_sax'", "series 8 'cine_myotag'", "between one another"]),
+        (another_patient_beside, ["2 patients: P1, P2"]),
         (nothing_says_where, ["TriggerTime repeats", "3 images a phase", "SliceLocation"]),
         (positions_of_some, ["5 of 36 images", "no position", "i00_000.dcm"]),
         (alternating, ["2 images a phase", "series 5 'cine_sax'"]),
@@ -480,8 +549,9 @@ def test_slopes_of_the_frames(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize("where", ["PerFrame", "Shared"])
 @pytest.mark.parametrize("order", ["trigger", "instance"])
-def test_one_enhanced_image_a_file(order, tmp_path):
+def test_one_enhanced_image_a_file(order, where, tmp_path):
     """Times and instances at the top level; geometry in the functional groups."""
     times: dict[str, Any] = {"TriggerTime": None} if order == "instance" else {"InstanceNumber": 1}
     for path in series(tmp_path, **times):
@@ -498,7 +568,7 @@ def test_one_enhanced_image_a_file(order, tmp_path):
             delattr(image, name)
         image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = UID(writers.ENHANCED_MR)
         image.NumberOfFrames = 1
-        image.PerFrameFunctionalGroupsSequence = pydicom.Sequence([group])
+        setattr(image, f"{where}FunctionalGroupsSequence", pydicom.Sequence([group]))
         image.save_as(path)
     assert np.array_equal(pixels(read(tmp_path)), CINE)
 
