@@ -27,12 +27,17 @@ class Slice:
         patient_id: patient; slices of one patient share it.
         slice_index: 0-based position in the stack.
         source: file or folder it came from, for messages and the manifest.
+        note: what a user should know of how it was read: what was left out or taken for granted.
+        images: what became of the images that belong to it: ``used``, or why not -> how many; empty
+            of formats that hold one cine a file.
     """
 
     case_id: str
     patient_id: str
     slice_index: int
     source: str
+    note: str = ""
+    images: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -60,6 +65,7 @@ class CineSlice(Slice):
         end_diastole: 0-based frame.
         position_mm: along the normal of the slice; None where unknown.
         label: what a table says of this very slice.
+        refusal: (cause, remedy) of a slice that was found and cannot be used; ``cine`` is empty.
     """
 
     cine: np.ndarray
@@ -71,6 +77,7 @@ class CineSlice(Slice):
     end_diastole: int | None = None
     position_mm: float | None = None
     label: int | None = None
+    refusal: tuple[str, str] | None = None
 
     def __post_init__(self):
         if self.has_mvo is None and self.lge_mask is not None:
@@ -208,3 +215,4 @@ class Rejected:
     source: str
     cause: str
     remedy: str
+    images: int = 0  # that were found and are not used for it
