@@ -254,6 +254,7 @@ def geometry_of(data_config: Any) -> Target:
             spacing_mm=settings["spacing_mm"],
             window=None if window is None else (window[0], window[1]),
             end_diastole_first=settings["end_diastole_first"],
+            orientation=settings.get("orientation", 1),  # cohorts of version 1 do not say it
         )
     return Target(
         frames=data_config.frames,

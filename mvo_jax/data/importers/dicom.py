@@ -17,10 +17,11 @@ from mvo_jax.data.importers.cine import Importer, Options, Series, square_pixel
 from mvo_jax.data.importers.dicom_headers import is_dicom
 from mvo_jax.data.importers.dicom_pixels import read_pixels
 from mvo_jax.data.importers.dicom_stack import read_stack
-from mvo_jax.data.importers.nifti import below, find_masks, read_mask
-from mvo_jax.data.importers.volume import check_mask_is_seen, mask_on_cine
+from mvo_jax.data.importers.masks import place_mask
+from mvo_jax.data.importers.nifti import below, find_masks, read_mask, without_cine
 from mvo_jax.data.importers.walk import files_below, subfolders
 from mvo_jax.data.slices import CineSlice
+from mvo_jax.errors import UserError
 
 
 def recognise(source: Path) -> bool:
@@ -36,6 +37,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         yield Series(name=source.stem, path=source)
         return
     masks = find_masks(source, options)
+    used: dict[str, Path] = {}  # mask of each case
 
     def series(folder: Path) -> Series:
         row = options.table.row(folder.name)
@@ -44,6 +46,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
             detail["mask"] = below(source, row.mask, options.table.path)
         elif folder.name in masks:
             detail["mask"] = masks[folder.name]
+        used[folder.name] = detail.get("mask", folder)
         return Series(name=folder.name, path=folder, detail=detail)
 
     with os.scandir(source) as entries:
@@ -54,33 +57,32 @@ def find(source: Path, options: Options) -> Iterator[Series]:
     for folder in subfolders(source):
         if any(is_dicom(path) for path in files_below(folder)):
             yield series(folder)
+    yield from without_cine(source, options, set(used.values()), used)
 
 
 def load(series: Series, options: Options) -> list[CineSlice]:
     """Read the short-axis stack of one patient."""
+    if "refused" in series.detail:  # a mask that no cine goes with
+        raise UserError(*series.detail["refused"])
     stack = read_stack(series, options)
     mask = read_mask(series.detail["mask"], options) if "mask" in series.detail else None
     header = stack[0][0].patient_id.strip()
     patient = header if header and options.patient_from == "header" else series.name
-    out = []
-    for z, (images, cine) in enumerate(zip(stack, read_pixels(stack), strict=True)):
-        volume = images[0].volume(series.path, cine)
-        labels, drawn = ([None], [None]) if mask is None else mask_on_cine(mask, volume)
-        out.append(
-            series.slice(
-                z,
-                len(stack),
-                patient_id=patient,
-                cine=volume.data[:, 0],
-                pixel_mm=images[0].spacing or square_pixel(options.pixel_mm),
-                lge_mask=labels[0],
-                has_mvo=drawn[0],
-                position_mm=images[0].distance,
-            )
+    pixels = zip(stack, read_pixels(stack), strict=True)
+    volumes = [images[0].volume(series.path, cine) for images, cine in pixels]
+    placed = None if mask is None else place_mask(series, mask, volumes)
+    return [
+        series.slice(
+            z,
+            len(stack),
+            patient_id=patient,
+            cine=volume.data[:, 0],
+            pixel_mm=images[0].spacing or square_pixel(options.pixel_mm),
+            position_mm=images[0].distance,
+            **({} if placed is None else placed.fields(z)),
         )
-    if mask is not None:
-        check_mask_is_seen(mask, series.path, [s.lge_mask for s in out])
-    return out
+        for z, (images, volume) in enumerate(zip(stack, volumes, strict=True))
+    ]
 
 
 DICOM = Importer("dicom", "DICOM cine, single-frame or multi-frame", recognise, find, load)
