@@ -6,6 +6,7 @@ memory at a time.
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from mvo_jax.data.importers.formats import choose_importer
 from mvo_jax.data.labels import UNLABELLED
 from mvo_jax.data.slices import CineSlice, Clip, Rejected, Target, Window
 from mvo_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 COHORT_INDEX, TFDS_INDEX = "cohort.json", "dataset_info.json"
 # Simulated fields of view are 115 to 128 mm, whatever the number of pixels.
@@ -156,6 +159,13 @@ def _stored_clips(source: Source, target: Target | None) -> Iterator[Clip | Reje
     manifest: Mapping[str, Mapping[str, str]] = {}
     if source.kind == "cohort":
         builder, verify, manifest = stored.builder(), stored.verify, stored.manifest()
+        rule = stored.settings.get("orientation", 1)
+        if target is not None and rule != target.orientation:
+            log.warning(
+                f"{source.path} was prepared by version {rule} of the orientation rule, the run's "
+                f"data by {target.orientation}: images whose axes were exchanged differ; prepare "
+                "both by one version"
+            )
     else:
         from mvo_jax.data.phantom.storage import verify_split
 

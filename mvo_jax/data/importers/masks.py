@@ -88,14 +88,14 @@ def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> Placed
                 "export both with their orientation, or the mask on the cine's grid",
             )
         return PlacedMask(list(volume), [has_mvo(one) for one in volume], ())
-    _check_grids(mask, slices)
     positions = _positions(mask, slices)
+    _check_grids(mask, slices, positions)
     taken = _sources(positions, _slice_distance(positions, mask, slices[0]), len(volume))
     labels, drawn = [], []
     for one, position, sources in zip(slices, positions, taken, strict=True):
         joined = np.zeros(one.data.shape[2:], np.uint8)
         for k in sources:
-            new = _sampled(mask, one, shift=k - position)
+            new = _sampled(mask, one, k, shift=k - position)
             joined = np.where(_RANK[new] > _RANK[joined], new, joined)
         labels.append(joined)
         drawn.append(any(has_mvo(volume[k]) for k in sources))
@@ -112,9 +112,11 @@ def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> Placed
 def _positions(mask: Volume, slices: Sequence[Volume]) -> np.ndarray:
     """Where the middle of each slice lies, in slices of the mask; float ``[Z]``."""
     to_mask = np.linalg.inv(mask.affine)
-    height, width = slices[0].data.shape[2:]
-    middle = np.array([(width - 1) / 2, (height - 1) / 2, 0, 1])
-    return np.array([(to_mask @ one.affine @ middle)[2] for one in slices])
+    out = []
+    for one in slices:
+        height, width = one.data.shape[2:]
+        out.append((to_mask @ one.affine @ [(width - 1) / 2, (height - 1) / 2, 0, 1])[2])
+    return np.array(out)
 
 
 def _slice_distance(positions: np.ndarray, mask: Volume, one: Volume) -> float:
@@ -137,14 +139,17 @@ def _sources(positions: np.ndarray, distance: float, count: int) -> list[list[in
     return [np.flatnonzero(column).tolist() for column in (goes | fills).T]
 
 
-def _sampled(mask: Volume, one: Volume, *, shift: float) -> np.ndarray:
+def _sampled(mask: Volume, one: Volume, k: int, *, shift: float) -> np.ndarray:
     """Labels of the nearest voxels, uint8 ``[H, W]``; background outside the mask.
+
+    MVO that lies between the pixels keeps the one nearest to its middle.
 
     Args:
         mask: see ``place_mask``.
         one: the slice of the cine.
-        shift: slices of the mask by which the slice is moved onto one of them; where the two are
-            tilted its rim still crosses into the next.
+        k: slice of the mask.
+        shift: slices of the mask by which ``one`` is moved onto it; where the two are tilted its
+            rim still crosses into the next.
     """
     labels, shape = mask.data[0], one.data.shape[2:]
     to_mask = np.linalg.inv(mask.affine) @ one.affine
@@ -155,6 +160,13 @@ def _sampled(mask: Volume, one: Volume, *, shift: float) -> np.ndarray:
     inside = ((index >= 0) & (index < labels.shape)).all(axis=-1)
     out = np.zeros(shape, np.uint8)
     out[inside] = labels[tuple(index[inside].T)]
+    if has_mvo(labels[k]) and not has_mvo(out):
+        found = np.argwhere(labels[k] == MVO)
+        row, column = found[np.square(found - found.mean(axis=0)).sum(axis=1).argmin()]
+        x, y = (np.linalg.inv(to_mask) @ [column, row, k - shift, 1])[:2]
+        x, y = (int(np.floor(v + 0.5 + _ROUNDING)) for v in (x, y))
+        if 0 <= y < shape[0] and 0 <= x < shape[1]:
+            out[y, x] = MVO
     return out
 
 
@@ -181,7 +193,7 @@ def _unplaced(
     return tuple(out)
 
 
-def _check_grids(mask: Volume, slices: Sequence[Volume]) -> None:
+def _check_grids(mask: Volume, slices: Sequence[Volume], positions: np.ndarray) -> None:
     """Refuse a mask whose grid contradicts the cine's; tell of one that is merely another.
 
     Raises:
@@ -189,8 +201,12 @@ def _check_grids(mask: Volume, slices: Sequence[Volume]) -> None:
     """
     cine, name = slices[0], printable(mask.path)
     steps = np.linalg.norm(mask.affine[:3, :3], axis=0)
-    if mask.data.shape[1:] == (len(slices), *cine.data.shape[2:]) and np.allclose(
-        mask.affine, cine.affine, rtol=0, atol=_SAME_MM
+    plane = (0, 1, 3)
+    same_shape = mask.data.shape[1:] == (len(slices), *cine.data.shape[2:])
+    if (
+        same_shape
+        and np.allclose(mask.affine[:, plane], cine.affine[:, plane], rtol=0, atol=_SAME_MM)
+        and np.allclose(positions, np.arange(len(slices)), rtol=0, atol=_SAME_MM)
     ):
         return
     if mask.is_default or cine.is_default:
@@ -215,7 +231,7 @@ def _check_grids(mask: Volume, slices: Sequence[Volume]) -> None:
             f"{printable(cine.path)}",
             "check the orientation of both; resample the mask onto the slices of the cine",
         )
-    if mask.data.shape[1:] != (len(slices), *cine.data.shape[2:]):
+    if not same_shape:
         return
     same_steps = np.allclose(steps[:2], np.linalg.norm(cine.affine[:3, :2], axis=0), rtol=0.01)
     mirrored = cine.turn is not None and mask.turn != cine.turn

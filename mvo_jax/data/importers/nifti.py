@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import logging
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +112,8 @@ def find(source: Path, options: Options) -> Iterator[Series]:
                 {} if row.mask is None else {"mask": below(source, row.mask, options.table.path)}
             )
             yield Series(row.case_id or stem(path), path, row.patient_id, detail)
+        niftis = (path for path in files_below(source) if is_nifti(path))
+        _warn_unread(source, niftis, _in_table(source, options))
         return
     masks = find_masks(source, options)
     used: set[Path] = set(masks.values())
@@ -172,11 +174,7 @@ def without_cine(
         cases: names of the cines.
     """
     mask = pattern_to_regex(options.mask_pattern or MASK_PATTERN)
-    named_by_table = {
-        below(source, row.mask, options.table.path)
-        for row in options.table.rows.values()
-        if row.mask is not None
-    }
+    named_by_table = _in_table(source, options)
     cine = pattern_to_regex(CINE_PATTERN)
     loose = [re.compile(one.pattern, re.IGNORECASE) for one in (mask, cine)]
     others = []
@@ -205,11 +203,27 @@ def without_cine(
             )
         name = "_".join(path.relative_to(source).with_name(stem(path)).parts)
         yield Series(name, path, detail={"refused": (cause, remedy)})
-    if others:
-        names = ", ".join(printable(path.relative_to(source)) for path in others[:3])
+    _warn_unread(source, others, ())
+
+
+def _in_table(source: Path, options: Options) -> set[Path]:
+    """Files that the table names."""
+    return {
+        below(source, name, options.table.path)
+        for row in options.table.rows.values()
+        for name in (row.cine, row.mask)
+        if name is not None
+    }
+
+
+def _warn_unread(source: Path, paths: Iterable[Path], named: Collection[Path]) -> None:
+    unread = [path for path in paths if path not in named]
+    if unread:
+        names = ", ".join(printable(path.relative_to(source)) for path in unread[:3])
+        what = "not named in the table" if named else "neither cine nor mask by their names"
         log.warning(
-            f"{len(others)} NIfTI files below {printable(source)} are neither cine nor mask by "
-            f"their names and were not read: {names}{', ...' if len(others) > 3 else ''}"
+            f"{len(unread)} NIfTI files below {printable(source)} are {what} and were not read: "
+            f"{names}{', ...' if len(unread) > 3 else ''}"
         )
 
 
@@ -288,6 +302,11 @@ def _read_phases(name: str, phases: list[tuple[int, Path]]) -> Volume:
     volumes = [first, *(read_volume(path, axes=3) for _, path in phases[1:])]
     for volume in volumes:
         check_shape(volume, first, "the first phase")
+        if not np.allclose(volume.affine, first.affine, rtol=0, atol=1e-2):
+            raise UserError(
+                f"{printable(volume.path)} lies elsewhere than {printable(first.path)}",
+                "all phases of a case have one grid",
+            )
     return dataclasses.replace(first, data=np.concatenate([one.data for one in volumes]))
 
 

@@ -79,6 +79,11 @@ def read_volume(path: Path, *, axes: int | None = None) -> Volume:
     """
     import nibabel
 
+    if not {".nii", ".NII"} & set(path.suffixes) and ".nii" in map(str.lower, path.suffixes):
+        raise UserError(  # nibabel looks for another file
+            f"{printable(path)}: the suffix mixes small and capital letters",
+            "rename it to .nii or .nii.gz",
+        )
     with reading(path, "", "copy it again; it may be cut off or not a NIfTI file"):
         image: Any = nibabel.load(path)
         shape = tuple(int(n) for n in image.shape)
