@@ -1,5 +1,7 @@
 """Eight simulated devices for every test, set before JAX is imported, and fixtures of all rooms."""
 
+import ctypes
+import gc
 import os
 import resource
 import sys
@@ -27,6 +29,17 @@ def _compile_each_program_once(tmp_path_factory: pytest.TempPathFactory) -> Iter
     yield
     jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _release_programs() -> Iterator[None]:
+    """A worker that keeps the programs and arrays of all its modules grows to several GB."""
+    yield
+    if jax := sys.modules.get("jax"):
+        jax.clear_caches()
+        gc.collect()
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc alone has it
+            trim(0)
 
 
 @pytest.fixture(scope="session")

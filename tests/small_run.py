@@ -6,6 +6,7 @@ import numpy as np
 
 from mvo_jax.config_files import load_config
 from mvo_jax.data.splits import Split, StreamedSplit, content_hash
+from mvo_jax.models.registry import MODELS
 
 TINY: dict[str, Any] = {
     "data.frames": 8,
@@ -27,6 +28,11 @@ TINY: dict[str, Any] = {
     "train.num_devices": 1,
     "eval.batch_size": 8,
 }
+
+
+def shipped_models() -> list[str]:
+    """Models of the repository, which the registry knows by where they are; tests add others."""
+    return [name for name, where in MODELS.items() if isinstance(where, str)]
 
 
 def make_tiny_config(**changes: Any) -> Any:

@@ -45,11 +45,9 @@ class TinyNet(nn.Module):
         return ModelOutput(nn.Dense(self.num_outputs, name="classifier")(hidden), mask)
 
 
-MODELS["tiny"] = TinyNet
-
-
 def tiny_config(**changes: Any) -> Any:
     """The paper's config with saves, logs and evaluations that do not fit each other."""
+    MODELS["tiny"] = TinyNet
     config: Any = load_config("mvo")
     config.unlock()
     config.data.frames, config.data.image_size = 8, 32

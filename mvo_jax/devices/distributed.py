@@ -49,6 +49,11 @@ def index() -> int:
     return jax.process_index()
 
 
+def is_joined() -> bool:
+    """Whether this process is one of several, or about to be; asking starts no device."""
+    return jax.distributed.is_initialized()
+
+
 def count() -> int:
     """Processes of this run."""
     return jax.process_count()

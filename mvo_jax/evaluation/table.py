@@ -3,9 +3,10 @@
 ``metrics.json``, the report and the comparison read it. Another metric is one function and one
 line, here or in a program of one's own::
 
-    METRICS["mcc"] = Metric("Matthews correlation", lambda label, probability, threshold: ...)
+    METRICS["mcc"] = Metric("Matthews correlation", "my_module:matthews_correlation")
 """
 
+import pkgutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ class Metric:
 
     Attributes:
         title: as people read it.
-        function: of label [N], probability [N] and threshold; nan where not defined.
+        function: of label [N], probability [N] and threshold, nan where not defined; or where it
+            is, 'package.module:name'.
         interval: of predictions, threshold and confidence; None draws patients (bootstrap).
         resampled: ``function`` of many bootstrap samples at once; None calls it for each of them,
             which takes about a second for each millisecond of it.
@@ -50,12 +52,19 @@ class Metric:
     """
 
     title: str
-    function: Callable[[np.ndarray, np.ndarray, float], float]
+    function: Callable[[np.ndarray, np.ndarray, float], float] | str
     interval: Callable[[Predictions, float, float], Estimate] | None = None
     resampled: Callable[[Resamples], np.ndarray] | None = None
     format: Literal["percent", "number"] = "percent"
     pages: tuple[str, ...] = ("report", "comparison")
     short: str = ""
+
+    def __call__(self, label: np.ndarray, probability: np.ndarray, threshold: float) -> float:
+        """The point estimate; nan where it is not defined."""
+        function: Any = self.function
+        if isinstance(function, str):
+            function = pkgutil.resolve_name(function)
+        return float(function(label, probability, threshold))
 
 
 def _delong(predictions: Predictions, threshold: float, confidence: float) -> Estimate:
@@ -165,8 +174,8 @@ def estimates(
         warnings.simplefilter("ignore", OneClassWarning)  # said once, above
         resampled = {
             name: (
-                float(metric.function(predictions.label, predictions.probability, threshold)),
-                metric.resampled or partial(Resamples.one_by_one, function=metric.function),
+                metric(predictions.label, predictions.probability, threshold),
+                metric.resampled or partial(Resamples.one_by_one, function=metric),
             )
             for name, metric in METRICS.items()
             if metric.interval is None

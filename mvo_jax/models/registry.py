@@ -13,6 +13,7 @@ config may set. It is called as ``model(video, train=..., with_mask=...)`` and r
 import dataclasses
 import difflib
 import os
+import pkgutil
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -21,24 +22,18 @@ import jax
 import jax.numpy as jnp
 
 from mvo_jax.errors import UserError
-from mvo_jax.models.baselines.c3d import C3D
-from mvo_jax.models.baselines.i3d import I3D
-from mvo_jax.models.baselines.p3d import P3D
-from mvo_jax.models.baselines.slowfast import SlowFast
-from mvo_jax.models.baselines.timesformer import TimeSformer
-from mvo_jax.models.baselines.vivit import ViViT
-from mvo_jax.models.mvo_net import MVONet
 from mvo_jax.models.ops.lowerings import LOWERINGS, choose_lowering
 from mvo_jax.models.ops.numerics import Numerics
 
-MODELS: dict[str, type[nn.Module]] = {
-    "mvo_net": MVONet,
-    "timesformer": TimeSformer,
-    "vivit": ViViT,
-    "c3d": C3D,
-    "i3d": I3D,
-    "slowfast": SlowFast,
-    "p3d": P3D,
+# A class, or where it is: a module is imported when its model is asked for.
+MODELS: dict[str, type[nn.Module] | str] = {
+    "mvo_net": "mvo_jax.models.mvo_net:MVONet",
+    "timesformer": "mvo_jax.models.baselines.timesformer:TimeSformer",
+    "vivit": "mvo_jax.models.baselines.vivit:ViViT",
+    "c3d": "mvo_jax.models.baselines.c3d:C3D",
+    "i3d": "mvo_jax.models.baselines.i3d:I3D",
+    "slowfast": "mvo_jax.models.baselines.slowfast:SlowFast",
+    "p3d": "mvo_jax.models.baselines.p3d:P3D",
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
 _NUMERICS = {field.name for field in dataclasses.fields(Numerics)}
@@ -49,6 +44,20 @@ _NOT_CONFIGURED = _NUMERICS | {"numerics", "parent", "name"}
 def list_models() -> list[str]:
     """Names that ``create_model`` and ``config.model.name`` take."""
     return sorted(MODELS)
+
+
+def model_class(name: str) -> Any:
+    """The Flax module of a model.
+
+    Args:
+        name: one of ``list_models()``.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    _choose("name", name, MODELS)
+    found = MODELS[name]
+    return pkgutil.resolve_name(found) if isinstance(found, str) else found
 
 
 def create_model(name: str, **fields: Any) -> nn.Module:
@@ -84,8 +93,7 @@ def published_config(name: str) -> dict[str, Any]:
     Raises:
         UserError: an unknown name.
     """
-    _choose("name", name, MODELS)
-    fields = {field.name: field.default for field in dataclasses.fields(MODELS[name])}
+    fields = {field.name: field.default for field in dataclasses.fields(model_class(name))}
     defaults = {k: v for k, v in _settings(name).items() if v is not dataclasses.MISSING}
     config = {"name": name, **defaults}
     if "lowering" in fields or getattr(fields.get("numerics"), "lowering", None):
@@ -100,7 +108,7 @@ def _settings(name: str) -> dict[str, Any]:
     plain = (bool, int, float, str, tuple, list, type(None), type(dataclasses.MISSING))
     return {
         field.name: field.default
-        for field in dataclasses.fields(MODELS[name])
+        for field in dataclasses.fields(model_class(name))
         if field.name not in _NOT_CONFIGURED
         and isinstance(field.default, plain)
         and field.default_factory is dataclasses.MISSING
@@ -154,13 +162,13 @@ def build_model(
     _choose("dtype", dtype, DTYPES)
     if "lowering" in config:
         _choose("lowering", lowering, LOWERINGS)
-    for key, options in getattr(MODELS[name], "CHOICES", {}).items():
+    for key, options in getattr(model_class(name), "CHOICES", {}).items():
         _choose(key, fields[key], options)
     param_dtype = jnp.float64 if dtype == "float64" else jnp.float32
     numerics = Numerics(lowering, axis_name, DTYPES[dtype], param_dtype)
     given = {"numerics": numerics, **{key: getattr(numerics, key) for key in _NUMERICS}}
-    taken = {field.name for field in dataclasses.fields(MODELS[name])} & set(given)
-    return MODELS[name](**fields, **{key: given[key] for key in taken})
+    taken = {field.name for field in dataclasses.fields(model_class(name))} & set(given)
+    return model_class(name)(**fields, **{key: given[key] for key in taken})
 
 
 def dense_model(config: Mapping[str, Any]) -> nn.Module:

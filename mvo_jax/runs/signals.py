@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from mvo_jax.devices import distributed
 from mvo_jax.errors import EXIT_INTERRUPTED
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,9 @@ class Interruption:
         asked = time.monotonic()
         while not self._left.wait(0.05):
             waited = time.monotonic() - asked
-            if waited > (_WHEN_SAFE if self.safe and not self.noticed else GRACE_SECONDS):
+            # Several processes leave together, after the step or evaluation under way.
+            alone = self.safe and not self.noticed and not distributed.is_joined()
+            if waited > (_WHEN_SAFE if alone else GRACE_SECONDS):
                 # A disk that hangs must not hold the process either.
                 finish = threading.Thread(target=self.before_leaving, daemon=True)
                 finish.start()

@@ -1,4 +1,4 @@
-"""Weights to torch and back: every way to be wrong. Layouts are in test_layouts.py."""
+"""Weights to torch and back: every way to be wrong. Layouts are in test_weight_layouts.py."""
 
 from typing import Any
 

@@ -11,11 +11,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from mvo_jax.devices import parallel
-from mvo_jax.models.registry import MODELS, build_model, published_config
+from mvo_jax.models.registry import build_model, published_config
 from mvo_jax.training.losses import LossSettings
 from mvo_jax.training.state import TrainState
 from mvo_jax.training.step import make_train_step
 from tests.models.conftest import QUICK_COMPILE
+from tests.small_run import shipped_models
 
 # name -> (what differs from the published model, clip [T, H, W, C]); dropout off, because every
 # site of it takes a second to compile. A new model needs one line here.
@@ -85,7 +86,7 @@ ZERO_GRADIENTS: dict[str, str] = {
     "mvo_net": r"encoder/block1/key/bias",
 }
 
-every_model = pytest.mark.parametrize("name", MODELS)
+every_model = pytest.mark.parametrize("name", shipped_models())
 
 
 def config_of(name: str, **changes: Any) -> dict[str, Any]:
@@ -105,10 +106,10 @@ def clips(name: str, batch: int) -> np.ndarray:
 
 
 def test_every_model_has_a_reduced_form():
-    assert set(REDUCED) == set(MODELS)
+    assert set(REDUCED) == set(shipped_models())
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=shipped_models())
 def steps(request, random_variables) -> tuple[str, Any, dict[int, Any]]:
     """One step of SGD in float64 on one device and on eight: state before, states after."""
     name, batch = request.param, 8

@@ -7,10 +7,10 @@ import jax
 import pytest
 
 from mvo_jax.interop.parity.cases import Case, cases_of
-from mvo_jax.models.registry import list_models
+from tests.small_run import shipped_models
 from tests.torch_pairs import check_float64, check_full_size_in_float32
 
-MODELS = [name for name in list_models() if name != "mvo_net"]
+MODELS = [name for name in shipped_models() if name != "mvo_net"]
 # One lowering: the command runs all of them.
 CASES = [case for name in MODELS for case in cases_of(name) if case.lowering in ("", "conv2d")]
 

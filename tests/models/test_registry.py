@@ -23,6 +23,7 @@ from mvo_jax.models.registry import (
     list_models,
     published_config,
 )
+from tests.small_run import shipped_models
 
 BASE = {**published_config("mvo_net"), "lowering": "conv3d", "decoder_layout": "released"}
 
@@ -159,7 +160,7 @@ def test_unknown_names_are_refused_with_the_choice(key, value, options):
     assert all(option in caught.value.remedy for option in options)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", shipped_models())
 def test_fields_of_a_config_are_those_of_the_module(name):
     published = published_config(name)
     with pytest.raises(UserError, match=rf"config\.model\.dept is no field of .*{name}"):

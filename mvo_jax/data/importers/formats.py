@@ -6,42 +6,41 @@ A module of one's own may add a line at run time: ``IMPORTERS["name"] = Importer
 import contextlib
 import dataclasses
 import logging
+import pkgutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mvo_jax.data.importers.acdc import ACDC
 from mvo_jax.data.importers.cine import Importer, Options, Series, printable
-from mvo_jax.data.importers.dicom import DICOM
-from mvo_jax.data.importers.emidec import EMIDEC
-from mvo_jax.data.importers.mnms import MNMS, MNMS2
-from mvo_jax.data.importers.nifti import NIFTI
-from mvo_jax.data.importers.npz import NPZ
-from mvo_jax.data.importers.png_layout import PNG
-from mvo_jax.data.importers.segment_mat import SEGMENT
-from mvo_jax.data.importers.shefpah import SHEFPAH
-from mvo_jax.data.importers.sunnybrook import SUNNYBROOK
 from mvo_jax.data.importers.walk import what_is_there
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
 # Layouts before the general formats they are made of: the first that recognises a source is taken.
-IMPORTERS: dict[str, Importer] = {
-    importer.name: importer
-    for importer in (
-        ACDC,
-        MNMS,
-        MNMS2,
-        EMIDEC,
-        SUNNYBROOK,
-        SHEFPAH,
-        PNG,
-        SEGMENT,
-        DICOM,  # before NIfTI: masks of a DICOM cine are NIfTI files
-        NIFTI,
-        NPZ,
-    )
+# An importer, or where it is: a format is imported when it is asked for.
+IMPORTERS: dict[str, Importer | str] = {
+    "acdc": "mvo_jax.data.importers.acdc:ACDC",
+    "mnms": "mvo_jax.data.importers.mnms:MNMS",
+    "mnms2": "mvo_jax.data.importers.mnms:MNMS2",
+    "emidec": "mvo_jax.data.importers.emidec:EMIDEC",
+    "sunnybrook": "mvo_jax.data.importers.sunnybrook:SUNNYBROOK",
+    "shefpah": "mvo_jax.data.importers.shefpah:SHEFPAH",
+    "png": "mvo_jax.data.importers.png_layout:PNG",
+    "segment": "mvo_jax.data.importers.segment_mat:SEGMENT",
+    "dicom": "mvo_jax.data.importers.dicom:DICOM",  # before NIfTI: masks of a cine are NIfTI files
+    "nifti": "mvo_jax.data.importers.nifti:NIFTI",
+    "npz": "mvo_jax.data.importers.npz:NPZ",
 }
+
+
+def importer_of(name: str) -> Importer:
+    """The importer of a format.
+
+    Args:
+        name: key of ``IMPORTERS``.
+    """
+    found = IMPORTERS[name]
+    return pkgutil.resolve_name(found) if isinstance(found, str) else found
 
 
 def choose_importer(source: Path, name: str = "auto") -> Importer:
@@ -65,8 +64,8 @@ def choose_importer(source: Path, name: str = "auto") -> Importer:
     if not exists:
         raise UserError(f"{printable(source)} does not exist", "give the folder of your images")
     if name != "auto":
-        return IMPORTERS[name]
-    for importer in IMPORTERS.values():
+        return importer_of(name)
+    for importer in map(importer_of, IMPORTERS):
         if importer.recognise(source):
             return importer
     raise UserError(

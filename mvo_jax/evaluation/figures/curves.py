@@ -231,7 +231,7 @@ def training_figure(history: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Loss, AUC and learning rate over steps, with the best validation step marked.
 
     Args:
-        history: rows with ``step`` and ``split`` ('train' or 'validation') and any of ``loss``,
+        history: rows with ``step`` and ``kind`` ('train' or 'validation') and any of ``loss``,
             ``auc``, ``learning_rate``; a missing, null or non-finite value is left out.
 
     Returns:
@@ -279,7 +279,7 @@ def history_series(
     rows = sorted(
         (int(row["step"]), float(row[key]))
         for row in history
-        if row.get("split") == split
+        if row.get("kind") == split
         and "step" in row
         and isinstance(row.get(key), (int, float))
         and math.isfinite(row[key])

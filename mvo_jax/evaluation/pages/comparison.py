@@ -180,10 +180,7 @@ def _scores(system: System, mean: Predictions, confidence: float) -> dict[str, A
     return {
         "auc": asdict(delong_interval(mean.label, mean.probability, confidence=confidence)),
         "auc_by_seed": [metrics.roc_auc(label, probability) for label, probability, _ in runs],
-        **{
-            key: float(np.mean([one.function(*run) for run in runs]))
-            for key, one in scores().items()
-        },
+        **{key: float(np.mean([one(*run) for run in runs])) for key, one in scores().items()},
     }
 
 

@@ -21,7 +21,7 @@ class ModelOutput(NamedTuple):
     """
 
     logits: Array
-    coarse_mask: Array | None
+    coarse_mask: Array | None = None
 
 
 def match_channels(video: Array, channels: int) -> Array:

@@ -30,7 +30,7 @@ from mvo_jax.data.cohort.prepare import prepare, read_rejected
 from mvo_jax.data.cohort.storage import CohortFolder
 from mvo_jax.data.cohort.work import Recipe, prepare_one
 from mvo_jax.data.importers.cine import Options
-from mvo_jax.data.importers.formats import IMPORTERS, choose_importer
+from mvo_jax.data.importers.formats import choose_importer, importer_of
 from mvo_jax.data.importers.mat5 import claimed_bytes
 from mvo_jax.data.importers.table import read_table
 from mvo_jax.data.slices import Rejected, Target
@@ -997,7 +997,7 @@ def test_changed_bytes_are_refused_in_a_line_or_read(name, tmp_path):
     write(write_folder)
     draws = np.random.default_rng(0)
     files = sorted(p for p in write_folder.rglob("*") if p.is_file())
-    recipe = Recipe(IMPORTERS[form].load, Options(), Target(FRAMES, SIZE, PIXEL_MM), write_folder)
+    recipe = Recipe(importer_of(form).load, Options(), Target(FRAMES, SIZE, PIXEL_MM), write_folder)
     refused_files = 0
     for i in range(30):
         path = files[draws.integers(len(files))]
@@ -1007,7 +1007,7 @@ def test_changed_bytes_are_refused_in_a_line_or_read(name, tmp_path):
             reach = len(content) if draws.random() < 0.3 else min(len(content), 700)
             content[draws.integers(reach)] = draws.integers(256)
         path.write_bytes(content)
-        for series in IMPORTERS[form].find(write_folder, Options()):
+        for series in importer_of(form).find(write_folder, Options()):
             for one in prepare_one(recipe, series, tmp_path / "result" / str(i)):
                 if isinstance(one, Rejected):
                     refused_files += 1

@@ -23,8 +23,8 @@ from mvo_jax.interop.torch_models import TWINS
 from mvo_jax.models.mask_decoder import LAYOUTS as DECODER_LAYOUTS
 from mvo_jax.models.mvo_net import VARIANTS
 from mvo_jax.models.ops.lowerings import LOWERINGS
-from mvo_jax.models.registry import list_models
 from mvo_jax.models.temporal_encoder import FORMS
+from tests.small_run import shipped_models
 from tests.torch_pairs import broken, check_float64
 
 NETWORKS = [
@@ -102,7 +102,7 @@ def test_cases_cover_every_choice():
 
 
 def test_every_model_of_the_registry_has_a_twin():
-    assert set(list_models()) == TWINS.keys() == SMALL.keys() == LAYOUTS.keys()
+    assert set(shipped_models()) == TWINS.keys() == SMALL.keys() == LAYOUTS.keys()
     for model in TWINS:
         case = full_size_case(model)
         assert case.lowering in ("", *LOWERINGS)
