@@ -2,19 +2,26 @@
 
 import dataclasses
 import itertools
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 
+from mvo_jax.data.clips import geometry_of
+from mvo_jax.data.cohort.partition import Partition
+from mvo_jax.data.cohort.prepare import prepare
 from mvo_jax.data.cohort.series import read_series
 from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.formats import load_series
 from mvo_jax.data.importers.nifti import NIFTI
 from mvo_jax.data.slices import ORIENTATION_RULE, CineSlice, Rejected, Target
 from mvo_jax.errors import UserError
+from mvo_jax.run import TrainedRun
+from mvo_jax.runs.folder import RunFolder
 from tests.data.importers import writers
 
 FRAMES, SLICES, ROWS, COLUMNS = 9, 3, 40, 36
@@ -273,3 +280,39 @@ def test_writers_agree_with_this_one(tmp_path):
     """The other tests' files lie as they are displayed."""
     writers.write_nifti(tmp_path, "a", CINE, MASK)
     check_picture(read(tmp_path))
+
+
+def test_cohorts_and_runs_of_the_old_rule_say_so_by_their_silence(tmp_path):
+    store(tmp_path / "source" / "a_cine.nii.gz", CINE, DISPLAYED["axial"])
+
+    def prepared() -> None:
+        prepare(
+            tmp_path / "source",
+            tmp_path / "out",
+            options=Options(),
+            target=Target(frames=FRAMES, image_size=24),
+            partition=Partition(fractions=(1.0, 0.0, 0.0)),
+            jobs=1,
+            progress=False,
+        )
+
+    prepared()
+    config = SimpleNamespace(name="cohort", dir=str(tmp_path / "out"))
+    assert geometry_of(config).orientation == ORIENTATION_RULE
+    index = tmp_path / "out" / "cohort.json"
+    content = json.loads(index.read_text())
+    del content["settings"]["orientation"]
+    index.write_text(json.dumps(content))
+    assert geometry_of(config).orientation == 1
+    with pytest.raises(UserError, match="orientation None -> 2"):
+        prepared()
+
+    unused: Any = None
+    (tmp_path / "run").mkdir()
+    geometry = dataclasses.asdict(Target(frames=FRAMES))
+    for orientation in (ORIENTATION_RULE, 1):
+        if orientation == 1:
+            del geometry["orientation"]
+        (tmp_path / "run" / "geometry.json").write_text(json.dumps(geometry))
+        run = TrainedRun(RunFolder(tmp_path / "run"), unused, unused, unused, "best", 1)
+        assert run.geometry == Target(frames=FRAMES, orientation=orientation)
