@@ -149,7 +149,7 @@ def _sampled(mask: Volume, one: Volume, k: int, *, shift: float) -> np.ndarray:
         one: the slice of the cine.
         k: slice of the mask.
         shift: slices of the mask by which ``one`` is moved onto it; where the two are tilted its
-            rim still crosses into the next.
+            rim still crosses into the next, if there is one.
     """
     labels, shape = mask.data[0], one.data.shape[2:]
     to_mask = np.linalg.inv(mask.affine) @ one.affine
@@ -157,6 +157,7 @@ def _sampled(mask: Volume, one: Volume, k: int, *, shift: float) -> np.ndarray:
     points = np.stack([columns, rows, np.zeros_like(rows), np.ones_like(rows)], axis=-1)
     at = points @ to_mask[:3].T + [0.0, 0.0, shift]
     index = np.floor(at + (0.5 + _ROUNDING)).astype(int)[..., ::-1]
+    index[..., 0] = index[..., 0].clip(max(k - 1, 0), min(k + 1, len(labels) - 1))
     inside = ((index >= 0) & (index < labels.shape)).all(axis=-1)
     out = np.zeros(shape, np.uint8)
     out[inside] = labels[tuple(index[inside].T)]

@@ -149,18 +149,21 @@ def _check_header_agrees(name: str, header: Any, shape: tuple[int, ...], turn: T
     """Refuse a header whose parts describe different grids.
 
     Raises:
-        UserError: sform, qform and pixdim differ in the size of a voxel, or sform and qform in how
-            the image is turned.
+        UserError: sform and pixdim (which is qform's too) differ in the size of a pixel, or sform
+            and qform in how the image is turned.
     """
-    sizes = {"its pixdim": np.abs(np.array(header["pixdim"][1:4], float))}
     if header["sform_code"] > 0:
-        sizes["its sform"] = np.linalg.norm(header.get_sform()[:3, :3], axis=0)
-    if "its sform" in sizes and not np.allclose(*sizes.values(), rtol=_SAME_SIZE):
-        listed = ", ".join(f"{_listed(size)} mm in {what}" for what, size in sizes.items())
-        raise UserError(
-            f"{name} contradicts itself: a voxel has {listed}",
-            "find out which is right and write the file again with it",
-        )
+        by_pixdim = np.abs(np.array(header["pixdim"][1:4], float))
+        by_sform = np.linalg.norm(header.get_sform()[:3, :3], axis=0)
+        wrong = np.flatnonzero(~np.isclose(by_pixdim, by_sform, rtol=_SAME_SIZE)).tolist()
+        listed = f"{_listed(by_pixdim)} mm in its pixdim, {_listed(by_sform)} mm in its sform"
+        if turn is not None and wrong == [turn.order[2]]:  # the thickness, perhaps without the gap
+            log.warning(f"{name}: a voxel has {listed}; the distance of slices is the sform's")
+        elif wrong:
+            raise UserError(
+                f"{name} contradicts itself: a voxel has {listed}",
+                "find out which is right and write the file again with it",
+            )
     if header["sform_code"] > 0 and header["qform_code"] > 0:
         other = turn_of(shape, np.array(header.get_qform(), float))
         if turn is not None and (other is None or other[:2] != turn[:2]):

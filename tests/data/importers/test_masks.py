@@ -205,6 +205,28 @@ def test_the_smallest_mvo_of_a_fine_mask_keeps_a_pixel(tmp_path):
         assert np.argwhere(one.lge_mask == 2).tolist() == [[row // 3, column // 3]]
 
 
+@pytest.mark.parametrize("degrees", [4.0, -4.0])
+def test_a_tilted_lge_slice_keeps_the_rim_of_its_drawing(degrees, tmp_path):
+    """Its rim lies nearer to a slice that was not acquired."""
+    size, angle = 96, np.radians(degrees)
+    cine = np.random.default_rng(0).integers(0, 200, (FRAMES, 1, size, size), np.uint8)
+    save(tmp_path / "a_cine.nii.gz", cine)
+    mask = np.full((1, size, size), 3, np.uint8)
+    mask[0, 1:3, 40:50] = 2
+    affine = writers.affine(PIXEL_MM)
+    turn = np.eye(4)
+    turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    middle = affine @ [(size - 1) / 2, (size - 1) / 2, 0, 1]
+    tilted = turn @ affine
+    tilted[:3, 3] += (middle - tilted @ [(size - 1) / 2, (size - 1) / 2, 0, 1])[:3]
+    nibabel.save(nibabel.Nifti1Image(mask.T, tilted), tmp_path / "a_lge_mask.nii.gz")
+    (one,) = read(tmp_path)
+    assert one.has_mvo
+    assert one.lge_mask is not None
+    assert (one.lge_mask[3:-3] > 0).all()
+    assert (one.lge_mask[:4, 40:50] == 2).any()
+
+
 # Names
 
 

@@ -233,6 +233,16 @@ def test_a_header_that_contradicts_itself_is_refused(change, name, tmp_path):
     assert ("1 x 1 x 8" in cause and "1.5 x 1.5 x 8" in cause) or change is mirrored_qform
 
 
+def thickness_alone(header: Any) -> None:
+    header["pixdim"][3] = 6.0
+
+
+def test_a_slice_thickness_without_the_gap_is_told(tmp_path, caplog):
+    store(tmp_path / "a_cine.nii.gz", CINE, DISPLAYED["axial"], header=thickness_alone)
+    assert [one.position_mm for one in read(tmp_path)] == [0.0, 8.0, 16.0]
+    assert "6 mm in its pixdim" in caplog.text
+
+
 def test_slices_that_cannot_be_told_from_rows_are_refused(tmp_path):
     """Fewest images along one axis, the thickest along another, and neither is the third."""
     affine = grid((-1, 0, 0), (0, -1, 0), (8.0, 1.5, 1.5))
