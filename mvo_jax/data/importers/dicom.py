@@ -7,6 +7,7 @@ itself is one. LGE masks come as NIfTI files, matched by their world coordinates
 ``dicom_pixels.py`` decodes them.
 """
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mvo_jax.data.importers.cine import Importer, Options, Series, square_pixel
-from mvo_jax.data.importers.dicom_headers import is_dicom
+from mvo_jax.data.importers.dicom_headers import is_dicom, read_headers
 from mvo_jax.data.importers.dicom_pixels import read_pixels
 from mvo_jax.data.importers.dicom_stack import read_stack
 from mvo_jax.data.importers.masks import place_mask
@@ -54,10 +55,24 @@ def find(source: Path, options: Options) -> Iterator[Series]:
     if loose:
         one = series(source)
         yield dataclasses.replace(one, detail={**one.detail, "loose": True})
-    for folder in subfolders(source):
+    for folder in subfolders(_unwrapped(source)):
         if any(is_dicom(path) for path in files_below(folder)):
             yield series(folder)
     yield from without_cine(source, options, set(used.values()), used)
+
+
+def _unwrapped(source: Path) -> Path:
+    """The only folder of a source where that holds folders of several patients, as archives do."""
+    folders = subfolders(source)
+    inner = subfolders(folders[0]) if len(folders) == 1 else []
+    if len(inner) < 2:
+        return source
+    patients = set()
+    for folder in inner:
+        first = next(filter(is_dicom, files_below(folder)), None)
+        with contextlib.suppress(UserError):  # reading the series will say so
+            patients |= {image.patient_id for image in read_headers(first)} if first else set()
+    return folders[0] if len(patients) > 1 else source
 
 
 def load(series: Series, options: Options) -> list[CineSlice]:

@@ -394,6 +394,26 @@ def test_an_archive_with_back_slashes(wrapper, tmp_path):
     assert "\\" not in manifest
 
 
+@pytest.mark.parametrize("separator", ["/", "\\"])
+def test_an_archive_of_patients_in_one_folder(separator, tmp_path):
+    """With their masks beside them; one patient's folder of series stays one patient."""
+    folder = tmp_path / "source" / "export"
+    for k, name in enumerate(("A17", "B02")):
+        writers.write_dicom(folder, name, stack(2, k), drawings(2, k))
+    archive = tmp_path / "source.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        for path in folder.rglob("*.*"):
+            name = separator.join(path.relative_to(folder.parent).parts)
+            out.writestr(name, path.read_bytes())
+    for i, source in enumerate((folder.parent, archive)):
+        assert cohort(source, tmp_path / str(i)) == []
+        manifest = (tmp_path / str(i) / "manifest.csv").read_text()
+        assert all(f"\n{name}_s0{z},{name}," in manifest for name in ("A17", "B02") for z in (0, 1))
+    writers.write_dicom(tmp_path / "one" / "P1", "apex", stack(2)[:, :1], None, PatientID="P1")
+    slices = read(tmp_path / "one")
+    assert [one.case_id for one in slices] == ["P1"]
+
+
 def test_paths_of_windows_in_a_table(tmp_path):
     save(tmp_path / "source" / "deep" / "x.nii.gz", stack(2))
     save(tmp_path / "source" / "deep" / "y.nii.gz", drawings(2, 1))
