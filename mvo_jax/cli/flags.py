@@ -209,6 +209,16 @@ def define_source_flags(values: flags.FlagValues) -> None:
         "DICOM: whether PatientID or the folder's name tells patients apart.",
         flag_values=values,
     )
+    flags.DEFINE_enum(
+        "repeats",
+        None,
+        ["first", "last"],
+        "DICOM: which of several acquisitions of a slice to take.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "series", None, "DICOM: number or description of the series to take.", flag_values=values
+    )
     flags.DEFINE_bool(
         "still_images", False, "Take single images (LGE) in place of a cine.", flag_values=values
     )
@@ -241,4 +251,6 @@ def source_options(values: flags.FlagValues) -> "Options":
         pixel_mm=values.pixel_mm,
         patient_from=values.patient_from,
         still_images=values.still_images,
+        repeats=values.repeats,
+        series=values.series,
     )

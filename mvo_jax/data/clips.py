@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mvo_jax.data.accounting import Reading
 from mvo_jax.data.cohort.series import prepare_series, read_series
 from mvo_jax.data.importers.archive import named_after, renamed, unpack
 from mvo_jax.data.importers.cine import Options, printable
@@ -130,7 +131,7 @@ def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejecte
         yield from _stored_clips(source, target)
         return
     importer, folder, options = source._opened
-    found = False
+    found, reading = False, Reading()
     with named_after(source.path, folder):
         for series in importer.find(folder, options):
             found = True
@@ -146,7 +147,11 @@ def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejecte
                 if isinstance(named, Rejected):
                     cause = renamed(named.cause, folder, source.path)
                     named = dataclasses.replace(named, cause=cause)
+                    reading.add_rejected([named])
+                else:
+                    reading.add(named.case_id, named.note, named.images)
                 yield named
+    reading.log()
     if not found:
         raise UserError(
             f"{printable(source.path)} holds nothing to read as {importer.title}",

@@ -30,12 +30,17 @@ class Slice:
         patient_id: patient; slices of one patient share it.
         slice_index: 0-based position in the stack.
         source: file or folder it came from, for messages and the manifest.
+        note: what a user should know of how it was read: what was left out or taken for granted.
+        images: what became of the images that belong to it: ``used``, or why not -> how many; empty
+            of formats that hold one cine a file.
     """
 
     case_id: str
     patient_id: str
     slice_index: int
     source: str
+    note: str = ""
+    images: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -65,6 +70,7 @@ class CineSlice(Slice):
         label: what a table says of this very slice.
         orientation_rule: first version of the orientation rule under which it looks so.
         unplaced: drawings of the same LGE that lie on no slice of the cine.
+        refusal: (cause, remedy) of a slice that was found and cannot be used; ``cine`` is empty.
     """
 
     cine: np.ndarray
@@ -78,6 +84,7 @@ class CineSlice(Slice):
     label: int | None = None
     orientation_rule: int = 1
     unplaced: tuple["Rejected", ...] = ()
+    refusal: tuple[str, str] | None = None
 
     def __post_init__(self):
         if self.has_mvo is None and self.lge_mask is not None:
@@ -223,3 +230,4 @@ class Rejected:
     source: str
     cause: str
     remedy: str
+    images: int = 0  # that were found and are not used for it

@@ -31,6 +31,8 @@ def label_fault(slices: Sequence[CineSlice], label: int | None) -> UserError | N
 
 def slice_fault(one: CineSlice, *, still_images: bool) -> UserError | None:
     """The first thing in a slice that no scanner makes; None in a sound one."""
+    if one.refusal is not None:
+        return UserError(*one.refusal)
     for cause, remedy in _faults(one, still_images=still_images):
         return UserError(f"{printable(one.source)}: {cause}", remedy)
     return None

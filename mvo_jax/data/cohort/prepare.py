@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mvo_jax.data import stored
+from mvo_jax.data.accounting import Reading
 from mvo_jax.data.cohort.partition import Partition, check_table_splits, divide
 from mvo_jax.data.cohort.storage import (
     FORMAT,
@@ -52,9 +53,9 @@ _RENAME = "rename one, or give case ids in a table"
 MANIFEST_COLUMNS = (
     "case_id", "patient_id", "slice", "label", "split", "source", "spacing_mm", "frames", "sha256",
     "source_frames", "first_frame", "start_row", "start_column", "step_row", "step_column",
-    "centre_from", "grey_low", "grey_high",
+    "centre_from", "grey_low", "grey_high", "note",
 )  # fmt: skip
-REJECTED_COLUMNS = tuple(field.name for field in dataclasses.fields(Rejected))
+REJECTED_COLUMNS = ("case_id", "patient_id", "source", "cause", "remedy")
 
 
 def prepare(
@@ -118,6 +119,11 @@ def prepare(
         rejected += _refuse_if(strict, _rows_without_case(options.table, cases, rejected))
         if cases or rejected:
             _write_rejected(out, rejected)
+        reading = Reading()
+        for case in cases:
+            reading.add(case["case_id"], case["note"], case["images"])
+        reading.add_rejected(rejected)
+        reading.log()
         if not cases:
             first = f"; the first: {rejected[0].cause}" if rejected else ""
             raise UserError(
@@ -263,8 +269,8 @@ def _read_all(
 
 def _reject(row: Row, cause: str, remedy: str) -> Rejected:
     """A slice that was prepared and cannot be used."""
-    source = row["source"]
-    return Rejected(row["case_id"], row["patient_id"], source, f"{source}: {cause}", remedy)
+    source, images = row["source"], sum(row["images"].values())
+    return Rejected(row["case_id"], row["patient_id"], source, f"{source}: {cause}", remedy, images)
 
 
 def _rows_without_case(table: Table, cases: list[Row], rejected: list[Rejected]) -> list[Rejected]:

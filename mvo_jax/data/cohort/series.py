@@ -5,7 +5,9 @@ the slice is refused.
 """
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +15,14 @@ from mvo_jax.data.cohort.faults import label_fault, slice_fault
 from mvo_jax.data.cohort.heart import has_centre, heart_centre
 from mvo_jax.data.cohort.resample import resample_mask, resample_space, resample_time
 from mvo_jax.data.cohort.window import choose_window
-from mvo_jax.data.importers.cine import Options, Series, printable
-from mvo_jax.data.importers.formats import load_series, quiet_readers, series_label
+from mvo_jax.data.importers.cine import (
+    Options,
+    RefusedSeries,
+    Series,
+    printable,
+    quiet_readers,
+)
+from mvo_jax.data.importers.formats import load_series, series_label
 from mvo_jax.data.intensity import displayed, intensity_range, to_uint8
 from mvo_jax.data.labels import MVO, UNLABELLED, has_mvo, largest_cavity
 from mvo_jax.data.slices import CineSlice, Clip, Overview, Rejected, Target, Window
@@ -58,7 +66,8 @@ def read_series(
                 ]
             return [*results, *(lost for one in slices for lost in one.unplaced)]
     except UserError as error:
-        return [series.rejected(error.cause, error.remedy)]
+        images = error.images if isinstance(error, RefusedSeries) else 0
+        return [series.rejected(error.cause, error.remedy, images)]
     except Exception as error:  # whatever a library makes of one bad file, the rest goes on
         cause = f"{printable(series.path)}: {type(error).__name__}: {printable(error)[:200]}"
         return [series.rejected(cause, "check the file, or leave it out")]
@@ -85,17 +94,28 @@ def prepare_series(
     fault = label_fault(slices, label)
     faults = [slice_fault(one, still_images=still_images) for one in slices]
     sound = [one for one, wrong in zip(slices, faults, strict=True) if wrong is None]
-    centre = None if all(map(has_centre, sound)) else heart_centre(sound)
+    grids: dict[Any, list[CineSlice]] = defaultdict(list)
+    for one in sound:
+        grids[_grid(one)].append(one)
+    drawn = all(map(has_centre, sound))
+    centres = {grid: None if drawn else heart_centre(them) for grid, them in grids.items()}
     out: list[Clip | Rejected] = []
     for one, wrong in zip(slices, faults, strict=True):
         try:
             for error in (fault, wrong, label_fault([one], one.label)):
                 if error is not None:
                     raise error
-            out.append(_prepare(one, target, label, centre))
+            out.append(_prepare(one, target, label, centres[_grid(one)]))
         except UserError as error:
-            out.append(Rejected(one.case_id, one.patient_id, one.source, error.cause, error.remedy))
+            images = sum(one.images.values())
+            names = one.case_id, one.patient_id, one.source
+            out.append(Rejected(*names, error.cause, error.remedy, images))
     return out
+
+
+def _grid(one: CineSlice) -> tuple:
+    """Slices of one grid share the centre of the heart."""
+    return one.cine.shape[1:], one.pixel_mm
 
 
 def _prepare(one: CineSlice, target: Target, label: int | None, centre: np.ndarray | None) -> Clip:

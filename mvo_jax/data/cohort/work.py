@@ -53,6 +53,7 @@ class Recipe:
             self.relative(one.source),
             one.cause,
             one.remedy,
+            one.images,
         )
 
     def relative(self, path: str) -> str:
@@ -88,6 +89,7 @@ def stored_rows(path: Path, series: Series) -> list[Row] | None:
         return None
     rows = content["rows"]
     good = content["fingerprint"] == fingerprint(series) and all("cause" not in r for r in rows)
+    good = good and all("images" in row for row in rows)  # not of an older version
     return rows if good and path.with_suffix(".npz").is_file() else None
 
 
@@ -153,6 +155,8 @@ def _row(clip: Clip, series: Series, recipe: Recipe, path: Path, *, position: in
         "grey_high": clip.intensity[1],
         "result": path.relative_to(path.parents[1]).as_posix(),
         "position": position,
+        "note": printable(clip.note),
+        "images": dict(clip.images),
     }
 
 

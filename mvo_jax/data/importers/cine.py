@@ -7,6 +7,8 @@ time, ``formats.IMPORTERS["name"] = ...``.
 
 import contextlib
 import dataclasses
+import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,9 @@ class Options:
         pixel_mm: side of a pixel, for formats that do not store it.
         patient_from: ``header`` or ``folder``: where a DICOM series has its patient from.
         still_images: accept single images in place of a cine (LGE-only data sets).
+        repeats: ``first`` or ``last``: which of several acquisitions of a slice is taken. None: the
+            last within a DICOM series; two series are refused.
+        series: number or description of the DICOM series to take; None where there is one.
     """
 
     table: Table = dataclasses.field(default_factory=Table)
@@ -44,6 +49,8 @@ class Options:
     pixel_mm: float | None = None
     patient_from: str = "header"
     still_images: bool = False
+    repeats: str | None = None
+    series: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,9 +85,9 @@ class Series:
         }
         return CineSlice(**(named | fields))
 
-    def rejected(self, cause: str, remedy: str) -> Rejected:
-        """The whole series, refused."""
-        return Rejected(self.name, self.patient_id or "", str(self.path), cause, remedy)
+    def rejected(self, cause: str, remedy: str, images: int = 0) -> Rejected:
+        """The whole series, refused, with the images that were found in it."""
+        return Rejected(self.name, self.patient_id or "", str(self.path), cause, remedy, images)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +109,18 @@ class Importer:
     recognise: Callable[[Path], bool]
     find: Callable[[Path, Options], Iterator[Series]]
     load: Callable[[Series, Options], list[CineSlice]]
+
+
+class RefusedSeries(UserError):
+    """A series that cannot be used.
+
+    Attributes:
+        images: how many were found in it.
+    """
+
+    def __init__(self, cause: str, remedy: str, *, images: int):
+        super().__init__(cause, remedy)
+        self.images = images
 
 
 def printable(value: object) -> str:
@@ -199,3 +218,23 @@ def reading(
         text = printable((str(error).splitlines() or [""])[0])[:120]
         cause = f"{name} cannot be read{what} ({type(error).__name__}: {text})"
         raise UserError(cause, remedy) from error
+
+
+@contextlib.contextmanager
+def quiet_readers() -> Iterator[None]:
+    """Silence the libraries that read files: what matters of a file is raised.
+
+    pydicom has a line for every odd UID of every file, nibabel one for every odd header.
+    """
+    # Switched off, not set to a level: pydicom sets its own when it is first imported.
+    loggers = [logging.getLogger(name) for name in ("pydicom", "nibabel", "nibabel.global")]
+    before = [logger.disabled for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, disabled in zip(loggers, before, strict=True):
+            logger.disabled = disabled

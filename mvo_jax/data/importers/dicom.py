@@ -3,19 +3,33 @@
 One folder directly below the source is one patient (or study); a source that holds DICOM files
 itself is one. LGE masks come as NIfTI files, matched by their world coordinates.
 
-``dicom_headers.py`` reads headers, ``dicom_stack.py`` picks and orders the images, and
+``dicom_headers.py`` reads headers, ``dicom_files.py`` lists the images, ``dicom_stack.py`` finds
+the short-axis stack among them, ``dicom_phases.py`` one beat of each slice, and
 ``dicom_pixels.py`` decodes them.
 """
 
-import contextlib
 import dataclasses
+import itertools
 import os
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mvo_jax.data.importers.cine import Importer, Options, Series, square_pixel
-from mvo_jax.data.importers.dicom_headers import is_dicom, read_headers
+import numpy as np
+
+from mvo_jax.data.importers.cine import (
+    Importer,
+    Options,
+    RefusedSeries,
+    Series,
+    printable,
+    quiet_readers,
+    square_pixel,
+)
+from mvo_jax.data.importers.dicom_headers import Image, is_dicom, read_headers
+from mvo_jax.data.importers.dicom_phases import count_beats
 from mvo_jax.data.importers.dicom_pixels import read_pixels
 from mvo_jax.data.importers.dicom_stack import read_stack
 from mvo_jax.data.importers.masks import place_mask
@@ -23,6 +37,10 @@ from mvo_jax.data.importers.nifti import below, find_masks, read_mask, without_c
 from mvo_jax.data.importers.walk import files_below, subfolders
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
+
+_FIRST_FILES = 5  # of a folder, to see whose it is
+# What anonymisers write for every patient.
+_NO_NAME = re.compile(r"anon(?:ym\w*)?|unknown|none|n/?a|patient|test|x+|0+|de-?identified|removed")
 
 
 def recognise(source: Path) -> bool:
@@ -33,7 +51,11 @@ def recognise(source: Path) -> bool:
 
 
 def find(source: Path, options: Options) -> Iterator[Series]:
-    """One series for every folder below the source that holds DICOM, and one for loose files."""
+    """One series for every folder below the source that holds DICOM, and one for loose files.
+
+    Folders whose first files are of one examination and patient are the series of one patient, as
+    scanners export them, unless a mask or a table names one of them.
+    """
     if source.is_file():
         yield Series(name=source.stem, path=source)
         return
@@ -55,9 +77,22 @@ def find(source: Path, options: Options) -> Iterator[Series]:
     if loose:
         one = series(source)
         yield dataclasses.replace(one, detail={**one.detail, "loose": True})
+    examinations: dict[Any, list[Path]] = defaultdict(list)
     for folder in subfolders(_unwrapped(source)):
         if any(is_dicom(path) for path in files_below(folder)):
-            yield series(folder)
+            is_named = folder.name in masks or options.table.row(folder.name) is not None
+            alone = is_named or options.patient_from == "folder"
+            examinations[folder if alone else _examination(folder) or folder].append(folder)
+    for folders in examinations.values():
+        if len(folders) == 1:
+            yield series(folders[0])
+            continue
+        name = "_".join(folder.name for folder in folders)[:60]
+        if len(examinations) == 1 and not loose:
+            name = source.name
+        one = series(source if name == source.name else source / name)
+        parts = {f"folder {i}": folder for i, folder in enumerate(folders)}
+        yield dataclasses.replace(one, path=source, detail={**one.detail, **parts})
     yield from without_cine(source, options, set(used.values()), used)
 
 
@@ -67,37 +102,96 @@ def _unwrapped(source: Path) -> Path:
     inner = subfolders(folders[0]) if len(folders) == 1 else []
     if len(inner) < 2:
         return source
-    patients = set()
-    for folder in inner:
-        first = next(filter(is_dicom, files_below(folder)), None)
-        with contextlib.suppress(UserError):  # reading the series will say so
-            patients |= {image.patient_id for image in read_headers(first)} if first else set()
+    patients = {one[0] for folder in inner if (one := _examination(folder))}
     return folders[0] if len(patients) > 1 else source
 
 
+def _examination(folder: Path) -> tuple[str, ...] | None:
+    """Patient and examination of the first grey image of a folder; None where it does not say."""
+    for path in itertools.islice(filter(is_dicom, files_below(folder)), _FIRST_FILES):
+        try:
+            with quiet_readers():
+                first = next(iter(read_headers(path)), None)
+        except UserError:  # a screenshot; of another fault reading the series will say so
+            continue
+        if first is not None:
+            is_nobody = _NO_NAME.fullmatch(first.patient_id.strip().casefold())
+            frame = first.frame_of_reference if is_nobody else ""
+            return (first.patient_id, first.study, frame) if first.study else None
+    return None
+
+
 def load(series: Series, options: Options) -> list[CineSlice]:
-    """Read the short-axis stack of one patient."""
+    """Read the short-axis stack of one patient.
+
+    Every slice says what became of its images, the first also of all others in the folder.
+    """
     if "refused" in series.detail:  # a mask that no cine goes with
         raise UserError(*series.detail["refused"])
     stack = read_stack(series, options)
+    sound = [one.images for one in stack.slices if one.refusal is None]
+    decoded = read_pixels(sound)
+    if not sound[0][0].interval:
+        _check_one_beat(series, decoded)
     mask = read_mask(series.detail["mask"], options) if "mask" in series.detail else None
-    header = stack[0][0].patient_id.strip()
-    patient = header if header and options.patient_from == "header" else series.name
-    pixels = zip(stack, read_pixels(stack), strict=True)
-    volumes = [images[0].volume(series.path, cine) for images, cine in pixels]
-    placed = None if mask is None else place_mask(series, mask, volumes)
-    return [
-        series.slice(
-            z,
-            len(stack),
-            patient_id=patient,
-            cine=volume.data[:, 0],
-            pixel_mm=images[0].spacing or square_pixel(options.pixel_mm),
-            position_mm=images[0].distance,
-            **({} if placed is None else placed.fields(z)),
-        )
-        for z, (images, volume) in enumerate(zip(stack, volumes, strict=True))
+    patient, about_patient = _patient(sound[0][0], series, options)
+    stack.account.notes += about_patient
+    volumes = [
+        images[0].volume(series.path, cine) for images, cine in zip(sound, decoded, strict=True)
     ]
+    placed = None if mask is None else place_mask(series, mask, volumes)
+    out, sound_before = [], 0
+    for z, one in enumerate(stack.slices):
+        first = one.images[0]
+        notes, images = list(one.account.notes), Counter(one.account.left)
+        images["used"] = len(one.images) if one.refusal is None else one.account.found
+        if z == 0:
+            notes, images = stack.account.notes + notes, stack.account.left + images
+        about: dict[str, Any] = {
+            "patient_id": patient,
+            "pixel_mm": first.spacing or square_pixel(options.pixel_mm),
+            "position_mm": first.distance,
+            "note": "; ".join(notes),
+            "images": dict(images),
+        }
+        if one.refusal is None:
+            about["cine"] = volumes[sound_before].data[:, 0]
+            about |= {} if placed is None else placed.fields(sound_before)
+            sound_before += 1
+        else:
+            about["cine"] = np.zeros((0, *first.shape), np.uint8)
+            about["refusal"] = one.refusal.cause, one.refusal.remedy
+        out.append(series.slice(z, len(stack.slices), **about))
+    return out
+
+
+def _check_one_beat(series: Series, slices: list[np.ndarray]) -> None:
+    """Check that the images move once, where no header says how long a beat is.
+
+    Raises:
+        UserError: they move several times, as those of a real-time series do.
+    """
+    beats = Counter(map(count_beats, slices)).most_common(1)[0][0]
+    if beats > 1:
+        count = sum(map(len, slices))
+        raise RefusedSeries(
+            f"{printable(series.path)}: the phases of a slice show {beats} heart beats (a "
+            "real-time series?), and no NominalInterval says where one ends",
+            "export one beat of each slice, or leave the series out of the folder",
+            images=count,
+        )
+
+
+def _patient(first: Image, series: Series, options: Options) -> tuple[str, list[str]]:
+    """The patient of a series, and a note where the header's name stands for many."""
+    header = first.patient_id.strip()
+    if not header or options.patient_from == "folder":
+        return series.name, []
+    if _NO_NAME.fullmatch(header.casefold()):
+        return series.name, [
+            f"PatientID {printable(header)!r} names nobody: {series.name!r} is used"
+        ]
+    return header, []
 
 
 DICOM = Importer("dicom", "DICOM cine, single-frame or multi-frame", recognise, find, load)

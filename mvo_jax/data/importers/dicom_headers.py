@@ -4,7 +4,7 @@ What a header must hold, and what is made of one that holds something else, is d
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,20 @@ MAX_FILES = 20_000  # of one patient; also frames of one file
 _THICKNESS_MM = 8.0  # where the header is silent
 _MR_IMAGES = {f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("4", "4.1", "4.4")}
 _DIRECTORY = "1.2.840.10008.1.3.10"
+_FRAME_GROUPS = (
+    "FrameContentSequence", "PlanePositionSequence", "PlaneOrientationSequence",
+    "PixelMeasuresSequence",
+)  # fmt: skip
+_IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _TAGS = [
-    "SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "PatientID",
-    "Modality", "ImageType", "Rows", "Columns", "SamplesPerPixel", "PixelSpacing",
-    "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness", "TriggerTime",
-    "NominalCardiacTriggerDelayTime", "TemporalPositionIdentifier", "InstanceNumber",
-    "AcquisitionNumber", "CardiacNumberOfImages", "NumberOfFrames",
-    "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence",
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
+    "SeriesDescription", "ProtocolName", "PatientID", "FrameOfReferenceUID", "Modality",
+    "ImageType", "ScanningSequence", "SequenceVariant", "SequenceName", "EchoNumbers", "EchoTime",
+    "Rows", "Columns", "SamplesPerPixel", "PixelSpacing", "ImageOrientationPatient",
+    "ImagePositionPatient", "SliceLocation", "SliceThickness", "TriggerTime", "NominalInterval",
+    "HeartRate", "NominalCardiacTriggerDelayTime", "TemporalPositionIdentifier",
+    "AcquisitionTime", "InstanceNumber", "AcquisitionNumber", "CardiacNumberOfImages",
+    "NumberOfFrames", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence",
 ]  # fmt: skip
 
 
@@ -35,28 +42,50 @@ class Image:
 
     path: Path
     frame: int | None
+    uid: str
+    study: str
+    frame_of_reference: str
     series: str
+    series_number: int | None
     description: str
+    words: str
     patient_id: str
+    modality: str
     image_type: tuple[str, ...]
+    sequence: tuple[str, ...]
+    echo: float | None
+    echo_time: float | None
     shape: tuple[int, int]
     spacing: tuple[float, float] | None
     orientation: tuple[float, ...] | None
     position: tuple[float, ...] | None
+    location: float | None
     thickness: float
     trigger: float | None
     delay: float | None
     temporal: float | None
+    clock: float | None
     instance: float | None
     acquisition: float
+    interval: float
     cardiac_images: int
 
     @property
-    def group(self) -> tuple:
-        """Images of one stack share it."""
-        turn = None if self.orientation is None else tuple(round(v, 2) for v in self.orientation)
-        spacing = None if self.spacing is None else tuple(round(v, 3) for v in self.spacing)
-        return self.series, turn, self.shape, spacing, self.image_type
+    def name(self) -> str:
+        """The series as a message names it: by number and description."""
+        number = "without number" if self.series_number is None else str(self.series_number)
+        return f"series {number}" + (f" {self.description!r}" if self.description else "")
+
+    def along(self, normal: np.ndarray) -> float | None:
+        """Position of the image's middle along a direction, mm."""
+        if self.orientation is None or self.position is None:
+            return None
+        down, across = (n - 1 for n in self.shape)
+        row_mm, column_mm = self.spacing or (1.0, 1.0)
+        middle = np.array(self.position)
+        middle = middle + np.array(self.orientation[:3]) * (across * column_mm / 2)
+        middle = middle + np.array(self.orientation[3:]) * (down * row_mm / 2)
+        return float(normal @ middle)
 
     @property
     def distance(self) -> float | None:
@@ -95,33 +124,77 @@ class Image:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file has the DICOM mark, or is named ``.dcm``."""
+    """Whether a file has the DICOM mark, begins as a bare data set, or is named ``.dcm``."""
     if path.suffix.lower() == ".dcm":
         return True
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            start = file.read(132)
     except OSError:
         return False
+    return start[128:] == b"DICM" or _is_bare(start)
+
+
+def _is_bare(start: bytes) -> bool:
+    """Whether bytes begin a data set without preamble, little endian: an element of group 2 or 8.
+
+    The first element is short: a length, a character set, a type of image, a UID or a date.
+    """
+    if len(start) < 16 or start[0] not in (2, 8) or start[1] != 0 or start[3] != 0:
+        return False
+    explicit = start[4:6] in (b"UL", b"CS", b"UI", b"DA", b"TM", b"SH", b"OB")
+    length = int.from_bytes(start[4:8], "little")
+    return explicit or (0 < length <= 128 and length % 2 == 0)
+
+
+def read_file(path: Path, **how: Any) -> Any:
+    """Read a DICOM file, with or without preamble; the transfer syntax is known afterwards.
+
+    Args:
+        path: of the file.
+        **how: see ``pydicom.dcmread``.
+
+    Raises:
+        pydicom.errors.InvalidDicomError: it is no DICOM.
+    """
+    import pydicom
+    from pydicom.uid import UID
+
+    with path.open("rb") as file:
+        start = file.read(132)
+    data = pydicom.dcmread(path, force=_is_bare(start), **how)
+    if "TransferSyntaxUID" not in data.file_meta:
+        implicit = data.original_encoding[0]
+        data.file_meta.TransferSyntaxUID = UID(_IMPLICIT if implicit else _EXPLICIT)
+        if data.get("PixelData", b"")[:4] == b"\xfe\xff\x00\xe0":
+            raise UserError(
+                f"{printable(path)} has compressed pixels and does not say how (no transfer "
+                "syntax)",
+                "export it again with its meta header, or uncompressed",
+            )
+    return data
+
+
+class ColourImage(UserError):
+    """A file that holds a colour image, as a screenshot does."""
 
 
 def read_headers(path: Path) -> Iterator[Image]:
     """Headers of the images in a file.
 
     Raises:
-        UserError: damaged, colour, or claiming more than can be read.
+        ColourImage: it is no grey image.
+        UserError: damaged, or claiming more than can be read.
     """
-    import pydicom
-
     with reading(path, " as DICOM"):
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS))
+        header = read_file(path, stop_before_pixels=True, specific_tags=list(_TAGS))
         if "Rows" not in header:  # a directory file or a report
             stored = header.file_meta.get("MediaStorageSOPClassUID", "")
             if stored != _DIRECTORY and header.get("SOPClassUID", "") in ("", *_MR_IMAGES):
                 raise ValueError("the header ends before the size of the image")
             return
         if int(header.get("SamplesPerPixel", 1)) != 1:
-            raise UserError(
+            raise ColourImage(
                 f"{printable(path)} is a colour image", "export the grey images, no screen captures"
             )
         frames = int(header.get("NumberOfFrames", 1) or 1)
@@ -133,7 +206,9 @@ def read_headers(path: Path) -> Iterator[Image]:
             )
         # Some exporters leave an empty sequence in classic images.
         groups = header.get("PerFrameFunctionalGroupsSequence") or [{}]
-        if "FrameContentSequence" in groups[0] or "PlanePositionSequence" in groups[0]:
+        shared = header.get("SharedFunctionalGroupsSequence") or [{}]
+        told = {name for group in (groups[0], shared[0]) for name in _FRAME_GROUPS if name in group}
+        if told and (groups[0] or frames == 1):
             if len(groups) != frames:
                 raise ValueError(f"{frames} frames and headers of {len(groups)}")
             yield from _enhanced(path, header)
@@ -154,58 +229,123 @@ def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
     return tuple(float(v) for v in value)
 
 
+def _texts(value: Any) -> tuple[str, ...]:
+    """The values of an element that may have one, several or none."""
+    if value is None or value == "":
+        return ()
+    return (str(value).upper(),) if isinstance(value, str) else tuple(str(v).upper() for v in value)
+
+
+def _first(value: Any) -> float | None:
+    """The first number of an element that may have several."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = value[0] if len(value) else None
+    return _number(value)
+
+
+def _seconds(value: Any) -> float | None:
+    """A time of day, HHMMSS.FFFFFF, in milliseconds; None where it is none."""
+    text = str(value or "")
+    try:
+        hours, minutes, seconds = int(text[:2]), int(text[2:4]), float(text[4:])
+    except ValueError:
+        return None
+    return 1000.0 * (3600 * hours + 60 * minutes + seconds)
+
+
 def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
+    text = {
+        name: str(header.get(name, "") or "")
+        for name in ("SeriesDescription", "ProtocolName", "SequenceName", "PatientID")
+    }
+    rate = _number(header.get("HeartRate")) or 0.0
     fields: dict[str, Any] = {
         "path": path,
         "frame": frame,
+        "uid": str(header.get("SOPInstanceUID", "")),
+        "study": str(header.get("StudyInstanceUID", "")),
+        "frame_of_reference": str(header.get("FrameOfReferenceUID", "")),
         "series": str(header.get("SeriesInstanceUID", "")),
-        "description": str(header.get("SeriesDescription", "")),
-        "patient_id": str(header.get("PatientID", "") or ""),
-        "image_type": tuple(str(v).upper() for v in header.get("ImageType", None) or ()),
+        "series_number": _whole(header.get("SeriesNumber")),
+        "description": printable(text["SeriesDescription"]),
+        "words": f"{text['SeriesDescription']} {text['ProtocolName']} {text['SequenceName']}",
+        "patient_id": text["PatientID"],
+        "modality": str(header.get("Modality", "") or ""),
+        "image_type": _texts(header.get("ImageType", None)),
+        "sequence": tuple(
+            "\\".join(_texts(header.get(name))) for name in ("ScanningSequence", "SequenceVariant")
+        ),
+        "echo": _first(header.get("EchoNumbers")),
+        "echo_time": _first(header.get("EchoTime")),
         "shape": (int(header.Rows), int(header.Columns)),
         "spacing": _numbers(header.get("PixelSpacing"), 2),
         "orientation": _numbers(header.get("ImageOrientationPatient"), 6),
         "position": _numbers(header.get("ImagePositionPatient"), 3),
+        "location": _number(header.get("SliceLocation")),
         "thickness": _number(header.get("SliceThickness")) or _THICKNESS_MM,
         "trigger": _number(header.get("TriggerTime")) if frame is None else None,
         "delay": _number(header.get("NominalCardiacTriggerDelayTime")),
         "temporal": _number(header.get("TemporalPositionIdentifier")),
+        "clock": _seconds(header.get("AcquisitionTime")) if frame is None else None,
         "instance": _number(header.get("InstanceNumber")),
         "acquisition": _number(header.get("AcquisitionNumber")) or 0.0,
+        "interval": _number(header.get("NominalInterval")) or (60_000 / rate if rate > 0 else 0.0),
         "cardiac_images": int(_number(header.get("CardiacNumberOfImages")) or 0),
     }
     return Image(**(fields | changes))
 
 
+def _known(first: float | None, second: float | None) -> float | None:
+    return second if first is None else first
+
+
+def _whole(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
+
+
 def _enhanced(path: Path, header: Any) -> Iterator[Image]:
-    """Frames of an enhanced multi-frame file, each with its own geometry and time."""
+    """Frames of an enhanced file, each with its own geometry and time.
+
+    What the functional groups do not say is taken from the top level, where scanners that write one
+    image a file put it.
+    """
     shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
-    for frame, own in enumerate(header.PerFrameFunctionalGroupsSequence):
+    groups = header.get("PerFrameFunctionalGroupsSequence") or [None]
+    for frame, own in enumerate(groups):
 
         def value(sequence: str, name: str, own: Any = own) -> Any:
             for group in (own, shared):
                 if group is not None and sequence in group and name in group[sequence][0]:
                     return group[sequence][0][name].value
-            return None
+            return header.get(name)
 
-        yield _image(
-            path,
-            header,
-            frame,
+        alone = len(groups) == 1
+        heart, content = "CardiacSynchronizationSequence", "FrameContentSequence"
+        complex_part = value("MRImageFrameTypeSequence", "ComplexImageComponent")
+        kind = _texts(value("MRImageFrameTypeSequence", "FrameType")) or _texts(
+            header.get("ImageType", None)
+        )
+        top = _image(path, header, frame)
+        yield dataclasses.replace(
+            top,
             orientation=_numbers(value("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
             position=_numbers(value("PlanePositionSequence", "ImagePositionPatient"), 3),
             spacing=_numbers(value("PixelMeasuresSequence", "PixelSpacing"), 2),
             thickness=_number(value("PixelMeasuresSequence", "SliceThickness")) or _THICKNESS_MM,
-            trigger=None,
-            delay=_number(
-                value("CardiacSynchronizationSequence", "NominalCardiacTriggerDelayTime")
+            trigger=_number(header.get("TriggerTime")),
+            delay=_known(
+                _number(value(heart, "NominalCardiacTriggerDelayTime")),
+                _number(value(heart, "ActualCardiacTriggerDelayTime")),
             ),
-            temporal=_number(value("FrameContentSequence", "TemporalPositionIndex")),
-            instance=float(frame),
-            image_type=tuple(
-                str(v).upper()
-                for v in value("MRImageFrameTypeSequence", "FrameType")
-                or header.get("ImageType", None)
-                or ()
+            temporal=_known(_number(value(content, "TemporalPositionIndex")), top.temporal),
+            clock=_known(
+                _seconds(str(value(content, "FrameAcquisitionDateTime") or "")[8:]),
+                _seconds(header.get("AcquisitionTime")),
             ),
+            instance=top.instance if alone and top.instance is not None else float(frame),
+            acquisition=_number(value(content, "FrameAcquisitionNumber")) or top.acquisition,
+            interval=_number(value(heart, "RRIntervalTimeNominal")) or top.interval,
+            echo_time=_number(value("MREchoSequence", "EffectiveEchoTime")) or top.echo_time,
+            image_type=(*kind, *({"PHASE"} & {str(complex_part or "").upper()})),
         )

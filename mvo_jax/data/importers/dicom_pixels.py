@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mvo_jax.data.importers.cine import check_size, printable, reading
-from mvo_jax.data.importers.dicom_headers import Image
+from mvo_jax.data.importers.dicom_headers import Image, read_file
 from mvo_jax.errors import UserError
 
 
@@ -27,21 +28,21 @@ def read_pixels(slices: Sequence[Sequence[Image]]) -> list[np.ndarray]:
         frames = []
         for image in one:
             if image.frame is None:
-                frames.append(_pixels(image.path))
+                frames.append(_pixels(image.path).reshape(image.shape))
                 continue
             if image.path not in files:
-                files[image.path] = _pixels(image.path)
+                stored = _pixels(image.path)  # a file of one frame has two axes
+                files[image.path] = stored.reshape(-1, *stored.shape[-2:])
             frames.append(files[image.path][image.frame])
         out.append(np.stack(frames))
     return out
 
 
 def _pixels(path: Path) -> np.ndarray:
-    import pydicom
     from pydicom.pixels import apply_modality_lut, get_decoder
 
     with reading(path, " as DICOM"):
-        data = pydicom.dcmread(path)
+        data = read_file(path)
         syntax = data.file_meta.TransferSyntaxUID
     what = f": compressed pixels ({syntax.name})" if syntax.is_compressed else ": its pixels"
     with reading(path, what):
@@ -55,10 +56,26 @@ def _pixels(path: Path) -> np.ndarray:
         raw = data.pixel_array
         if data.get("PhotometricInterpretation", "") == "MONOCHROME1":  # low values are white
             raw = np.float32(2 ** int(data.BitsStored) - 1) - raw.astype(np.float32)
-        sequence = "PixelValueTransformationSequence"
-        shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
-        if sequence in shared:
-            step = shared[sequence][0]
-            return raw * np.float32(step.RescaleSlope) + np.float32(step.RescaleIntercept)
+        steps = _frame_steps(data)
+        if steps is not None:
+            slope, intercept = (step.reshape(-1, 1, 1) for step in steps.T)
+            return raw.reshape(-1, *raw.shape[-2:]) * slope + intercept
         values = apply_modality_lut(raw, data)
         return values.astype(np.float32) if values.dtype == np.float64 else values
+
+
+def _frame_steps(data: Any) -> np.ndarray | None:
+    """Slope and intercept of the frames of an enhanced file, float32 ``[N or 1, 2]``, else None."""
+    sequence = "PixelValueTransformationSequence"
+    shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
+    groups = data.get("PerFrameFunctionalGroupsSequence") or []
+    own = [sequence in group for group in groups]
+    if any(own):
+        if not all(own) and sequence not in shared:
+            raise ValueError("some frames have a RescaleSlope and others have none")
+        steps = [(group if sequence in group else shared)[sequence][0] for group in groups]
+    elif sequence in shared:
+        steps = [shared[sequence][0]]
+    else:
+        return None
+    return np.array([(one.RescaleSlope, one.RescaleIntercept) for one in steps], np.float32)

@@ -1,157 +1,396 @@
-"""Which of a folder's DICOM images are the short-axis cine, and in which order."""
+"""Which of a folder's DICOM images are the short-axis cine, slice by slice."""
 
+import dataclasses
+import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from mvo_jax.data.importers.cine import Options, Series, printable
-from mvo_jax.data.importers.dicom_headers import MAX_FILES, Image, is_dicom, read_headers
-from mvo_jax.data.importers.walk import files_below
+from mvo_jax.data.importers.cine import Options, RefusedSeries, Series, printable
+from mvo_jax.data.importers.dicom_files import Account, find_images
+from mvo_jax.data.importers.dicom_headers import Image
+from mvo_jax.data.importers.dicom_phases import MIN_PHASES, order_phases
 from mvo_jax.errors import UserError
 
-_MIN_PHASES = 8  # fewer images at one place are a localiser or a map, no cine
-_PHASE_IMAGES = {"P", "PHASE", "PHASE MAP", "VELOCITY"}
-# What distinguishes the phases of a slice, best first.
-_TIMES = (
-    ("TriggerTime", "trigger"),
-    ("NominalCardiacTriggerDelayTime", "delay"),
-    ("TemporalPositionIdentifier", "temporal"),
-    ("InstanceNumber", "instance"),
-)
+# Tolerances; slices of one stack are 5 mm apart and more, views some 30 degrees and more.
+_SAME_TURN_DEGREES = 6.0
+_SAME_PLACE_MM = 0.5  # from one position to the next, and twice that from first to last
+_SAME_SPACING = 2e-3  # relative
+# Direction of the long axis of the left ventricle in most people (left, posterior, head), and how
+# far that of a short-axis stack may lie from it; and how near an oblique stack comes to an axis of
+# the body.
+_LONG_AXIS = np.array([0.68, -0.60, -0.42])
+_TYPICAL_DEGREES, _AXIAL_DEGREES = 60.0, 15.0
 
 
-def read_stack(series: Series, options: Options) -> list[tuple[Image, ...]]:
+@dataclasses.dataclass
+class StackSlice:
+    """One slice: its images in time order, or why it cannot be used.
+
+    Attributes:
+        images: of one beat; where refused, all that lie there.
+        account: what was left out of it.
+        refusal: None of a sound slice.
+    """
+
+    images: tuple[Image, ...]
+    account: Account
+    refusal: UserError | None = None
+
+
+@dataclasses.dataclass
+class Stack:
+    """The short-axis cine of a patient.
+
+    Attributes:
+        slices: along their normal.
+        account: what was left out beside it.
+    """
+
+    slices: list[StackSlice]
+    account: Account
+
+
+class _Candidate:
+    """Images of one examination, frame of reference, orientation and kind of sequence."""
+
+    def __init__(self, images: list[Image], key: tuple, turn: np.ndarray | None, path: Any):
+        self.images, self.key = images, key
+        self.normal = None if turn is None else np.cross(turn[:3], turn[3:])
+        self.places = _places(images, self.normal, path)
+        self.cine = [there for there in self.places if len(there) >= MIN_PHASES]
+
+    @property
+    def is_steady_state(self) -> bool:
+        return "SS" in self.key[3][1].split("\\")
+
+    @property
+    def is_typical(self) -> bool:
+        """Whether it lies as the short axis does: oblique, its normal along the ventricle."""
+        if self.normal is None:
+            return False
+        along = np.abs(self.normal) / np.linalg.norm(self.normal)
+        towards = abs(self.normal @ _LONG_AXIS) / (
+            np.linalg.norm(self.normal) * np.linalg.norm(_LONG_AXIS)
+        )
+        is_oblique = along.max() < np.cos(np.radians(_AXIAL_DEGREES))
+        return bool(is_oblique and towards >= np.cos(np.radians(_TYPICAL_DEGREES)))
+
+    def __str__(self) -> str:
+        name, shape = self.images[0].name, "x".join(map(str, self.images[0].shape))
+        turn = self.images[0].orientation
+        at = "" if turn is None else f" at ({', '.join(f'{v:.2f}' for v in turn)})"
+        return f"{name} {shape}{at}: {len(self.places)} slices, {len(self.images)} images"
+
+
+def read_stack(series: Series, options: Options) -> Stack:
     """Headers of a patient's short-axis cine, slice by slice, each in time order.
 
-    Groups images by series, orientation, size, spacing and kind; orders slices along their normal
-    and phases by trigger time (or what stands in for it).
+    Images are told apart by examination, frame of reference, orientation (within 6 degrees) and
+    kind of sequence; slices by their position along the normal (within half a millimetre); phases
+    by trigger time or what stands in for it. A slice that cannot be used does not stop the others.
 
     Raises:
-        UserError: nothing, or no single cine stack, was found; incomplete slices. The message
-            lists what is there.
+        RefusedSeries: nothing, or no single cine stack, was found, or no slice of it can be used.
+            The message lists what is there.
     """
+    account = Account()
+    try:
+        return _read_stack(series, options, account)
+    except UserError as error:
+        raise RefusedSeries(error.cause, error.remedy, images=account.found) from error
+
+
+def _read_stack(series: Series, options: Options, account: Account) -> Stack:
+    images = find_images(series, options, account)
+    candidates = _candidates(images, series)
+    chosen = _choose(series, candidates)
+    for other in candidates:
+        if other is not chosen:
+            why = _why_not(other, chosen)
+            account.leave(other.images, why)
+    _check_one_kind(series, chosen, candidates)
+    used = {image.series for there in chosen.cine for image in there}
+    out = []
+    for there in chosen.places:
+        if len(there) >= MIN_PHASES or any(image.series in used for image in there):
+            out.append(_slice(series, there, options))
+        else:
+            account.leave(there, "stills", f"fewer than {MIN_PHASES} images at one place")
+    _check_even(series, out)
+    if all(one.refusal is not None for one in out):
+        first = out[0].refusal
+        assert first is not None
+        raise UserError(f"{first.cause}. {_table(candidates)}", first.remedy)
+    _say_what_is_odd(out, account)
+    return Stack(out, account)
+
+
+def _candidates(images: list[Image], series: Series) -> list[_Candidate]:
+    """Images by examination, frame of reference, orientation and kind of sequence."""
+    study, frame = (_sound_key(images, name) for name in ("study", "frame_of_reference"))
+    turns = _turns(images)
     groups: dict[tuple, list[Image]] = defaultdict(list)
-    for image in _images(series):
-        if not _PHASE_IMAGES & set(image.image_type):
-            groups[image.group].append(image)
-    if not groups:
-        raise UserError(
-            f"{printable(series.path)} holds no DICOM image", "leave it out of the source"
-        )
-    stacks: dict[tuple, dict[Any, list[Image]]] = defaultdict(dict)
-    for key, images in groups.items():
-        places: dict[Any, list[Image]] = defaultdict(list)
+    for image in images:
+        groups[study(image), frame(image), turns[image.orientation], image.sequence].append(image)
+    out = []
+    for key, them in groups.items():
+        usual = Counter(image.orientation for image in them).most_common(1)[0][0]
+        turn = None if usual is None else np.array(usual)
+        out.append(_Candidate(them, key, turn, series.path))
+    return out
+
+
+def _sound_key(images: list[Image], name: str) -> Any:
+    """Reads a UID; nothing where an anonymiser gave nearly every image its own."""
+    counts = Counter(getattr(image, name) for image in images)
+    shared = sum(n for n in counts.values() if n >= MIN_PHASES)
+    return (lambda image: getattr(image, name)) if 2 * shared > len(images) else (lambda image: "")
+
+
+def _turns(images: list[Image]) -> dict[tuple[float, ...] | None, int]:
+    """Orientation -> number of its cluster; the most frequent orientations lead theirs."""
+    leaders: list[np.ndarray] = []
+    out: dict[tuple[float, ...] | None, int] = {None: -1}
+    limit = np.cos(np.radians(_SAME_TURN_DEGREES))
+    for turn, _ in Counter(image.orientation for image in images).most_common():
+        if turn is None:
+            continue
+        axes = np.array(turn).reshape(2, 3)
+        axes = axes / np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), 1e-6)
+        near = [i for i, one in enumerate(leaders) if ((one * axes).sum(axis=1) >= limit).all()]
+        if not near:
+            leaders.append(axes)
+        out[turn] = near[0] if near else len(leaders) - 1
+    return out
+
+
+def _places(images: list[Image], normal: np.ndarray | None, path: Any) -> list[list[Image]]:
+    """Images by position along the normal, else by SliceLocation, else by file or folder."""
+    at: list[float | None] = (
+        [None] * len(images) if normal is None else [image.along(normal) for image in images]
+    )
+    if all(value is None for value in at):
+        at = [image.location for image in images]
+    unknown = [image for image, value in zip(images, at, strict=True) if value is None]
+    if len(unknown) == len(images):
+        by_file: dict[Any, list[Image]] = defaultdict(list)
         for image in images:
-            distance = image.distance
-            place = (
-                round(distance * 2) / 2  # half a millimetre
-                if distance is not None
-                else (str(image.path) if image.frame is not None else str(image.path.parent))
-            )
-            places[place].append(image)
-        for place, there in places.items():
-            if len(there) >= _MIN_PHASES:
-                stack = stacks[key[1:4]]
-                if place in stack:
-                    raise _ambiguous(series, groups, "two series show the same slice")
-                stack[place] = there
-    if not stacks:
-        raise _ambiguous(series, groups, f"no slice has {_MIN_PHASES} phases or more: no cine")
-    sizes = sorted((len(stack) for stack in stacks.values()), reverse=True)
-    # A long-axis view is a slice or three of its own orientation beside the short-axis stack.
-    if len(sizes) > 1 and (sizes[0] < 3 or sizes[1] > sizes[0] / 2):
-        raise _ambiguous(series, groups, "several orientations, and none is plainly the short axis")
-    stack = max(stacks.values(), key=len)
-    patients = sorted({i.patient_id.strip() for images in stack.values() for i in images} - {""})
-    if len(patients) > 1 and options.patient_from == "header":
+            by_file[image.path if image.frame is not None else image.path.parent].append(image)
+        return [by_file[place] for place in sorted(by_file)]
+    if unknown:
         raise UserError(
-            f"{printable(series.path)} holds images of {len(patients)} patients: "
-            f"{', '.join(printable(p) for p in patients[:4])}",
-            "sort them into one folder a patient; if the headers are wrong, --patient_from=folder",
+            f"{printable(path)}: {len(unknown)} of {len(images)} images of {unknown[0].name} have "
+            f"no position ({printable(unknown[0].path.name)} for one)",
+            "export the series again with ImagePositionPatient, or leave those files out",
         )
-    ordered = [stack[place] for place in sorted(stack)]
-    _check_even(series, ordered)
-    return [tuple(_in_time(series, images, groups)) for images in ordered]
+    order = sorted(range(len(images)), key=lambda i: at[i] or 0.0)
+    out: list[list[Image]] = []
+    first = last = -np.inf
+    for i in order:
+        value = at[i] or 0.0
+        if value - last > _SAME_PLACE_MM or value - first > 2 * _SAME_PLACE_MM:
+            out.append([])
+            first = value
+        out[-1].append(images[i])
+        last = value
+    return [sorted(there, key=lambda image: (str(image.path), image.frame or 0)) for there in out]
 
 
-def _check_even(series: Series, stack: list[list[Image]]) -> None:
-    """Check that no slice lacks phases, as far as that can be known."""
-    counts = [len(images) for images in stack]
-    usual = Counter(counts).most_common(1)[0][0]
-    for images in stack:
-        expected = images[0].cardiac_images or usual
-        if len(images) % expected:
-            raise UserError(
+def _choose(series: Series, candidates: list[_Candidate]) -> _Candidate:
+    """The short-axis stack among those that are cine.
+
+    Raises:
+        UserError: there is none, or more than one may be it.
+    """
+    cine = [one for one in candidates if one.cine]
+    if not cine:
+        raise _ambiguous(series, candidates, f"no slice has {MIN_PHASES} phases or more: no cine")
+    if any(one.is_steady_state for one in cine):  # tagging and flow are spoiled
+        cine = [one for one in cine if one.is_steady_state or not one.key[3][1]]
+    studies = {one.key[0]: one for one in cine}
+    if len(studies) > 1:
+        found = " | ".join(
+            f"patient {printable(one.images[0].patient_id)!r}, {one.images[0].name} in "
+            f"{printable(one.images[0].path.parent.name)}"
+            for one in studies.values()
+        )
+        raise UserError(
+            f"{printable(series.path)} holds cine of {len(studies)} examinations "
+            f"(StudyInstanceUID), perhaps of several patients: {found}",
+            "sort them into one folder an examination",
+        )
+    typical = [one for one in cine if one.is_typical]
+    pool = cine
+    if any(len(one.cine) >= 3 for one in typical):
+        pool = typical
+    pool = sorted(pool, key=lambda one: len(one.cine), reverse=True)
+    first, sizes = pool[0], [len(one.cine) for one in pool]
+    # A long-axis view is a slice or three of its own orientation beside the short-axis stack.
+    if len(pool) > 1 and (sizes[0] < 3 or sizes[1] > sizes[0] / 2):
+        raise _ambiguous(series, cine, "several stacks, and none is plainly the short axis")
+    if typical and not first.is_typical:
+        raise _ambiguous(
+            series, cine, f"the largest stack ({first.images[0].name}) is no short axis"
+        )
+    return first
+
+
+def _check_one_kind(series: Series, chosen: _Candidate, candidates: list[_Candidate]) -> None:
+    """Check that no two series of different names lie between one another.
+
+    Raises:
+        UserError: two do; one of them may be another kind of sequence.
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    first: dict[str, Image] = {}
+    for z, there in enumerate(chosen.cine):
+        for image in there:
+            first.setdefault(image.series, image)
+        for name in {image.series for image in there}:
+            places[name].append(z)
+    for one, other in itertools.combinations(places, 2):
+        shared = set(places[one]) & set(places[other])
+        low, high = sorted((places[one], places[other]))
+        between = high[0] < low[-1] and len(low) > 1 and len(high) > 1
+        if between and not shared and first[one].words != first[other].words:
+            raise _ambiguous(
+                series,
+                candidates,
+                f"the slices of {first[one].name} and {first[other].name} lie between one another",
+            )
+
+
+def _why_not(other: _Candidate, chosen: _Candidate) -> str:
+    """Why the images of another candidate are not used."""
+    if not other.cine:
+        return "stills"
+    if other.key[2] != chosen.key[2]:
+        return "another orientation"
+    if other.key[3] != chosen.key[3]:
+        return "another kind of sequence"
+    return "another frame of reference"
+
+
+def _slice(series: Series, there: list[Image], options: Options) -> StackSlice:
+    """One slice from the images at its place."""
+    account = Account(found=len(there))
+    where = f"{printable(series.path)}: the slice at {_at(there[0])}"
+    try:
+        images = order_phases(_one_source(there, options, account), options, account)
+    except UserError as error:
+        return StackSlice(
+            tuple(there), Account(len(there)), UserError(f"{where}: {error.cause}", error.remedy)
+        )
+    return StackSlice(tuple(images), account)
+
+
+def _at(image: Image) -> str:
+    """Where a slice lies, for a message."""
+    if image.distance is not None:
+        return f"{image.distance:.1f} mm"
+    return "an unknown place" if image.location is None else f"SliceLocation {image.location:g}"
+
+
+def _one_source(there: list[Image], options: Options, account: Account) -> list[Image]:
+    """Of several series at one place that of ``--repeats``; single images beside a cine go.
+
+    Raises:
+        UserError: several, and nothing says which.
+    """
+    sources: list[list[Image]] = []
+    for image in there:
+        same = [source for source in sources if _is_same_source(source[0], image)]
+        if same:
+            same[0].append(image)
+        else:
+            sources.append([image])
+    cine = [s for s in sources if len(s) >= MIN_PHASES]
+    if not cine:
+        raise UserError(
+            f"the slices have {[len(there)]} images, {MIN_PHASES} are the least",
+            f"export {there[0].name} again, or leave that slice out",
+        )
+    if len(cine) > 1 and options.repeats is None:
+        same = len({s[0].name for s in cine}) < len(cine)
+        names = ", ".join(
+            f"{s[0].name}{' ' + '/'.join(s[0].image_type) if same else ''} ({len(s)} images)"
+            for s in cine
+        )
+        count = {2: "two", 3: "three"}.get(len(cine), str(len(cine)))
+        raise UserError(
+            f"{count} series show the same slice: {names}",
+            "choose with --repeats=last or --repeats=first, or one series with --series, or leave "
+            "only one in the folder",
+        )
+    cine.sort(key=lambda s: (s[0].series_number or 0, s[0].acquisition, s[0].instance or 0.0))
+    chosen = cine[0] if options.repeats == "first" else cine[-1]
+    for source in sources:
+        if source is not chosen:
+            reason = "repeats" if len(source) >= MIN_PHASES else "stills"
+            account.leave(source, reason, f"{chosen[0].name} shows the same slice")
+    return chosen
+
+
+def _is_same_source(one: Image, other: Image) -> bool:
+    if (one.series, one.shape, one.image_type) != (other.series, other.shape, other.image_type):
+        return False
+    if one.spacing is None or other.spacing is None:
+        return one.spacing == other.spacing
+    return np.allclose(one.spacing, other.spacing, rtol=_SAME_SPACING, atol=0)
+
+
+def _check_even(series: Series, stack: list[StackSlice]) -> None:
+    """Refuse the slices that lack phases, as far as that can be known."""
+    sound = [one for one in stack if one.refusal is None]
+    counts = [len(one.images) for one in sound]
+    for one in sound:
+        first, count = one.images[0], len(one.images)
+        # Of a real-time series it counts the images of all beats.
+        stated = 0 if one.account.left["later beats"] else first.cardiac_images
+        expected = stated or Counter(counts).most_common(1)[0][0]
+        if count < expected or (not stated and count != expected):
+            one.refusal = UserError(
                 f"{printable(series.path)}: the slices have {counts} images, {expected} are "
-                f"expected at {images[0].position}",
+                f"expected at {_at(first)} ({first.name})",
                 "export the whole series again, or leave that slice out",
             )
+            one.account = Account(found=one.account.found)
 
 
-def _in_time(series: Series, images: list[Image], groups: dict) -> list[Image]:
-    """Phases of one slice in time order; of repeated acquisitions the last complete one."""
-    expected = images[0].cardiac_images or len(images)
-    if len(images) > expected:
-        last = sorted(images, key=lambda i: (i.acquisition, i.instance or 0.0))[-expected:]
-        images = last
-    for name, field in _TIMES:
-        values = [getattr(image, field) for image in images]
-        if any(value is None for value in values) or len(set(values)) == 1:
-            continue
-        repeats = set(Counter(values).values())
-        if len(repeats) > 1:
-            raise _ambiguous(series, groups, f"{name} repeats unevenly within a slice")
-        kept = {}
-        for image in sorted(images, key=lambda i: (i.acquisition, i.instance or 0.0)):
-            kept[getattr(image, field)] = image  # the last of each time
-        if len(kept) < _MIN_PHASES:
-            continue
-        times = np.array(sorted(kept))
-        gaps = np.diff(times)
-        if field != "instance" and gaps.max() > 1.7 * np.median(gaps):
-            raise UserError(
-                f"{printable(series.path)}: a phase is missing between {name} "
-                f"{times[gaps.argmax()]:g} and {times[gaps.argmax() + 1]:g}",
-                "export the whole series again, or leave it out",
-            )
-        return [kept[time] for time in sorted(kept)]
-    raise _ambiguous(series, groups, "nothing tells the phases of a slice apart")
-
-
-def _ambiguous(series: Series, groups: dict[tuple, list[Image]], why: str) -> UserError:
-    """A refusal with a table of what was found."""
-    found = []
-    for key, images in groups.items():
-        places = len({round(i.distance or 0.0, 1) for i in images})
-        found.append(
-            f"{printable(images[0].description) or 'series'} {key[2][0]}x{key[2][1]} at "
-            f"{key[1]}: {places} slices, {len(images)} images"
+def _say_what_is_odd(stack: Sequence[StackSlice], account: Account) -> None:
+    """Notes about a stack that is used although its slices differ."""
+    firsts = [one.images[0] for one in stack]
+    if firsts[0].distance is None and firsts[0].location is not None:
+        account.notes.append("positions are missing: slices are in order of SliceLocation")
+    if firsts[0].distance is None and firsts[0].location is None and firsts[0].frame is None:
+        account.notes.append("neither position nor SliceLocation is there: taken as one slice")
+    grids = Counter((image.shape, image.spacing) for image in firsts)
+    if len(grids) > 1:
+        sizes = ", ".join(
+            f"{n} slices of {shape[0]}x{shape[1]} pixels of {spacing or 'unknown size'} mm"
+            for (shape, spacing), n in grids.items()
         )
-    table = " | ".join(sorted(found)[:8]) + (" | ..." if len(found) > 8 else "")
+        account.notes.append(f"the field of view changes: {sizes}")
+    turns = [np.array(i.orientation).reshape(2, 3) for i in firsts if i.orientation is not None]
+    if turns:
+        cosines = [min(1.0, float((turn * turns[0]).sum(axis=1).min())) for turn in turns]
+        widest = float(np.degrees(np.arccos(min(cosines))))
+        if widest > 0.5:
+            account.notes.append(f"the slices are turned by {widest:.1f} degrees from one another")
+
+
+def _ambiguous(series: Series, candidates: list[_Candidate], why: str) -> UserError:
+    """A refusal with a table of what was found."""
     return UserError(
-        f"{printable(series.path)}: {why}. Found: {table}",
-        "leave only the short-axis cine in the folder",
+        f"{printable(series.path)}: {why}. {_table(candidates)}",
+        "name the short-axis cine with --series (number or description), or leave only it in the "
+        "folder",
     )
 
 
-def _images(series: Series) -> Iterator[Image]:
-    """Headers of all DICOM images of a series; files of other kinds are passed over."""
-    if series.path.is_file():
-        yield from read_headers(series.path)
-        return
-    paths: Any = files_below(series.path)
-    if series.detail.get("loose"):
-        paths = sorted(p for p in series.path.iterdir() if not p.is_dir() and p.name[0] != ".")
-    count = 0
-    for path in paths:
-        if not is_dicom(path):
-            continue
-        count += 1
-        if count > MAX_FILES:
-            raise UserError(
-                f"{printable(series.path)} holds more than {MAX_FILES:,} DICOM files",
-                "sort them into one folder a patient below the source",
-            )
-        yield from read_headers(path)
+def _table(candidates: list[_Candidate]) -> str:
+    found = sorted(map(str, candidates))
+    return "Found: " + " | ".join(found[:8]) + (" | ..." if len(found) > 8 else "")

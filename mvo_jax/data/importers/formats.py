@@ -3,12 +3,9 @@
 A module of one's own may add a line at run time: ``IMPORTERS["name"] = Importer("name", ...)``.
 """
 
-import contextlib
 import dataclasses
-import logging
 import pkgutil
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from mvo_jax.data.importers.cine import Importer, Options, Series, printable
@@ -72,26 +69,6 @@ def choose_importer(source: Path, name: str = "auto") -> Importer:
         f"{printable(source)} is in no format that is recognised: it holds {what_is_there(source)}",
         f"say which with --format: {', '.join(IMPORTERS)}",
     )
-
-
-@contextlib.contextmanager
-def quiet_readers() -> Iterator[None]:
-    """Silence the libraries that read files: what matters of a file is raised.
-
-    pydicom has a line for every odd UID of every file, nibabel one for every odd header.
-    """
-    # Switched off, not set to a level: pydicom sets its own when it is first imported.
-    loggers = [logging.getLogger(name) for name in ("pydicom", "nibabel", "nibabel.global")]
-    before = [logger.disabled for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.disabled = True
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
 
 
 def load_series(

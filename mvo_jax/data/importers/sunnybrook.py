@@ -54,7 +54,8 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         return slices
     contours = read_contours(series.detail["contours"])
     out = []
-    for one, images in zip(slices, read_stack(series, options), strict=True):
+    for one, stored in zip(slices, read_stack(series, options).slices, strict=True):
+        images = stored.images
         anatomy = {}
         flip_rows, flip_columns = images[0].flips
         for t, image in enumerate(images):

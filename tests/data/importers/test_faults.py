@@ -334,12 +334,6 @@ def same_slice_twice(folder: Path) -> None:
         image.save_as(out / f"again_{path.name}")
 
 
-def unequal_slices(folder: Path) -> None:
-    out = dicom(folder, np.stack([CINE, CINE], axis=1))
-    for path in sorted(out.glob("*_1.dcm"))[:2]:
-        path.unlink()
-
-
 def a_report(folder: Path) -> None:
     for path in sorted(dicom(folder).iterdir()):
         image = pydicom.dcmread(path)
@@ -405,7 +399,6 @@ DICOM = {
         lambda f: (set_tags(CardiacNumberOfImages=None)(f), (f / "bad" / "002_0.dcm").unlink()),
         "phase is missing",
     ),
-    "slices of unequal length": (unequal_slices, "10 are expected"),
     "same slice twice": (same_slice_twice, "two series", "Found:"),
     "two patients": (two_patients, "ANNA", "BERT"),
     "only a report": (a_report, "no DICOM image"),

@@ -399,7 +399,7 @@ def test_an_archive_of_patients_in_one_folder(separator, tmp_path):
     """With their masks beside them; one patient's folder of series stays one patient."""
     folder = tmp_path / "source" / "export"
     for k, name in enumerate(("A17", "B02")):
-        writers.write_dicom(folder, name, stack(2, k), drawings(2, k))
+        writers.write_dicom(folder, name, stack(2, k), drawings(2, k), StudyInstanceUID=f"1.2.{k}")
     archive = tmp_path / "source.zip"
     with zipfile.ZipFile(archive, "w") as out:
         for path in folder.rglob("*.*"):
@@ -409,7 +409,7 @@ def test_an_archive_of_patients_in_one_folder(separator, tmp_path):
         assert cohort(source, tmp_path / str(i)) == []
         manifest = (tmp_path / str(i) / "manifest.csv").read_text()
         assert all(f"\n{name}_s0{z},{name}," in manifest for name in ("A17", "B02") for z in (0, 1))
-    writers.write_dicom(tmp_path / "one" / "P1", "apex", stack(2)[:, :1], None, PatientID="P1")
+    writers.write_dicom(tmp_path / "one" / "P1", "apex", stack(1), None, PatientID="P1")
     slices = read(tmp_path / "one")
     assert [one.case_id for one in slices] == ["P1"]
 

@@ -16,9 +16,9 @@ from mvo_jax.data.cohort.partition import Partition
 from mvo_jax.data.cohort.prepare import prepare, read_rejected
 from mvo_jax.data.cohort.series import prepare_series
 from mvo_jax.data.importers import sunnybrook
-from mvo_jax.data.importers.cine import Options, Series
+from mvo_jax.data.importers.cine import Options, Series, quiet_readers
 from mvo_jax.data.importers.dicom_stack import read_stack
-from mvo_jax.data.importers.formats import choose_importer, load_series, quiet_readers
+from mvo_jax.data.importers.formats import choose_importer, load_series
 from mvo_jax.data.importers.npz import NPZ
 from mvo_jax.data.slices import CineSlice, Clip, Target, Window
 
@@ -121,7 +121,7 @@ def test_the_folder_splits_into_slices_and_phases(read):
 def test_phases_are_in_time_order_and_none_is_lost(patient):
     folder = SOURCE / "dicom" / patient
     with quiet_readers():
-        stack = read_stack(Series(patient, folder), Options())
+        stack = [one.images for one in read_stack(Series(patient, folder), Options()).slices]
         times = {p: float(pydicom.dcmread(p).TriggerTime) for p in folder.glob("*.dcm")}
     for one in stack:
         mine = [times[image.path] for image in one]
@@ -133,7 +133,8 @@ def test_phases_are_in_time_order_and_none_is_lost(patient):
 def test_pixels_are_those_of_the_files(read):
     slices = read["SCD0000101"]
     with quiet_readers():
-        stack = read_stack(Series("a", SOURCE / "dicom" / "SCD0000101"), Options())
+        folder = SOURCE / "dicom" / "SCD0000101"
+        stack = [one.images for one in read_stack(Series("a", folder), Options()).slices]
         for one, images in zip(slices, stack, strict=True):
             rows, columns = (-1 if flip else 1 for flip in images[0].flips)
             for frame, image in zip(one.cine, images, strict=True):
@@ -146,7 +147,8 @@ def test_ejection_fraction_of_the_contours(read, patient):
     """Polygons in the original pixels against masks of 2 mm in the crop: within 5 points."""
     slices = read[patient]
     with quiet_readers():
-        stack = read_stack(Series(patient, SOURCE / "dicom" / patient), Options())
+        folder = SOURCE / "dicom" / patient
+        stack = [one.images for one in read_stack(Series(patient, folder), Options()).slices]
     names = {"SCD0000101": "SC-HF-I-1", "SCD0000301": "SC-HF-I-4"}
     contours = sunnybrook.read_contours(SOURCE / "contours" / names[patient])
     original = []

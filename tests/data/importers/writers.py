@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -312,3 +312,60 @@ def write_npz(
     masks: dict[str, Any] = {} if mask is None else {"lge_mask": mask}
     np.savez_compressed(path, cine=cine, pixel_mm=pixel_mm, **masks)
     return path
+
+
+SHORT_AXIS = (0.7122, 0.7011, -0.0344, -0.3077, 0.2678, -0.9130)  # as hearts lie
+
+
+def write_series(
+    folder: Path,
+    cine: np.ndarray,
+    *,
+    turn: Sequence[float] = (1, 0, 0, 0, 1, 0),
+    origin: Sequence[float] = (0, 0, 0),
+    step_mm: float = 8.0,
+    pixel_mm: float = 2.0,
+    name: str = "i",
+    **tags: Any,
+) -> list[Path]:
+    """A classic series as scanners write it, one file a phase; ``cine`` [T, Z, H, W] of uint16.
+
+    Args:
+        folder: where the files go.
+        cine: images.
+        turn: ImageOrientationPatient.
+        origin: of slice 0.
+        step_mm: from slice to slice along the normal.
+        pixel_mm: side of a pixel.
+        name: begins the names of the files.
+        **tags: values, functions of (phase, slice), or None for a tag that is missing.
+
+    Returns:
+        The files, slice by slice.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    out = []
+    normal = np.cross(turn[:3], turn[3:])
+    for z, t in np.ndindex(*cine.shape[1::-1]):
+        usual: dict[str, Any] = {
+            "StudyInstanceUID": "1.2",
+            "SeriesNumber": 5,
+            "SeriesDescription": "cine_sax",
+            "PixelSpacing": [pixel_mm, pixel_mm],
+            "ImageOrientationPatient": list(turn),
+            "ImagePositionPatient": [round(v, 6) for v in np.array(origin) + z * step_mm * normal],
+            "SliceLocation": z * step_mm,
+            "SliceThickness": 8,
+            "TriggerTime": 40.0 * t,
+            "InstanceNumber": 1 + t + z * len(cine),
+            "CardiacNumberOfImages": len(cine),
+        }
+        image = dicom_header("P1", *cine.shape[2:])
+        for key, value in (usual | tags).items():
+            value = value(t, z) if callable(value) else value
+            if value is not None:
+                setattr(image, key, value)
+        set_pixels(image, cine[t, z])
+        out.append(folder / f"{name}{z:02d}_{t:03d}.dcm")
+        image.save_as(out[-1], enforce_file_format=True)
+    return out

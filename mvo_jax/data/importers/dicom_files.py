@@ -1,0 +1,195 @@
+"""Images of a folder of DICOM files: those that may be cine, and what became of the others."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mvo_jax.data.importers.cine import Options, Series, printable
+from mvo_jax.data.importers.dicom_headers import (
+    MAX_FILES,
+    ColourImage,
+    Image,
+    is_dicom,
+    read_headers,
+)
+from mvo_jax.data.importers.walk import files_below
+from mvo_jax.errors import UserError
+
+_PHASE_IMAGES = {"P", "PHASE", "PHASE MAP", "VELOCITY"}
+# Words of series that are no cine, whole or before an ending; the name of the sequence counts too.
+_NO_CINE = {
+    "perfusion": r"perf(?:usion)?",
+    "late enhancement": r"lge|psir|late.?(?:gad|enh)\w*|delayed.?enh\w*|viability",
+    "flow": r"q?flow|venc|fl\dd\d?_v\d+\w*",
+    "relaxation times": r"molli|shmolli|look.?locker|ti.?scout|t[12]\*?.?map\w*",
+}
+_TAGGING = r"tag(?:s|ged|ging)?|grid|c?spamm"
+
+
+@dataclass
+class Account:
+    """What became of the images of a folder.
+
+    Attributes:
+        found: how many there are.
+        left: reason -> images that are not used.
+        notes: sentences about them.
+    """
+
+    found: int = 0
+    left: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+    def leave(self, images: Iterable[Image], reason: str, why: str = "") -> None:
+        """Leave images out, with a sentence a series."""
+        series: Counter[str] = Counter(image.name for image in images)
+        for name, count in series.items():
+            self.left[reason] += count
+            self.notes.append(f"{name}: {count} images left out, {why or reason}")
+
+
+def find_images(series: Series, options: Options, account: Account) -> list[Image]:
+    """Headers of the images that may be the cine of a patient.
+
+    Copies (equal SOPInstanceUID and header) are used once. Colour images, reports, and what the
+    headers call phase maps, tagging, perfusion and the like are left out.
+
+    Args:
+        series: a folder or a file.
+        options: ``series`` chooses one of several.
+        account: gets what is left out.
+
+    Raises:
+        UserError: a file that cannot be read, no image at all, none of that series, or images of
+            several patients.
+    """
+    paths = _paths(series)
+    account.found = len(paths)
+    images: list[Image] = []
+    colour: list[ColourImage] = []
+    for path in paths:
+        try:
+            found = list(read_headers(path))
+        except ColourImage as error:
+            colour.append(error)
+            account.left["colour"] += 1
+            account.notes.append(f"{printable(path.name)} left out, a colour image (a screenshot?)")
+            continue
+        if not found:
+            account.left["no image"] += 1
+        images += found
+    account.found = len(images) + sum(account.left.values())
+    if not images:
+        if colour:
+            raise colour[0]
+        raise UserError(
+            f"{printable(series.path)} holds no DICOM image", "leave it out of the source"
+        )
+    images = _chosen(series, options, _without_copies(images, account), account)
+    _check_patient(series, images, options)
+    kept = []
+    others: dict[str, list[Image]] = defaultdict(list)
+    for image in images:
+        kind = _other_kind(image)
+        if kind is None:
+            kept.append(image)
+        else:
+            others[kind].append(image)
+    if not kept:
+        kinds = ", ".join(f"{len(them)} images of {kind}" for kind, them in others.items())
+        raise UserError(
+            f"{printable(series.path)} holds no cine: {kinds}", "leave it out of the source"
+        )
+    for kind, them in others.items():
+        account.leave(them, kind)
+    return kept
+
+
+def _without_copies(images: list[Image], account: Account) -> list[Image]:
+    """Every image once. A UID that an anonymiser gave to all images is no sign of a copy."""
+    kept: dict[Any, Image] = {}
+    for image in images:
+        key = replace(image, path=Path()) if image.uid else image
+        kept.setdefault(key, image)
+    copies = len(images) - len(kept)
+    if copies:
+        account.left["copies"] += copies
+        account.notes.append(f"{copies} copies (same SOPInstanceUID) left out")
+    return list(kept.values())
+
+
+def _chosen(series: Series, options: Options, images: list[Image], account: Account) -> list[Image]:
+    """The images of the series that the user named, by number or description."""
+    if options.series is None:
+        return images
+    wanted = options.series.strip().casefold()
+    kept = [
+        image
+        for image in images
+        if wanted in (str(image.series_number), image.description.strip().casefold())
+    ]
+    if not kept:
+        there = ", ".join(sorted({image.name for image in images})[:8])
+        raise UserError(
+            f"{printable(series.path)} has no series {options.series!r}; it has {there}",
+            "give --series the number or the description of one of them",
+        )
+    names = {id(image) for image in kept}
+    account.leave((i for i in images if id(i) not in names), "other series", "not --series")
+    return kept
+
+
+def _check_patient(series: Series, images: list[Image], options: Options) -> None:
+    patients = sorted({image.patient_id.strip() for image in images} - {""})
+    if len(patients) > 1 and options.patient_from == "header":
+        raise UserError(
+            f"{printable(series.path)} holds images of {len(patients)} patients: "
+            f"{', '.join(printable(p) for p in patients[:4])}",
+            "sort them into one folder a patient; if the headers are wrong, --patient_from=folder",
+        )
+
+
+def _other_kind(image: Image) -> str | None:
+    """What an image is instead of cine, as far as its header says it surely."""
+    if image.modality == "SEG":
+        return "segmentations (masks are read as NIfTI)"
+    if _PHASE_IMAGES & set(image.image_type):
+        return "phase maps"
+
+    def says(pattern: str) -> bool:
+        words = image.words.casefold()
+        return re.search(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", words) is not None
+
+    if says(_TAGGING):
+        return "tagging"
+    if "cine" in image.words.casefold():  # "cine after LGE" is cine
+        return None
+    return next((kind for kind, pattern in _NO_CINE.items() if says(pattern)), None)
+
+
+def _paths(series: Series) -> list[Path]:
+    """The DICOM files of a series; files of other kinds are passed over.
+
+    Raises:
+        UserError: more than any patient has.
+    """
+    if series.path.is_file():
+        return [series.path]
+    folders = [part for key, part in series.detail.items() if key.startswith("folder ")]
+    found: Any = (path for folder in folders or [series.path] for path in files_below(folder))
+    if series.detail.get("loose"):
+        found = sorted(p for p in series.path.iterdir() if not p.is_dir() and p.name[0] != ".")
+    paths = []
+    for path in found:
+        if not is_dicom(path):
+            continue
+        paths.append(path)
+        if len(paths) > MAX_FILES:
+            raise UserError(
+                f"{printable(series.path)} holds more than {MAX_FILES:,} DICOM files",
+                "sort them into one folder a patient below the source",
+            )
+    return paths

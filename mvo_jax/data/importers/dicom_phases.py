@@ -1,0 +1,256 @@
+"""The images of one slice: one beat, each phase once, in time order."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from mvo_jax.data.importers.cine import Options
+from mvo_jax.data.importers.dicom_files import Account
+from mvo_jax.data.importers.dicom_headers import Image
+from mvo_jax.data.importers.dicom_pixels import read_pixels
+from mvo_jax.errors import UserError
+
+MIN_PHASES = 8  # fewer images at one place are a localiser or a map, no cine
+_SEVERAL_BEATS = 1.5  # times of a slice span more than this many intervals from beat to beat
+_SEVERAL_BEATS_ENERGY = 5.0
+_LONGEST_BEAT_MS = 3000.0  # 20 beats a minute
+_LONGEST_PHASE_MS = 150.0
+_USUAL_BEAT_MS = 1200.0
+_REAL_TIME = re.compile(r"real.?time|free.?breath|(?<![a-z])rt(?![a-z])")
+_LARGEST_GAP = 1.7  # of the usual time between phases
+# What distinguishes the phases of a slice, best first.
+_TIMES = (
+    ("TriggerTime", "trigger"),
+    ("NominalCardiacTriggerDelayTime", "delay"),
+    ("TemporalPositionIdentifier", "temporal"),
+    ("AcquisitionTime", "clock"),
+    ("InstanceNumber", "instance"),
+)
+_IN_MS = ("TriggerTime", "NominalCardiacTriggerDelayTime", "AcquisitionTime")
+
+T = TypeVar("T")
+
+
+def order_phases(images: Sequence[Image], options: Options, account: Account) -> list[Image]:
+    """One beat of a slice in time order.
+
+    Images are cut by what distinguishes them, never by count: one echo (the first), one acquisition
+    (the last whole one, or by ``--repeats``), one beat (the first).
+
+    Args:
+        images: of one place and series.
+        options: ``repeats`` chooses between acquisitions.
+        account: gets what is left out.
+
+    Raises:
+        UserError: phases cannot be told apart or put in order, or some are missing. The cause goes
+            on with "the slice".
+    """
+    name, time = _time_of(images)
+    kept = _one_echo(list(images), time, account)
+    kept = _one_acquisition(kept, time, options, account)
+    if _repeats(kept, time):
+        kept = _without_equal_pixels(kept, time, account)
+    if _repeats(kept, time):
+        kept = _one_run(kept, time, name, options, account)
+    kept.sort(key=time)
+    kept = _one_beat(kept, time, account, in_ms=name in _IN_MS)
+    times = np.array([time(image) for image in kept])
+    gaps = np.diff(times)
+    if (
+        name not in ("InstanceNumber", "AcquisitionTime")
+        and len(gaps)
+        and (gaps.max() > _LARGEST_GAP * np.median(gaps))
+    ):
+        raise UserError(
+            f"a phase is missing between {name} {times[gaps.argmax()]:g} and "
+            f"{times[gaps.argmax() + 1]:g}",
+            "export the whole series again, or leave it out",
+        )
+    return kept
+
+
+def _time_of(images: Sequence[Image]) -> tuple[str, Callable[[Image], float]]:
+    """The best tag that tells the phases of a slice apart, and what reads it."""
+    for name, field in _TIMES:
+        values = [getattr(image, field) for image in images]
+        if any(value is None for value in values) or len(set(values)) < MIN_PHASES:
+            continue
+        if field == "clock" and not _is_one_run(values):
+            continue  # when the slice was scanned, over several beats
+        return name, lambda image: getattr(image, field)  # noqa: B023 (returned at once)
+    raise UserError(
+        "nothing tells the phases of a slice apart",
+        "export the series again with TriggerTime or InstanceNumber",
+    )
+
+
+def _is_one_run(times: Sequence[float]) -> bool:
+    """Whether times of day follow one another as images of one beat or of a real-time series do."""
+    gaps = np.diff(np.unique(times))
+    steady = gaps.max() <= _LARGEST_GAP * np.median(gaps) and np.median(gaps) < _LONGEST_PHASE_MS
+    return steady or max(times) - min(times) <= _LONGEST_BEAT_MS
+
+
+def _repeats(images: Sequence[Image], time: Callable[[Image], float]) -> bool:
+    return len({time(image) for image in images}) < len(images)
+
+
+def _parts(
+    images: Sequence[Image], key: Callable[[Image], float | None], time: Callable[[Image], float]
+) -> dict[float, list[Image]]:
+    """The images by a key, if that makes beats of them; else empty."""
+    parts: dict[float, list[Image]] = defaultdict(list)
+    for image in images:
+        value = key(image)
+        if value is None:
+            return {}
+        parts[value].append(image)
+    whole = [p for p in parts.values() if len({time(i) for i in p}) >= MIN_PHASES]
+    return dict(sorted(parts.items())) if len(parts) > 1 and whole else {}
+
+
+def _one_echo(images: list[Image], time: Callable[[Image], float], account: Account) -> list[Image]:
+    for name, key in (
+        ("EchoNumbers", lambda i: i.echo),
+        ("EchoTime", lambda i: i.echo_time),
+    ):
+        parts = _parts(images, key, time)
+        if len(parts) > 1 and min(len(p) for p in parts.values()) >= MIN_PHASES:
+            first, *others = parts
+            for other in others:
+                account.leave(parts[other], "another echo", f"{name} {other:g}; {first:g} is used")
+            images = parts[first]
+    return images
+
+
+def _one_acquisition(
+    images: list[Image], time: Callable[[Image], float], options: Options, account: Account
+) -> list[Image]:
+    parts = _parts(images, lambda i: i.acquisition, time)
+    if len(parts) < 2:
+        return images
+    # One beat may be scanned in pieces: they are repeats only where their times lie in one another.
+    starts = [(min(map(time, p)), max(map(time, p))) for p in parts.values()]
+    apart = all(a[1] < b[0] or b[1] < a[0] for i, a in enumerate(starts) for b in starts[:i])
+    if apart or (not _repeats(images, time) and len(images) == images[0].cardiac_images):
+        return images
+    chosen = _whole(list(parts), lambda n: len({time(i) for i in parts[n]}), options)
+    for number, part in parts.items():
+        if number != chosen:
+            account.leave(
+                part,
+                "repeats",
+                f"acquisition {number:g} of the same slice; {chosen:g} is used",
+            )
+    return parts[chosen]
+
+
+def _whole(sets: list[T], size: Callable[[T], int], options: Options) -> T:
+    """The last (or first) of those that have most phases."""
+    most = max(map(size, sets))
+    whole = [one for one in sets if size(one) == most]
+    return whole[0] if options.repeats == "first" else whole[-1]
+
+
+def _without_equal_pixels(
+    images: list[Image], time: Callable[[Image], float], account: Account
+) -> list[Image]:
+    """Images of one time that are equal in every pixel, as of two exports, once."""
+    kept: dict[tuple[float, bytes], Image] = {}
+    for image in images:
+        ((pixels,),) = read_pixels([[image]])
+        kept.setdefault((time(image), pixels.tobytes()), image)
+    copies = len(images) - len(kept)
+    if copies:
+        account.left["copies"] += copies
+        account.notes.append(f"{images[0].name}: {copies} copies (same time and pixels) left out")
+    return list(kept.values())
+
+
+def _one_run(
+    images: list[Image],
+    time: Callable[[Image], float],
+    name: str,
+    options: Options,
+    account: Account,
+) -> list[Image]:
+    """Of beats that follow one another by InstanceNumber, the last whole one."""
+    runs: list[list[Image]] = [[]]
+    for image in sorted(images, key=lambda i: i.instance or 0.0):
+        if runs[-1] and time(image) <= time(runs[-1][-1]):
+            runs.append([])
+        runs[-1].append(image)
+    located = images[0].position is not None or images[0].location is not None
+    numbered = len({image.instance for image in images}) == len(images)
+    most = max(map(len, runs))
+    if not (located and numbered) or most < MIN_PHASES:
+        counts = sorted(set(Counter(map(time, images)).values()))
+        which = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        lack = "" if located else ", and neither position nor SliceLocation is there"
+        raise UserError(
+            f"{name} repeats within a slice ({which} images a phase) and nothing tells the images "
+            f"apart{lack} ({images[0].name}, {images[0].path.name})",
+            "export the series again, each image once and with its position and acquisition",
+        )
+    chosen = _whole(runs, len, options)
+    for run in runs:
+        if run is not chosen:
+            account.leave(run, "repeats", "the same slice again; one whole beat is used")
+    return chosen
+
+
+def _one_beat(
+    images: list[Image], time: Callable[[Image], float], account: Account, *, in_ms: bool
+) -> list[Image]:
+    """The first of several beats of a real-time series; images are in time order."""
+    start = time(images[0])
+    span = time(images[-1]) - start if in_ms else 0.0
+    interval = images[0].interval if in_ms else 0.0
+    step = span / max(len(images) - 1, 1)
+    if interval > 0 and span + step > _SEVERAL_BEATS * interval:
+        beat = [i for i in images if time(i) - start < interval - step / 2]
+        if len(beat) < MIN_PHASES:
+            raise UserError(
+                f"a beat of {interval:g} ms has {len(beat)} of {len(images)} phases (real-time "
+                "series?)",
+                f"leave {images[0].name} out of the folder",
+            )
+        account.leave(images[len(beat) :], "later beats", f"one beat of {interval:g} ms is used")
+        return beat
+    if interval > 0:
+        return images
+    expected = images[0].cardiac_images
+    real_time = _REAL_TIME.search(images[0].words.casefold()) and span > _USUAL_BEAT_MS
+    if span > _LONGEST_BEAT_MS or 0 < expected < len(images) or real_time:
+        raise UserError(
+            f"it has {len(images)} phases"
+            + (f" over {span:g} ms" if in_ms else "")
+            + (f" where CardiacNumberOfImages is {expected}" if expected else "")
+            + ": several beats (a real-time series?), and no NominalInterval to cut them by",
+            f"export one beat of {images[0].name}, or leave it out of the folder",
+        )
+    return images
+
+
+def count_beats(cine: np.ndarray) -> int:
+    """How often the images of a slice move as a whole, by the harmonics of their changes; or 1.
+
+    One beat has most of its energy in the first harmonic of the series, three beats in the third
+    and hardly any below.
+
+    Args:
+        cine: ``[T, H, W]`` in time order.
+    """
+    if len(cine) < 2 * MIN_PHASES:
+        return 1
+    few = cine[:, ::2, ::2].reshape(len(cine), -1).astype(np.float32)
+    energy = np.square(np.abs(np.fft.rfft(few, axis=0)[1:])).sum(axis=1)
+    for beats in range(2, len(cine) // MIN_PHASES + 1):
+        below, own = energy[: beats - 1].max(), energy[beats - 1]
+        if own > _SEVERAL_BEATS_ENERGY * below and own > energy.max() / _SEVERAL_BEATS_ENERGY:
+            return beats
+    return 1

@@ -1,0 +1,617 @@
+"""DICOM as people met it: every image is used, or what became of it is said."""
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import UID
+
+from mvo_jax.data.clips import open_source, read_clips
+from mvo_jax.data.cohort.partition import Partition
+from mvo_jax.data.cohort.prepare import prepare, read_rejected
+from mvo_jax.data.importers.cine import Options, RefusedSeries
+from mvo_jax.data.importers.formats import choose_importer, load_series
+from mvo_jax.data.slices import CineSlice, Rejected, Target
+from mvo_jax.errors import UserError
+from tests.data.importers import writers
+
+FRAMES, SLICES, SIZE = 12, 3, 20
+CINE = np.random.default_rng(0).integers(1, 900, (FRAMES, SLICES, SIZE, SIZE)).astype(np.uint16)
+OTHER = (1000 - CINE).astype(np.uint16)
+SHORT_AXIS = writers.SHORT_AXIS
+NORMAL = np.cross(SHORT_AXIS[:3], SHORT_AXIS[3:])
+Write = Callable[[Path], object]
+
+
+def read_all(source: Path, **options: Any) -> list[list[CineSlice]]:
+    importer = choose_importer(source)
+    assert importer.name == "dicom"
+    given = Options(**options)
+    return [load_series(importer.load, one, given) for one in importer.find(source, given)]
+
+
+def read(source: Path, **options: Any) -> list[CineSlice]:
+    """The slices of the one patient of a source."""
+    (slices,) = read_all(source, **options)
+    return slices
+
+
+def pixels(slices: list[CineSlice]) -> np.ndarray:
+    return np.stack([one.cine for one in slices], axis=1)
+
+
+def total(slices: list[CineSlice]) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for one in slices:
+        for what, count in one.images.items():
+            out[what] = out.get(what, 0) + count
+    return out
+
+
+def series(folder: Path, cine: np.ndarray = CINE, **tags: Any) -> list[Path]:
+    return writers.write_series(folder / "anna", cine, **tags)
+
+
+def change(paths: list[Path], **tags: Any) -> None:
+    """Set tags of files; None takes one out."""
+    for path in paths:
+        image = pydicom.dcmread(path)
+        for key, value in tags.items():
+            if value is None:
+                delattr(image, key)
+            else:
+                setattr(image, key, value)
+        image.save_as(path)
+
+
+# What is written -> (what becomes of the images, words of the notes). All give CINE.
+
+
+def copied(folder: Path) -> None:
+    for path in series(folder):
+        shutil.copy(path, path.with_name(f"{path.stem}(1).dcm"))
+
+
+def exported_twice(folder: Path) -> None:
+    """With new UIDs the second time."""
+    series(folder)
+    series(folder, name="again")
+
+
+def one_uid_for_all(folder: Path) -> None:
+    """An anonymiser's."""
+    series(folder, SOPInstanceUID="1.2.3")
+
+
+def two_echoes(number: str) -> Write:
+    def write(folder: Path) -> None:
+        both = np.stack([CINE, OTHER], axis=1).reshape(2 * FRAMES, SLICES, SIZE, SIZE)
+        series(
+            folder, both, CardiacNumberOfImages=FRAMES,
+            TriggerTime=lambda t, z: 40.0 * (t // 2), **{number: lambda t, z: 1 + t % 2},
+        )  # fmt: skip
+
+    return write
+
+
+def aborted_acquisition(folder: Path) -> None:
+    """The second of two was ended after five phases; their times are not those of the first."""
+    series(folder, AcquisitionNumber=1)
+    series(
+        folder, OTHER[:5], name="b", AcquisitionNumber=2, CardiacNumberOfImages=FRAMES,
+        TriggerTime=lambda t, z: 41.0 * t,
+    )  # fmt: skip
+
+
+def second_acquisition(folder: Path) -> None:
+    """At another heart rate; the header does not count the phases."""
+    series(folder, OTHER, AcquisitionNumber=1, CardiacNumberOfImages=None)
+    series(
+        folder, name="b", AcquisitionNumber=2, CardiacNumberOfImages=None,
+        TriggerTime=lambda t, z: 43.5 * t,
+    )  # fmt: skip
+
+
+def repeated_without_a_number(folder: Path) -> None:
+    series(folder, OTHER)
+    series(folder, name="b", InstanceNumber=lambda t, z: 100 + t + z * FRAMES)
+
+
+def positions_that_jitter(folder: Path) -> None:
+    """By 1e-4 mm, about places at which rounding to half a millimetre turns over."""
+    series(
+        folder,
+        ImagePositionPatient=lambda t, z: [0, 0, 8.25 + 8.0 * z + 1e-4 * (-1) ** t],
+    )
+
+
+def cosines_that_jitter(folder: Path) -> None:
+    a = np.radians(0.9)
+    series(
+        folder,
+        ImageOrientationPatient=lambda t, z: (
+            [np.cos(a), np.sin(a) * (z - 1), 0, -np.sin(a) * (z - 1), np.cos(a), 0]
+        ),
+    )
+
+
+def turned_by_3_degrees(folder: Path) -> None:
+    a = np.radians(3.0)
+    series(
+        folder,
+        ImageOrientationPatient=lambda t, z: (
+            [1, 0, 0, 0, 1, 0] if z < 2 else [np.cos(a), 0, -np.sin(a), 0, 1, 0]
+        ),
+    )
+
+
+def field_of_view_changed(folder: Path) -> None:
+    series(folder, CINE[:, :2], turn=SHORT_AXIS, SeriesInstanceUID="1.2.1")
+    series(
+        folder, CINE[:, 2:], turn=SHORT_AXIS, SeriesInstanceUID="1.2.2", name="b", pixel_mm=2.2,
+        origin=NORMAL * 16,
+    )  # fmt: skip
+
+
+def tagging(**tags: Any) -> Write:
+    """Between the slices of the cine."""
+
+    def write(folder: Path) -> None:
+        series(folder, ScanningSequence="GR", SequenceVariant=["SK", "SS"])
+        series(folder, OTHER, name="tag", SeriesInstanceUID="1.2.9", origin=(0, 0, 4), **tags)
+
+    return write
+
+
+def axial_beside(folder: Path) -> None:
+    series(folder, turn=SHORT_AXIS)
+    many = np.concatenate([OTHER] * 4, axis=1)
+    series(folder, many, name="tra", SeriesInstanceUID="1.2.9", SeriesDescription="cine_tra")
+
+
+def series_in_folders(folder: Path) -> None:
+    """One patient, a folder a series directly below the source."""
+    axial_beside(folder)
+    for path in sorted((folder / "anna").iterdir()):
+        place = folder / ("601" if path.name.startswith("tra") else "801")
+        place.mkdir(exist_ok=True)
+        path.rename(place / path.name)
+    (folder / "anna").rmdir()
+
+
+def late_enhancement(folder: Path) -> None:
+    """Still images at the places of the cine, one of them in a series that says nothing."""
+    series(folder)
+    series(folder, OTHER[:1], name="lge", SeriesInstanceUID="1.2.9", SeriesDescription="LGE_psir")
+    series(folder, OTHER[:1, :1], name="x", SeriesInstanceUID="1.2.8", SeriesDescription="sax")
+
+
+def three_beats(folder: Path) -> None:
+    series(
+        folder, np.concatenate([CINE, OTHER, OTHER]),
+        NominalInterval=480, CardiacNumberOfImages=36,
+    )  # fmt: skip
+
+
+def three_beats_by_the_clock(folder: Path) -> None:
+    """No TriggerTime; every image says when it was scanned."""
+    series(
+        folder, np.concatenate([CINE, OTHER, OTHER]), TriggerTime=None, HeartRate=125,
+        CardiacNumberOfImages=None, AcquisitionTime=lambda t, z: f"10{z:02d}{0.04 * t + 5:09.6f}",
+    )  # fmt: skip
+
+
+def segmentation(folder: Path) -> None:
+    """An object of masks beside the cine."""
+    series(folder)
+    series(folder, OTHER[:, :1], name="seg", SeriesInstanceUID="1.2.9", Modality="SEG")
+
+
+def screenshots_first(folder: Path) -> None:
+    """In each of the folders of one patient's series."""
+    series_in_folders(folder)
+    for place in ("601", "801"):
+        add_screenshot(next(iter(sorted((folder / place).iterdir()))))
+        (folder / place / "shot.dcm").rename(folder / place / "a.dcm")
+
+
+def clock_without_trigger(folder: Path) -> None:
+    series(
+        folder, TriggerTime=None, InstanceNumber=lambda t, z: (5 * t) % FRAMES,
+        AcquisitionTime=lambda t, z: f"10{z:02d}{0.04 * t + 5:09.6f}",
+    )  # fmt: skip
+
+
+def no_position(folder: Path) -> None:
+    series(folder, ImagePositionPatient=None, ImageOrientationPatient=None)
+
+
+def bare(**how: Any) -> Write:
+    """A data set alone, without preamble and meta header, in files without ending."""
+
+    def write(folder: Path) -> None:
+        for path in series(folder):
+            image = pydicom.dcmread(path)
+            image.preamble, image.file_meta = None, type(image.file_meta)()
+            path.unlink()
+            pydicom.dcmwrite(path.with_suffix(""), image, enforce_file_format=False, **how)
+
+    return write
+
+
+def no_transfer_syntax(folder: Path) -> None:
+    for path in series(folder):
+        image = pydicom.dcmread(path)
+        del image.file_meta.TransferSyntaxUID
+        pydicom.dcmwrite(
+            path, image, enforce_file_format=False, implicit_vr=False, little_endian=True
+        )
+
+
+def add_screenshot(path: Path) -> None:
+    """A colour image beside another."""
+    image = pydicom.dcmread(path)
+    image.SamplesPerPixel, image.PhotometricInterpretation = 3, "RGB"
+    image.PlanarConfiguration, image.BitsAllocated, image.BitsStored, image.HighBit = 0, 8, 8, 7
+    image.PixelData = bytes(SIZE * SIZE * 3)
+    image.save_as(path.with_name("shot.dcm"))
+
+
+USED = FRAMES * SLICES
+SOUND: dict[str, tuple[Write, dict[str, int], str]] = {
+    "copies": (copied, {"copies": USED}, "36 copies (same SOPInstanceUID)"),
+    "exported twice": (exported_twice, {"copies": USED}, "12 copies (same time and pixels)"),
+    "one UID for all": (one_uid_for_all, {}, ""),
+    "two echoes": (two_echoes("EchoNumbers"), {"another echo": USED}, "EchoNumbers 2; 1 is used"),
+    "two echo times": (two_echoes("EchoTime"), {"another echo": USED}, "EchoTime 2; 1 is used"),
+    "aborted acquisition": (aborted_acquisition, {"repeats": 15}, "acquisition 2"),
+    "second acquisition": (second_acquisition, {"repeats": USED}, "2 is used"),
+    "repeated without a number": (repeated_without_a_number, {"repeats": USED}, "same slice again"),
+    "positions that jitter": (positions_that_jitter, {}, ""),
+    "cosines that jitter": (cosines_that_jitter, {}, "turned by 1."),
+    "turned by 3 degrees": (turned_by_3_degrees, {}, "turned by 3.0 degrees"),
+    "field of view changed": (field_of_view_changed, {}, "2 slices of 20x20 pixels of (2.0, 2.0)"),
+    "tagging by name": (
+        tagging(SeriesDescription="cine_tagging_3sl"),
+        {"tagging": USED},
+        "tagging",
+    ),
+    "tagging by sequence": (
+        tagging(ScanningSequence="GR", SequenceVariant="SP"),
+        {"another kind of sequence": USED},
+        "kind of sequence",
+    ),
+    "axial beside the short axis": (
+        axial_beside,
+        {"another orientation": 4 * USED},
+        "series 5 'cine_tra': 144 images left out, another orientation",
+    ),
+    "a folder a series": (series_in_folders, {"another orientation": 4 * USED}, "cine_tra"),
+    "late enhancement": (late_enhancement, {"late enhancement": 3, "stills": 1}, "LGE_psir"),
+    "three beats": (three_beats, {"later beats": 2 * USED}, "one beat of 480 ms"),
+    "three beats by the clock": (
+        three_beats_by_the_clock,
+        {"later beats": 2 * USED},
+        "one beat of 480 ms",
+    ),
+    "a segmentation": (
+        segmentation,
+        {"segmentations (masks are read as NIfTI)": FRAMES},
+        "segmentations",
+    ),
+    "screenshots first": (
+        screenshots_first,
+        {"another orientation": 4 * USED, "colour": 2},
+        "a.dcm left out, a colour image",
+    ),
+    "clock without trigger": (clock_without_trigger, {}, ""),
+    "no position": (no_position, {}, "in order of SliceLocation"),
+    "bare, implicit": (bare(implicit_vr=True, little_endian=True), {}, ""),
+    "bare, explicit": (bare(implicit_vr=False, little_endian=True), {}, ""),
+    "no transfer syntax": (no_transfer_syntax, {}, ""),
+    "a screenshot": (
+        lambda f: add_screenshot(series(f)[0]),
+        {"colour": 1},
+        "shot.dcm left out, a colour image",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_every_image_is_used_or_said_to_be_left_out(name, tmp_path):
+    write, left, words = SOUND[name]
+    write(tmp_path)
+    slices = read(tmp_path)
+    assert np.array_equal(pixels(slices), CINE)
+    assert total(slices) == {"used": USED, **left}
+    assert words in " ".join(one.note for one in slices)
+    if not words:
+        assert not any(one.note for one in slices)
+
+
+def test_slices_of_two_fields_of_view_keep_their_own_spacing(tmp_path):
+    field_of_view_changed(tmp_path)
+    assert [one.pixel_mm for one in read(tmp_path)] == [(2.0, 2.0), (2.0, 2.0), (2.2, 2.2)]
+
+
+def test_first_or_last_of_the_repeats(tmp_path):
+    second_acquisition(tmp_path)
+    assert np.array_equal(pixels(read(tmp_path, repeats="first")), OTHER)
+    assert np.array_equal(pixels(read(tmp_path, repeats="last")), CINE)
+
+
+# A slice that cannot be used does not stop the others
+
+
+def three_series_at_one_place(folder: Path) -> None:
+    series(folder, SeriesInstanceUID="1.2.1")
+    for number, shift in ((6, 1), (7, 2)):
+        series(
+            folder, (CINE[:, :1] + shift).astype(np.uint16), name=f"n{number}",
+            SeriesInstanceUID=f"1.2.{number}", SeriesNumber=number, SeriesDescription="again",
+        )  # fmt: skip
+
+
+def incomplete_slice(folder: Path) -> None:
+    for path in series(folder)[2 * FRAMES : 2 * FRAMES + 2]:
+        path.unlink()
+
+
+def almost_lost_slice(folder: Path) -> None:
+    """Four phases of twelve: fewer than any cine has."""
+    for path in series(folder)[2 * FRAMES : 2 * FRAMES + 8]:
+        path.unlink()
+
+
+def missing_phase(folder: Path) -> None:
+    series(folder, CardiacNumberOfImages=None)[2 * FRAMES + 5].unlink()
+
+
+@pytest.mark.parametrize(
+    ("write", "which", "words"),
+    [
+        (three_series_at_one_place, 0, ["at 0.0 mm", "series 6 'again' (12 images)", "series 7"]),
+        (incomplete_slice, 2, ["[12, 12, 10] images", "12 are expected at 16.0 mm"]),
+        (almost_lost_slice, 2, ["at 16.0 mm", "[4] images"]),
+        (missing_phase, 2, ["at 16.0 mm", "between TriggerTime 160 and 240"]),
+    ],
+)
+def test_sound_slices_stay(write, which, words, tmp_path):
+    write(tmp_path)
+    slices = read(tmp_path)
+    assert [one.refusal is not None for one in slices] == [z == which for z in range(SLICES)]
+    refusal = slices[which].refusal
+    assert refusal is not None
+    for word in words:
+        assert word in refusal[0]
+    sound = [z for z in range(SLICES) if z != which]
+    assert np.array_equal(pixels([slices[z] for z in sound]), CINE[:, sound])
+    assert sum(total(slices).values()) == len(list((tmp_path / "anna").iterdir()))
+
+
+@pytest.mark.parametrize(
+    ("options", "shift"),
+    [({"repeats": "last"}, 2), ({"repeats": "first"}, 0), ({"series": "6"}, 1)],
+)
+def test_a_choice_among_series(options, shift, tmp_path):
+    three_series_at_one_place(tmp_path)
+    slices = read(tmp_path, **options)
+    assert np.array_equal(slices[0].cine, CINE[:, 0] + shift)
+    assert total(slices)["used"] == FRAMES * len(slices)
+    assert sum(total(slices).values()) == USED + 2 * FRAMES
+    with pytest.raises(UserError, match="no series '8'; it has series 5 'cine_sax', series 6"):
+        read(tmp_path, series="8")
+
+
+# What cannot be read surely
+
+
+def two_examinations(folder: Path) -> None:
+    for study, name in (("1.2.1", "A17"), ("1.2.2", "B02")):
+        writers.write_series(
+            folder / "export" / name, CINE, StudyInstanceUID=study, PatientID="ANON",
+            FrameOfReferenceUID=f"{study}.1", SeriesInstanceUID=f"{study}.5",
+            origin=(0, 0, 3 * len(study)),
+        )  # fmt: skip
+
+
+def two_patients(folder: Path) -> None:
+    series(folder, PatientID=lambda t, z: "ANNA" if z else "BERT")
+
+
+def beats_without_interval(folder: Path) -> None:
+    series(folder, np.concatenate([CINE, OTHER]), CardiacNumberOfImages=FRAMES)
+
+
+def beats_that_are_seen(folder: Path) -> None:
+    """The header knows of one beat, the images show three."""
+    series(folder, np.concatenate([CINE, CINE + 1, CINE]))
+
+
+def real_time_by_name(folder: Path) -> None:
+    noise = np.random.default_rng(1).integers(1, 900, (36, SLICES, SIZE, SIZE)).astype(np.uint16)
+    series(folder, noise, SeriesDescription="cine_realtime_sax")
+
+
+def another_series_between(folder: Path) -> None:
+    """At the places between the slices of the cine, and nothing but its name differs."""
+    series(folder)
+    series(
+        folder, OTHER, name="b", origin=(0, 0, 4), SeriesInstanceUID="1.2.9", SeriesNumber=8,
+        SeriesDescription="cine_myotag",
+    )  # fmt: skip
+
+
+def another_patient_beside(folder: Path) -> None:
+    """A view of another patient, without StudyInstanceUID."""
+    series(folder, StudyInstanceUID=None)
+    series(
+        folder, OTHER[:, :1], name="b", turn=(0, 1, 0, 0, 0, -1), SeriesInstanceUID="1.2.9",
+        PatientID="P2", StudyInstanceUID=None,
+    )  # fmt: skip
+
+
+def nothing_says_where(folder: Path) -> None:
+    series(folder, ImagePositionPatient=None, ImageOrientationPatient=None, SliceLocation=None)
+
+
+def positions_of_some(folder: Path) -> None:
+    change(series(folder)[:5], ImagePositionPatient=None)
+
+
+def alternating(folder: Path) -> None:
+    """Two images a phase, and no header says what differs."""
+    both = np.stack([CINE, OTHER], axis=1).reshape(2 * FRAMES, SLICES, SIZE, SIZE)
+    series(folder, both, CardiacNumberOfImages=FRAMES, TriggerTime=lambda t, z: 40.0 * (t // 2))
+
+
+def two_stacks(folder: Path) -> None:
+    series(folder)
+    series(
+        folder, OTHER, name="b", turn=(0, 1, 0, 0, 0, -1), SeriesInstanceUID="1.2.9",
+        SeriesNumber=8, SeriesDescription="other",
+    )  # fmt: skip
+
+
+def only_tagging(folder: Path) -> None:
+    series(folder, SeriesDescription="SAX grid")
+
+
+def compressed_without_syntax(folder: Path) -> None:
+    for path in series(folder):
+        image = pydicom.dcmread(path)
+        image.PixelData = b"\xfe\xff\x00\xe0" + image.PixelData[4:]
+        del image.file_meta.TransferSyntaxUID
+        pydicom.dcmwrite(
+            path, image, enforce_file_format=False, implicit_vr=False, little_endian=True
+        )
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (two_examinations, ["2 examinations", "'ANON'", "in A17", "in B02"]),
+        (two_patients, ["2 patients: ANNA, BERT"]),
+        (beats_without_interval, ["24 phases", "CardiacNumberOfImages is 12", "several beats"]),
+        (beats_that_are_seen, ["3 heart beats", "no NominalInterval"]),
+        (real_time_by_name, ["36 phases over 1400 ms", "several beats"]),
+        (another_series_between, ["'cine_sax'", "series 8 'cine_myotag'", "between one another"]),
+        (another_patient_beside, ["2 patients: P1, P2"]),
+        (nothing_says_where, ["TriggerTime repeats", "3 images a phase", "SliceLocation"]),
+        (positions_of_some, ["5 of 36 images", "no position", "i00_000.dcm"]),
+        (alternating, ["2 images a phase", "series 5 'cine_sax'"]),
+        (two_stacks, ["none is plainly the short axis", "series 5 'cine_sax'", "series 8 'other'"]),
+        (only_tagging, ["no cine", "36 images of tagging"]),
+        (compressed_without_syntax, ["no transfer syntax", ".dcm"]),
+    ],
+)
+def test_what_is_not_sure_is_refused_by_name(write, words, tmp_path):
+    write(tmp_path)
+    with pytest.raises(UserError) as refusal:
+        read(tmp_path)
+    for word in words:
+        assert word in refusal.value.cause
+    if isinstance(refusal.value, RefusedSeries):
+        assert refusal.value.images == sum(p.is_file() for p in tmp_path.rglob("*"))
+
+
+def test_two_patients_in_folders_with_one_name_in_their_headers(tmp_path):
+    two_examinations(tmp_path)
+    slices = read_all(tmp_path / "export")
+    assert [{one.patient_id for one in them} for them in slices] == [{"A17"}, {"B02"}]
+    assert "PatientID 'ANON' names nobody" in slices[0][0].note
+
+
+# Enhanced MR
+
+
+def test_slopes_of_the_frames(tmp_path):
+    slope = np.where(np.arange(FRAMES) < 6, 0.25, 0.5)[:, None, None, None]
+    stored = np.round(CINE / slope).astype(np.uint16)
+    path = writers.write_enhanced(tmp_path, "anna", stored) / "multi.dcm"
+    image = pydicom.dcmread(path)
+    for group, t in zip(
+        image.PerFrameFunctionalGroupsSequence, np.repeat(range(FRAMES), SLICES), strict=True
+    ):
+        step = pydicom.Dataset()
+        step.RescaleSlope, step.RescaleIntercept, step.RescaleType = slope[t].item(), 3.0, "US"
+        group.PixelValueTransformationSequence = pydicom.Sequence([step])
+    image.save_as(path)
+    assert np.array_equal(pixels(read(tmp_path)), CINE[:, ::-1] + 3)
+    del image.PerFrameFunctionalGroupsSequence[4].PixelValueTransformationSequence
+    image.save_as(path)
+    with pytest.raises(UserError, match="others have none"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["PerFrame", "Shared"])
+@pytest.mark.parametrize("order", ["trigger", "instance"])
+def test_one_enhanced_image_a_file(order, where, tmp_path):
+    """Times and instances at the top level; geometry in the functional groups."""
+    times: dict[str, Any] = {"TriggerTime": None} if order == "instance" else {"InstanceNumber": 1}
+    for path in series(tmp_path, **times):
+        image = pydicom.dcmread(path)
+        group = pydicom.Dataset()
+        for sequence, name in (
+            ("PlanePositionSequence", "ImagePositionPatient"),
+            ("PlaneOrientationSequence", "ImageOrientationPatient"),
+            ("PixelMeasuresSequence", "PixelSpacing"),
+        ):
+            item = pydicom.Dataset()
+            setattr(item, name, image[name].value)
+            setattr(group, sequence, pydicom.Sequence([item]))
+            delattr(image, name)
+        image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = UID(writers.ENHANCED_MR)
+        image.NumberOfFrames = 1
+        setattr(image, f"{where}FunctionalGroupsSequence", pydicom.Sequence([group]))
+        image.save_as(path)
+    assert np.array_equal(pixels(read(tmp_path)), CINE)
+
+
+# What the commands say
+
+
+def run(source: Path, out: Path, *, strict: bool = False, jobs: int = 1):
+    return prepare(
+        source, out, options=Options(), target=Target(FRAMES, 16, 2.0),
+        partition=Partition(fractions=(1.0, 0.0, 0.0)), jobs=jobs, strict=strict, progress=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_prepare_says_what_became_of_all_images(jobs, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "mvo_jax")
+    source = tmp_path / "source"
+    copied(source)
+    add_screenshot(source / "anna" / "i00_000.dcm")
+    writers.write_series(source / "bert", CINE, PatientID="BERT", StudyInstanceUID="1.9")
+    incomplete = sorted((source / "bert").iterdir())
+    incomplete[-1].unlink()
+    writers.write_series(source / "cleo", CINE[:3], PatientID="CLEO", StudyInstanceUID="1.10")
+    cohort = run(source, tmp_path / "out", jobs=jobs)
+    assert "117 images: 60 used, 36 copies, 20 of rejected cases, 1 colour" in caplog.text
+    notes = {case: row["note"] for case, row in cohort.manifest().items()}
+    assert "36 copies" in notes["anna_s00"]
+    assert "shot.dcm" in notes["anna_s00"]
+    assert notes["anna_s01"] == notes["bert_s00"] == ""
+    assert [row["case_id"] for row in read_rejected(cohort.path)] == ["bert_s02", "cleo"]
+    with pytest.raises(UserError, match=r"12 are expected at 16\.0 mm"):
+        run(source, tmp_path / "strict", strict=True)
+
+
+def test_inspect_and_predict_say_it_too(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "mvo_jax")
+    copied(tmp_path / "source")
+    (tmp_path / "source" / "anna" / "i02_003(1).dcm").unlink()
+    opened = open_source(
+        tmp_path / "source", form="auto", options=Options(), scratch=tmp_path / "scratch"
+    )
+    found = list(read_clips(opened, Target(FRAMES, 16, 2.0)))
+    assert [isinstance(one, Rejected) for one in found] == [False] * SLICES
+    assert "71 images: 36 used, 35 copies" in caplog.text
+    assert "35 copies (same SOPInstanceUID) left out" in caplog.text
