@@ -3,4 +3,5 @@
 from setuptools import find_packages, setup
 
 # Configs lie at the top of the repository and in the wheel inside the package.
-setup(packages=[*find_packages(include=["mvo_jax*"]), "mvo_jax.configs"])
+configs = ["mvo_jax.configs", "mvo_jax.configs.studies"]
+setup(packages=[*find_packages(include=["mvo_jax*"]), *configs])

@@ -1,16 +1,23 @@
-"""Several configs trained, evaluated and tabulated: rows and seeds, each run in its own folder.
+"""Several configs trained, evaluated and tabulated: rows and seeds, each run once.
 
+The one engine behind ``compare`` and ``study``. A finished run is a small file
+(``evaluation/stored_run.py``) that is there or not, and every table is made of these files alone.
 The same call, repeated, keeps what is finished, goes on with what is not and takes in further rows
-and seeds. The table is written anew after every run, so that an interrupted comparison has one.
+and seeds; several processes share the runs of one folder, each run under a lock. The table is
+written anew after every run, so that an interrupted comparison has one.
 """
 
+import contextlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import random
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import filelock
 import jax
 import numpy as np
 
@@ -26,11 +33,17 @@ from mvo_jax.evaluation.pages.comparison import (
     write_comparison,
 )
 from mvo_jax.evaluation.pages.report import BASELINE_FEATURE
-from mvo_jax.evaluation.predictions import Predictions, read_predictions
-from mvo_jax.models.cost import forward_flops, parameter_count
-from mvo_jax.models.registry import dense_model
-from mvo_jax.run import train_and_evaluate
-from mvo_jax.runs.folder import RunFolder, provenance, read_json, write_json
+from mvo_jax.evaluation.pages.study import write_study
+from mvo_jax.evaluation.predictions import Predictions
+from mvo_jax.evaluation.stored_run import (
+    StoredRun,
+    read_stored_run,
+    same_machine,
+    write_stored_run,
+)
+from mvo_jax.files import cannot_write
+from mvo_jax.one_run import cost, do_run
+from mvo_jax.runs.folder import RunFolder, config_changes, provenance, read_json, write_json
 from mvo_jax.training.setup import set_up
 
 log = logging.getLogger(__name__)
@@ -38,7 +51,9 @@ log = logging.getLogger(__name__)
 # What rows may differ in. The rest (data, augmentation, batch, thresholds) is shared.
 OWN_PARTS = ("model", "optimizer", "loss", "seed")
 OWN_STEPS = "total_steps"  # of config.train; the table says so where they differ
+STUDY_PARTS = (*OWN_PARTS, "data", "train")  # the rows of a study also in data and steps
 MARKER = "comparison.json"
+_LOCKS = "locks"
 
 
 @dataclass(frozen=True)
@@ -46,12 +61,19 @@ class Comparison:
     """What is compared.
 
     Attributes:
-        configs: resolved configs by row and by seed; every row has the same seeds.
+        configs: resolved configs by row and by seed.
         split: cases that the rows are compared on.
         reference: row that the others are tested against.
         paper: printed figures by row, in percent and millions.
         title: of the table; the numbers of steps and clips follow it.
         about: what else must be the same when more rows or seeds come to the same folder.
+        own_parts: parts of the config that rows may differ in.
+        keep_runs: keep the folders of finished runs, with checkpoints and reports.
+        study: what the page of a study says beside its rows, see ``pages.study``; None makes the
+            table of ``compare``.
+        features: rows that are logistic models of features of the simulator, and no networks.
+        shuffled: rows whose labels, with their masks, are shuffled among the cases of the training
+            and of the validation split.
     """
 
     configs: Mapping[str, Mapping[int, Any]]
@@ -60,81 +82,183 @@ class Comparison:
     paper: Mapping[str, Mapping[str, float]]
     title: str
     about: Mapping[str, Any]
+    own_parts: tuple[str, ...] = OWN_PARTS
+    keep_runs: bool = True
+    study: Mapping[str, Any] | None = None
+    features: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    shuffled: frozenset[str] = frozenset()
 
     def first_configs(self) -> dict[str, Any]:
         """The config of each row's first seed."""
         return {name: next(iter(by_seed.values())) for name, by_seed in self.configs.items()}
 
+    def work(self) -> list[tuple[int, str]]:
+        """(seed, row) of every run, seed by seed, so that an interrupted table has every row."""
+        seeds = dict.fromkeys(seed for by_seed in self.configs.values() for seed in by_seed)
+        return [
+            (seed, name) for seed in seeds for name in self.configs if seed in self.configs[name]
+        ]
 
-def run_comparison(comparison: Comparison, out: Path) -> tuple[dict[str, Any], dict[str, str]]:
+
+def run_comparison(
+    comparison: Comparison, out: Path, *, opened: Callable[[], object] = lambda: None
+) -> tuple[dict[str, Any], dict[str, str]]:
     """Run what is missing, seed by seed and row by row, and write the table after each.
 
     Args:
         comparison: what to compare.
         out: folder of the comparison; made where it is missing.
+        opened: called once everything is checked and the folder is there: further processes may
+            start on it then.
 
     Returns:
-        The table (see ``evaluation.pages.comparison.compare``) and, by row, why it failed. A row
-        that fails stops no other.
+        The table (see ``evaluation.pages.comparison.compare`` and ``pages.study.study_table``) and,
+        by row, why it failed. A row that fails stops no other. Runs that another process is at are
+        left to it.
 
     Raises:
         UserError: before anything is written: rows that differ in more than they may, a config or
             data that cannot work, or a folder that holds something else.
     """
-    configs = comparison.first_configs()
-    _check_shared(configs)
-    # Also finds what cannot work before a folder is made or anything is trained.
-    costs = {name: _cost(config) for name, config in configs.items()}
-    shared = next(iter(configs.values()))
-    for split in ("train", "validation", comparison.split):
-        split_bytes(shared.data, split)
-    about = {**comparison.about, "split": comparison.split, **_shared(shared)}
-    _open(out, json.loads(json.dumps(about)))
-
+    costs = _check(comparison)
+    _open(comparison, out)
+    opened()
     failures: dict[str, str] = {}
     table: dict[str, Any] = {}
-    seeds = list(next(iter(comparison.configs.values())))
-    # Seed by seed, so that an interrupted table has every system.
-    work = [(seed, name) for seed in seeds for name in comparison.configs]
+    work = comparison.work()
     for number, (seed, name) in enumerate(work, 1):
-        log.info(f"[{number}/{len(work)}] {name}, seed {seed}")
         if name in failures:
             continue
-        config = comparison.configs[name][seed]
+        log.info(f"[{number}/{len(work)}] {name}, seed {seed}")
         try:
-            _run(config, RunFolder(_folder(out, name, seed)), comparison.split)
+            with _claimed(out, name, seed) as claimed:
+                if not claimed:
+                    log.info(f"another process is at {name}, seed {seed}")
+                elif not _is_done(comparison, out, name, seed):
+                    folder = RunFolder(out / _run_name(name, seed))
+                    run = _do(comparison, name, seed, folder, costs)
+                    write_stored_run(_stored(out, name, seed), run)
+                    if not comparison.keep_runs:
+                        shutil.rmtree(folder.path, ignore_errors=True)
         except (UserError, jax.errors.JaxRuntimeError) as error:
             failures[name] = f"seed {seed}: {_one_line(error)}"
             log.warning(f"{name} failed: {failures[name]}")
         jax.clear_caches()  # the programs of this network are not needed again
-        table = _tabulate(comparison, out, seeds[: seeds.index(seed) + 1], costs, failures)
+        if comparison.study is not None:
+            table = write_study(out)
+        else:
+            seeds = list(dict.fromkeys(seed for seed, _ in work[:number]))
+            table = _tabulate(comparison, out, seeds, costs, failures)
     return table, failures
 
 
-def _folder(out: Path, name: str, seed: int) -> Path:
-    return out / f"{name}-seed{seed}"
+def missing_runs(comparison: Comparison, out: Path) -> list[str]:
+    """Names of the runs that are not done yet, or are under way in another process."""
+    return [
+        _run_name(name, seed)
+        for seed, name in comparison.work()
+        if not _stored(out, name, seed).exists()
+    ]
 
 
-def _check_shared(configs: Mapping[str, Any]) -> None:
+def verify_runs(comparison: Comparison, out: Path, count: int) -> list[dict[str, Any]]:
+    """Train stored runs again, drawn at random, and compare their probabilities.
+
+    Args:
+        comparison: what was compared.
+        out: its folder.
+        count: how many runs; all where there are fewer.
+
+    Returns:
+        For each: 'run', 'difference' (largest, of the scored split and validation), 'allowed' (0 on
+        the same machine with the same versions, else 1e-5) and 'agrees'.
+
+    Raises:
+        UserError: nothing is stored, or a run cannot be repeated.
+    """
+    costs = _check(comparison)
+    _open(comparison, out)
+    stored = [(seed, name) for seed, name in comparison.work() if _stored(out, name, seed).exists()]
+    if not stored:
+        raise UserError(f"{out} holds no finished run", "train some first, without --verify")
+    results = []
+    for seed, name in random.sample(stored, min(count, len(stored))):
+        log.info(f"training {name}, seed {seed}, again")
+        before = read_stored_run(_stored(out, name, seed))
+        _check_config(before, comparison.configs[name][seed], _stored(out, name, seed))
+        folder = RunFolder(out / "verify" / _run_name(name, seed))
+        shutil.rmtree(folder.path, ignore_errors=True)
+        again = _do(comparison, name, seed, folder, costs)
+        shutil.rmtree(folder.path, ignore_errors=True)
+        jax.clear_caches()
+        pairs = ((before.scored, again.scored), (before.validation, again.validation))
+        if any(a.cases != b.cases for a, b in pairs):
+            raise UserError(
+                f"{_run_name(name, seed)} was scored on other cases than these",
+                "the data of the study have changed; start again in another --out",
+            )
+        difference = max(float(np.abs(a.probability - b.probability).max()) for a, b in pairs)
+        allowed = 0.0 if same_machine(before.provenance, again.provenance) else 1e-5
+        results.append(
+            {
+                "run": _run_name(name, seed),
+                "difference": difference,
+                "allowed": allowed,
+                "agrees": difference <= allowed,
+            }
+        )
+    return results
+
+
+def _run_name(name: str, seed: int) -> str:
+    return f"{name.replace(' ', '_')}-seed{seed}"
+
+
+def _stored(out: Path, name: str, seed: int) -> Path:
+    return out / f"{_run_name(name, seed)}.json"
+
+
+def _check(comparison: Comparison) -> dict[str, tuple[int, float]]:
+    """Find what cannot work before a folder is made or anything is trained; the rows' costs."""
+    configs = comparison.first_configs()
     first, *others = configs
     for name in others:
-        for part, value in _shared(configs[first]).items():
-            if _shared(configs[name])[part] != value:
+        wanted, given = (_shared(configs[one], comparison.own_parts) for one in (first, name))
+        for part, value in wanted.items():
+            if given[part] != value:
                 raise UserError(
                     f"config.{part} of {name!r} differs from that of {first!r}",
-                    f"rows of one table may differ in {', '.join(OWN_PARTS)} and "
+                    f"rows of one table may differ in {', '.join(comparison.own_parts)} and "
                     f"train.{OWN_STEPS} only",
                 )
+    costs: dict[str, tuple[int, float]] = {}
+    known: dict[str, tuple[int, float]] = {}
+    for name, config in configs.items():
+        for split in ("train", "validation", comparison.split):
+            split_bytes(config.data, split)
+        if name in comparison.features:
+            continue
+        key = json.dumps([config.model.to_dict(), config.data.frames, config.data.image_size])
+        if key not in known:
+            known[key] = cost(config)
+        else:
+            set_up(config, devices=parallel.devices(1))
+        costs[name] = known[key]
+    return costs
 
 
-def _shared(config: Any) -> dict[str, Any]:
+def _shared(config: Any, own_parts: Sequence[str]) -> dict[str, Any]:
     """What all rows of a table have in common."""
-    parts = {part: value for part, value in config.to_dict().items() if part not in OWN_PARTS}
-    return parts | {"train": {k: v for k, v in parts["train"].items() if k != OWN_STEPS}}
+    parts = {part: value for part, value in config.to_dict().items() if part not in own_parts}
+    if "train" in parts:
+        parts["train"] = {k: v for k, v in parts["train"].items() if k != OWN_STEPS}
+    return parts
 
 
-def _open(out: Path, about: Mapping[str, Any]) -> None:
+def _open(comparison: Comparison, out: Path) -> None:
     """Create the folder, or check that it holds this comparison; more rows and seeds may come."""
+    shared = _shared(next(iter(comparison.first_configs().values())), comparison.own_parts)
+    about = json.loads(json.dumps({**comparison.about, "split": comparison.split, **shared}))
     if (out / MARKER).exists():
         old = read_json(out / MARKER)
         changed = [key for key in about if old.get(key) != about[key]]
@@ -144,20 +268,70 @@ def _open(out: Path, about: Mapping[str, Any]) -> None:
                 f"{out} holds another comparison ({what})",
                 "choose another --out, or repeat the command of that comparison",
             )
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not the folder of a comparison", "choose another --out")
-    write_json(out / MARKER, about)
+    else:
+        write_json(out / MARKER, about)
+    if comparison.study is not None:
+        write_json(out / "study.json", {**comparison.study, "paper": comparison.paper})
 
 
-def _run(config: Any, folder: RunFolder, split: str) -> None:
-    """Train and evaluate one run, as far as that is not done."""
-    suffix = "" if split == "test" else f"_{split}"
-    if (folder.path / f"report{suffix}.html").exists():
-        # The last file that is written; whether it is of this config is checked as in training.
-        folder.check_config(config.to_dict())
+@contextlib.contextmanager
+def _claimed(out: Path, name: str, seed: int) -> Iterator[bool]:
+    """Whether this process may do a run; no other may meanwhile. The kernel ends the lock."""
+    path = out / _LOCKS / f"{_run_name(name, seed)}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(path, thread_local=False, fallback_to_soft=False)
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        yield False
         return
-    train_and_evaluate(config, folder.path, evaluate_on=split)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _is_done(comparison: Comparison, out: Path, name: str, seed: int) -> bool:
+    """Whether a run is finished, and of this config."""
+    path = _stored(out, name, seed)
+    if not path.exists():
+        return False
+    _check_config(read_stored_run(path), comparison.configs[name][seed], path)
+    if not comparison.keep_runs or name in comparison.features:
+        return True
+    # The last file that an evaluation writes.
+    suffix = "" if comparison.split == "test" else f"_{comparison.split}"
+    return (out / _run_name(name, seed) / f"report{suffix}.html").exists()
+
+
+def _check_config(run: StoredRun, config: Any, path: Path) -> None:
+    if changes := config_changes(run.config, config.to_dict()):
+        raise UserError(
+            f"{path} holds a run of another config ({'; '.join(changes)})",
+            "choose another --out, or delete that file to do the run again",
+        )
+
+
+def _do(
+    comparison: Comparison,
+    name: str,
+    seed: int,
+    folder: RunFolder,
+    costs: Mapping[str, tuple[int, float]],
+) -> StoredRun:
+    return do_run(
+        comparison.configs[name][seed],
+        folder,
+        name=name,
+        split=comparison.split,
+        cost=costs.get(name),
+        features=comparison.features.get(name, ()),
+        shuffled=name in comparison.shuffled,
+    )
 
 
 def _one_line(error: Exception) -> str:
@@ -173,23 +347,6 @@ def _steps(configs: Mapping[str, Any]) -> str:
     if len(names) == 1:
         return f"{next(iter(names))} steps"
     return "; ".join(f"{steps} steps: {', '.join(names[steps])}" for steps in sorted(names))
-
-
-def _seconds_per_step(folders: Sequence[RunFolder], batch_size: int) -> float | None:
-    """Median over the logged windows, without the first of each run, which includes compilation."""
-    speeds: list[float] = []
-    for folder in folders:
-        rows = [row for row in folder.history() if row["kind"] == "train"]
-        speeds += [row["clips_per_second"] for row in rows[1:]]
-    return batch_size / float(np.median(speeds)) if speeds else None
-
-
-def _cost(config: Any) -> tuple[int, float]:
-    """(parameters, forward GFLOP of a clip at inference)."""
-    experiment = set_up(config, devices=parallel.devices(1))
-    parameters = parameter_count(experiment.state_shapes().params)
-    flops = forward_flops(dense_model(config.model), experiment.clip_shape, train=False)
-    return parameters, flops / 1e9
 
 
 def _area_change(config: Any, test: Predictions, split: str) -> System | None:
@@ -214,15 +371,12 @@ def _tabulate(
     config = next(iter(configs.values()))
     rows: list[System] = []
     for name in configs:
-        folders = [RunFolder(_folder(out, name, seed)) for seed in seeds]
-        tables = [folder.path / f"predictions_{split}.csv" for folder in folders]
         failed = failures.get(name)
-        scored = [
-            ScoredRun(*read_predictions(path, split=split))
-            for path in tables
-            if path.exists() and not failed
-        ]
-        speed = _seconds_per_step(folders, config.train.batch_size)
+        stored = [_stored(out, name, seed) for seed in seeds]
+        runs = [read_stored_run(path) for path in stored if path.exists() and not failed]
+        scored = [ScoredRun(run.scored.predictions(split), run.threshold) for run in runs]
+        speeds = [run.seconds_per_step for run in runs if run.seconds_per_step is not None]
+        speed = float(np.median(speeds)) if speeds else None
         failed = failed or (None if scored else "not run yet")
         rows.append(System(name, tuple(scored), *costs[name], speed, failed))
     notes = [

@@ -17,14 +17,14 @@ EXIT_INTERRUPTED = 75  # a signal; EX_TEMPFAIL: the same command goes on
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one line of cause and one of remedy.
+    """Something the user can correct. The message is one line of cause and one of remedy.
 
     The commands print it without a traceback and end with ``exit_code``.
 
     Args:
         cause: what is wrong, naming the file, case or config key.
         remedy: what to do about it.
-        exit_code: exit status of the command, ``EXIT_USER_ERROR`` unless told otherwise.
+        exit_code: exit status of the command, ``EXIT_USER_ERROR`` unless given.
     """
 
     def __init__(self, cause: str, remedy: str, *, exit_code: int = EXIT_USER_ERROR):

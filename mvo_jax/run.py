@@ -31,6 +31,7 @@ from mvo_jax.data.splits import (
 from mvo_jax.devices import distributed, parallel
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.figures.pictures import gallery
+from mvo_jax.evaluation.localisation import mean_mvo
 from mvo_jax.evaluation.pages.report import summarise, write_report, write_summary
 from mvo_jax.evaluation.predict import ClipPredictor, Predictor, validation_metrics
 from mvo_jax.evaluation.predictions import (
@@ -54,7 +55,7 @@ from mvo_jax.training.recorder import Supervision
 from mvo_jax.training.setup import Experiment, set_up
 
 log = logging.getLogger(__name__)
-_GEOMETRY = "geometry.json"
+_GEOMETRY, _TRAINING_MAP = "geometry.json", "training_map.json"
 
 
 def train_and_evaluate(
@@ -129,6 +130,9 @@ def train_and_evaluate(
         # Images predicted later must be made as these were, wherever the cohort is then.
         if splits is None and distributed.is_first():
             write_json(folder.path / _GEOMETRY, dataclasses.asdict(geometry_of(config.data)))
+        if distributed.is_first() and not (folder.path / _TRAINING_MAP).exists():
+            share = mean_mvo(training)  # what a predicted map has to beat
+            write_json(folder.path / _TRAINING_MAP, {"share_with_mvo": share.round(6).tolist()})
         validation = _load(config, "validation", splits)
         check_patients_disjoint(training, validation)
         data = {split.name: content_hash(split) for split in (training, validation)}
@@ -170,8 +174,9 @@ def evaluate(
 
     The thresholds are chosen on the validation split; the evaluated split is scored once. Several
     processes share the cases, and the first one writes
-    ``predictions_SPLIT.csv``, ``metrics.json`` and ``report.html`` for the test split, and
-    ``metrics_SPLIT.json`` and ``report_SPLIT.html`` for others; where a patient has several slices
+    ``predictions_SPLIT.csv``, ``predictions_validation.csv`` (what the thresholds were chosen on),
+    ``metrics.json`` and ``report.html`` for the test split, and ``metrics_SPLIT.json`` and
+    ``report_SPLIT.html`` for others; where a patient has several slices
     ``predictions_patients_SPLIT.csv`` too.
 
     Args:
@@ -199,13 +204,15 @@ def evaluate(
     if distributed.is_first():
         log.info(describe(evaluated))
 
-    chosen = choose_thresholds(config, run.predict_split(chosen_on))
+    validation = run.predict_split(chosen_on)
+    chosen = choose_thresholds(config, validation)
     predictions = run.predict_split(evaluated)
     history = folder.history()
     summary = summarise(
         predictions,
         chosen,
         features=evaluated.features or None,
+        training_map=run.training_map,
         training_history=history,
     )
     summary["checkpoint"] = {"which": checkpoint, "step": run.step}
@@ -213,6 +220,7 @@ def evaluate(
         return summary  # all processes have the same; one writes it
 
     suffix = "" if split == "test" else f"_{split}"
+    write_predictions(folder.path / "predictions_validation.csv", validation, chosen.value)
     write_predictions(folder.path / f"predictions_{split}.csv", predictions, chosen.value)
     if summary["patient_level"] is not None:
         write_patient_predictions(
@@ -320,6 +328,12 @@ class TrainedRun:
                 f"{path} is damaged: {type(error).__name__}",
                 "delete it; the same training command writes it again",
             ) from error
+
+    @property
+    def training_map(self) -> np.ndarray | None:
+        """Share of the training cases with MVO at each pixel; None for runs without the file."""
+        path = self.folder.path / _TRAINING_MAP
+        return np.array(read_json(path)["share_with_mvo"]) if path.exists() else None
 
     @functools.cached_property
     def _predictors(self) -> dict[int, ClipPredictor]:

@@ -25,6 +25,7 @@ def _key(
     most: float | None = None,
     choices: tuple[str, ...] = (),
     free_on_resume: bool = False,
+    later: bool = False,
 ) -> Any:
     """A key of the config.
 
@@ -37,6 +38,7 @@ def _key(
         choices: names that it takes.
         free_on_resume: whether a run may go on with another value: it changes neither the result
             nor what is logged of it, beyond rounding.
+        later: whether the config of an earlier run may lack it, which means the default.
     """
     return dataclasses.field(
         default=default,
@@ -46,6 +48,7 @@ def _key(
             "most": most,
             "choices": choices,
             "free_on_resume": free_on_resume,
+            "later": later,
         },
     )
 
@@ -61,10 +64,21 @@ class DataSettings:
     )
     preset: str = _key("paper", "of a simulated cohort: easy, paper or null")
     seed: int = _key(0, "of a simulated cohort", least=0, most=_LARGEST_SEED)
-    size: str = _key("paper", "of a simulated cohort: paper, demo or tiny")
+    size: str = _key(
+        "paper",
+        "of a simulated cohort: paper, demo, small or tiny; patients110, patients220, patients1760 "
+        "and patients7040 are paper with so many training patients",
+    )
     frames: int = _key(0, "frames of a clip", least=1)
     image_size: int = _key(0, "pixels of a side", least=1)
     slices_per_patient: int = _key(1, "of a simulated cohort", least=1)
+    misregistration_mm: float = _key(
+        3.2,
+        "of a simulated cohort: standard deviation of the mask's shift against the cine, an axis",
+        least=0,
+        most=10,
+        later=True,
+    )
     device_budget_mb: int = _key(
         2048,
         "larger splits are read from disk while training, with the same result; 0: all are",
@@ -210,6 +224,8 @@ def _keys() -> Iterator[tuple[str, dataclasses.Field]]:
 
 
 FREE_ON_RESUME = frozenset(name for name, field in _keys() if field.metadata["free_on_resume"])
+# Keys that the config of an earlier run may lack, and what they are then.
+LATER = {name: field.default for name, field in _keys() if field.metadata["later"]}
 
 
 def default_config(model: Mapping[str, Any]) -> Any:
@@ -263,6 +279,8 @@ def check(config: Mapping[str, Any]) -> None:
         *part, key = name.split(".")[1:]
         values = config[part[0]] if part else config
         if key not in values:
+            if name in LATER:
+                continue
             raise UserError(
                 f"the config has no key {'.'.join([*part, key])}",
                 "start from a config of this repository",

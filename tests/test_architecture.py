@@ -28,6 +28,7 @@ FLOORS = (
     {"evaluation"},
     {"interop"},
     {"run"},
+    {"one_run"},
     {"comparison", "inspect_images", "predict_images"},
     {"cli"},
     {"__main__"},

@@ -1,6 +1,7 @@
 """The keys of a config: their types and bounds, and what may change on resume."""
 
 import dataclasses
+import json
 import math
 
 import pytest
@@ -87,3 +88,16 @@ def test_what_may_change_on_resume(config):
         "config.seed 0 -> 5",
         "config.train.batch_size 16 -> 4",
     ]
+
+
+def test_a_key_that_an_earlier_run_lacks_has_its_default(config):
+    earlier = {**config, "data": {k: v for k, v in config["data"].items()}}
+    del earlier["data"]["misregistration_mm"]
+    settings.check(earlier)
+    earlier = json.loads(json.dumps(earlier))  # as a run folder keeps it
+    assert config_changes(earlier, config) == []
+    config["data"]["misregistration_mm"] = 8.0
+    assert config_changes(earlier, config) == ["config.data.misregistration_mm 3.2 -> 8.0"]
+    del earlier["data"]["fold"]
+    with pytest.raises(UserError, match=r"no key data\.fold"):
+        settings.check(earlier)

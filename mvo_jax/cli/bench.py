@@ -10,7 +10,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 WHAT = {
     "train": ("train_step.py", "training steps, beside PyTorch"),
     "inference": ("inference.py", "inference, beside PyTorch"),
-    "layers": ("layers.py", "each convolution by itself, beside PyTorch"),
+    "layers": ("layers.py", "each convolution alone, beside PyTorch"),
     "data": ("data_step.py", "what gathering and augmentation add to a step"),
     "run": ("run_8000.py", "the whole schedule, timed by part"),
     "tpu": ("tpu_aot.py", "memory and traffic on TPUs, by compiler alone"),

@@ -33,7 +33,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("split", "test", "Split to compare on.", flag_values=values)
 
 
-def _separate(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+def separate(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """(own flags, ``--config.KEY=VALUE`` overrides); a value may be a word of its own."""
     own, overrides = [], []
     words = iter(arguments)
@@ -59,7 +59,7 @@ def _rows(path: str) -> dict[str, Any]:
     return source
 
 
-def _chosen(asked: Sequence[str], names: Sequence[str]) -> list[str]:
+def chosen(asked: Sequence[str], names: Sequence[str]) -> list[str]:
     """The systems asked for, in the order of the file."""
     if list(asked) == ["all"]:
         return list(names)
@@ -73,7 +73,12 @@ def _chosen(asked: Sequence[str], names: Sequence[str]) -> list[str]:
     return [name for name in names if name in asked]
 
 
-def _seeds(asked: Sequence[str]) -> list[int]:
+def read_seeds(asked: Sequence[str]) -> list[int]:
+    """Seeds as numbers, in order, each once.
+
+    Raises:
+        UserError: one is no number.
+    """
     if asked and all(seed.strip().isdecimal() for seed in asked):
         return sorted({int(seed) for seed in asked})
     raise UserError(f"--seeds is {','.join(asked)!r}", "give whole numbers from 0, as in 0,1,2")
@@ -86,7 +91,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         UserError: a mistake in the command; or, at the end and after the table is written, with
             exit code 4, systems that failed.
     """
-    own, overrides = _separate(arguments)
+    own, overrides = separate(arguments)
     values = parse(own, _define)
     from mvo_jax.comparison import Comparison, run_comparison  # loads JAX, which --help can spare
     from mvo_jax.evaluation.pages.comparison import markdown
@@ -97,7 +102,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
             "start it in one (srun --ntasks=1), or train its rows with train.py",
         )
     source = _rows(values.config)
-    systems, seeds = _chosen(values.systems, source["ROWS"]), _seeds(values.seeds)
+    systems, seeds = chosen(values.systems, source["ROWS"]), read_seeds(values.seeds)
 
     def config(name: str, seed: int) -> Any:
         row = f"{values.config}:{name}-quick" if values.quick else f"{values.config}:{name}"

@@ -8,11 +8,14 @@ from mvo_jax.cli.flags import parse
 def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("data_dir", "data", "Folder that holds cohorts.", flag_values=values)
     flags.DEFINE_string("preset", "paper", "easy, paper or null.", flag_values=values)
-    flags.DEFINE_string("size", "paper", "paper, demo or tiny.", flag_values=values)
+    flags.DEFINE_string("size", "paper", "paper, demo, small, tiny...", flag_values=values)
     flags.DEFINE_integer("seed", 0, "Seed of the cohort.", flag_values=values)
     flags.DEFINE_integer("frames", 30, "Frames a cine.", flag_values=values)
     flags.DEFINE_integer("image_size", 64, "Pixels along each side.", flag_values=values)
     flags.DEFINE_integer("slices_per_patient", 1, "Slices of each patient.", flag_values=values)
+    flags.DEFINE_float(
+        "misregistration_mm", 3.2, "How far masks lie beside the cine.", flag_values=values
+    )
 
 
 def main(arguments: list[str]) -> None:
@@ -28,6 +31,7 @@ def main(arguments: list[str]) -> None:
         frames=values.frames,
         image_size=values.image_size,
         slices_per_patient=values.slices_per_patient,
+        misregistration_mm=values.misregistration_mm,
     )
     print(f"{builder.info.full_name} in {builder.data_path}")
     for name, split in builder.info.splits.items():

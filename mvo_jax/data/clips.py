@@ -118,7 +118,7 @@ def _open_simulated(folder: Path) -> Source:
 
 
 def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejected]:
-    """Read every slice of a source; what cannot be read is told and does not stop the rest.
+    """Read every slice of a source; what cannot be read is reported and does not stop the rest.
 
     Args:
         source: from ``open_source``.

@@ -168,9 +168,10 @@ def load_split(
         data_config: has the fields ``name`` (``phantom`` simulated, ``cohort`` prepared from real
             images), ``dir`` (the folder that holds simulated cohorts, or the prepared cohort
             itself; may start with ``~``), ``frames``, ``image_size`` and ``device_budget_mb``
-            (10^6 bytes); for the simulated one ``preset``, ``seed``, ``size`` and
-            ``slices_per_patient``; for a prepared one ``fold``.
-        name: train, validation, test, test_large; of a prepared cohort also ``unlabelled``.
+            (10^6 bytes); for the simulated one ``preset``, ``seed``, ``size``,
+            ``slices_per_patient`` and ``misregistration_mm``; for a prepared one ``fold``.
+        name: train, validation, test, test_large, validation_large; of a prepared cohort also
+            ``unlabelled``.
         progress: show the progress of generation, and of checking a large split, on stderr.
         labelled: refuse cases without a label; False for prediction.
 
@@ -188,8 +189,7 @@ def load_split(
     # Here, because TFDS takes a second to import and most of this package does without it.
     from mvo_jax.data.phantom.storage import ensure_cohort, verify_split
 
-    spec = _phantom_spec(data_config)
-    spec.split_size(name)  # before minutes are spent on generation
+    spec = _phantom_spec(data_config).holding(name)
     builder = ensure_cohort(data_config.dir, progress=progress, **dataclasses.asdict(spec))
     verify_split(builder, name)
     return _load(data_config, builder, [name], name, progress=progress, labelled=True)
@@ -368,8 +368,9 @@ def _phantom_spec(data_config: Any) -> CohortSpec:
             f"data.name is {data_config.name!r}, which is no cohort of this project.",
             f"Set data.name to one of: {', '.join(_COHORTS)}.",
         )
-    fields = (field.name for field in dataclasses.fields(CohortSpec))
-    return CohortSpec(**{name: getattr(data_config, name) for name in fields})
+    fields: dict[str, Any] = {field.name: field.default for field in dataclasses.fields(CohortSpec)}
+    # The config of a run of an earlier revision lacks keys that were added since.
+    return CohortSpec(**{key: getattr(data_config, key, value) for key, value in fields.items()})
 
 
 def _cohort(data_config: Any, name: str) -> tuple[Any, list[str]]:

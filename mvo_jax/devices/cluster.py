@@ -1,4 +1,4 @@
-"""Whether this process is one of several, from its environment; the rest JAX finds by itself."""
+"""Whether this process is one of several, from its environment; JAX finds the rest."""
 
 import dataclasses
 from collections.abc import Mapping

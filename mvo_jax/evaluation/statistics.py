@@ -59,7 +59,7 @@ def _normal_quantile(confidence: float) -> float:
     return float(special.ndtri(0.5 + confidence / 2))
 
 
-def _placements(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def placements(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """DeLong's structural components: of each positive the share of negatives it beats (ties
     half), and of each negative the share of positives that beat it. O(N log N).
     """
@@ -116,7 +116,7 @@ def delong_interval(
         reach = ((1 - confidence) / 2) ** (1 / smaller)
         method = "exact binomial of the smaller class (complete separation)"
         return Estimate(auc, *((reach, 1.0) if auc == 1.0 else (0.0, 1 - reach)), method)
-    reach = quantile * math.sqrt(_component_variance(*_placements(label, score)))
+    reach = quantile * math.sqrt(_component_variance(*placements(label, score)))
     if math.isnan(reach):
         return Estimate(auc, math.nan, math.nan, method)
     return Estimate(auc, max(0.0, auc - reach), min(1.0, auc + reach), method)
@@ -153,7 +153,7 @@ def paired_delong_test(
         return PairedDeLong(*(math.nan,) * 7)
     auc_a, auc_b = roc_auc(label, score_a), roc_auc(label, score_b)
     difference = auc_a - auc_b
-    placed_a, placed_b = _placements(label, score_a), _placements(label, score_b)
+    placed_a, placed_b = placements(label, score_a), placements(label, score_b)
     error = math.sqrt(_component_variance(placed_a[0] - placed_b[0], placed_a[1] - placed_b[1]))
     if error == 0 and difference == 0:
         return PairedDeLong(auc_a, auc_b, 0.0, 0.0, 0.0, 0.0, 1.0)

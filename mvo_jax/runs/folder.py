@@ -22,7 +22,7 @@ from mvo_jax.devices import distributed, parallel
 from mvo_jax.errors import UserError
 from mvo_jax.files import cannot_write, replace_file
 from mvo_jax.runs import goodput
-from mvo_jax.settings import FREE_ON_RESUME
+from mvo_jax.settings import FREE_ON_RESUME, LATER
 
 SOURCE = Path(__file__).resolve().parents[2]
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
@@ -81,7 +81,7 @@ def _flatten(config: Mapping[str, Any], prefix: str = "config") -> dict[str, Any
 
 def config_changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Differences between two configs, one line each, without those of keys that are free."""
-    before, after = _flatten(old), _flatten(json.loads(json.dumps(new)))
+    before, after = LATER | _flatten(old), LATER | _flatten(json.loads(json.dumps(new)))
     return [
         f"{key} {before.get(key, 'absent')!r} -> {after.get(key, 'absent')!r}"
         for key in sorted(before.keys() | after.keys())

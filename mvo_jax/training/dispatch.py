@@ -28,7 +28,7 @@ class Dispatches:
         experiment: what it describes.
         split: training cases.
         first: updates done before.
-        supervision: its clock is told of compilation and steps, its interruption that steps are
+        supervision: its clock hears of compilation and steps, its interruption that steps are
             at stake.
         profile_steps: steps to trace; 0 for none.
         profile_folder: where the trace goes.

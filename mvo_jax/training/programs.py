@@ -34,7 +34,7 @@ def make_run_steps(
         split: placed in device memory, or read from disk in the order of ``steps``.
         steps: the steps to come; the indices of each are those of ``draw``.
         longest: largest K.
-        clock: told of the time that reading takes.
+        clock: of the time that reading takes.
     """
     devices, own = experiment.devices, len(parallel.own(experiment.devices))
     clock = clock or Clock()

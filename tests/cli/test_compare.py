@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mvo_jax import comparison
+from mvo_jax import one_run
 from mvo_jax.cli.main import run
 from mvo_jax.errors import EXIT_FINDINGS, UserError
 from mvo_jax.evaluation.predictions import read_predictions
@@ -120,7 +120,7 @@ def test_repeated_it_trains_nothing_and_says_the_same(copied, rows_file, monkeyp
     def refuse(config, workdir, **options):
         raise AssertionError(f"trained again: {workdir}")
 
-    monkeypatch.setattr(comparison, "train_and_evaluate", refuse)
+    monkeypatch.setattr(one_run, "train_and_evaluate", refuse)
     before = (copied / "table.csv").read_bytes()
     assert run("compare", [f"--config={rows_file}", f"--out={copied}", "--seeds=0,1"]) == 0
     assert (copied / "table.csv").read_bytes() == before
@@ -155,14 +155,14 @@ def test_a_row_cut_off_before_its_report_is_evaluated_again(copied, rows_file):
 
 def test_a_failing_system_stops_no_other(rows_file, data_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    train = comparison.train_and_evaluate
+    train = one_run.train_and_evaluate
 
     def fail_encoder(config, workdir, **options):
         if "encoder" in str(workdir):
             raise UserError("the encoder cannot be trained", "mend it")
         return train(config, workdir, **options)
 
-    monkeypatch.setattr(comparison, "train_and_evaluate", fail_encoder)
+    monkeypatch.setattr(one_run, "train_and_evaluate", fail_encoder)
     out = tmp_path / "out"
     words = [f"--config={rows_file}", f"--out={out}", "--systems=plain,encoder"]
     assert run("compare", words) == EXIT_FINDINGS
@@ -172,7 +172,7 @@ def test_a_failing_system_stops_no_other(rows_file, data_dir, tmp_path, capsys, 
     assert rows["encoder"]["auc"] == ""
     assert 0 <= float(rows["plain"]["auc"]) <= 1
 
-    monkeypatch.setattr(comparison, "train_and_evaluate", train)
+    monkeypatch.setattr(one_run, "train_and_evaluate", train)
     assert run("compare", words) == 0  # tried again, the finished row kept
     assert table_rows(out)["encoder"]["failure"] == ""
 

@@ -8,6 +8,7 @@ from mvo_jax.data.labels import MVO
 from mvo_jax.data.phantom.draws import Draws
 from mvo_jax.data.phantom.heart import Heart, build_heart
 from mvo_jax.data.phantom.patient import (
+    MISREGISTRATION_MM,
     PRESETS,
     Acquisition,
     Anatomy,
@@ -46,6 +47,7 @@ class CaseKey:
         slice_index: 0-based.
         slices: slices a patient.
         mvo: the case's label.
+        misregistration_mm: how far the label mask lies beside the cine, see ``draw_acquisition``.
     """
 
     preset: str
@@ -54,6 +56,7 @@ class CaseKey:
     slice_index: int
     slices: int
     mvo: bool
+    misregistration_mm: float = MISREGISTRATION_MM
 
     @property
     def patient_id(self) -> str:
@@ -111,7 +114,12 @@ def plan_case(key: CaseKey) -> Plan:
         pathology = draw_pathology(stream, mvo=stream.chance(_MVO_PREVALENCE), preset=preset)
         seen = heart(pathology)
     scan = draw_acquisition(
-        key.seed, key.patient, key.slice_index, haemorrhage=pathology.haemorrhage, preset=preset
+        key.seed,
+        key.patient,
+        key.slice_index,
+        haemorrhage=pathology.haemorrhage,
+        preset=preset,
+        misregistration_mm=key.misregistration_mm,
     )
     return Plan(key, anatomy, scan, pathology, seen, label_pathology, labelled)
 

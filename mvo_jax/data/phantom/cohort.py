@@ -1,11 +1,13 @@
 """Named cohort sizes, and which patient is in which split with which label.
 
 Every split owns a range of patient indices that no other split, of any cohort size, can reach.
+Sizes that differ from ``paper`` in their training patients alone hold only these: their other
+splits are those of ``paper``, so that a study over sizes scores all rows on the same cases.
 """
 
 import dataclasses
 
-from mvo_jax.data.phantom.case import CaseKey
+from mvo_jax.data.phantom.case import MISREGISTRATION_MM, CaseKey
 from mvo_jax.data.phantom.draws import Draws
 from mvo_jax.data.phantom.patient import PRESETS
 from mvo_jax.errors import UserError
@@ -13,7 +15,15 @@ from mvo_jax.errors import UserError
 MIN_FRAMES, MIN_IMAGE_SIZE = 8, 32
 MAX_SLICES = 9  # 10 mm apart, more would leave the ventricle
 
-_FIRST_PATIENT = {"train": 0, "validation": 100_000, "test": 200_000, "test_large": 300_000}
+MAX_MISREGISTRATION_MM = 10.0  # the shift is cut at 25 mm then, and the heart stays in the image
+
+_FIRST_PATIENT = {
+    "train": 0,
+    "validation": 100_000,
+    "test": 200_000,
+    "test_large": 300_000,
+    "validation_large": 400_000,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +53,30 @@ SIZES: dict[str, dict[str, SplitSize]] = {
         "validation": SplitSize(8, 4),
         "test": SplitSize(8, 4),
     },
+    "small": {
+        "train": SplitSize(240, 96),
+        "validation": SplitSize(60, 24),
+        "test": SplitSize(80, 32),
+    },
+    # To choose between systems before test_large is scored once. A size of its own, because
+    # another split in ``paper`` would change the cohorts that are stored.
+    "choice": {"validation_large": SplitSize(1000, 338)},
+    # The share of MVO is that of the 440.
+    "patients110": {"train": SplitSize(110, 44)},
+    "patients220": {"train": SplitSize(220, 89)},
+    "patients1760": {"train": SplitSize(1760, 708)},
+    "patients7040": {"train": SplitSize(7040, 2832)},
+}
+
+_HELD_OUT = ("validation", "test", "test_large")
+# Size -> the size that holds a split which the size itself does not.
+_ELSEWHERE: dict[str, dict[str, str]] = {
+    "paper": {"validation_large": "choice"},
+    **{
+        size: {**dict.fromkeys(_HELD_OUT, "paper"), "validation_large": "choice"}
+        for size in SIZES
+        if size.startswith("patients")
+    },
 }
 
 
@@ -57,6 +91,8 @@ class CohortSpec:
         frames: frames a cine, at least 8.
         image_size: pixels along each side, at least 32.
         slices_per_patient: slices of each patient, 1 to 9; all carry the patient's label.
+        misregistration_mm: standard deviation, along each axis, of how far the LGE mask lies
+            beside the cine, 0 to 10. Rotation, scale, phase and border errors grow with it.
 
     Raises:
         UserError: a name is unknown or a number out of range.
@@ -68,6 +104,7 @@ class CohortSpec:
     frames: int = 30
     image_size: int = 64
     slices_per_patient: int = 1
+    misregistration_mm: float = MISREGISTRATION_MM
 
     def __post_init__(self):
         for key, known in (("preset", PRESETS), ("size", SIZES)):
@@ -96,19 +133,45 @@ class CohortSpec:
                 f"room for {MAX_SLICES} slices.",
                 f"Set data.slices_per_patient to {MAX_SLICES} or less.",
             )
+        # False for nan too.
+        if not 0 <= self.misregistration_mm <= MAX_MISREGISTRATION_MM:
+            raise UserError(
+                f"data.misregistration_mm is {self.misregistration_mm!r}; a simulated mask lies 0 "
+                f"to {MAX_MISREGISTRATION_MM:g} mm beside the cine.",
+                f"Set data.misregistration_mm to 0 to {MAX_MISREGISTRATION_MM:g}.",
+            )
 
     @property
     def name(self) -> str:
         """Name of the cohort, fit for a folder."""
-        return (
+        name = (
             f"{self.preset}_{self.size}_seed{self.seed}_frames{self.frames}"
             f"_pixels{self.image_size}_slices{self.slices_per_patient}"
         )
+        if self.misregistration_mm == MISREGISTRATION_MM:
+            return name  # as it was before there was a choice
+        return f"{name}_misregistration{float(self.misregistration_mm)}"
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Names of the splits."""
+        """Names of the splits that are stored with this size."""
         return tuple(SIZES[self.size])
+
+    def holding(self, split: str) -> "CohortSpec":
+        """The cohort that holds a split: this one, or the one whose split all sizes share.
+
+        Raises:
+            UserError: there is no such split for this size.
+        """
+        elsewhere = _ELSEWHERE.get(self.size, {})
+        if split in elsewhere:
+            return dataclasses.replace(self, size=elsewhere[split])
+        if split not in SIZES[self.size]:
+            raise UserError(
+                f"Cohort size {self.size!r} has no split {split!r}.",
+                f"Use one of: {', '.join([*self.splits, *elsewhere])}.",
+            )
+        return self
 
     @property
     def cases(self) -> int:
@@ -116,26 +179,24 @@ class CohortSpec:
         return self.slices_per_patient * sum(s.patients for s in SIZES[self.size].values())
 
     def split_size(self, split: str) -> SplitSize:
-        """Patients of a split.
+        """Patients of a split, wherever it is held.
 
         Raises:
             UserError: this size has no such split.
         """
-        if split not in SIZES[self.size]:
-            raise UserError(
-                f"Cohort size {self.size!r} has no split {split!r}.",
-                f"Use one of: {', '.join(self.splits)}.",
-            )
-        return SIZES[self.size][split]
+        return SIZES[self.holding(split).size][split]
 
     def keys(self, split: str) -> list[CaseKey]:
-        """Cases of a split, by patient and slice. Exactly the right number have MVO.
+        """Cases of a split, by patient and slice, wherever it is held.
+
+        Exactly the right number have MVO.
 
         Raises:
             UserError: this size has no such split.
         """
         size = self.split_size(split)
-        order = Draws(self.seed, "labels", self.size, split).permutation(size.patients)
+        held = self.holding(split).size
+        order = Draws(self.seed, "labels", held, split).permutation(size.patients)
         positive = set(order[: size.positive].tolist())
         return [
             CaseKey(
@@ -145,6 +206,7 @@ class CohortSpec:
                 slice_index=s,
                 slices=self.slices_per_patient,
                 mvo=i in positive,
+                misregistration_mm=float(self.misregistration_mm),
             )
             for i in range(size.patients)
             for s in range(self.slices_per_patient)

@@ -15,6 +15,7 @@ import numpy as np
 from mvo_jax.data.phantom.draws import Draws
 
 SLICE_SPACING_MM = 10.0
+MISREGISTRATION_MM = 3.2  # standard deviation along each axis of what registration leaves; ours
 TERRITORIES = ("LAD", "RCA", "LCx")
 # Centre of each coronary territory at mid level: AHA segments 7-8, 9-10 and 11-12.
 _TERRITORY_ANGLE = (math.radians(120.0), math.radians(240.0), math.radians(0.0))
@@ -230,13 +231,29 @@ def bssfp_signal(*, density: float, t1: float, t2: float, flip_degrees: float) -
 
 
 def draw_acquisition(
-    seed: int, patient: int, slice_index: int, *, haemorrhage: bool, preset: Preset
+    seed: int,
+    patient: int,
+    slice_index: int,
+    *,
+    haemorrhage: bool,
+    preset: Preset,
+    misregistration_mm: float = MISREGISTRATION_MM,
 ) -> Acquisition:
     """The scan of one slice.
 
     Relaxation times at 3 T: remote von Knobelsdorff 2013, infarct Layland 2017, core Carrick 2016
     (direction; values ours). SNR: MRXCAT 20, Sunnybrook 14-18. Coil: exponentials, at most
     threefold across the field of view. Misregistration, drift and artefacts: ours.
+
+    Args:
+        seed: of the cohort.
+        patient: whose scan.
+        slice_index: which slice.
+        haemorrhage: whether the core has bled.
+        preset: how hard the task is.
+        misregistration_mm: standard deviation along each axis of the mask's shift, which is cut at
+            2.5 of it; the other errors of the mask are multiplied by it over 3.2. The same draws
+            are used whatever its value, and nothing but the mask depends on it.
     """
     shared = Draws(seed, patient, "scanner")
     flip = shared.uniform(40.0, 55.0)
@@ -267,6 +284,7 @@ def draw_acquisition(
     d = Draws(seed, patient, "slice", slice_index)
     blur, ghosted = d.chance(0.05), d.chance(0.05)
     start = d.integer(5) - 2 if d.chance(0.3) else 0
+    reach, errors = 2.5 * misregistration_mm, misregistration_mm / MISREGISTRATION_MM
     return Acquisition(
         blood=blood / remote,
         infarct=1.0 + preset.contrast * (rim - 1.0),
@@ -293,9 +311,11 @@ def draw_acquisition(
         ghost_shift=d.uniform(0.2, 0.5),
         ghost_axis=d.integer(2),
         start=start,
-        mask_shift=np.array([d.normal(0.0, 3.2, low=-8, high=8) for _ in range(2)]),
-        mask_rotation=math.radians(d.normal(0.0, 4.0, low=-11, high=11)),
-        mask_scale=1.0 + d.uniform(-0.05, 0.05),
-        mask_contraction=d.uniform(0.12, 0.45) if d.chance(0.10) else 0.0,
-        mask_border=d.normals(16),
+        mask_shift=np.array(
+            [d.normal(0.0, misregistration_mm, low=-reach, high=reach) for _ in range(2)]
+        ),
+        mask_rotation=errors * math.radians(d.normal(0.0, 4.0, low=-11, high=11)),
+        mask_scale=1.0 + errors * d.uniform(-0.05, 0.05),
+        mask_contraction=min(1.0, errors * d.uniform(0.12, 0.45)) if d.chance(0.10) else 0.0,
+        mask_border=errors * d.normals(16),
     )

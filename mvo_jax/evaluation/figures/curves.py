@@ -23,6 +23,8 @@ from mvo_jax.evaluation.statistics import bootstrap_roc_band, wilson_interval
 
 INK, MUTED, RULE = "#1a1f27", "#5b6470", "#d5d9de"
 BLUE, VERMILLION = "#0072b2", "#d55e00"
+# The others of Okabe and Ito beside them, for rows of a study.
+_COLOURS = (BLUE, VERMILLION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK)
 # Inches for three and for two figures side by side, so that text comes out at the page's size.
 _THIRD, _HALF = (3.6, 3.6), (5.2, 4.4)
 _DASHED, _DOTTED, _LONG = (0, (4, 3)), (0, (1, 1.5)), (0, (5, 1.5))
@@ -269,6 +271,34 @@ def training_figure(history: Sequence[Mapping[str, Any]]) -> Figure | None:
             ax.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
         else:
             _legend(ax, loc="best")
+    return figure
+
+
+def validation_figure(
+    runs: Mapping[str, Sequence[Sequence[Sequence[float]]]],
+) -> Figure | None:
+    """Validation AUC over steps of many runs: a colour and a style a row, a line a run.
+
+    Args:
+        runs: by row, the (step, AUC) pairs of each of its runs.
+
+    Returns:
+        The figure, or None if there is nothing to draw.
+    """
+    if not runs:
+        return None
+    figure, (ax,) = _figure(9.6, 4.6)
+    _label_axes(ax, "Step", "AUC on validation")
+    styles = [(colour, style) for style in ("-", _LONG, _DOTTED) for colour in _COLOURS]
+    for i, (name, of_row) in enumerate(runs.items()):
+        colour, style = styles[i % len(styles)]
+        for k, curve in enumerate(run for run in of_row if run):
+            steps, values = zip(*curve, strict=True)
+            line: dict[str, Any] = {"color": colour, "linestyle": style, "linewidth": 1.4}
+            # matplotlib leaves a label that starts with an underscore out of the legend.
+            ax.plot(steps, values, label=name.lstrip("_") if k == 0 else "_", **line)
+    ax.axhline(0.5, color=MUTED, linewidth=1, linestyle=_DASHED)
+    figure.legend(loc="outside right upper", frameon=False, **_TEXT)
     return figure
 
 

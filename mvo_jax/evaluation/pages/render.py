@@ -9,6 +9,8 @@ from typing import Any
 import jinja2
 import numpy as np
 
+_HERE = Path(__file__).parent
+
 
 def percent(value: float | None, digits: int = 2) -> str:
     """0.5 as '50.00'; an en dash where it is not defined."""
@@ -43,9 +45,9 @@ def p_short(value: float | None) -> str:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _environment(folder: Path) -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([folder, _HERE]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -56,14 +58,15 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def render_page(template: str, **values: Any) -> str:
-    """Fill in one of this room's templates; every value is escaped.
+def render_page(template: str, *, folder: Path | None = None, **values: Any) -> str:
+    """Fill in a template; every value is escaped.
 
     Args:
         template: file name.
+        folder: where it lies, if not here; it can extend the templates that lie here.
         **values: what the template names.
     """
-    return _environment().get_template(template).render(**values)
+    return _environment(folder or _HERE).get_template(template).render(**values)
 
 
 def plain(value: Any) -> Any:

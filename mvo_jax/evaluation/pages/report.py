@@ -13,7 +13,7 @@ import numpy as np
 from mvo_jax.evaluation import metrics
 from mvo_jax.evaluation.figures import curves, pictures
 from mvo_jax.evaluation.figures.pictures import CaseRecord
-from mvo_jax.evaluation.localisation import coarse_map_metrics
+from mvo_jax.evaluation.localisation import coarse_map_metrics, coarse_mean, localise
 from mvo_jax.evaluation.pages.render import plain, render_page
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.statistics import (
@@ -44,6 +44,7 @@ def summarise(
     threshold: Threshold,
     *,
     features: Mapping[str, Any] | None = None,
+    training_map: np.ndarray | None = None,
     training_history: Sequence[Mapping[str, Any]] | None = None,
     replicates: int = BOOTSTRAP_REPLICATES,
     seed: int = 0,
@@ -59,6 +60,8 @@ def summarise(
         features: oracle features by name, each [N] in the order of ``test``. With
             ``fractional_area_change`` its AUC alone (lower means MVO) is compared with the
             model's by a paired DeLong test.
+        training_map: [H, W], ``localisation.mean_mvo`` of the training split: the map that a
+            predicted one has to beat.
         training_history: rows of the metrics log; gives the best validation AUC and its step.
         replicates: bootstrap samples.
         seed: of the bootstrap.
@@ -91,6 +94,7 @@ def summarise(
         summary |= _describe(test, threshold.value, **drawn)
         summary["fixed_thresholds"] = [_at_threshold(test, value) for value in FIXED_THRESHOLDS]
         summary |= dict.fromkeys(("patient_rule", "patient_level", "coarse_map", "baseline"))
+        summary["localisation"] = None
         if threshold.patient_rule is not None:
             summary["patient_rule"] = {
                 "rule": threshold.patient_rule,
@@ -103,6 +107,11 @@ def summarise(
         if test.coarse_mask is not None and test.coarse_target is not None:
             summary["coarse_map"] = coarse_map_metrics(
                 test.coarse_mask, test.coarse_target, test.label, split=test.split
+            )
+            size = test.coarse_target.shape[1]
+            mean_map = None if training_map is None else coarse_mean(training_map, size)
+            summary["localisation"] = localise(
+                test.coarse_mask, test.coarse_target, test.patient_id, mean_map
             )
         if features is not None and BASELINE_FEATURE in features:
             summary["baseline"] = _baseline(test, features[BASELINE_FEATURE], confidence)

@@ -3,14 +3,15 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import jinja2
 import markupsafe
 import numpy as np
 from matplotlib.figure import Figure
 
 from mvo_jax.evaluation.figures.curves import to_svg
+from mvo_jax.evaluation.pages.render import render_page
 from mvo_jax.files import replace_file
 from mvo_jax.interop.parity.cases import BOUNDS
 from mvo_jax.interop.parity.results import (
@@ -91,16 +92,6 @@ def write_html(path: str | os.PathLike, result: Result, about: Mapping[str, Any]
     Raises:
         UserError: the file cannot be written.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mvo_jax.interop.parity", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = number
-    environment.filters["bound"] = bound_text
-    environment.filters["value"] = value_text
     drawings = [
         (title, to_svg(drift_figure(result.traces, quantity), salt=quantity))
         for quantity, title in (
@@ -109,7 +100,12 @@ def write_html(path: str | os.PathLike, result: Result, about: Mapping[str, Any]
         )
         if result.traces
     ]
-    page = environment.get_template("parity.html.j2").render(
+    page = render_page(
+        "parity.html.j2",
+        folder=Path(__file__).parent,
+        difference=number,
+        bound=bound_text,
+        value=value_text,
         about=about,
         broken=result.broken,
         count=len(result.rows),

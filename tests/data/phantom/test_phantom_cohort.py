@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from mvo_jax.data.phantom.case import plan_case
+from mvo_jax.data.phantom.case import plan_case, simulate_case
 from mvo_jax.data.phantom.cohort import SIZES, CohortSpec
 from mvo_jax.data.phantom.workers import render_cases
 from mvo_jax.errors import UserError
@@ -70,6 +70,8 @@ def test_slices_multiply_cases_not_patients():
         ({"seed": -1}, "-1"),
         ({"slices_per_patient": 0}, "slices_per_patient"),
         ({"slices_per_patient": 10}, "9"),
+        ({"misregistration_mm": -1.0}, "0 to 10"),
+        ({"misregistration_mm": float("nan")}, "0 to 10"),
     ],
 )
 def test_bad_specifications_say_what_is_possible(change, named):
@@ -83,6 +85,65 @@ def test_bad_specifications_say_what_is_possible(change, named):
 def test_unknown_split_lists_the_splits():
     with pytest.raises(UserError, match="train, validation, test"):
         CohortSpec(preset="paper", seed=0, size="tiny").keys("test_large")
+
+
+@pytest.mark.parametrize("size", [size for size in SIZES if size.startswith("patients")])
+def test_sizes_differ_from_paper_in_their_training_patients_alone(size):
+    own, paper = (CohortSpec(preset="paper", seed=0, size=s) for s in (size, "paper"))
+    assert own.splits == ("train",)
+    assert len(own.keys("train")) == int(size.removeprefix("patients"))
+    share = SIZES[size]["train"].positive / SIZES[size]["train"].patients
+    assert share == pytest.approx(177 / 440, abs=1 / SIZES[size]["train"].patients)
+    for split in ("validation", "test", "test_large", "validation_large"):
+        assert own.keys(split) == paper.keys(split)
+        assert own.holding(split) == paper.holding(split)
+    assert not {key.patient for key in own.keys("train")} & {
+        key.patient for split in ("validation_large", "test_large") for key in own.keys(split)
+    }
+
+
+def test_the_second_validation_split_is_of_patients_of_its_own():
+    paper = CohortSpec(preset="paper", seed=0, size="paper")
+    chosen_on = {key.patient for key in paper.keys("validation_large")}
+    assert len(chosen_on) == 1000
+    for split in paper.splits:
+        assert not chosen_on & {key.patient for key in paper.keys(split)}
+
+
+def test_misregistration_moves_the_mask_and_nothing_else():
+    def cases(**knob):
+        keys = CohortSpec(preset="paper", seed=0, size="tiny", **knob).keys("test")
+        return [simulate_case(key, frames=8, image_size=32) for key in keys]
+
+    today, default = cases(), cases(misregistration_mm=3.2)
+    aligned, far = cases(misregistration_mm=0.0), cases(misregistration_mm=10.0)
+    for case in (default, aligned, far):
+        for a, b in zip(case, today, strict=True):
+            assert np.array_equal(a.video, b.video)
+            assert a.key.mvo == b.key.mvo == bool((a.lge_mask == 2).any())
+    assert all(np.array_equal(a.lge_mask, b.lge_mask) for a, b in zip(today, default, strict=True))
+
+    def distance(moved):  # mean share of pixels whose class is another than where it belongs
+        pairs = zip(moved, aligned, strict=True)
+        return np.mean([np.mean(a.lge_mask != b.lge_mask) for a, b in pairs])
+
+    assert 0 < distance(today) < distance(far)
+
+
+def test_misregistration_is_the_standard_deviation_of_the_shift():
+    def shifts(mm):
+        keys = CohortSpec("paper", 0, "paper", misregistration_mm=mm).keys("validation")
+        return np.array([plan_case(key).scan.mask_shift for key in keys])
+
+    assert np.all(shifts(0.0) == 0)
+    np.testing.assert_allclose(shifts(8.0), 2.5 * shifts(3.2), rtol=1e-12)
+    # 220 numbers: the standard error of their deviation is 4.8 %; three of them.
+    assert shifts(2.0).std() == pytest.approx(2.0, rel=0.15)
+
+
+def test_the_folder_of_the_default_cohort_keeps_its_name():
+    assert CohortSpec("paper", 0, "tiny").name == "paper_tiny_seed0_frames30_pixels64_slices1"
+    assert CohortSpec("paper", 0, "tiny", misregistration_mm=4).name.endswith("misregistration4.0")
 
 
 def oracle(preset, seed):

@@ -1,0 +1,179 @@
+"""``python -m mvo_jax study --config configs/studies/NAME.py --out FOLDER``: rows x seeds.
+
+Every run ends as one small file in FOLDER, and every table is made of these files alone. Repeated,
+the command does what is missing; several processes may work in one folder.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from mvo_jax.cli.compare import chosen, read_seeds, separate
+from mvo_jax.cli.flags import parse
+from mvo_jax.config_files import load_module
+from mvo_jax.devices.cluster import find_cluster
+from mvo_jax.errors import EXIT_COMPARISON, EXIT_FINDINGS, UserError
+
+_NEEDED = ("ROWS", "REFERENCES", "SEEDS", "SPLIT", "TITLE", "QUESTION")
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string(
+        "config",
+        None,
+        "File of a study, configs/studies/NAME.py; --config.KEY=VALUE applies to all rows.",
+        flag_values=values,
+    )
+    flags.DEFINE_string("out", None, "Folder of the study.", flag_values=values, required=True)
+    flags.DEFINE_list("rows", ["all"], "Rows: all, or names with commas.", flag_values=values)
+    flags.DEFINE_list("seeds", [], "Seeds; those of the file if empty.", flag_values=values)
+    flags.DEFINE_integer(
+        "jobs", 1, "Processes that share the runs.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_bool(
+        "keep_runs", False, "Keep the folders of finished runs (checkpoints).", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "tables", False, "Only write the tables of what is stored.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "verify",
+        0,
+        "Train so many stored runs, drawn at random, again and compare their probabilities.",
+        lower_bound=0,
+        flag_values=values,
+    )
+
+
+def _source(path: str | None) -> dict[str, Any]:
+    """What the file of a study defines."""
+    if path is None:
+        raise UserError("--config is missing", "give configs/studies/NAME.py, or --tables")
+    source = vars(load_module(path))
+    if missing := [name for name in _NEEDED if name not in source]:
+        raise UserError(
+            f"{path} is not a study ({', '.join(missing)} not defined)",
+            "use a file of configs/studies, or `compare` for a config that has rows",
+        )
+    return source
+
+
+def _comparison(values: flags.FlagValues, overrides: Sequence[str]) -> Any:
+    """The rows and seeds that are asked for."""
+    from mvo_jax.comparison import STUDY_PARTS, Comparison
+
+    source = _source(values.config)
+    rows = chosen(values.rows, list(source["ROWS"]))
+    seeds = read_seeds(values.seeds) if values.seeds else list(source["SEEDS"])
+    features: Mapping[str, Any] = source.get("FEATURES", {})
+
+    def config(name: str, seed: int) -> Any:
+        words = [f"--config={values.config}:{name}", *overrides, f"--config.seed={seed}"]
+        return parse(words, lambda _: None, with_config=True).config
+
+    # What no seed changes is done once.
+    of_row = {name: seeds[:1] if name in features else seeds for name in rows}
+    return Comparison(
+        configs={name: {seed: config(name, seed) for seed in of_row[name]} for name in rows},
+        split=source["SPLIT"],
+        reference="",
+        paper=source.get("PAPER", {}),
+        title=source["TITLE"],
+        about={"study": Path(values.config).stem},
+        own_parts=STUDY_PARTS,
+        keep_runs=values.keep_runs,
+        study={
+            "title": source["TITLE"],
+            "question": source["QUESTION"],
+            "rows": list(source["ROWS"]),
+            "seeds": list(source["SEEDS"]),
+            "references": source["REFERENCES"],
+            "notes": list(source.get("NOTES", ())),
+        },
+        features=features,
+        shuffled=frozenset(source.get("SHUFFLED", ())),
+    )
+
+
+def _start(arguments: Sequence[str]) -> subprocess.Popen:
+    """Another process of this command; the last --jobs counts."""
+    command = [sys.executable, "-m", "mvo_jax", "study", *arguments, "--jobs=1"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
+
+def _verify(comparison: Any, out: Path, count: int) -> None:
+    from mvo_jax.comparison import verify_runs
+
+    results = verify_runs(comparison, out, count)
+    for one in results:
+        print(f"{one['run']}: largest difference {one['difference']:.2g} of {one['allowed']:g}")
+    if wrong := [one["run"] for one in results if not one["agrees"]]:
+        raise UserError(
+            f"{len(wrong)} of {len(results)} runs came out otherwise: {', '.join(wrong)}",
+            "compare the revisions and the versions that their files name",
+            exit_code=EXIT_COMPARISON,
+        )
+
+
+def main(arguments: list[str]) -> dict[str, Any]:
+    """Do the runs that are missing, write the tables, and print them.
+
+    Raises:
+        UserError: a mistake in the command; at the end, after the tables are written, with exit
+            code 4, rows that failed and runs that are not done yet; with exit code 1, a run that
+            --verify could not repeat.
+    """
+    own, overrides = separate(arguments)
+    values = parse(own, _define)
+    from mvo_jax.evaluation.pages.study import markdown, write_study
+
+    out = Path(values.out).expanduser().resolve()
+    if values.tables:
+        table = write_study(out)
+        print(markdown(table))
+        return table
+    if found := find_cluster(os.environ):
+        raise UserError(
+            f"study runs in single processes, and {found.found_by} has started several as one",
+            "start it in one (srun --ntasks=1) with --jobs",
+        )
+    comparison = _comparison(values, overrides)
+    if values.verify:
+        _verify(comparison, out, values.verify)
+        return {}
+    from mvo_jax.comparison import missing_runs, run_comparison
+
+    helpers: list[subprocess.Popen] = []
+
+    def start_helpers() -> None:
+        helpers.extend(_start(arguments) for _ in range(values.jobs - 1))
+
+    try:
+        _, failures = run_comparison(comparison, out, opened=start_helpers)
+        for helper in helpers:
+            helper.wait()
+    finally:
+        for helper in helpers:
+            helper.terminate()  # it saves and ends; without effect on one that has ended
+    table = write_study(out)
+    print(markdown(table))
+    print(f"tables: {out / 'table.html'} (also .md, .csv, .json)")
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(comparison.configs)} rows failed: "
+            + "; ".join(f"{name}, {cause}" for name, cause in failures.items()),
+            "see the causes; the same command tries them again and keeps the rest",
+            exit_code=EXIT_FINDINGS,
+        )
+    if missing := missing_runs(comparison, out):
+        raise UserError(
+            f"{len(missing)} of {len(comparison.work())} runs are not done: {', '.join(missing)}",
+            "another process is at them; else the same command does them",
+            exit_code=EXIT_FINDINGS,
+        )
+    return table

@@ -1,0 +1,66 @@
+"""What can be had without a network: logistic models of what the simulator knows of each case.
+
+They know the truth about the heart in the image, without measurement error, and nothing of the
+label mask: a ceiling for what the images can tell, and single features as the bar to pass.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mvo_jax.data.splits import Cases
+from mvo_jax.errors import UserError
+from mvo_jax.evaluation.predictions import Predictions
+
+
+def oracle_predictions(
+    features: Sequence[str], training: Cases, splits: Sequence[Cases]
+) -> list[Predictions]:
+    """Predictions of a logistic model of some features, fitted on the training split.
+
+    Args:
+        features: names of features of the simulated cohort; 'territory', which is a number without
+            an order, counts as one variable a value.
+        training: split to fit on.
+        splits: splits to predict.
+
+    Returns:
+        One a split.
+
+    Raises:
+        UserError: the cohort does not know a feature.
+    """
+    from sklearn.linear_model import LogisticRegression  # 1 s
+
+    missing = [name for name in features if name not in training.features]
+    if missing:
+        raise UserError(
+            f"the cohort does not know the {', '.join(missing)} of its cases",
+            "rows of true features need a simulated cohort; leave them out",
+        )
+
+    def table(split: Cases) -> np.ndarray:
+        columns = []
+        for name in features:
+            values = split.features[name].astype(np.float64)
+            if name == "territory":
+                columns += [(values == other).astype(np.float64) for other in (1, 2)]
+            else:
+                columns.append(values)
+        return np.stack(columns, axis=1)
+
+    fitted_on = table(training)
+    centre, scale = fitted_on.mean(axis=0), np.maximum(fitted_on.std(axis=0), 1e-12)
+    # Nearly without a penalty: a few variables and hundreds of cases.
+    model = LogisticRegression(C=1e3, max_iter=1000)
+    model.fit((fitted_on - centre) / scale, training.label)
+    return [
+        Predictions(
+            split.name,
+            split.case_id,
+            split.patient_id,
+            split.label,
+            model.predict_proba((table(split) - centre) / scale)[:, 1],
+        )
+        for split in splits
+    ]

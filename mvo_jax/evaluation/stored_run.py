@@ -1,0 +1,159 @@
+"""One finished run as one small file: enough for every table, without checkpoints or images.
+
+A file of a run with a scored split of 1,000 cases takes some 20 kB. Probabilities are float32, as
+networks give them, so nothing is lost.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mvo_jax.errors import UserError
+from mvo_jax.evaluation.pages.render import plain
+from mvo_jax.evaluation.predictions import Predictions
+from mvo_jax.files import replace_file
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Labels and probabilities of one split, and which cases they are of.
+
+    Attributes:
+        label: int32 [N].
+        probability: float32 [N].
+        cases: hash of the names and labels of the cases.
+    """
+
+    label: np.ndarray
+    probability: np.ndarray
+    cases: str
+
+    @classmethod
+    def of(cls, predictions: Predictions) -> "Scores":
+        """What is kept of predictions."""
+        text = json.dumps([predictions.case_id, predictions.label.tolist()])
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return cls(predictions.label, predictions.probability.astype(np.float32), digest)
+
+    def predictions(self, split: str) -> Predictions:
+        """The predictions again, each case under its place, and as a patient of its own."""
+        names = tuple(f"{self.cases}-{i}" for i in range(len(self.label)))
+        return Predictions(split, names, names, self.label, self.probability.astype(np.float64))
+
+    def packed(self) -> dict[str, Any]:
+        """As JSON: labels as bits, probabilities as little-endian float32, both in base64."""
+        return {
+            "cases": self.cases,
+            "count": len(self.label),
+            "label": _text(np.packbits(self.label.astype(np.uint8))),
+            "probability": _text(self.probability.astype("<f4")),
+        }
+
+    @classmethod
+    def unpacked(cls, content: Mapping[str, Any]) -> "Scores":
+        """What ``packed`` gave.
+
+        Raises:
+            ValueError: lengths do not fit, or a probability is not in [0, 1].
+        """
+        count = content["count"]
+        bits = np.frombuffer(base64.b64decode(content["label"]), np.uint8)
+        probability = np.frombuffer(base64.b64decode(content["probability"]), "<f4")
+        if len(probability) != count or len(bits) != -(-count // 8):
+            raise ValueError(f"{len(probability)} probabilities for {count} cases")
+        scores = cls(np.unpackbits(bits)[:count].astype(np.int32), probability, content["cases"])
+        scores.predictions("stored")  # checks the values
+        return scores
+
+
+def _text(array: np.ndarray) -> str:
+    return base64.b64encode(array.tobytes()).decode()
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRun:
+    """One row with one seed.
+
+    Attributes:
+        name: of the row.
+        seed: of the run.
+        split: that was scored.
+        config: resolved config.
+        features: of the simulator, where the row is a model of these and no network.
+        scored: predictions of that split.
+        validation: predictions that the checkpoint and the threshold were chosen on.
+        threshold: called MVO where probability >= threshold.
+        localisation: see ``localisation.localise``; None where no map is predicted.
+        curve: (step, AUC) on the validation split.
+        best_step: of the checkpoint that was scored.
+        seconds: of the training; of its last start, where it was interrupted.
+        seconds_per_step: median, without compilation.
+        parameters: trained ones.
+        forward_gflop: of one clip at inference.
+        provenance: revision, versions and machine.
+    """
+
+    name: str
+    seed: int
+    split: str
+    config: Mapping[str, Any]
+    scored: Scores
+    validation: Scores
+    threshold: float
+    features: Sequence[str] = ()
+    localisation: Mapping[str, Any] | None = None
+    curve: Sequence[Sequence[float]] = ()
+    best_step: int | None = None
+    seconds: float | None = None
+    seconds_per_step: float | None = None
+    parameters: int | None = None
+    forward_gflop: float | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_stored_run(path: Path, run: StoredRun) -> None:
+    """Write a run's file, as a whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    content = {key: value for key, value in vars(run).items() if not isinstance(value, Scores)}
+    packed = {key: getattr(run, key).packed() for key in ("scored", "validation")}
+    text = json.dumps(plain({"schema": SCHEMA, **content, **packed}), indent=1, allow_nan=False)
+    replace_file(path, text + "\n")
+
+
+def read_stored_run(path: Path) -> StoredRun:
+    """Read what ``write_stored_run`` wrote.
+
+    Raises:
+        UserError: the file is damaged, or of another schema.
+    """
+    try:
+        content = json.loads(path.read_text())
+        if content.pop("schema") != SCHEMA:
+            raise ValueError("another schema")
+        for key in ("scored", "validation"):
+            content[key] = Scores.unpacked(content[key])
+        return StoredRun(**content)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}", "check the path") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not the file of a run: {type(error).__name__}: {error}",
+            "delete it: the same command does that run again",
+        ) from error
+
+
+def same_machine(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two provenances name one machine with one installation: equal bytes are due then."""
+    keys = ("platform", "processor", "python", "backend", "devices", "xla_flags", "versions")
+    return all(a.get(key) == b.get(key) for key in keys)
