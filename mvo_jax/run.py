@@ -321,6 +321,7 @@ class TrainedRun:
         content = read_json(path)
         try:
             window = content.pop("window")
+            content.setdefault("orientation", 1)  # runs of version 1 do not say it
             return Target(**content, window=None if window is None else (window[0], window[1]))
         except (TypeError, KeyError, IndexError, AttributeError) as error:
             raise UserError(

@@ -6,6 +6,7 @@ memory at a time.
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from mvo_jax.data.importers.formats import choose_importer
 from mvo_jax.data.labels import UNLABELLED
 from mvo_jax.data.slices import CineSlice, Clip, Rejected, Target, Window
 from mvo_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 COHORT_INDEX, TFDS_INDEX = "cohort.json", "dataset_info.json"
 # Simulated fields of view are 115 to 128 mm, whatever the number of pixels.
@@ -161,6 +164,13 @@ def _stored_clips(source: Source, target: Target | None) -> Iterator[Clip | Reje
     manifest: Mapping[str, Mapping[str, str]] = {}
     if source.kind == "cohort":
         builder, verify, manifest = stored.builder(), stored.verify, stored.manifest()
+        rule = stored.settings.get("orientation", 1)
+        if target is not None and rule != target.orientation:
+            log.warning(
+                f"{source.path} was prepared by version {rule} of the orientation rule, the run's "
+                f"data by {target.orientation}: images whose axes were exchanged differ; prepare "
+                "both by one version"
+            )
     else:
         from mvo_jax.data.phantom.storage import verify_split
 
@@ -259,6 +269,7 @@ def geometry_of(data_config: Any) -> Target:
             spacing_mm=settings["spacing_mm"],
             window=None if window is None else (window[0], window[1]),
             end_diastole_first=settings["end_diastole_first"],
+            orientation=settings.get("orientation", 1),  # cohorts of version 1 do not say it
         )
     return Target(
         frames=data_config.frames,

@@ -16,6 +16,9 @@ from mvo_jax.errors import UserError
 MIN_FRAMES = 8  # fewer cannot show a heart beat
 MIN_PIXELS = 16
 PIXEL_MM = (0.2, 6.0)
+# Version of the rule by which images are turned, see importers/orientation.py; cohorts and runs
+# carry it. 1: rows and columns as stored, only reversed. 2: rows, columns and slices by the affine.
+ORIENTATION_RULE = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,8 @@ class CineSlice(Slice):
         end_diastole: 0-based frame.
         position_mm: along the normal of the slice; None where unknown.
         label: what a table says of this very slice.
+        orientation_rule: first version of the orientation rule under which it looks so.
+        unplaced: drawings of the same LGE that lie on no slice of the cine.
         refusal: (cause, remedy) of a slice that was found and cannot be used; ``cine`` is empty.
     """
 
@@ -77,6 +82,8 @@ class CineSlice(Slice):
     end_diastole: int | None = None
     position_mm: float | None = None
     label: int | None = None
+    orientation_rule: int = 1
+    unplaced: tuple["Rejected", ...] = ()
     refusal: tuple[str, str] | None = None
 
     def __post_init__(self):
@@ -94,6 +101,7 @@ class Target:
         spacing_mm: side of a pixel.
         window: grey values that become 0 and 255; None for robust percentiles of each clip.
         end_diastole_first: roll the cycle so that it starts at end-diastole.
+        orientation: version of the orientation rule.
 
     Raises:
         UserError: a number out of range.
@@ -104,6 +112,7 @@ class Target:
     spacing_mm: float = 2.0
     window: tuple[float, float] | None = None
     end_diastole_first: bool = False
+    orientation: int = ORIENTATION_RULE
 
     def __post_init__(self):
         for name, value, low, high in (
@@ -115,6 +124,12 @@ class Target:
                 raise UserError(
                     f"{name} is {value}, which no cine has", f"give {name} of {low} to {high}"
                 )
+        if not 1 <= self.orientation <= ORIENTATION_RULE:
+            raise UserError(
+                f"images were turned by version {self.orientation} of the orientation rule, this "
+                f"version of mvo_jax knows {ORIENTATION_RULE}",
+                "use the version of mvo_jax that prepared or trained it, or a newer one",
+            )
         if self.window is not None and not self.window[0] < self.window[1]:
             raise UserError(f"the window {self.window} is empty", "give the lower grey value first")
 

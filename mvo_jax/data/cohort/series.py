@@ -47,7 +47,8 @@ def read_series(
         with_overview: keep a picture of the source around each crop.
 
     Returns:
-        One entry a slice, in order; a single one where the series cannot be read at all.
+        One entry a slice, in order, and one for each drawing that lies on none; a single one where
+        the series cannot be read at all.
     """
     try:
         with quiet_readers():
@@ -59,11 +60,11 @@ def read_series(
                 still_images=options.still_images,
             )
             if with_overview:
-                return [
+                results = [
                     done if isinstance(done, Rejected) else _with_overview(done, one)
                     for one, done in zip(slices, results, strict=True)
                 ]
-            return results
+            return [*results, *(lost for one in slices for lost in one.unplaced)]
     except UserError as error:
         images = error.images if isinstance(error, RefusedSeries) else 0
         return [series.rejected(error.cause, error.remedy, images)]
@@ -118,6 +119,13 @@ def _grid(one: CineSlice) -> tuple:
 
 
 def _prepare(one: CineSlice, target: Target, label: int | None, centre: np.ndarray | None) -> Clip:
+    if target.orientation < one.orientation_rule:
+        raise UserError(
+            f"{printable(one.source)}: {one.case_id} was turned otherwise when the run's data were "
+            f"prepared (orientation rule {target.orientation}, now {one.orientation_rule})",
+            "prepare those data again with this version and train on them, or predict with the "
+            "version of mvo_jax that trained the run",
+        )
     window = choose_window(one, target, centre)
     first, known = 0, end_diastole(one)  # one out of range is refused, used or not
     if target.end_diastole_first:
@@ -183,7 +191,7 @@ def _crop_mask(one: CineSlice, lge_mask: np.ndarray, window: Window) -> np.ndarr
             "check that LGE and cine show the same slice; export the mask on the cine's grid",
         )
     middle = found[np.square(found - found.mean(axis=0)).sum(axis=1).argmin()]
-    row, column = np.rint(window.to_crop(middle)).astype(int).clip(0, window.size - 1)
+    row, column = np.floor(window.to_crop(middle) + 0.5).astype(int).clip(0, window.size - 1)
     mask[row, column] = MVO
     return mask
 

@@ -73,7 +73,8 @@ def result_path(folder: Path, series: Series) -> Path:
 def fingerprint(series: Series) -> str:
     """Changes when the file of a series, or the listing of its folder, changes."""
     parts = []
-    for path in (series.path, *(p for p in series.detail.values() if isinstance(p, Path))):
+    paths = [p for p in series.detail.values() if isinstance(p, Path)]
+    for path in (series.path, *paths, *series.detail.get("files", ())):
         with contextlib.suppress(OSError):
             status = path.stat()
             parts.append(f"{status.st_size}-{status.st_mtime_ns}")

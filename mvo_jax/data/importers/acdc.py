@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from mvo_jax.data.importers.cine import Options, Series, map_mask, printable
-from mvo_jax.data.importers.volume import check_shape, read_cine, read_volume, to_slices
+from mvo_jax.data.importers.masks import to_slices
+from mvo_jax.data.importers.volume import check_shape, read_cine, read_volume
 from mvo_jax.data.importers.walk import of_named_files
 from mvo_jax.data.labels import CAVITY, WALL
 from mvo_jax.data.slices import CineSlice
@@ -51,7 +52,7 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         path = series.path.with_name(f"{series.name}_frame{int(info[key]):02d}_gt{suffix}")
         if path.exists():
             mask = read_volume(path, axes=3)
-            check_shape(mask, cine.data.shape[1:], "the cine")
+            check_shape(mask, cine, "the cine")
             anatomy[numbers[key]] = map_mask(path, mask.data[0], _ANATOMY, what="anatomy")
     check_cavity_inside(series.path, anatomy)
     return to_slices(series, cine, None, anatomy=anatomy, end_diastole=numbers["ED"])

@@ -38,6 +38,8 @@ def unpack(source: Path, scratch: Path) -> Path:
     try:
         with zipfile.ZipFile(source) as archive:
             items = archive.infolist()
+            for item in items:  # as some programs of Windows write them
+                item.filename = item.filename.replace("\\", "/")
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
             _check(name, items, source.stat().st_size, shutil.disk_usage(scratch).free)
@@ -86,7 +88,7 @@ def _check(name: str, items: list[zipfile.ZipInfo], packed: int, free: int) -> N
 
     total, seen = 0, set()
     for item in items:
-        path = PurePosixPath(item.filename.replace("\\", "/"))
+        path = PurePosixPath(item.filename)
         if path.is_absolute() or ".." in path.parts or ":" in item.filename:
             raise bad(f"holds the path {printable(item.filename)!r}, which leads out of it")
         if stat.S_ISLNK(item.external_attr >> 16):

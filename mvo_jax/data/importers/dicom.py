@@ -32,8 +32,8 @@ from mvo_jax.data.importers.dicom_headers import Image, is_dicom, read_headers
 from mvo_jax.data.importers.dicom_phases import count_beats
 from mvo_jax.data.importers.dicom_pixels import read_pixels
 from mvo_jax.data.importers.dicom_stack import read_stack
-from mvo_jax.data.importers.nifti import below, find_masks, read_mask
-from mvo_jax.data.importers.volume import check_mask_is_seen, mask_on_cine
+from mvo_jax.data.importers.masks import place_mask
+from mvo_jax.data.importers.nifti import below, find_masks, read_mask, without_cine
 from mvo_jax.data.importers.walk import files_below, subfolders
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
@@ -60,6 +60,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         yield Series(name=source.stem, path=source)
         return
     masks = find_masks(source, options)
+    used: dict[str, Path] = {}  # mask of each case
 
     def series(folder: Path) -> Series:
         row = options.table.row(folder.name)
@@ -68,6 +69,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
             detail["mask"] = below(source, row.mask, options.table.path)
         elif folder.name in masks:
             detail["mask"] = masks[folder.name]
+        used[folder.name] = detail.get("mask", folder)
         return Series(name=folder.name, path=folder, detail=detail)
 
     with os.scandir(source) as entries:
@@ -76,7 +78,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         one = series(source)
         yield dataclasses.replace(one, detail={**one.detail, "loose": True})
     examinations: dict[Any, list[Path]] = defaultdict(list)
-    for folder in subfolders(source):
+    for folder in subfolders(_unwrapped(source)):
         if any(is_dicom(path) for path in files_below(folder)):
             is_named = folder.name in masks or options.table.row(folder.name) is not None
             alone = is_named or options.patient_from == "folder"
@@ -91,6 +93,17 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         one = series(source if name == source.name else source / name)
         parts = {f"folder {i}": folder for i, folder in enumerate(folders)}
         yield dataclasses.replace(one, path=source, detail={**one.detail, **parts})
+    yield from without_cine(source, options, set(used.values()), used)
+
+
+def _unwrapped(source: Path) -> Path:
+    """The only folder of a source where that holds folders of several patients, as archives do."""
+    folders = subfolders(source)
+    inner = subfolders(folders[0]) if len(folders) == 1 else []
+    if len(inner) < 2:
+        return source
+    patients = {one[0] for folder in inner if (one := _examination(folder))}
+    return folders[0] if len(patients) > 1 else source
 
 
 def _examination(folder: Path) -> tuple[str, ...] | None:
@@ -113,16 +126,21 @@ def load(series: Series, options: Options) -> list[CineSlice]:
 
     Every slice says what became of its images, the first also of all others in the folder.
     """
+    if "refused" in series.detail:  # a mask that no cine goes with
+        raise UserError(*series.detail["refused"])
     stack = read_stack(series, options)
     sound = [one.images for one in stack.slices if one.refusal is None]
     decoded = read_pixels(sound)
     if not sound[0][0].interval:
         _check_one_beat(series, decoded)
-    pixels = iter(decoded)
     mask = read_mask(series.detail["mask"], options) if "mask" in series.detail else None
     patient, about_patient = _patient(sound[0][0], series, options)
     stack.account.notes += about_patient
-    out = []
+    volumes = [
+        images[0].volume(series.path, cine) for images, cine in zip(sound, decoded, strict=True)
+    ]
+    placed = None if mask is None else place_mask(series, mask, volumes)
+    out, sound_before = [], 0
     for z, one in enumerate(stack.slices):
         first = one.images[0]
         notes, images = list(one.account.notes), Counter(one.account.left)
@@ -137,17 +155,13 @@ def load(series: Series, options: Options) -> list[CineSlice]:
             "images": dict(images),
         }
         if one.refusal is None:
-            volume = first.volume(series.path, next(pixels))
-            about["cine"] = volume.data[:, 0]
-            if mask is not None:
-                labels, drawn = mask_on_cine(mask, volume)
-                about["lge_mask"], about["has_mvo"] = labels[0], drawn[0]
+            about["cine"] = volumes[sound_before].data[:, 0]
+            about |= {} if placed is None else placed.fields(sound_before)
+            sound_before += 1
         else:
             about["cine"] = np.zeros((0, *first.shape), np.uint8)
             about["refusal"] = one.refusal.cause, one.refusal.remedy
         out.append(series.slice(z, len(stack.slices), **about))
-    if mask is not None:
-        check_mask_is_seen(mask, series.path, [s.lge_mask for s in out])
     return out
 
 

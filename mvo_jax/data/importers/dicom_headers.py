@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from mvo_jax.data.importers.cine import check_size, printable, reading
-from mvo_jax.data.importers.volume import Volume, as_displayed, display_flips, patient_affine
+from mvo_jax.data.importers.orientation import as_displayed, display_flips, patient_affine
+from mvo_jax.data.importers.volume import Volume
 from mvo_jax.errors import UserError
 
 MAX_FILES = 20_000  # of one patient; also frames of one file

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mvo_jax.data.importers.cine import Options, Series, map_mask, printable
-from mvo_jax.data.importers.volume import check_shape, read_volume, to_slices
+from mvo_jax.data.importers.masks import to_slices
+from mvo_jax.data.importers.volume import check_shape, read_volume
 from mvo_jax.data.importers.walk import of_named_files
 from mvo_jax.data.labels import BACKGROUND, INFARCT, MVO, MYOCARDIUM
 from mvo_jax.data.slices import CineSlice
@@ -27,7 +28,7 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     mask = None
     if path.exists():
         mask = read_volume(path, axes=3)
-        check_shape(mask, image.data.shape, "the image")
+        check_shape(mask, image, "the image")
         mask = dataclasses.replace(mask, data=map_mask(path, mask.data, _VALUES))
     return to_slices(series, image, mask)
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from mvo_jax.data.importers.acdc import check_cavity_inside
 from mvo_jax.data.importers.cine import Options, Series, map_mask
-from mvo_jax.data.importers.volume import check_shape, read_cine, read_volume, to_slices
+from mvo_jax.data.importers.masks import to_slices
+from mvo_jax.data.importers.volume import check_shape, read_cine, read_volume
 from mvo_jax.data.importers.walk import of_named_files
 from mvo_jax.data.labels import CAVITY, WALL, largest_cavity
 from mvo_jax.data.slices import CineSlice
@@ -25,7 +26,7 @@ def load_mnms(series: Series, options: Options) -> list[CineSlice]:
     anatomy: dict[int, np.ndarray] = {}
     if path.exists():
         mask = read_volume(path, axes=4)
-        check_shape(mask, cine.data.shape, "the cine")
+        check_shape(mask, cine, "the cine")
         values = map_mask(path, mask.data, _ANATOMY, what="anatomy")
         anatomy = {t: frame for t, frame in enumerate(values) if frame.any()}
     check_cavity_inside(series.path, anatomy)
@@ -44,7 +45,7 @@ def load_mnms2(series: Series, options: Options) -> list[CineSlice]:
             continue
         image, mask = read_volume(image_path, axes=3), read_volume(mask_path, axes=3)
         for volume in (image, mask):
-            check_shape(volume, cine.data.shape[1:], "the cine")
+            check_shape(volume, cine, "the cine")
         # Frame by frame, so that no second copy of the cine is made.
         still = image.data[0].astype(np.float32)
         apart = [float(np.abs(frame - still).mean()) for frame in cine.data]

@@ -1,29 +1,56 @@
-"""NIfTI: 4-D cine (X, Y, Z, T) and 3-D LGE masks, paired by a table or by their names."""
+"""NIfTI: 4-D cine (X, Y, Z, T) and 3-D LGE masks, paired by a table or by their names.
+
+A cine may also be one 3-D file a phase. A mask that no cine goes with is a case that is refused.
+"""
 
 import dataclasses
+import difflib
+import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from mvo_jax.data.importers.cine import Importer, Options, Series, map_mask, printable
-from mvo_jax.data.importers.volume import Volume, read_cine, read_volume, to_slices
+import numpy as np
+
+from mvo_jax.data.importers.cine import (
+    Importer,
+    Options,
+    Series,
+    check_size,
+    map_mask,
+    printable,
+)
+from mvo_jax.data.importers.masks import to_slices
+from mvo_jax.data.importers.volume import Volume, check_shape, read_cine, read_volume
 from mvo_jax.data.importers.walk import files_below
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
+log = logging.getLogger(__name__)
+
 CINE_PATTERN = "**/{case}_cine.nii*"
+PHASE_PATTERN = "**/{case}_cine*{phase}.nii*"  # one file a phase
 MASK_PATTERN = "**/{case}_lge_mask.nii*"
-SUFFIXES = (".nii", ".nii.gz")
+_SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+# Words in the name of a drawing, whatever its pattern.
+_DRAWING = re.compile(
+    r"(?<![a-z])(masks?|seg|segmentation|labels?|mvo|scar|gt|roi|contours?)(?![a-z])", re.IGNORECASE
+)
 
 
 def is_nifti(path: Path) -> bool:
     """Whether a file is named like a NIfTI image."""
-    return path.name.endswith(SUFFIXES)
+    return _SUFFIX.search(path.name) is not None
 
 
 def stem(path: Path) -> str:
     """Name of a NIfTI file without its suffixes."""
-    return re.sub(r"\.nii(\.gz)?$", "", path.name)
+    return _SUFFIX.sub("", path.name)
+
+
+def name_below(source: Path, path: Path) -> str:
+    """A path below the source as patterns see it: the suffix in small letters."""
+    return _SUFFIX.sub(lambda found: found[0].lower(), path.relative_to(source).as_posix())
 
 
 def recognise(source: Path) -> bool:
@@ -35,6 +62,8 @@ def recognise(source: Path) -> bool:
 
 def pattern_to_regex(pattern: str) -> re.Pattern[str]:
     """A path pattern: ``{case}`` and ``{patient}`` are names, ``*`` and ``**`` as in the shell.
+
+    ``{phase}`` is a number.
 
     Raises:
         UserError: no ``{case}``, or a placeholder that does not exist.
@@ -53,9 +82,13 @@ def pattern_to_regex(pattern: str) -> re.Pattern[str]:
             group = part[1:-1]
             out += f"(?P={group})" if group in seen else f"(?P<{group}>[^/]+)"
             seen.add(group)
+        elif part == "{phase}" and "phase" not in seen:
+            out += r"(?<!\d)(?P<phase>\d+)"
+            seen.add("phase")
         elif part.startswith("{"):
             raise UserError(
-                f"the pattern {pattern!r} has {part}", "placeholders are {case} and {patient}"
+                f"the pattern {pattern!r} has {part}",
+                "placeholders are {case}, {patient} and once {phase}",
             )
         else:
             out += re.escape(part)
@@ -64,9 +97,10 @@ def pattern_to_regex(pattern: str) -> re.Pattern[str]:
 
 def find(source: Path, options: Options) -> Iterator[Series]:
     """Cine files by the table's column ``cine``, by a pattern, or a single file."""
-    cine = pattern_to_regex(options.cine_pattern or CINE_PATTERN)
+    patterns = [options.cine_pattern] if options.cine_pattern else [CINE_PATTERN, PHASE_PATTERN]
+    expressions = [pattern_to_regex(pattern) for pattern in patterns]
     if source.is_file():  # named as it would be in its folder
-        match = cine.fullmatch(source.name)
+        match = expressions[0].fullmatch(_SUFFIX.sub(lambda m: m[0].lower(), source.name))
         yield Series(name=match["case"] if match else stem(source), path=source)
         return
     rows = [row for row in options.table.rows.values() if row.cine is not None]
@@ -78,23 +112,118 @@ def find(source: Path, options: Options) -> Iterator[Series]:
                 {} if row.mask is None else {"mask": below(source, row.mask, options.table.path)}
             )
             yield Series(row.case_id or stem(path), path, row.patient_id, detail)
+        niftis = (path for path in files_below(source) if is_nifti(path))
+        _warn_unread(source, niftis, _in_table(source, options))
         return
     masks = find_masks(source, options)
-    taken = set(masks.values())
-    found = False
+    used: set[Path] = set(masks.values())
+    cases: set[str] = set()
+    phases: dict[tuple[str, str | None], list[tuple[int, Path]]] = {}
     for path in files_below(source):
-        match = cine.fullmatch(path.relative_to(source).as_posix())
-        if match and path not in taken:
-            found = True
-            case = match["case"]
-            detail = {"mask": masks[case]} if case in masks else {}
-            yield Series(case, path, match.groupdict().get("patient"), detail)
-    if not found:
+        match = _first_match(expressions, name_below(source, path))
+        if match is None or path in used:
+            continue
+        used.add(path)
+        case, patient = match["case"], match.groupdict().get("patient")
+        cases.add(case)
+        if "phase" in match.groupdict():
+            phases.setdefault((case, patient), []).append((int(match["phase"]), path))
+        else:
+            yield Series(case, path, patient, _mask_of(source, options, masks, case, patient))
+    for (case, patient), numbered in phases.items():
+        files = [path for _, path in sorted(numbered)]
+        detail = {"phases": sorted(numbered), "files": files}
+        detail |= _mask_of(source, options, masks, case, patient)
+        yield Series(case, files[0], patient, detail)
+    if not cases:
         names = [printable(p.relative_to(source)) for p in files_below(source) if is_nifti(p)]
         raise UserError(
             f"no cine below {printable(source)} is named like "
             f"{options.cine_pattern or CINE_PATTERN}; there are {', '.join(names[:3]) or 'none'}",
             "give --cine_pattern and --mask_pattern, or a --table with columns cine and mask",
+        )
+    paired = {path for case, path in masks.items() if case in cases}
+    yield from without_cine(source, options, used - set(masks.values()) | paired, cases)
+
+
+def _first_match(expressions: list[re.Pattern[str]], name: str) -> re.Match[str] | None:
+    return next((match for one in expressions if (match := one.fullmatch(name))), None)
+
+
+def _mask_of(
+    source: Path, options: Options, masks: Mapping[str, Path], case: str, patient: str | None
+) -> dict[str, Path]:
+    """The mask of a case, by the table if that names one, as the ``detail`` of its series."""
+    row = options.table.row(case, patient)
+    if row is not None and row.mask is not None:
+        return {"mask": below(source, row.mask, options.table.path)}
+    return {"mask": masks[case]} if case in masks else {}
+
+
+def without_cine(
+    source: Path, options: Options, used: Collection[Path], cases: Collection[str]
+) -> Iterator[Series]:
+    """Drawings, and images named like a cine, that nothing goes with: each a case to be refused.
+
+    Other NIfTI files, as LGE images, are counted in a warning.
+
+    Args:
+        source: folder.
+        options: how it is read.
+        used: files that are read.
+        cases: names of the cines.
+    """
+    mask = pattern_to_regex(options.mask_pattern or MASK_PATTERN)
+    named_by_table = _in_table(source, options)
+    cine = pattern_to_regex(CINE_PATTERN)
+    loose = [re.compile(one.pattern, re.IGNORECASE) for one in (mask, cine)]
+    others = []
+    for path in files_below(source):
+        if path in used or path in named_by_table or not is_nifti(path):
+            continue
+        name = name_below(source, path)
+        match = None if cine.fullmatch(name) else _first_match(loose, name)
+        if match is None and not _DRAWING.search(stem(path)):
+            others.append(path)
+            continue
+        guess = match["case"] if match else stem(path)
+        by_small = {case.lower(): case for case in sorted(cases)}
+        (like,) = difflib.get_close_matches(guess.lower(), by_small, 1, 0.0) or [None]
+        is_cine = match is not None and match.re is loose[1]
+        what = "a cine in other letters" if is_cine else "a drawing and belongs to no cine"
+        cause = f"{printable(path)} is named like {what}"
+        wanted = options.mask_pattern or MASK_PATTERN
+        if is_cine:
+            remedy = f"rename it like {options.cine_pattern or CINE_PATTERN}, or use a table"
+        else:
+            remedy = (
+                f"rename it like {wanted.removeprefix('**/')}"
+                + (f", where case may be {printable(by_small[like])!r}" if like else "")
+                + ", pair them in a table (columns cine and mask), or take it out of the source"
+            )
+        name = "_".join(path.relative_to(source).with_name(stem(path)).parts)
+        yield Series(name, path, detail={"refused": (cause, remedy)})
+    _warn_unread(source, others, ())
+
+
+def _in_table(source: Path, options: Options) -> set[Path]:
+    """Files that the table names."""
+    return {
+        below(source, name, options.table.path)
+        for row in options.table.rows.values()
+        for name in (row.cine, row.mask)
+        if name is not None
+    }
+
+
+def _warn_unread(source: Path, paths: Iterable[Path], named: Collection[Path]) -> None:
+    unread = [path for path in paths if path not in named]
+    if unread:
+        names = ", ".join(printable(path.relative_to(source)) for path in unread[:3])
+        what = "not named in the table" if named else "neither cine nor mask by their names"
+        log.warning(
+            f"{len(unread)} NIfTI files below {printable(source)} are {what} and were not read: "
+            f"{names}{', ...' if len(unread) > 3 else ''}"
         )
 
 
@@ -107,7 +236,7 @@ def find_masks(source: Path, options: Options) -> dict[str, Path]:
     pattern = pattern_to_regex(options.mask_pattern or MASK_PATTERN)
     masks: dict[str, Path] = {}
     for path in files_below(source):
-        match = pattern.fullmatch(path.relative_to(source).as_posix())
+        match = pattern.fullmatch(name_below(source, path))
         if match is None:
             continue
         case = match["case"]
@@ -121,12 +250,14 @@ def find_masks(source: Path, options: Options) -> dict[str, Path]:
 
 
 def below(source: Path, name: str, table: Path | None) -> Path:
-    """A path that a table names, which must stay below the source.
+    """A path that a table names, which must stay below the source; Windows' too.
 
     Raises:
         UserError: it is absolute or leads out with ``..``.
     """
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    if "\\" in name and not (source / name).exists():
+        name = name.replace("\\", "/")
+    if Path(name).is_absolute() or ".." in Path(name).parts or re.match(r"[A-Za-z]:", name):
         raise UserError(
             f"{table}: the path {name!r} leads out of {printable(source)}",
             "give paths relative to the source folder",
@@ -136,9 +267,47 @@ def below(source: Path, name: str, table: Path | None) -> Path:
 
 def load(series: Series, options: Options) -> list[CineSlice]:
     """Read a cine and its mask."""
-    cine = read_cine(series.path)
+    if "refused" in series.detail:
+        raise UserError(*series.detail["refused"])
+    phases = series.detail.get("phases")
+    cine = read_cine(series.path) if phases is None else _read_phases(series.name, phases)
     mask = read_mask(series.detail["mask"], options) if "mask" in series.detail else None
     return to_slices(series, cine, mask)
+
+
+def _read_phases(name: str, phases: list[tuple[int, Path]]) -> Volume:
+    """A cine of one file a phase, in the order of their numbers (counts or trigger times).
+
+    Raises:
+        UserError: a phase is missing or there twice, or they differ in their grid.
+    """
+    numbers = [number for number, _ in phases]
+    first = read_volume(phases[0][1], axes=3)
+    steps = np.diff(numbers)
+    if len(steps) and not steps.all():
+        at = int(np.argmin(steps))
+        raise UserError(
+            f"{printable(phases[at][1])} and {printable(phases[at + 1][1])} are the same phase of "
+            f"case {name}",
+            "give each case a name of its own",
+        )
+    # Trigger times are rounded; a lost phase is a step twice as long.
+    if len(steps) and steps.max() > 1.5 * steps.min():
+        after = int(numbers[int(np.argmax(steps))])
+        raise UserError(
+            f"{printable(first.path)}: case {name} lacks phases after {after}",
+            "add one file for every phase of the beat",
+        )
+    check_size(first.path, first.data.size * len(phases), first.data.dtype.itemsize)
+    volumes = [first, *(read_volume(path, axes=3) for _, path in phases[1:])]
+    for volume in volumes:
+        check_shape(volume, first, "the first phase")
+        if not np.allclose(volume.affine, first.affine, rtol=0, atol=1e-2):
+            raise UserError(
+                f"{printable(volume.path)} lies elsewhere than {printable(first.path)}",
+                "all phases of a case have one grid",
+            )
+    return dataclasses.replace(first, data=np.concatenate([one.data for one in volumes]))
 
 
 def read_mask(path: Path, options: Options) -> Volume:

@@ -1,8 +1,9 @@
 """The PNG layout of the released code: ``<case>_FF_input.png`` and one ``<case>_FF_gt.png``.
 
-FF is the frame in two digits; frames are taken in that order, the frame of the mask is the key
-frame. Mask values 0 background, 1 infarct, 2 MVO, 3 myocardium, 255 ignored (taken as background).
-Inputs and masks may lie in one folder or in two (``img_dir``, ``ann_dir``), at any depth.
+FF is the frame in two digits or more; frames are taken in that order, the frame of the mask is the
+key frame. Mask values 0 background, 1 infarct, 2 MVO, 3 myocardium, 255 ignored (taken as
+background). Inputs and masks may lie in one folder or in two (``img_dir``, ``ann_dir``), at any
+depth.
 """
 
 import re
@@ -25,7 +26,7 @@ from mvo_jax.data.importers.walk import files_below
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
-_FILE = re.compile(r"(.+)_(\d\d)_(input|gt)\.png")
+_FILE = re.compile(r"(.+)_(\d+)_(input|gt)\.(?i:png)")
 _VALUES = {0: 0, 1: 1, 2: 2, 3: 3, 255: 0}
 
 
@@ -93,13 +94,17 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         )
     mask = None
     if masks:
-        mask = map_mask(masks[0], read_png(masks[0]), options.mask_values or _VALUES)
+        mask = map_mask(masks[0], read_png(masks[0], is_mask=True), options.mask_values or _VALUES)
     pixel_mm = square_pixel(options.pixel_mm)
     return [series.slice(0, 1, cine=np.stack(images), pixel_mm=pixel_mm, lge_mask=mask)]
 
 
-def read_png(path: Path) -> np.ndarray:
-    """A grey (or palette) image of 8 or 16 bits, ``[H, W]``.
+def read_png(path: Path, *, is_mask: bool = False) -> np.ndarray:
+    """A grey image of 8 or 16 bits, ``[H, W]``.
+
+    Args:
+        path: of the file.
+        is_mask: the numbers of a palette are labels; otherwise they stand for its greys.
 
     Raises:
         UserError: damaged, too large, or colour.
@@ -112,6 +117,14 @@ def read_png(path: Path) -> np.ndarray:
             raise UserError(
                 f"{printable(path)} is a colour image ({image.mode})", "export grey images"
             )
+        if image.mode == "P" and not is_mask:
+            grey = np.asarray(image.convert("RGB"))
+            if (grey.max(axis=-1) - grey.min(axis=-1)).any():
+                raise UserError(
+                    f"{printable(path)} is a colour image (its palette has colours)",
+                    "export grey images",
+                )
+            return grey[..., 0]
         return np.asarray(image).astype(np.uint8 if image.mode == "1" else None)
 
 

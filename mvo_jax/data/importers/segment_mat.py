@@ -13,14 +13,10 @@ import numpy as np
 
 from mvo_jax.data.importers.cine import Options, Series, check_size, printable, reading
 from mvo_jax.data.importers.contours import anatomy_of, fill
+from mvo_jax.data.importers.masks import to_slices
 from mvo_jax.data.importers.mat5 import claimed_bytes
-from mvo_jax.data.importers.volume import (
-    Volume,
-    as_displayed,
-    oriented_volume,
-    patient_affine,
-    to_slices,
-)
+from mvo_jax.data.importers.orientation import as_displayed, patient_affine
+from mvo_jax.data.importers.volume import Volume, oriented_volume
 from mvo_jax.data.importers.walk import of_single_files
 from mvo_jax.data.labels import INFARCT, MVO, MYOCARDIUM
 from mvo_jax.data.slices import CineSlice

@@ -4,18 +4,21 @@ NIfTI stores (X, Y, Z, T); this is the one place where it is transposed.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mvo_jax.data.importers.cine import Series, check_size, printable, reading
-from mvo_jax.data.labels import has_mvo
-from mvo_jax.data.slices import CineSlice
+from mvo_jax.data.importers.cine import check_size, printable, reading
+from mvo_jax.data.importers.orientation import AS_STORED, Turn, as_displayed, turn_of, turned
 from mvo_jax.errors import UserError
 
+log = logging.getLogger(__name__)
+
 _MAX_SLICES = 60
+_SAME_SIZE = 0.01  # relative; headers round
+_SAME_MM = 1e-2  # of affines: closer grids are one
 _UNIT_MM = {"mm": 1.0, "unknown": 1.0, "meter": 1e3, "micron": 1e-3}
 
 
@@ -29,6 +32,8 @@ class Volume:
         affine: float ``[4, 4]``: (column, row, slice) index to RAS mm.
         pixel_mm: (row, column).
         oriented: whether the file states an orientation.
+        turn: what was done to the stored axes; None of what is read image by image.
+        is_default: the stated orientation is the identity, as software writes that knows none.
     """
 
     path: Path
@@ -36,18 +41,34 @@ class Volume:
     affine: np.ndarray
     pixel_mm: tuple[float, float]
     oriented: bool
+    turn: Turn | None = None
+    is_default: bool = False
 
     @property
     def slice_mm(self) -> float:
         """Distance of neighbouring slices."""
         return float(np.linalg.norm(self.affine[:3, 2]))
 
+    @property
+    def rule(self) -> int:
+        """First version of the orientation rule under which it is displayed so."""
+        return 1 if self.turn is None else self.turn.rule
+
+    def slices(self) -> list["Volume"]:
+        """Each slice as a volume of its own, ``data`` ``[T, 1, H, W]``."""
+        out = []
+        for z in range(self.data.shape[1]):
+            affine = self.affine.copy()
+            affine[:3, 3] += z * affine[:3, 2]
+            out.append(dataclasses.replace(self, data=self.data[:, z : z + 1], affine=affine))
+        return out
+
 
 def read_volume(path: Path, *, axes: int | None = None) -> Volume:
     """Read a NIfTI file.
 
-    Rows are turned to run down (towards posterior or feet) and columns to the patient's left, by
-    the file's orientation, as scanners display; a file that states none is taken as it lies.
+    It is turned as ``orientation.py`` says; a file that states no orientation is taken as it lies
+    and named in a warning.
 
     Args:
         path: ``.nii`` or ``.nii.gz``.
@@ -58,20 +79,107 @@ def read_volume(path: Path, *, axes: int | None = None) -> Volume:
     """
     import nibabel
 
+    if not {".nii", ".NII"} & set(path.suffixes) and ".nii" in map(str.lower, path.suffixes):
+        raise UserError(  # nibabel looks for another file
+            f"{printable(path)}: the suffix mixes small and capital letters",
+            "rename it to .nii or .nii.gz",
+        )
     with reading(path, "", "copy it again; it may be cut off or not a NIfTI file"):
         image: Any = nibabel.load(path)
         shape = tuple(int(n) for n in image.shape)
         dtype = image.get_data_dtype()
         _check_header(path, shape, dtype, axes)
+        header, affine = image.header, np.array(image.affine, float)
+        spatial, _ = header.get_xyzt_units()
+        affine[:3] *= _UNIT_MM.get(spatial, 1.0)
+        turn = _stored_turn(path, header, shape, affine)
         slope, intercept = image.dataobj.slope, image.dataobj.inter
         plain = slope in (1.0, None) and intercept in (0.0, None)
         data = np.asarray(image.dataobj, None if plain else np.float32)
-        header, affine = image.header, np.array(image.affine, float)
-    spatial, _ = header.get_xyzt_units()
-    affine[:3] *= _UNIT_MM.get(spatial, 1.0)
-    oriented = bool(header["sform_code"] > 0 or header["qform_code"] > 0)
-    data = data.reshape(*shape[:3], -1).transpose(3, 2, 1, 0)
-    return oriented_volume(path, data, affine, oriented=oriented)
+    oriented = _is_oriented(header)
+    is_default = oriented and np.array_equal(np.abs(affine), np.eye(4))
+    if not oriented:
+        log.warning(
+            f"{printable(path)} states no orientation: it is taken as it is stored, X as columns "
+            "and Y as rows"
+        )
+    elif is_default:
+        log.warning(
+            f"{printable(path)} has the identity as its orientation, pixels and slices of 1 mm: "
+            "software writes that where it knows none"
+        )
+    data, affine = turned(data.reshape(*shape[:3], -1), affine, turn)
+    return Volume(path, data, affine, _pixel_mm(affine), oriented, turn, is_default)
+
+
+def _is_oriented(header: Any) -> bool:
+    return bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+
+
+def _stored_turn(path: Path, header: Any, shape: tuple[int, ...], affine: np.ndarray) -> Turn:
+    """How a file's axes are turned for display.
+
+    Raises:
+        UserError: the header contradicts itself or does not say, or too many slices for a stack.
+    """
+    name = printable(path)
+    _check_affine(path, affine)
+    turn: Turn | None = AS_STORED
+    if _is_oriented(header):
+        turn = turn_of(shape, affine)
+        _check_header_agrees(name, header, shape, turn)
+    if turn is None:
+        raise UserError(
+            f"{name}: {'x'.join(map(str, shape[:3]))} voxels of "
+            f"{_listed(np.linalg.norm(affine[:3, :3], axis=0))} mm do not say which axis is that "
+            "of the slices",
+            "check the order of the axes: NIfTI wants (X, Y, Z, T)",
+        )
+    slices = shape[turn.order[2]]
+    if slices > _MAX_SLICES:
+        raise UserError(
+            f"{name} has {'x'.join(map(str, shape))} voxels: {slices} slices are no short-axis "
+            "stack",
+            "check the order of the axes: NIfTI wants (X, Y, Z, T), not (T, X, Y, Z)",
+        )
+    return turn
+
+
+def _check_header_agrees(name: str, header: Any, shape: tuple[int, ...], turn: Turn | None) -> None:
+    """Refuse a header whose parts describe different grids.
+
+    Raises:
+        UserError: sform and pixdim (which is qform's too) differ in the size of a pixel, or sform
+            and qform in how the image is turned.
+    """
+    if header["sform_code"] > 0:
+        by_pixdim = np.abs(np.array(header["pixdim"][1:4], float))
+        by_sform = np.linalg.norm(header.get_sform()[:3, :3], axis=0)
+        wrong = np.flatnonzero(~np.isclose(by_pixdim, by_sform, rtol=_SAME_SIZE)).tolist()
+        listed = f"{_listed(by_pixdim)} mm in its pixdim, {_listed(by_sform)} mm in its sform"
+        if turn is not None and wrong == [turn.order[2]]:  # the thickness, perhaps without the gap
+            log.warning(f"{name}: a voxel has {listed}; the distance of slices is the sform's")
+        elif wrong:
+            raise UserError(
+                f"{name} contradicts itself: a voxel has {listed}",
+                "find out which is right and write the file again with it",
+            )
+    if header["sform_code"] > 0 and header["qform_code"] > 0:
+        other = turn_of(shape, np.array(header.get_qform(), float))
+        if turn is not None and (other is None or other[:2] != turn[:2]):
+            raise UserError(
+                f"{name} contradicts itself: its sform and its qform turn the image differently",
+                "find out which is right and write the file again with it in both",
+            )
+
+
+def _listed(sizes: np.ndarray) -> str:
+    return " x ".join(f"{size:g}" for size in sizes)
+
+
+def _pixel_mm(affine: np.ndarray) -> tuple[float, float]:
+    """(row, column) spacing."""
+    return float(np.linalg.norm(affine[:3, 1])), float(np.linalg.norm(affine[:3, 0]))
 
 
 def read_cine(path: Path) -> Volume:
@@ -98,18 +206,30 @@ def read_cine(path: Path) -> Volume:
     return cine
 
 
-def check_shape(mask: Volume, shape: tuple[int, ...], of: str) -> None:
+def check_shape(mask: Volume, cine: Volume, of: str) -> None:
     """Check that a mask lies on the grid of what it was drawn on.
 
+    Args:
+        mask: ``data`` has the cine's frames, or one.
+        cine: what it was drawn on.
+        of: what that is called.
+
     Raises:
-        UserError: another shape.
+        UserError: another shape, or turned otherwise.
     """
-    if mask.data.shape[-len(shape) :] != shape:
+    shape = cine.data.shape if len(mask.data) > 1 else (1, *cine.data.shape[1:])
+    if mask.data.shape != shape:
         raise UserError(f"{printable(mask.path)} has another shape than {of}", "copy both again")
+    alike = mask.turn == cine.turn or np.allclose(mask.affine, cine.affine, rtol=0, atol=_SAME_MM)
+    if not alike:
+        raise UserError(
+            f"{printable(mask.path)} has another orientation than {of}: it may be mirrored",
+            "write it with the header of the image it was drawn on",
+        )
 
 
 def oriented_volume(path: Path, data: np.ndarray, affine: np.ndarray, *, oriented: bool) -> Volume:
-    """A volume turned as it is displayed, where the file states an orientation.
+    """A volume whose rows and columns are those of the scanner, reversed as they are displayed.
 
     Args:
         path: for messages.
@@ -120,35 +240,18 @@ def oriented_volume(path: Path, data: np.ndarray, affine: np.ndarray, *, oriente
     Raises:
         UserError: the affine maps to no volume.
     """
+    _check_affine(path, affine)
+    if oriented:
+        data, affine = as_displayed(data, affine)
+    return Volume(path, data, affine, _pixel_mm(affine), oriented)
+
+
+def _check_affine(path: Path, affine: np.ndarray) -> None:
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise UserError(
             f"{printable(path)}: the orientation in the header is no orientation",
             "write the file again with its orientation (in NIfTI its sform or qform)",
         )
-    if oriented:
-        data, affine = as_displayed(data, affine)
-    row_mm, column_mm = (float(np.linalg.norm(affine[:3, axis])) for axis in (1, 0))
-    return Volume(path, data, affine, (row_mm, column_mm), oriented)
-
-
-def patient_affine(
-    orientation: np.ndarray, position: np.ndarray, steps: Sequence[float]
-) -> np.ndarray:
-    """(column, row, slice) index to RAS mm of an image as DICOM describes it.
-
-    Args:
-        orientation: directions in which the column and the row index grow, 6 numbers that count
-            to the patient's left, posterior and head.
-        position: of the first pixel, 3 numbers.
-        steps: mm from column to column, row to row and slice to slice.
-    """
-    to_ras = np.array([-1.0, -1.0, 1.0])
-    column, row = orientation[:3], orientation[3:]
-    affine = np.eye(4)
-    for axis, direction in enumerate((column, row, np.cross(column, row))):
-        affine[:3, axis] = direction * steps[axis] * to_ras
-    affine[:3, 3] = position * to_ras
-    return affine
 
 
 def _check_header(path: Path, shape: tuple[int, ...], dtype: np.dtype, axes: int | None) -> None:
@@ -168,144 +271,3 @@ def _check_header(path: Path, shape: tuple[int, ...], dtype: np.dtype, axes: int
             f"{name} has {len(shape)} axes, {size}; expected {wanted}",
             "check which file is the cine and which the mask; a one-slice cine is (X, Y, 1, T)",
         )
-    slices = list(shape)[2]
-    if slices > _MAX_SLICES:
-        raise UserError(
-            f"{name} has {size} voxels: {slices} slices are no short-axis stack",
-            "check the order of the axes: NIfTI wants (X, Y, Z, T), not (T, X, Y, Z)",
-        )
-
-
-def display_flips(column: np.ndarray, row: np.ndarray) -> tuple[bool, bool]:
-    """Whether (rows, columns) must be reversed to lie as scanners display them.
-
-    Columns run to the patient's left, rows towards posterior or the feet.
-
-    Args:
-        column: RAS direction in which the column index grows.
-        row: RAS direction in which the row index grows.
-    """
-    # In RAS, left is -x, posterior is -y and feet are -z; small terms decide oblique ties.
-    flip_columns = float(column @ np.array([-1.0, -0.01, -0.01])) < 0
-    flip_rows = float(row @ np.array([-0.01, -1.0, -1.0])) < 0
-    return flip_rows, flip_columns
-
-
-def as_displayed(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reverse rows and columns of ``[..., H, W]`` where display asks for it, and the affine too."""
-    affine = affine.copy()
-    flip_rows, flip_columns = display_flips(affine[:3, 0], affine[:3, 1])
-    for flip, axis, dimension in ((flip_columns, 0, -1), (flip_rows, 1, -2)):
-        if flip:
-            data = np.flip(data, dimension)
-            affine[:3, 3] += affine[:3, axis] * (data.shape[dimension] - 1)
-            affine[:3, axis] *= -1
-    return data, affine
-
-
-def check_mask_is_seen(mask: Volume, cine: Path, on_cine: Sequence[np.ndarray | None]) -> None:
-    """Refuse a mask of which nothing lies on the cine: a positive case would lose its label.
-
-    Args:
-        mask: as it was drawn, ``[1, Z', H', W']``.
-        cine: for messages.
-        on_cine: what ``mask_on_cine`` made of it, slice by slice.
-
-    Raises:
-        UserError: something is drawn and nothing of it is seen.
-    """
-    if mask.data.any() and not any(one is not None and one.any() for one in on_cine):
-        raise UserError(
-            f"{printable(mask.path)}: nothing that is drawn lies on the slices of "
-            f"{printable(cine)}",
-            "check that LGE and cine are of one patient and one examination, with their "
-            "orientation",
-        )
-
-
-def mask_on_cine(mask: Volume, cine: Volume) -> tuple[np.ndarray, list[bool]]:
-    """Bring the labels of a 3-D mask onto the slices of a cine.
-
-    Each pixel of the cine takes the label of the nearest voxel of the mask; a slice of the cine
-    farther than one slice distance from every slice of the mask gets background.
-
-    Args:
-        mask: ``data`` is ``[1, Z', H', W']``, already in the project's values.
-        cine: ``data`` is ``[T, Z, H, W]``.
-
-    Returns:
-        (uint8 ``[Z, H, W]``; for each slice of the cine whether the mask's own slice has MVO:
-        labels are read there, before any resampling).
-
-    Raises:
-        UserError: the grids differ and one of the files states no orientation.
-    """
-    labels = mask.data[0]
-    grid = cine.data.shape[1:]
-    same = labels.shape == grid and (
-        not (mask.oriented and cine.oriented)
-        or np.allclose(mask.affine, cine.affine, rtol=0, atol=1e-2)
-    )
-    if same:
-        return labels, [has_mvo(one) for one in labels]
-    if not (mask.oriented and cine.oriented):
-        raise UserError(
-            f"{printable(mask.path)} has {labels.shape[::-1]} voxels, {printable(cine.path)} "
-            f"{grid[::-1]}, and no orientation to match them by",
-            "export both with their orientation, or the mask on the cine's grid",
-        )
-    to_mask = np.linalg.inv(mask.affine) @ cine.affine
-    rows, columns = np.meshgrid(np.arange(grid[1]), np.arange(grid[2]), indexing="ij")
-    out, own = np.zeros(grid, np.uint8), []
-    reach = max(0.5, min(1.0, cine.slice_mm / mask.slice_mm))
-    for z in range(grid[0]):
-        middle = to_mask @ [(grid[2] - 1) / 2, (grid[1] - 1) / 2, z, 1.0]
-        k = int(np.rint(middle[2]).clip(0, len(labels) - 1))
-        if abs(middle[2] - k) > reach:
-            own.append(False)
-            continue
-        points = np.stack([columns, rows, np.full_like(rows, z), np.ones_like(rows)], axis=-1)
-        x, y, at = np.moveaxis(np.rint(points @ to_mask[:3].T), -1, 0).astype(int)
-        depth = at.clip(k - 1, k + 1)  # a tilt between the two may cross into the next slice
-        index = np.stack([depth, y, x], axis=-1)
-        inside = ((index >= 0) & (index < labels.shape)).all(axis=-1)
-        out[z][inside] = labels[*index[inside].T]
-        own.append(has_mvo(labels[k]))
-    return out, own
-
-
-def to_slices(
-    series: Series,
-    cine: Volume,
-    mask: Volume | None,
-    *,
-    anatomy: dict[int, np.ndarray] | None = None,
-    end_diastole: int | None = None,
-) -> list[CineSlice]:
-    """Slices of a 4-D cine.
-
-    Args:
-        series: what is read.
-        cine: ``data`` is ``[T, Z, H, W]``.
-        mask: LGE mask in the project's values.
-        anatomy: frame -> uint8 ``[Z, H, W]``, 1 LV cavity, 2 LV myocardium.
-        end_diastole: 0-based frame.
-    """
-    count = cine.data.shape[1]
-    on_grid, drawn = (None, None) if mask is None else mask_on_cine(mask, cine)
-    if mask is not None and on_grid is not None:
-        check_mask_is_seen(mask, series.path, list(on_grid))
-    return [
-        series.slice(
-            z,
-            count,
-            cine=cine.data[:, z],
-            pixel_mm=cine.pixel_mm,
-            lge_mask=None if on_grid is None else on_grid[z],
-            has_mvo=None if drawn is None else drawn[z],
-            anatomy={t: m[z] for t, m in (anatomy or {}).items() if m[z].any()},
-            end_diastole=end_diastole,
-            position_mm=z * cine.slice_mm,
-        )
-        for z in range(count)
-    ]

@@ -1,0 +1,284 @@
+"""An LGE mask on the slices of a cine: every drawing lands on one, or is named."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mvo_jax.data.importers.cine import Series, printable
+from mvo_jax.data.importers.volume import Volume
+from mvo_jax.data.labels import BACKGROUND, INFARCT, MVO, MYOCARDIUM, has_mvo
+from mvo_jax.data.slices import CineSlice, Rejected
+from mvo_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_SAME_MM = 1e-2  # of affines: closer grids are one
+_TIE = 0.05  # of the slice distance: closer calls go to both slices
+_HALF = 0.5 * (1 + _TIE)  # of the slice distance: as far as a slice reaches
+_ROUNDING = 1e-3  # of a pixel: affines are stored in float32, and halves go up, not to even
+_MOST_TILT = 30.0  # degrees between slices of LGE and cine
+_SKEW = 0.1  # cosine between axes of a mask
+# Where two drawings meet in a pixel the first of these counts.
+_RANK = np.zeros(4, np.uint8)
+_RANK[[BACKGROUND, MYOCARDIUM, INFARCT, MVO]] = range(4)
+_COPY_HEADER = (
+    "write the mask with the header of the cine it was drawn on (in Python: "
+    "nibabel.Nifti1Image(mask, cine.affine)), or both without orientation"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlacedMask:
+    """A mask on the slices of a cine.
+
+    Attributes:
+        labels: uint8 ``[H, W]`` of each slice.
+        has_mvo: whether the slices of the mask that reach a slice have MVO, as drawn.
+        unplaced: drawn slices of the mask that reach none.
+    """
+
+    labels: Sequence[np.ndarray]
+    has_mvo: Sequence[bool]
+    unplaced: tuple[Rejected, ...]
+
+    def fields(self, z: int) -> dict[str, Any]:
+        """What a ``CineSlice`` has of it; the first slice speaks for the drawings without one."""
+        return {
+            "lge_mask": self.labels[z],
+            "has_mvo": self.has_mvo[z],
+            "unplaced": self.unplaced if z == 0 else (),
+        }
+
+
+def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> PlacedMask:
+    """Bring the labels of a 3-D mask onto the slices of a cine.
+
+    A slice of the mask goes to the nearer slice of the cine, in a tie (within 5 % of the slice
+    distance) to both, and no farther than half a slice distance. A slice of the cine that gets
+    none takes the nearest of the mask if that lies within half the mask's slice distance, as where
+    LGE has fewer slices. Several drawings on one slice are joined: MVO before infarct before
+    myocardium. In the plane each pixel takes the label of the nearest voxel.
+
+    Args:
+        series: for names.
+        mask: ``data`` is ``[1, Z', H', W']``, already in the project's values.
+        slices: ``data`` of each is ``[T, 1, H, W]``; in order.
+
+    Raises:
+        UserError: the grids cannot be matched, or nothing that is drawn lies on the cine.
+    """
+    volume = mask.data[0]
+    grid = (len(slices), *slices[0].data.shape[2:])
+    oriented = slices[0].oriented
+    if mask.oriented != oriented:
+        without, with_it = (mask, slices[0]) if oriented else (slices[0], mask)
+        raise UserError(
+            f"{printable(without.path)} states no orientation, {printable(with_it.path)} does: "
+            f"the mask {printable(mask.path)} may be mirrored against the cine",
+            _COPY_HEADER,
+        )
+    if not oriented:
+        if volume.shape != grid:
+            raise UserError(
+                f"{printable(mask.path)} has {volume.shape[::-1]} voxels, "
+                f"{printable(slices[0].path)} {grid[::-1]}, and no orientation to match them by",
+                "export both with their orientation, or the mask on the cine's grid",
+            )
+        return PlacedMask(list(volume), [has_mvo(one) for one in volume], ())
+    positions = _positions(mask, slices)
+    _check_grids(mask, slices, positions)
+    taken = _sources(positions, _slice_distance(positions, mask, slices[0]), len(volume))
+    labels, drawn = [], []
+    for one, position, sources in zip(slices, positions, taken, strict=True):
+        joined = np.zeros(one.data.shape[2:], np.uint8)
+        for k in sources:
+            new = _sampled(mask, one, k, shift=k - position)
+            joined = np.where(_RANK[new] > _RANK[joined], new, joined)
+        labels.append(joined)
+        drawn.append(any(has_mvo(volume[k]) for k in sources))
+    if volume.any() and not any(one.any() for one in labels):
+        raise UserError(
+            f"{printable(mask.path)}: nothing that is drawn lies on the slices of "
+            f"{printable(series.path)}",
+            "check that LGE and cine are of one patient and one examination, with their "
+            "orientation",
+        )
+    return PlacedMask(labels, drawn, _unplaced(series, mask, positions, taken))
+
+
+def _positions(mask: Volume, slices: Sequence[Volume]) -> np.ndarray:
+    """Where the middle of each slice lies, in slices of the mask; float ``[Z]``."""
+    to_mask = np.linalg.inv(mask.affine)
+    out = []
+    for one in slices:
+        height, width = one.data.shape[2:]
+        out.append((to_mask @ one.affine @ [(width - 1) / 2, (height - 1) / 2, 0, 1])[2])
+    return np.array(out)
+
+
+def _slice_distance(positions: np.ndarray, mask: Volume, one: Volume) -> float:
+    """Distance of the cine's slices, in slices of the mask; of a single one its thickness."""
+    if len(positions) == 1:
+        return max(one.slice_mm / mask.slice_mm, 1e-6)
+    return max(float(np.median(np.abs(np.diff(np.sort(positions))))), 1e-6)
+
+
+def _sources(positions: np.ndarray, distance: float, count: int) -> list[list[int]]:
+    """For each slice of the cine the slices of the mask that it takes."""
+    apart = np.abs(np.arange(count)[:, None] - positions)  # [mask, cine]
+
+    def nearest(of: np.ndarray, step: float) -> np.ndarray:
+        """Those no farther than the nearest of a row, ties included, and half a step."""
+        return (of <= of.min(axis=1, keepdims=True) + _TIE * step) & (of <= _HALF * step)
+
+    goes = nearest(apart, distance)
+    fills = nearest(apart.T, 1.0).T & ~goes.any(axis=0)
+    return [np.flatnonzero(column).tolist() for column in (goes | fills).T]
+
+
+def _sampled(mask: Volume, one: Volume, k: int, *, shift: float) -> np.ndarray:
+    """Labels of the nearest voxels, uint8 ``[H, W]``; background outside the mask.
+
+    MVO that lies between the pixels keeps the one nearest to its middle.
+
+    Args:
+        mask: see ``place_mask``.
+        one: the slice of the cine.
+        k: slice of the mask.
+        shift: slices of the mask by which ``one`` is moved onto it; where the two are tilted its
+            rim still crosses into the next, if there is one.
+    """
+    labels, shape = mask.data[0], one.data.shape[2:]
+    to_mask = np.linalg.inv(mask.affine) @ one.affine
+    rows, columns = np.meshgrid(*(np.arange(n) for n in shape), indexing="ij")
+    points = np.stack([columns, rows, np.zeros_like(rows), np.ones_like(rows)], axis=-1)
+    at = points @ to_mask[:3].T + [0.0, 0.0, shift]
+    index = np.floor(at + (0.5 + _ROUNDING)).astype(int)[..., ::-1]
+    index[..., 0] = index[..., 0].clip(max(k - 1, 0), min(k + 1, len(labels) - 1))
+    inside = ((index >= 0) & (index < labels.shape)).all(axis=-1)
+    out = np.zeros(shape, np.uint8)
+    out[inside] = labels[tuple(index[inside].T)]
+    if has_mvo(labels[k]) and not has_mvo(out):
+        found = np.argwhere(labels[k] == MVO)
+        row, column = found[np.square(found - found.mean(axis=0)).sum(axis=1).argmin()]
+        x, y = (np.linalg.inv(to_mask) @ [column, row, k - shift, 1])[:2]
+        x, y = (int(np.floor(v + 0.5 + _ROUNDING)) for v in (x, y))
+        if 0 <= y < shape[0] and 0 <= x < shape[1]:
+            out[y, x] = MVO
+    return out
+
+
+def _unplaced(
+    series: Series, mask: Volume, positions: np.ndarray, taken: Sequence[Sequence[int]]
+) -> tuple[Rejected, ...]:
+    reached = {k for sources in taken for k in sources}
+    out = []
+    for k, drawing in enumerate(mask.data[0]):
+        if k not in reached and drawing.any():
+            what = "MVO" if has_mvo(drawing) else "a drawing"
+            away = float(np.abs(positions - k).min()) * mask.slice_mm
+            cause = (
+                f"{printable(mask.path)}: slice {k} of {len(mask.data[0])} has {what} and lies "
+                f"{away:.1f} mm from the nearest slice of {printable(series.path)}"
+            )
+            remedy = "add the slice of the cine that belongs to it; its drawing is left out"
+            one = dataclasses.replace(
+                series.rejected(cause, remedy),
+                case_id=f"{series.name}_lge{k:02d}",
+                source=str(mask.path),
+            )
+            out.append(one)
+    return tuple(out)
+
+
+def _check_grids(mask: Volume, slices: Sequence[Volume], positions: np.ndarray) -> None:
+    """Refuse a mask whose grid contradicts the cine's; tell of one that is merely another.
+
+    Raises:
+        UserError: the mask's orientation is a writer's default, skewed, mirrored or tilted.
+    """
+    cine, name = slices[0], printable(mask.path)
+    steps = np.linalg.norm(mask.affine[:3, :3], axis=0)
+    plane = (0, 1, 3)
+    same_shape = mask.data.shape[1:] == (len(slices), *cine.data.shape[2:])
+    if (
+        same_shape
+        and np.allclose(mask.affine[:, plane], cine.affine[:, plane], rtol=0, atol=_SAME_MM)
+        and np.allclose(positions, np.arange(len(slices)), rtol=0, atol=_SAME_MM)
+    ):
+        return
+    if mask.is_default or cine.is_default:
+        which, other = (mask, cine) if mask.is_default else (cine, mask)
+        raise UserError(
+            f"{printable(which.path)} has the identity as its orientation, which is what software "
+            f"writes that knows none; {printable(other.path)} has another",
+            _COPY_HEADER,
+        )
+    unit = mask.affine[:3, :3] / steps
+    skew = np.abs(unit.T @ unit - np.eye(3)).max()
+    if skew > _SKEW:
+        raise UserError(
+            f"{name}: the axes of its orientation are not at right angles (signs may be lost)",
+            _COPY_HEADER,
+        )
+    own = cine.affine[:3, :3] / np.linalg.norm(cine.affine[:3, :3], axis=0)
+    tilt = np.degrees(np.arccos(min(1.0, abs(float(unit[:, 2] @ own[:, 2])))))
+    if tilt > _MOST_TILT:
+        raise UserError(
+            f"{name}: its slices are tilted by {tilt:.0f} degrees against those of "
+            f"{printable(cine.path)}",
+            "check the orientation of both; resample the mask onto the slices of the cine",
+        )
+    if not same_shape:
+        return
+    same_steps = np.allclose(steps[:2], np.linalg.norm(cine.affine[:3, :2], axis=0), rtol=0.01)
+    mirrored = cine.turn is not None and mask.turn != cine.turn
+    if same_steps and np.allclose(unit, own, atol=0.02) and mirrored:
+        raise UserError(
+            f"{name} has the shape of {printable(cine.path)}, and its axes run the other way "
+            "from another corner: signs of its orientation look lost, and it may be mirrored",
+            _COPY_HEADER,
+        )
+    apart = float(np.abs(mask.affine - cine.affine)[:3, 3].max())
+    log.warning(
+        f"{name} has the shape of {printable(cine.path)} on another grid (corners {apart:.1f} mm "
+        "apart): its labels are taken where its orientation says"
+    )
+
+
+def to_slices(
+    series: Series,
+    cine: Volume,
+    mask: Volume | None,
+    *,
+    anatomy: dict[int, np.ndarray] | None = None,
+    end_diastole: int | None = None,
+) -> list[CineSlice]:
+    """Slices of a 4-D cine.
+
+    Args:
+        series: what is read.
+        cine: ``data`` is ``[T, Z, H, W]``.
+        mask: LGE mask in the project's values.
+        anatomy: frame -> uint8 ``[Z, H, W]``, 1 LV cavity, 2 LV myocardium.
+        end_diastole: 0-based frame.
+    """
+    count = cine.data.shape[1]
+    placed = None if mask is None else place_mask(series, mask, cine.slices())
+    return [
+        series.slice(
+            z,
+            count,
+            cine=cine.data[:, z],
+            pixel_mm=cine.pixel_mm,
+            anatomy={t: m[z] for t, m in (anatomy or {}).items() if m[z].any()},
+            end_diastole=end_diastole,
+            position_mm=z * cine.slice_mm,
+            orientation_rule=cine.rule,
+            **({} if placed is None else placed.fields(z)),
+        )
+        for z in range(count)
+    ]

@@ -1,0 +1,201 @@
+"""How a volume is turned before it is shown, trained on or matched: one rule for cine and masks.
+
+Columns run to the patient's left, rows to posterior or the feet. A volume's own axes may be stored
+in any order and direction: with a true affine all of them give the same picture. Scanners choose
+the rows and columns of their images themselves, so DICOM and what is made of it image by image
+keeps them and is only reversed (``as_displayed``).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+TIE = 1e-3  # of direction cosines: closer ones are equal, and the next criterion decides
+
+# In RAS, left is -x, posterior is -y and feet are -z. In the order of their importance.
+_COLUMNS = ((-1.0, -0.01, -0.01), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0))
+_ROWS = ((-0.01, -1.0, -1.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0), (-1.0, 0.0, 0.0))
+_CLEARLY_THICKER = 1.2  # slices than pixels
+_CLEARLY_FEWER = 2  # times fewer slices than rows or columns
+
+
+class Turn(NamedTuple):
+    """What is done to a stored volume.
+
+    Attributes:
+        order: which stored axis becomes columns, rows and slices.
+        flips: whether (columns, rows, slices) are then reversed.
+        rule: first version of the rule under which the pictures come out so.
+    """
+
+    order: tuple[int, int, int]
+    flips: tuple[bool, bool, bool]
+    rule: int
+
+
+AS_STORED = Turn((0, 1, 2), (False, False, False), 1)
+
+
+def _unit(direction: np.ndarray) -> np.ndarray:
+    return direction / np.linalg.norm(direction)
+
+
+def _runs_back(direction: np.ndarray, criteria: Sequence[tuple[float, float, float]]) -> bool:
+    """Whether a direction runs against the first criterion that is no tie."""
+    for wanted in criteria:
+        score = float(_unit(direction) @ np.array(wanted))
+        if abs(score) > TIE:
+            return score < 0
+    return False
+
+
+def display_flips(column: np.ndarray, row: np.ndarray) -> tuple[bool, bool]:
+    """Whether (rows, columns) must be reversed to lie as scanners display them.
+
+    Columns run to the patient's left; if they run neither left nor right, to posterior, else to the
+    feet. Rows run towards posterior and feet; where the two cancel, to posterior.
+
+    Args:
+        column: RAS direction in which the column index grows.
+        row: RAS direction in which the row index grows.
+    """
+    return _runs_back(row, _ROWS), _runs_back(column, _COLUMNS)
+
+
+def _is_column(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the first of two axes of a slice is that of the columns, whichever way it runs.
+
+    It is the one that runs more from right to left; of two alike the one that runs less from head
+    to feet; of two alike again the one whose left end is the more posterior, then the lower one.
+    """
+    for criterion in (
+        lambda v: abs(v[0]),
+        lambda v: -abs(v[2]),
+        lambda v: v[0] * v[1],
+        lambda v: v[0] * v[2],
+        lambda v: v[1] * v[2],
+    ):
+        more = float(criterion(one) - criterion(other))
+        if abs(more) > TIE:
+            return more > 0
+    return True
+
+
+def slice_axis(shape: Sequence[int], affine: np.ndarray) -> int | None:
+    """The stored axis along which slices follow each other.
+
+    Slices are thicker than pixels and fewer than rows. Where neither is clear, as in an isotropic
+    block, it is the third axis; where they contradict each other, the third if it is one of
+    the two.
+
+    Args:
+        shape: of the three stored axes.
+        affine: float ``[4, 4]`` of the stored axes.
+
+    Returns:
+        0, 1 or 2; None where it cannot be said.
+    """
+    steps = np.linalg.norm(affine[:3, :3], axis=0)
+    counts = np.array(shape[:3])
+    found = set()
+    thickest, fewest = int(steps.argmax()), int(counts.argmin())
+    if steps[thickest] > _CLEARLY_THICKER * np.delete(steps, thickest).max():
+        found.add(thickest)
+    if counts[fewest] * _CLEARLY_FEWER <= np.delete(counts, fewest).min():
+        found.add(fewest)
+    if not found or 2 in found:
+        return 2
+    return found.pop() if len(found) == 1 else None
+
+
+def turn_of(shape: Sequence[int], affine: np.ndarray) -> Turn | None:
+    """How a volume is turned; all 48 storages of one volume end in the same.
+
+    Slices run along the normal that columns and rows span, so their order does not depend on
+    the storage either.
+
+    Args:
+        shape: of the three stored axes.
+        affine: float ``[4, 4]`` of the stored axes, to RAS.
+
+    Returns:
+        The turn; None where rows and slices cannot be told apart.
+    """
+    slices = slice_axis(shape, affine)
+    if slices is None:
+        return None
+    unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    column, row = (axis for axis in range(3) if axis != slices)
+    if not _is_column(unit[:, column], unit[:, row]):
+        column, row = row, column
+    flip_rows, flip_columns = display_flips(unit[:, column], unit[:, row])
+    normal = np.cross(
+        unit[:, column] * (-1 if flip_columns else 1), unit[:, row] * (-1 if flip_rows else 1)
+    )
+    order = (column, row, slices)
+    flips = (flip_columns, flip_rows, bool(normal @ unit[:, slices] < 0))
+    # Version 1 left the order of the axes alone, and ties as they were stored.
+    before = tuple(
+        bool(unit[:, axis] @ np.array(criteria[0]) < 0)
+        for axis, criteria in ((0, _COLUMNS), (1, _ROWS))
+    )
+    same = order == AS_STORED.order and before == flips[:2]
+    return Turn(order, flips, 1 if same else 2)
+
+
+def turned(array: np.ndarray, affine: np.ndarray, turn: Turn) -> tuple[np.ndarray, np.ndarray]:
+    """A stored array as it is displayed.
+
+    Args:
+        array: ``(X, Y, Z, T)``, the axes of the file.
+        affine: float ``[4, 4]`` of its first three axes.
+        turn: from ``turn_of``.
+
+    Returns:
+        (``[T, Z, H, W]``; the affine of (column, row, slice)).
+    """
+    column, row, slices = turn.order
+    data = array.transpose(3, slices, row, column)
+    affine = affine[:, [*turn.order, 3]].copy()
+    for axis, flip in enumerate(turn.flips):
+        if flip:
+            data, affine = _reversed(data, affine, axis)
+    return data, affine
+
+
+def as_displayed(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reverse rows and columns of ``[..., H, W]`` where display asks for it, and the affine too."""
+    flip_rows, flip_columns = display_flips(affine[:3, 0], affine[:3, 1])
+    for axis, flip in enumerate((flip_columns, flip_rows)):
+        if flip:
+            data, affine = _reversed(data, affine, axis)
+    return data, affine
+
+
+def _reversed(data: np.ndarray, affine: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image with its columns (0), rows (1) or slices (2) in the other direction."""
+    affine = affine.copy()
+    affine[:3, 3] += affine[:3, axis] * (data.shape[-1 - axis] - 1)
+    affine[:3, axis] *= -1
+    return np.flip(data, -1 - axis), affine
+
+
+def patient_affine(
+    orientation: np.ndarray, position: np.ndarray, steps: Sequence[float]
+) -> np.ndarray:
+    """(column, row, slice) index to RAS mm of an image as DICOM describes it.
+
+    Args:
+        orientation: directions in which the column and the row index grow, 6 numbers that count
+            to the patient's left, posterior and head.
+        position: of the first pixel, 3 numbers.
+        steps: mm from column to column, row to row and slice to slice.
+    """
+    to_ras = np.array([-1.0, -1.0, 1.0])
+    column, row = orientation[:3], orientation[3:]
+    affine = np.eye(4)
+    for axis, direction in enumerate((column, row, np.cross(column, row))):
+        affine[:3, axis] = direction * steps[axis] * to_ras
+    affine[:3, 3] = position * to_ras
+    return affine
