@@ -125,22 +125,8 @@ def train_and_evaluate(
             config.to_dict(), about=about, allow_config_change=allow_config_change
         )
 
-        # 3. Data. One process generates a simulated cohort.
-        training = _load(config, "train", splits)
-        # Images predicted later must be made as these were, wherever the cohort is then.
-        if splits is None and distributed.is_first():
-            write_json(folder.path / _GEOMETRY, dataclasses.asdict(geometry_of(config.data)))
-        if distributed.is_first() and not (folder.path / _TRAINING_MAP).exists():
-            share = mean_mvo(training)  # what a predicted map has to beat
-            write_json(folder.path / _TRAINING_MAP, {"share_with_mvo": share.round(6).tolist()})
-        validation = _load(config, "validation", splits)
-        check_patients_disjoint(training, validation)
-        data = {split.name: content_hash(split) for split in (training, validation)}
-        distributed.check_same({"content of data": data}, "give all processes the same data")
-        folder.note({"data": data})
-        if distributed.is_first():
-            for split in (training, validation):
-                log.info(describe(split))
+        # 3. Data: of one content in all processes, no patient in both splits.
+        training, validation, data = _load_for_training(config, folder, splits)
 
         # 4. Training, with the best checkpoint chosen on the validation split.
         predict = Predictor(
@@ -376,6 +362,28 @@ def load_run(
     checkpoints = Checkpoints(folder.path, create=False)
     variables, step = checkpoints.restore_variables(experiment.state_shapes(), checkpoint)
     return TrainedRun(folder, config, experiment, variables, checkpoint, step)
+
+
+def _load_for_training(
+    config: Any, folder: RunFolder, splits: Mapping[str, AnySplit] | None
+) -> tuple[AnySplit, AnySplit, dict[str, str]]:
+    """Training split, validation split and their content hashes by name, noted in the folder."""
+    training = _load(config, "train", splits)
+    # Images predicted later must be made as these were, wherever the cohort is then.
+    if splits is None and distributed.is_first():
+        write_json(folder.path / _GEOMETRY, dataclasses.asdict(geometry_of(config.data)))
+    if distributed.is_first() and not (folder.path / _TRAINING_MAP).exists():
+        share = mean_mvo(training)  # what a predicted map has to beat
+        write_json(folder.path / _TRAINING_MAP, {"share_with_mvo": share.round(6).tolist()})
+    validation = _load(config, "validation", splits)
+    check_patients_disjoint(training, validation)
+    data = {split.name: content_hash(split) for split in (training, validation)}
+    distributed.check_same({"content of data": data}, "give all processes the same data")
+    folder.note({"data": data})
+    if distributed.is_first():
+        for split in (training, validation):
+            log.info(describe(split))
+    return training, validation, data
 
 
 def _load(config: Any, name: str, splits: Mapping[str, AnySplit] | None) -> AnySplit:
