@@ -2,6 +2,7 @@
 
 import sys
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,17 @@ def load_config(spec: str) -> Any:
     except Exception as error:
         raise _failed(path, error) from error
     return config.lock()
+
+
+def config_from_json(content: Mapping[str, Any]) -> Any:
+    """The resolved config that a run folder keeps, as a locked ``ConfigDict``.
+
+    Args:
+        content: of ``config.json``.
+    """
+    from ml_collections import ConfigDict
+
+    return ConfigDict(content).lock()
 
 
 def load_module(path: str | Path) -> Any:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
+from mvo_jax.config_files import config_from_json
 from mvo_jax.data.clips import geometry_of
 from mvo_jax.data.slices import Target
 from mvo_jax.data.splits import (
@@ -355,7 +355,7 @@ def load_run(
     if checkpoint not in ("best", "latest"):
         raise UserError(f"checkpoint is {checkpoint!r}", "choose best or latest")
     folder = RunFolder(workdir)
-    config: Any = ConfigDict(folder.config()).lock()
+    config = config_from_json(folder.config())
     if data_dir is not None:
         config.data.dir = data_dir
     experiment = set_up(config, devices=parallel.devices(num_devices), train=False)

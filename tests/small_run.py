@@ -7,6 +7,7 @@ import numpy as np
 from mvo_jax.config_files import load_config
 from mvo_jax.data.splits import Split, StreamedSplit, content_hash
 from mvo_jax.models.registry import MODELS
+from tools.tiny_run import tiny_split
 
 TINY: dict[str, Any] = {
     "data.frames": 8,
@@ -43,19 +44,7 @@ def make_tiny_config(**changes: Any) -> Any:
 
 
 def make_random_split(*, cases: int = 16, name: str = "train", seed: int = 0) -> Split:
-    draws = np.random.default_rng(seed)
-    label = (np.arange(cases) % 2).astype(np.int32)
-    lge_mask = draws.integers(0, 2, (cases, 32, 32)).astype(np.uint8)
-    lge_mask[:, 12:18, 12:18] = 2 * label[:, None, None]
-    return Split(
-        name=name,
-        video=draws.integers(0, 256, (cases, 8, 32, 32, 1)).astype(np.uint8),
-        lge_mask=lge_mask,
-        label=label,
-        case_id=tuple(f"{name}{i}" for i in range(cases)),
-        patient_id=tuple(f"{name}-patient{i}" for i in range(cases)),
-        features={},
-    )
+    return tiny_split(name, seed, cases, lesion=(12, 18))
 
 
 class Records:

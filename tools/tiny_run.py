@@ -62,12 +62,12 @@ def tiny_config(**changes: Any) -> Any:
     return config.lock()
 
 
-def tiny_split(name: str, seed: int, cases: int = 16) -> Split:
-    """Noise with labels."""
+def tiny_split(name: str, seed: int, cases: int = 16, *, lesion: tuple[int, int] = (4, 8)) -> Split:
+    """Noise with labels; positive cases have MVO in rows and columns from and to ``lesion``."""
     draws = np.random.default_rng(seed)
     label = (np.arange(cases) % 2).astype(np.int32)
     mask = draws.integers(0, 2, (cases, 32, 32)).astype(np.uint8)
-    mask[:, 4:8, 4:8] = 2 * label[:, None, None]
+    mask[:, slice(*lesion), slice(*lesion)] = 2 * label[:, None, None]
     return Split(
         name=name,
         video=draws.integers(0, 256, (cases, 8, 32, 32, 1)).astype(np.uint8),

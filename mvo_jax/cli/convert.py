@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from mvo_jax.cli.flags import config_from_json, parse
+from mvo_jax.cli.flags import parse
+from mvo_jax.config_files import config_from_json
 from mvo_jax.errors import UserError
 from mvo_jax.interop.layouts import LAYOUTS
 from mvo_jax.interop.weight_rules import flatten

@@ -3,13 +3,12 @@
 Imports the heavy libraries inside functions: ``--help`` has to answer at once.
 """
 
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -110,13 +109,6 @@ def _define_config(values: flags.FlagValues, arguments: Sequence[str]) -> list[s
         config = load_config(spec)
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
     return rest
-
-
-def config_from_json(content: dict[str, Any]) -> Any:
-    """The resolved config that a run folder keeps, locked again."""
-    from ml_collections import ConfigDict
-
-    return ConfigDict(json.loads(json.dumps(content))).lock()
 
 
 def define_process_flags(values: flags.FlagValues) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from mvo_jax.cli import main as entry
-from mvo_jax.cli.flags import config_from_json, parse
+from mvo_jax.cli.flags import parse
+from mvo_jax.config_files import config_from_json
 from mvo_jax.devices.environment import OPT_OUT, configure_xla
 from mvo_jax.models.ops.lowerings import FAST_CPU_CONVOLUTION_FLAG
 from mvo_jax.runs.checkpoint import Checkpoints
