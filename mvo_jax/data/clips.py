@@ -226,7 +226,8 @@ def _stored_window(row: Mapping[str, str], size: int) -> Window:
     """The window that a manifest tells of."""
     corner = float(row["start_row"]), float(row["start_column"])
     step = float(row["step_row"]), float(row["step_column"])
-    return Window(corner, step, size, row["centre_from"])
+    confidence = float(row["confidence"]) if row.get("confidence") else None
+    return Window(corner, step, size, row["centre_from"], confidence)
 
 
 def _refit(clip: Clip, target: Target) -> Clip | Rejected:
@@ -270,6 +271,7 @@ def geometry_of(data_config: Any) -> Target:
             window=None if window is None else (window[0], window[1]),
             end_diastole_first=settings["end_diastole_first"],
             orientation=settings.get("orientation", 1),  # cohorts of version 1 do not say it
+            locator=settings.get("locator", 0),  # nor those of crops by motion
         )
     return Target(
         frames=data_config.frames,

@@ -50,7 +50,7 @@ def write_montage(
                 **film(video),
                 "masked": pictures.masked_frame_uri(video, clip.lge_mask),
                 "has_mask": clip.lge_mask is not None,
-                "by_motion": clip.centre_from == "motion",
+                "needs_review": clip.needs_review,
                 "wrong": list(wrong),
             }
         )
