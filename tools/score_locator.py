@@ -16,10 +16,17 @@ import safetensors.numpy
 from scipy import ndimage
 
 from mvo_jax.data.cohort.heart import heart_centre
-from mvo_jax.data.cohort.locate import FRAMES, MIN_CONFIDENCE, joint_centre, locate, probability
+from mvo_jax.data.cohort.locate import (
+    FRAMES,
+    MIN_CONFIDENCE,
+    Found,
+    joint_centre,
+    locate,
+    probability,
+)
 from mvo_jax.data.locator.network import SIDE, SPACING_MM, Weights, cavity_probability
 from mvo_jax.data.slices import CineSlice
-from tools.locator.real_cine import PATIENT_OF, drawn_centre, read_cine
+from tools.locator.real_cine import PATIENT_OF, Drawn, drawn_box, read_cine
 from tools.locator.samples import (
     FOLDS,
     SOURCE_MM,
@@ -120,15 +127,24 @@ def gross_rate(frames: Frames, weights: Mapping[str, Weights], change: Change) -
     return wrong / len(frames.image)
 
 
-def empty_images(image: np.ndarray, cavity: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Pictures of one patient in which nothing is to be found, by kind."""
-    yield "inverted contrast", image.max() - image
+def empty_cuts(images: np.ndarray, cavity: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Images of one patient in which nothing is to be found, by kind.
+
+    Args:
+        images: ``[N, H, W]``.
+        cavity: bool ``[H, W]``, of all of them; its wall is left out too.
+    """
+    yield "inverted contrast", images.max(axis=(1, 2), keepdims=True) - images
     rows, columns = np.flatnonzero(cavity.any(1)), np.flatnonzero(cavity.any(0))
     wall = round(14 / SOURCE_MM)
-    yield "above the heart", image[: max(rows[0] - wall, 8)]
-    yield "below the heart", image[rows[-1] + wall :]
-    yield "left of the heart", image[:, : max(columns[0] - wall, 8)]
-    yield "right of the heart", image[:, columns[-1] + wall :]
+    for kind, cut in (
+        ("above the heart", images[:, : max(rows[0] - wall, 0)]),
+        ("below the heart", images[:, rows[-1] + wall :]),
+        ("left of the heart", images[:, :, : max(columns[0] - wall, 0)]),
+        ("right of the heart", images[:, :, columns[-1] + wall :]),
+    ):
+        if min(cut.shape[1:]) >= 12:
+            yield kind, cut
 
 
 def score_frames(frames: Frames, weights: Mapping[str, Weights]) -> None:
@@ -194,46 +210,64 @@ def score_stacks(frames: Frames, weights: Mapping[str, Weights]) -> None:
 
 
 def score_empty(frames: Frames, weights: Mapping[str, Weights]) -> None:
-    """How often nothing is found where nothing is."""
-    flagged: dict[str, list[bool]] = {}
-
-    def add(kind: str, maps: np.ndarray) -> None:
-        flagged.setdefault(kind, []).append(joint_centre(maps)[1] < MIN_CONFIDENCE)
-
-    for image, cavity, patient in zip(frames.image, frames.cavity, frames.patient, strict=True):
-        for kind, empty in empty_images(image, cavity):
-            if min(empty.shape) >= 12:
-                add(kind, probability(empty[None], _PIXEL, weights[patient])[None])
+    """How often nothing is found where nothing is: frames alone, and all of a patient together."""
+    alone: dict[str, list[bool]] = {}
+    together: dict[str, list[bool]] = {}
+    for patient in np.unique(frames.patient):
+        of = frames.of([patient])
+        for kind, images in empty_cuts(of.image, of.cavity.any(axis=0)):
+            maps = np.stack([probability(one[None], _PIXEL, weights[patient]) for one in images])
+            together.setdefault(kind, []).append(unsure(maps))
+            alone.setdefault(kind, []).extend(unsure(one[None]) for one in maps)
     rng = np.random.default_rng(1)
     networks = list(weights.values())
     for kind in ("texture", "noise", "constant"):
-        for i in range(200):
+        for i in range(100):
             image = artificial(kind, rng)
-            add(kind, cavity_probability(networks[i % len(networks)], image[None])[None])
-    for kind, of in flagged.items():
-        row(f"  {kind}, {len(of)}", f"flagged {np.mean(of):.1%}")
+            maps = cavity_probability(networks[i % len(networks)], image[None])[None]
+            alone.setdefault(kind, []).append(unsure(maps))
+    for kind, flagged in alone.items():
+        text = f"{np.mean(flagged):.1%} of {len(flagged)} frames alone"
+        if kind in together:
+            text += f", {np.mean(together[kind]):.1%} of {len(together[kind])} patients"
+        row(f"  {kind}", text)
+
+
+def unsure(maps: np.ndarray) -> bool:
+    """Whether maps ``[slices, frames, h, w]`` are flagged."""
+    return joint_centre(maps)[1] < MIN_CONFIDENCE
 
 
 def score_cine(samples: Path, networks: Sequence[Weights | None], folds: Mapping[str, int]) -> None:
-    """The stacks and slices of three patients, whole and alone, with the motion beside it."""
-    print("\nReal cine, distance of the centre from the contours' (mm), confidence")
+    """Whole cine: the stacks and each slice alone, with the motion beside it."""
+    print(
+        "\nWhole cine: distance from the contours' centre, and from the contours to the crop's edge"
+    )
     for name, slices in read_cine(samples).items():
         weights = networks[folds[PATIENT_OF[name.split()[0]]]]
         if weights is None:
             continue
-        bare = [one for one, _ in slices]
-        groups: list[tuple[str, Sequence[CineSlice]]] = [("stack", bare)] if len(bare) > 1 else []
-        groups += [(f"slice {i}", [one]) for i, one in enumerate(bare)]
-        for what, them in groups:
-            found, motion = locate(them, weights), heart_centre(them)
-            drawn = [d for one, d in slices if d is not None and any(one is t for t in them)]
-            if not drawn:
-                continue
-            for label, centre in (("locator", found.centre), ("motion", motion)):
-                off = max(drawn_centre(d).off(centre, them[0]) for d in drawn)
-                spare = min(drawn_centre(d).spare(centre, them[0], _CROP_MM) for d in drawn)
-                more = f", confidence {found.confidence:.2f}" if label == "locator" else ""
-                row(f"{name} {what}, {label}", f"{off:.1f} mm, {spare:.0f} mm to spare{more}")
+        drawn = [(one, drawn_box(region)) for one, region in slices if region is not None]
+        if len(slices) > 1:
+            bare = [one for one, _ in slices]
+            found, motion = locate(bare, weights), heart_centre(bare)
+            report(f"{name}, stack", [(*one, found, motion) for one in drawn])
+        alone = [(*one, locate([one[0]], weights), heart_centre([one[0]])) for one in drawn]
+        report(f"{name}, slices alone", alone)
+
+
+def report(name: str, scored: Sequence[tuple[CineSlice, Drawn, Found, np.ndarray]]) -> None:
+    """Two lines: locator and motion."""
+    least = min(found.confidence for *_, found, _ in scored)
+    for by, centres, more in (
+        ("locator", [found.centre for *_, found, _ in scored], f", confidence {least:.2f}"),
+        ("motion", [motion for *_, motion in scored], ""),
+    ):
+        pairs = [(one, box, c) for (one, box, *_), c in zip(scored, centres, strict=True)]
+        off = [box.off(centre, one) for one, box, centre in pairs]
+        spare = min(box.spare(centre, one, _CROP_MM) for one, box, centre in pairs)
+        text = f"median {np.median(off):.1f} mm, at most {max(off):.1f} mm; {spare:.0f} mm to spare"
+        row(f"{name} ({len(off)}), {by}", text + more)
 
 
 def score_time(weights: Weights) -> None:
@@ -255,7 +289,7 @@ def score_time(weights: Weights) -> None:
 
 def row(name: str, text: str) -> None:
     """One line of the table."""
-    print(f"{name:38} {text}", flush=True)
+    print(f"{name:44} {text}", flush=True)
 
 
 def main() -> None:
@@ -281,11 +315,11 @@ def main() -> None:
     score_frames(frames, weights)
     score_area(frames, number, weights)
     score_stacks(frames, weights)
-    print("\nOver 15 mm off or none, single frames after a change")
+    print(f"\nOver 15 mm off or none, after a change, {len(few.image)} frames")
     row("  as they are", f"{gross_rate(few, weights, lambda image: image):.1%}")
     for name, change in changes().items():
         row(f"  {name}", f"{gross_rate(few, weights, change):.1%}")
-    print("\nNothing to find, single frames")
+    print("\nFlagged, where there is nothing to find")
     score_empty(few, weights)
     if args.samples:
         score_cine(args.samples, networks, folds)

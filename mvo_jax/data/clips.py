@@ -173,6 +173,14 @@ def _stored_clips(source: Source, target: Target | None) -> Iterator[Clip | Reje
                 f"data by {target.orientation}: images whose axes were exchanged differ; prepare "
                 "both by one version"
             )
+        placed = stored.settings.get("locator", 0)
+        sought = any(row["centre_from"] in ("locator", "motion") for row in manifest.values())
+        if target is not None and placed != target.locator and sought:
+            log.warning(
+                f"crops of {source.path} were placed by version {placed} of the locator, those of "
+                f"the run's data by {target.locator}: they may lie a little apart; prepare both by "
+                "one version"
+            )
     else:
         from mvo_jax.data.phantom.storage import verify_split
 

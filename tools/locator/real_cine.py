@@ -38,7 +38,7 @@ class Drawn(NamedTuple):
         return float(crop_mm / 2 - reach.max())
 
 
-def drawn_centre(region: np.ndarray) -> Drawn:
+def drawn_box(region: np.ndarray) -> Drawn:
     """Of what ``heart_region`` gives."""
     corners = np.argwhere(region)
     return Drawn(corners.min(axis=0).astype(float), corners.max(axis=0) + 1.0)

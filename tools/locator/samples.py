@@ -17,7 +17,7 @@ from mvo_jax.errors import UserError
 SOURCE_MM = 2.67  # pixels of the file are two of 1.29 to 1.37 mm; it does not say of which patient
 FOLDS = 5
 _GROUPS = ("SC-HF-I-", "SC-HF-NI-", "SC-HYP-", "SC-N-")
-_SIMULATED, _EMPTY = 0.2, 0.2  # shares of a batch
+_SIMULATED = 0.2  # share of a batch
 _SIMULATED_SIDE, _SIMULATED_FRAMES = 80, 8
 
 
@@ -104,7 +104,7 @@ def simulated_frames(cases: int, seed: int) -> Frames:
 
 
 def draw_batch(
-    real: Frames | None, simulated: Frames, size: int, seed: Sequence[int]
+    real: Frames | None, simulated: Frames, size: int, seed: Sequence[int], *, empty: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """A batch that depends on its seed alone, so that training can go on where it stopped.
 
@@ -113,10 +113,10 @@ def draw_batch(
         simulated: a fifth of the batch.
         size: images.
         seed: of this batch.
+        empty: share of images without a ventricle.
 
     Returns:
-        Images and how much of each pixel is cavity, float32 ``[size, SIDE, SIDE]``. A fifth of the
-        images shows no ventricle.
+        Images and how much of each pixel is cavity, float32 ``[size, SIDE, SIDE]``.
     """
     rng = np.random.default_rng(seed)
     images, targets = [], []
@@ -126,7 +126,7 @@ def draw_batch(
         at = int(rng.choice(np.flatnonzero(frames.patient == patient)))
         image = frames.image[at].astype(np.float32)
         cavity, spacing = frames.cavity[at].astype(np.float32), float(frames.spacing_mm[at])
-        if rng.random() < _EMPTY:
+        if rng.random() < empty:
             image, target = without_heart(image, cavity, spacing, rng)
         else:
             image, target = transformed(image, cavity, spacing, rng)

@@ -173,11 +173,11 @@ def test_a_slice_is_asked_where_its_stack_is_unsure(stack, monkeypatch):
 
 def test_what_is_given_or_drawn_comes_first(stack):
     drawn = np.zeros((CANVAS, CANVAS), np.uint8)
-    drawn[30:50, 90:110] = 3
+    drawn[66:76, 30:40] = 3  # beside the ventricle
     for changes, by, where in (
-        ({"centre": (75.0, 75.0)}, "given", 75.5),
-        ({"lge_mask": drawn}, "mask", 40),
-        ({"anatomy": {0: (drawn > 0).astype(np.uint8)}}, "contours", 40),
+        ({"centre": (75.0, 65.0)}, "given", 75.5),
+        ({"lge_mask": drawn}, "mask", 71),
+        ({"anatomy": {0: (drawn > 0).astype(np.uint8)}}, "contours", 71),
     ):
         (clip,) = prepare_series([dataclasses.replace(stack[1], **changes)], Target(image_size=32))
         assert isinstance(clip, Clip)
