@@ -21,6 +21,7 @@ VERBS = {
     "study": "rows x seeds of a question, each run stored as a small file; tables from these alone",
     "summary": "parameters, FLOPs and memory of a config's model",
     "predict": "probability of MVO for new images or a cohort",
+    "serve": "predict on a page in the browser of this machine, with an exported bundle",
     "inspect": "look at a cohort or a folder of images, and check it",
     "phantom": "generate a simulated cohort",
     "convert": "weights from a PyTorch checkpoint to here, and back",
@@ -32,7 +33,7 @@ VERBS = {
 # Numpy's products round otherwise with another number of threads, and what is made of an image must
 # not depend on it. The products are small: one thread is also the fastest.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-_READ_IMAGES = ("prepare", "inspect", "predict")
+_READ_IMAGES = ("prepare", "inspect", "predict", "serve")
 _COMPUTE = ("train", "eval", "compare", "study", "predict")
 # Packages that an installation may lack, and the extra of pyproject.toml that has them.
 _EXTRAS = {"nibabel": "images", "pydicom": "images", "h5py": "images", "torch": "parity"}
