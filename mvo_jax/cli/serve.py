@@ -44,13 +44,12 @@ def main(arguments: list[str]) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    bundle = load_bundle(Path(values.bundle))
+    session, bundle = None, load_bundle(Path(values.bundle))
     ends = (signal.SIGINT, signal.SIGTERM, *filter(None, [getattr(signal, "SIGHUP", None)]))
     for end in ends:
         signal.signal(end, stop)
-    session = None
     try:
-        session = Session(bundle, bundle.decision(values.threshold))
+        session = Session(bundle, values.threshold)
         with PageServer(session, values.port) as server:
             print(f"open {server.address} in a browser on this machine")
             print("Ctrl-C ends it and deletes what was dropped")

@@ -12,9 +12,9 @@ import math
 import shutil
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,12 +24,12 @@ from mvo_jax.data.importers.archive import renamed, unpack
 from mvo_jax.data.importers.cine import Importer, Options, Series, printable
 from mvo_jax.data.importers.formats import choose_importer
 from mvo_jax.data.importers.table import Row, Table
-from mvo_jax.data.slices import Clip, Rejected, Target
+from mvo_jax.data.slices import Clip, Rejected
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.figures import pictures
 from mvo_jax.evaluation.pages.case_results import case_row, patient_rows
-from mvo_jax.evaluation.thresholds import Threshold
 from mvo_jax.files import write_csv
+from mvo_jax.predict_images import Model
 from mvo_jax.serving.refusal import Refusal
 
 log = logging.getLogger(__name__)
@@ -40,34 +40,6 @@ MAX_SLICES = 500  # each keeps half a megabyte
 _ROOM_BYTES = 256 << 20  # of the disk that stays free
 _CHUNK = 1 << 20
 _CENTRE = ("centre_row", "centre_column")
-
-
-class Model(Protocol):
-    """What predicts: a bundle."""
-
-    @property
-    def name(self) -> str:
-        """What the page calls it."""
-        ...
-
-    @property
-    def geometry(self) -> Target:
-        """What clips it takes."""
-        ...
-
-    @property
-    def threshold(self) -> Threshold:
-        """Where probabilities become decisions."""
-        ...
-
-    @property
-    def simulated(self) -> bool:
-        """Whether it was trained on simulated images only."""
-        ...
-
-    def predict(self, video: np.ndarray) -> Mapping[str, Any]:
-        """uint8 ``[B, T, H, W, 1]`` to 'probability' ``[B]`` and 'coarse_mask' or None."""
-        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,8 +71,9 @@ class Session:
         threshold: decision threshold in place of the model's.
     """
 
-    def __init__(self, model: Model, threshold: Threshold | None = None):
-        self.model, self.threshold = model, threshold or model.threshold
+    def __init__(self, model: Model, threshold: float | None = None):
+        self.model, self.threshold = model, model.decision(threshold)
+        self._predictor = model.predictor(model.batch_size, with_mask=True)
         self._root = Path(tempfile.mkdtemp(prefix="mvo_jax-serve-"))  # mode 0700
         self._lock = threading.RLock()
         self._round, self._closed = 0, False
@@ -247,11 +220,10 @@ class Session:
         failed = [dataclasses.replace(one, cause=self._shown(one.cause)) for one in failed]
         if not clips:
             return [], failed
-        found = self.model.predict(np.stack([clip.video for clip in clips]))
-        masks = found["coarse_mask"]
+        probabilities, masks = self._compute(np.stack([clip.video for clip in clips]))
         cases = []
         for i, clip in enumerate(clips):
-            probability = float(found["probability"][i])
+            probability = float(probabilities[i])
             if not math.isfinite(probability):
                 raise UserError(f"the model gives {probability}", "export it again")
             row = case_row(clip, probability, self.threshold)
@@ -262,6 +234,14 @@ class Session:
             row |= dict(zip(_CENTRE, centre or (None, None), strict=True))
             cases.append(Case(series, clip, None if masks is None else masks[i], row))
         return cases, failed
+
+    def _compute(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Probability of every clip, and its coarse map where the model has a mask branch."""
+        size = self.model.batch_size
+        parts = [self._predictor(video[i : i + size]) for i in range(0, len(video), size)]
+        masks = [part["coarse_mask"] for part in parts if "coarse_mask" in part]
+        probability = np.concatenate([part["probability"] for part in parts])
+        return probability, np.concatenate(masks) if masks else None
 
     def move(self, index: int, centre: tuple[float, float]) -> None:
         """Put the crop of a slice elsewhere and predict it again.

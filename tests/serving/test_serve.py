@@ -234,8 +234,8 @@ def test_what_comes_while_images_are_deleted_stays_nowhere(serving, cine):
 
 def test_a_model_that_gives_no_number(serving, cine, monkeypatch):
     client = serving()
-    nothing = {"probability": np.full(2, np.nan), "coarse_mask": None}
-    monkeypatch.setattr(client.server.session.model, "predict", lambda video: nothing, raising=True)
+    nothing = {"probability": np.full(2, np.nan)}
+    monkeypatch.setattr(client.server.session, "_predictor", lambda video: nothing)
     state = client.predict(cine)
     assert state["phase"] == "failed"
     assert "the model gives nan" in state["error"][0]
