@@ -46,8 +46,7 @@ def main(arguments: list[str]) -> None:
 
     session, bundle = None, load_bundle(Path(values.bundle))
     ends = (signal.SIGINT, signal.SIGTERM, *filter(None, [getattr(signal, "SIGHUP", None)]))
-    for end in ends:
-        signal.signal(end, stop)
+    before = {end: signal.signal(end, stop) for end in ends}
     try:
         session = Session(bundle, values.threshold)
         with PageServer(session, values.port) as server:
@@ -67,3 +66,5 @@ def main(arguments: list[str]) -> None:
             signal.signal(end, signal.SIG_IGN)  # a second Ctrl-C must not leave images behind
         if session is not None:
             session.close()
+        for end, handler in before.items():
+            signal.signal(end, handler)

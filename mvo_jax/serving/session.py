@@ -350,20 +350,24 @@ class Session:
 
     # Deleting
 
-    def clear(self) -> None:
-        """Delete all that was dropped and predicted; what is being read ends first."""
+    def clear(self, seconds: float | None = None) -> None:
+        """Delete all that was dropped and predicted, once the series that is being read has ended.
+
+        Args:
+            seconds: most to wait for that; None waits for good.
+        """
         with self._lock:
             folder, job = self._folder, self._job
             self._reset()
-        if job is not None and job is not threading.current_thread():
-            job.join()
+        if job is not None:
+            job.join(seconds)
         shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
         """Delete everything, the folder itself too; nothing is received any more."""
         with self._lock:
             self._closed = True
-        self.clear()
+        self.clear(seconds=5)
         shutil.rmtree(self._root, ignore_errors=True)
 
 
