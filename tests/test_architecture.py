@@ -27,6 +27,8 @@ FLOORS = (
     {"training"},
     {"evaluation"},
     {"interop"},
+    {"bundles"},
+    {"trained_run"},
     {"run"},
     {"one_run"},
     {"comparison", "inspect_images", "predict_images"},
