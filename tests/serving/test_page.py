@@ -8,6 +8,7 @@ from tests.serving.browser import chromium
 
 RESEARCH = "document.elementFromPoint(innerWidth / 2, 12).innerText"
 CARDS = "[...document.querySelectorAll('.slice')].map(card => card.innerText)"
+LOADED = "performance.getEntriesByType('resource').filter(x => /webp/.test(x.name)).length === 4"
 BOX = """['x', 'y', 'width', 'height'].map(name =>
     Number(document.querySelector('#slice-1 .views rect').getAttribute(name)))"""
 # Where a pixel (column, row) of the source is on the screen.
@@ -59,6 +60,7 @@ def test_a_folder_is_dropped_a_crop_moved_and_all_deleted(serving, cine, tmp_pat
         # Loaded again it shows the same; then everything is deleted.
         browser.send("Page.reload")
         browser.wait("document.querySelectorAll('.slice').length === 2")
+        browser.wait(LOADED)  # or what is asked for just then would be missing
         browser.evaluate("document.querySelector('#clear').click()")
         browser.wait("document.querySelector('#results').hidden")
         assert list(client.server.session._root.iterdir()) == []
