@@ -189,8 +189,12 @@ def score_area(frames: Frames, number: np.ndarray, weights: Mapping[str, Weights
 
 
 def score_stacks(frames: Frames, weights: Mapping[str, Weights]) -> None:
-    """All frames of a patient together: does the crop hold every cavity?"""
-    held, off, confidence = [], [], []
+    """All frames of a patient together: does the crop hold every cavity?
+
+    A ventricle that is 96 mm wide leaves nothing to spare: beside it stands what a crop around the
+    middle of all that is drawn would hold.
+    """
+    held, best, off, confidence = [], [], [], []
     for patient in np.unique(frames.patient):
         of = frames.of([patient])
         maps = np.stack([probability(i[None], _PIXEL, weights[patient]) for i in of.image])
@@ -198,14 +202,18 @@ def score_stacks(frames: Frames, weights: Mapping[str, Weights]) -> None:
         centre = (place + 0.5) * SPACING_MM
         confidence.append(sure)
         off.append(np.hypot(*(centre - (np.argwhere(of.cavity)[:, 1:].mean(0) + 0.5) * SOURCE_MM)))
+        corners = np.argwhere(of.cavity.any(axis=0)) * SOURCE_MM
+        middle = (corners.min(0) + corners.max(0) + SOURCE_MM) / 2
         for cavity in of.cavity:
             at = np.argwhere(cavity) * SOURCE_MM
             low, high = at.min(0) - _AROUND_MM, at.max(0) + SOURCE_MM + _AROUND_MM
             held.append((np.abs([low - centre, high - centre]) <= _CROP_MM / 2).all())
+            best.append((np.abs([low - middle, high - middle]) <= _CROP_MM / 2).all())
+    flagged = sum(one < MIN_CONFIDENCE for one in confidence)
     row(
         f"stacks, {len(off)}",
-        f"cavity and 16 mm in the crop in {np.mean(held):.1%} of the frames; centre at most "
-        f"{max(off):.1f} mm off; flagged {np.mean(np.array(confidence) < MIN_CONFIDENCE):.0%}",
+        f"cavity and 16 mm in the crop in {np.mean(held):.1%} of the frames (of the drawn middle: "
+        f"{np.mean(best):.1%}); centre at most {max(off):.1f} mm off; flagged {flagged}",
     )
 
 

@@ -66,11 +66,11 @@ STAGES = {
     "all": Stage("seen", (), 250),
     "fold0": Stage("without0", (0,), 250),
     "without12": Stage("start", (1, 2), 500),
-    "fold1": Stage("without12", (1,), 450),
-    "fold2": Stage("without12", (2,), 450),
-    "without34": Stage("start", (3, 4), 500),
-    "fold3": Stage("without34", (3,), 450),
-    "fold4": Stage("without34", (4,), 450),
+    "fold1": Stage("without12", (1,), 300),
+    "fold2": Stage("without12", (2,), 300),
+    "without34": Stage("start", (3, 4), 450),
+    "fold3": Stage("without34", (3,), 300),
+    "fold4": Stage("without34", (4,), 300),
 }
 
 
