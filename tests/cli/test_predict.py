@@ -356,4 +356,4 @@ def test_inspect_knows_what_prepare_did(images, tmp_path, capsys, unsure):
     assert "crops placed by: motion (3)" in printed
     assert f"rejected: 1 when it was prepared, see {out / 'rejected.csv'}" in printed
     assert "look    crop to review" in printed
-    assert page.read_text().count("crop to review<") == 3
+    assert page.read_text().count(", crop to review") == 3
