@@ -1,7 +1,8 @@
 """DICOM cine: classic single-frame, enhanced multi-frame and old multi-frame.
 
 One folder directly below the source is one patient (or study); a source that holds DICOM files
-itself is one. LGE masks come as NIfTI files, matched by their world coordinates.
+itself is one. LGE masks are files beside it (NIfTI, NRRD, DICOM SEG), matched by their world
+coordinates, or segmentations and contours of cvi42 in the folder itself.
 
 ``dicom_headers.py`` reads headers, ``dicom_files.py`` lists the images, ``dicom_stack.py`` finds
 the short-axis stack among them, ``dicom_phases.py`` one beat of each slice, and
@@ -13,7 +14,7 @@ import itertools
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,15 @@ from mvo_jax.data.importers.cine import (
     quiet_readers,
     square_pixel,
 )
+from mvo_jax.data.importers.cvi42 import is_workspace
+from mvo_jax.data.importers.dicom_drawings import read_drawings
 from mvo_jax.data.importers.dicom_headers import Image, is_dicom, read_headers
 from mvo_jax.data.importers.dicom_phases import count_beats
 from mvo_jax.data.importers.dicom_pixels import read_pixels
+from mvo_jax.data.importers.dicom_seg import is_segmentation
 from mvo_jax.data.importers.dicom_stack import read_stack
 from mvo_jax.data.importers.masks import place_mask
-from mvo_jax.data.importers.nifti import below, find_masks, read_mask, without_cine
+from mvo_jax.data.importers.nifti import below, find_masks, without_cine
 from mvo_jax.data.importers.walk import files_below, subfolders
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
@@ -47,7 +51,8 @@ def recognise(source: Path) -> bool:
     """A DICOM file, or one among the first files of a folder."""
     if source.is_file():
         return is_dicom(source)
-    return any(is_dicom(path) for path, _ in zip(files_below(source), range(500), strict=False))
+    first = (path for path, _ in zip(files_below(source), range(500), strict=False))
+    return any(is_dicom(path) and not is_segmentation(path) for path in first)
 
 
 def find(source: Path, options: Options) -> Iterator[Series]:
@@ -60,9 +65,12 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         yield Series(name=source.stem, path=source)
         return
     masks = find_masks(source, options)
+    drawings = set(masks.values())
+    workspaces = [path for path in files_below(source) if is_workspace(path)]
     used: dict[str, Path] = {}  # mask of each case
+    taken: set[Path] = set()  # workspaces
 
-    def series(folder: Path) -> Series:
+    def series(folder: Path, parts: Sequence[Path] = (), *, loose: bool = False) -> Series:
         row = options.table.row(folder.name)
         detail: dict[str, Any] = {}
         if row is not None and row.mask is not None:
@@ -70,16 +78,31 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         elif folder.name in masks:
             detail["mask"] = masks[folder.name]
         used[folder.name] = detail.get("mask", folder)
+        own = [
+            path
+            for path in workspaces
+            if path.stem.removesuffix("_lge_mask") == folder.name
+            or (path.parent == source if loose else {folder, *parts} & set(path.parents))
+        ]
+        taken.update(own)
+        if len(own) > 1:
+            cause = (
+                f"{printable(own[1])} and {printable(own[0])} are both contours of {folder.name!r}"
+            )
+            detail["refused"] = cause, "leave one of them in the source"
+        elif own:
+            detail["workspace"] = own[0]
         return Series(name=folder.name, path=folder, detail=detail)
 
     with os.scandir(source) as entries:
-        loose = any(is_dicom(Path(e.path)) for e in entries if not e.is_dir() and e.name[0] != ".")
+        files = [Path(e.path) for e in entries if not e.is_dir() and e.name[0] != "."]
+    loose = any(is_dicom(path) and path not in drawings for path in files)
     if loose:
-        one = series(source)
+        one = series(source, loose=True)
         yield dataclasses.replace(one, detail={**one.detail, "loose": True})
     examinations: dict[Any, list[Path]] = defaultdict(list)
     for folder in subfolders(_unwrapped(source)):
-        if any(is_dicom(path) for path in files_below(folder)):
+        if any(is_dicom(path) and path not in drawings for path in files_below(folder)):
             is_named = folder.name in masks or options.table.row(folder.name) is not None
             alone = is_named or options.patient_from == "folder"
             examinations[folder if alone else _examination(folder) or folder].append(folder)
@@ -90,10 +113,10 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         name = "_".join(folder.name for folder in folders)[:60]
         if len(examinations) == 1 and not loose:
             name = source.name
-        one = series(source if name == source.name else source / name)
+        one = series(source if name == source.name else source / name, folders)
         parts = {f"folder {i}": folder for i, folder in enumerate(folders)}
         yield dataclasses.replace(one, path=source, detail={**one.detail, **parts})
-    yield from without_cine(source, options, set(used.values()), used)
+    yield from without_cine(source, options, {*used.values(), *taken}, used)
 
 
 def _unwrapped(source: Path) -> Path:
@@ -133,13 +156,14 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     decoded = read_pixels(sound)
     if not sound[0][0].interval:
         _check_one_beat(series, decoded)
-    mask = read_mask(series.detail["mask"], options) if "mask" in series.detail else None
+    drawn = read_drawings(series, options, stack)
     patient, about_patient = _patient(sound[0][0], series, options)
-    stack.account.notes += about_patient
+    stack.account.notes += [*about_patient, *drawn.notes]
     volumes = [
         images[0].volume(series.path, cine) for images, cine in zip(sound, decoded, strict=True)
     ]
-    placed = None if mask is None else place_mask(series, mask, volumes)
+    placed = None if drawn.mask is None else place_mask(series, drawn.mask, volumes)
+    stack.account.notes += () if placed is None else placed.notes
     out, sound_before = [], 0
     for z, one in enumerate(stack.slices):
         first = one.images[0]
@@ -157,12 +181,15 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         if one.refusal is None:
             about["cine"] = volumes[sound_before].data[:, 0]
             about |= {} if placed is None else placed.fields(sound_before)
+            about["anatomy"] = drawn.anatomy.get(sound_before, {})
+            about["grid"] = volumes[sound_before].grid
             sound_before += 1
         else:
             about["cine"] = np.zeros((0, *first.shape), np.uint8)
             about["refusal"] = one.refusal.cause, one.refusal.remedy
         out.append(series.slice(z, len(stack.slices), **about))
-    return out
+    lost = (*out[0].unplaced, *drawn.unplaced)
+    return [dataclasses.replace(out[0], unplaced=lost), *out[1:]]
 
 
 def _check_one_beat(series: Series, slices: list[np.ndarray]) -> None:

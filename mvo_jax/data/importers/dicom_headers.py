@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from mvo_jax.data.importers.cine import check_size, printable, reading
-from mvo_jax.data.importers.orientation import as_displayed, display_flips, patient_affine
+from mvo_jax.data.importers.orientation import as_displayed, patient_affine
 from mvo_jax.data.importers.volume import Volume
+from mvo_jax.data.slices import Grid
 from mvo_jax.errors import UserError
 
 MAX_FILES = 20_000  # of one patient; also frames of one file
@@ -96,12 +97,17 @@ class Image:
         return float(normal @ np.array(self.position))
 
     @property
-    def flips(self) -> tuple[bool, bool]:
-        """Whether (rows, columns) are reversed for display."""
+    def plane(self) -> np.ndarray | None:
+        """(Column, row, slice) index to RAS mm, as stored; None where it does not say."""
         if self.orientation is None or self.position is None:
-            return False, False
-        affine = self._affine(self.orientation, self.position)
-        return display_flips(affine[:3, 0], affine[:3, 1])
+            return None
+        spacing = self.spacing or (1.0, 1.0)
+        steps = (spacing[1], spacing[0], self.thickness)
+        return patient_affine(np.array(self.orientation), np.array(self.position), steps)
+
+    def shown(self, image: np.ndarray) -> np.ndarray:
+        """``[..., H, W]`` as stored, turned as it is displayed."""
+        return image if self.plane is None else as_displayed(image, self.plane)[0]
 
     def volume(self, path: Path, cine: np.ndarray) -> Volume:
         """A slice of which this is one image, with its world geometry, as displayed.
@@ -112,15 +118,11 @@ class Image:
         """
         spacing = self.spacing or (1.0, 1.0)
         data, affine = cine[:, None], np.diag([spacing[1], spacing[0], self.thickness, 1.0])
-        if self.orientation is None or self.position is None:
+        if self.plane is None:
             return Volume(path, data, affine, spacing, oriented=False)
-        data, affine = as_displayed(data, self._affine(self.orientation, self.position))
-        return Volume(path, data, affine, spacing, oriented=True)
-
-    def _affine(self, orientation: tuple[float, ...], position: tuple[float, ...]) -> np.ndarray:
-        spacing = self.spacing or (1.0, 1.0)
-        steps = (spacing[1], spacing[0], self.thickness)
-        return patient_affine(np.array(orientation), np.array(position), steps)
+        data, affine = as_displayed(data, self.plane)
+        grid = Grid((*data.shape[:-3:-1], 1), affine)
+        return Volume(path, data, affine, spacing, oriented=True, grid=grid)
 
 
 def is_dicom(path: Path) -> bool:

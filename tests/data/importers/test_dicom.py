@@ -301,8 +301,8 @@ SOUND: dict[str, tuple[Write, dict[str, int], str]] = {
     ),
     "a segmentation": (
         segmentation,
-        {"segmentations (masks are read as NIfTI)": FRAMES},
-        "segmentations",
+        {"of segmentations": FRAMES},
+        "",
     ),
     "screenshots first": (
         screenshots_first,
