@@ -96,7 +96,7 @@ def predict_images(
                 f"nothing could be predicted: {failed[0].cause}{more}", failed[0].remedy
             )
         patients = patient_rows(cases, decision)
-        records = draw_pictures(work, pictured, cases)
+        cards = draw_pictures(work, pictured, cases, decision.value)
         simulated = run.config.data.name == "phantom"
         about = provenance()
         facts = {
@@ -124,7 +124,7 @@ def predict_images(
             cases=cases,
             patients=patients,
             failed=failed,
-            records=records,
+            cards=cards,
             provenance=facts,
         )
     return Predicted(cases, patients, failed)

@@ -32,7 +32,6 @@ from mvo_jax.devices import distributed, parallel
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.figures.pictures import gallery
 from mvo_jax.evaluation.localisation import mean_mvo
-from mvo_jax.evaluation.pages.report import summarise, write_report, write_summary
 from mvo_jax.evaluation.predict import ClipPredictor, Predictor, validation_metrics
 from mvo_jax.evaluation.predictions import (
     Predictions,
@@ -178,6 +177,9 @@ def evaluate(
     Raises:
         UserError: no run, no checkpoint, or data that cannot be read.
     """
+    # Imports matplotlib and scikit-learn, which prediction does without.
+    from mvo_jax.evaluation.pages.report import summarise, write_report, write_summary
+
     # Inference gains little from many devices; of several processes each takes a share.
     run = load_run(
         workdir, checkpoint=checkpoint, data_dir=data_dir, num_devices=distributed.count()
