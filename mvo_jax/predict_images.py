@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mvo_jax.data.clips import batched, open_source, read_clips
 from mvo_jax.data.importers.cine import Options, printable
+from mvo_jax.data.map_files import MapWriter
 from mvo_jax.data.slices import Clip, Rejected
 from mvo_jax.data.splits import load_split
 from mvo_jax.devices import parallel
@@ -61,6 +62,7 @@ def predict_images(
     threshold: float | None = None,
     overlay: bool | None = None,
     pictures: int = 100,
+    nifti: bool = False,
 ) -> Predicted:
     """Predict every slice of a source and write the results to a new folder.
 
@@ -74,6 +76,7 @@ def predict_images(
             chose, or that its validation split gives.
         overlay: predict the coarse map and lay it over the pictures; None where the model can.
         pictures: most cases to draw, those of the highest probability.
+        nifti: write the coarse maps as NIfTI on the voxels of the source.
 
     Returns:
         Rows of the tables, and what failed.
@@ -85,10 +88,22 @@ def predict_images(
     with new_folder(out) as work:
         scratch = work / "unpacked"
         opened = open_source(source, form=form, options=options or Options(), scratch=scratch)
+        if nifti and opened.is_cohort:
+            raise UserError(
+                f"--nifti writes on the voxels of the source; the cohort {printable(source)} holds "
+                "crops alone",
+                "predict the images it was prepared from, or leave --nifti out",
+            )
+        maps = MapWriter(work / "maps") if nifti else None
         decision = _decision(run, threshold)
         pictured = Pictured(pictures)
         clips = _good(read_clips(opened, target), failed)
-        cases = _predict(clips, run, decision, overlay=overlay, pictured=pictured)
+        cases = _predict(clips, run, decision, overlay=overlay, pictured=pictured, maps=maps)
+        if maps is not None and maps.without_place:
+            log.warning(
+                f"{maps.without_place} slices have no place in space in {printable(source)} and no "
+                "map as NIfTI"
+            )
         shutil.rmtree(scratch, ignore_errors=True)
         if not cases:
             more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
@@ -183,22 +198,25 @@ def _predict(
     *,
     overlay: bool | None,
     pictured: Pictured,
+    maps: MapWriter | None,
 ) -> list[dict[str, Any]]:
     """Rows of all clips; the clips themselves are dropped unless ``pictured`` keeps them."""
     first = list(itertools.islice(clips, run.config.eval.batch_size))
     if not first:
         return []
     # A single slice need not pay for a whole batch.
-    predict = ClipPredictor(run.experiment, batch_size=len(first), with_mask=overlay is not False)
+    with_mask = overlay is not False or maps is not None
+    predict = ClipPredictor(run.experiment, batch_size=len(first), with_mask=with_mask)
     variables = parallel.replicate(run.variables, run.experiment.devices)
     rows: list[dict[str, Any]] = []
     with tqdm(unit="slice", desc="Predicting", disable=not sys.stderr.isatty()) as bar:
         for batch in itertools.chain([first], batched(clips, predict.batch_size)):
             result = predict(variables, np.stack([clip.video for clip in batch]))
             masks = result.get("coarse_mask")
-            if overlay and masks is None:
+            if masks is None and (overlay or maps is not None):
                 raise UserError(
-                    "--overlay was asked for, but the model of this run has no mask branch",
+                    f"{'--overlay' if overlay else '--nifti'} was asked for, but the model of this "
+                    "run has no mask branch",
                     "leave it out, or name a run of the variant full or cgmr",
                 )
             for i, clip in enumerate(batch):
@@ -208,7 +226,13 @@ def _predict(
                         f"the model gives {probability} for {clip.case_id}",
                         "the checkpoint holds NaN; name another with --checkpoint, or train again",
                     )
-                pictured.add(len(rows), probability, clip, None if masks is None else masks[i])
+                shown = None if masks is None or overlay is False else masks[i]
+                pictured.add(len(rows), probability, clip, shown)
                 rows.append(case_row(clip, probability, decision))
+                if maps is not None and masks is not None:
+                    name = maps.add(clip, np.asarray(masks[i]))
+                    rows[-1]["map"] = name and f"maps/{name}"
             bar.update(len(batch))
+    if maps is not None:
+        maps.close()
     return rows

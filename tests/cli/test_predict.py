@@ -7,12 +7,14 @@ import re
 import shutil
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
 from mvo_jax.cli.main import run
 from mvo_jax.evaluation.pages import case_results
+from tests.data.importers import writers
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = Path(os.environ.get("MVO_JAX_SAMPLES", ROOT.parent / "shared" / "samples"))
@@ -293,6 +295,28 @@ def test_a_cohort_of_another_geometry(evaluated, tmp_path, refused):
     arguments = [f"--workdir={evaluated}", str(tmp_path / "same"), f"--out={tmp_path / 'out'}"]
     assert run("predict", arguments) == 0
     assert len(rows(tmp_path / "out" / "predictions.csv")) == 2
+
+
+def test_maps_go_back_to_the_source_as_nifti(evaluated, cohorts, images, tmp_path, refused):
+    source, out = tmp_path / "nifti", tmp_path / "out"
+    writers.write_nifti(source, "n", beating(2).swapaxes(0, 1), None, pixel_mm=1.5)
+    cause, _ = refused("predict", f"--workdir={evaluated}", cohorts, "--nifti", f"--out={out}")
+    assert "crops alone" in cause
+    assert not out.exists()
+    assert run("predict", [f"--workdir={evaluated}", str(source), "--nifti", f"--out={out}"]) == 0
+    assert {row["map"] for row in rows(out / "predictions.csv")} == {"maps/n_mvo_map.nii.gz"}
+    cine, coarse = (
+        nibabel.load(path) for path in (source / "n_cine.nii.gz", out / "maps/n_mvo_map.nii.gz")
+    )
+    assert coarse.shape == cine.shape[:3]
+    assert np.array_equal(coarse.affine, cine.affine)
+    assert coarse.get_fdata().any()
+    # No place in space: told, and the predictions are there.
+    (images / "c.npz").unlink()
+    out = tmp_path / "none"
+    assert run("predict", [f"--workdir={evaluated}", str(images), "--nifti", f"--out={out}"]) == 0
+    assert {row["map"] for row in rows(out / "predictions.csv")} == {""}
+    assert not (out / "maps").exists()
 
 
 def test_predict_on_real_cine(evaluated, tmp_path):

@@ -38,8 +38,10 @@ from mvo_jax.data.importers.dicom_seg import is_segmentation
 from mvo_jax.data.importers.dicom_stack import read_stack
 from mvo_jax.data.importers.masks import place_mask
 from mvo_jax.data.importers.nifti import below, find_masks, without_cine
+from mvo_jax.data.importers.sheets import even_grid
+from mvo_jax.data.importers.volume import Volume
 from mvo_jax.data.importers.walk import files_below, subfolders
-from mvo_jax.data.slices import CineSlice
+from mvo_jax.data.slices import CineSlice, Grid
 from mvo_jax.errors import UserError
 
 _FIRST_FILES = 5  # of a folder, to see whose it is
@@ -164,6 +166,7 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     ]
     placed = None if drawn.mask is None else place_mask(series, drawn.mask, volumes)
     stack.account.notes += () if placed is None else placed.notes
+    grids = _grids(series.path, volumes)
     out, sound_before = [], 0
     for z, one in enumerate(stack.slices):
         first = one.images[0]
@@ -182,7 +185,7 @@ def load(series: Series, options: Options) -> list[CineSlice]:
             about["cine"] = volumes[sound_before].data[:, 0]
             about |= {} if placed is None else placed.fields(sound_before)
             about["anatomy"] = drawn.anatomy.get(sound_before, {})
-            about["grid"] = volumes[sound_before].grid
+            about["grid"], about["plane"] = grids[sound_before]
             sound_before += 1
         else:
             about["cine"] = np.zeros((0, *first.shape), np.uint8)
@@ -190,6 +193,21 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         out.append(series.slice(z, len(stack.slices), **about))
     lost = (*out[0].unplaced, *drawn.unplaced)
     return [dataclasses.replace(out[0], unplaced=lost), *out[1:]]
+
+
+def _grids(path: Path, volumes: Sequence[Volume]) -> list[tuple[Grid | None, int]]:
+    """The voxels of each slice: of the stack where its slices are alike and even, else its own."""
+    own: list[tuple[Grid | None, int]] = [(one.grid, 0) for one in volumes]
+    shapes = {one.data.shape[2:] for one in volumes}
+    if len(shapes) > 1 or not all(one.oriented for one in volumes):
+        return own
+    try:
+        affine, numbers = even_grid(path, [one.affine for one in volumes])
+    except UserError:
+        return own
+    ((height, width),) = shapes
+    grid = Grid((width, height, max(numbers) + 1), affine)
+    return [(grid, number) for number in numbers]
 
 
 def _check_one_beat(series: Series, slices: list[np.ndarray]) -> None:

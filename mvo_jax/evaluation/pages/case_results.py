@@ -76,6 +76,7 @@ def case_row(clip: Clip, probability: float, threshold: Threshold) -> dict[str, 
         "threshold": threshold.value,
         "picture": None,
         "animation": None,
+        "map": None,
     }
 
 
