@@ -32,7 +32,7 @@ from mvo_jax.data.importers.cine import (
 from mvo_jax.data.importers.cvi42 import is_workspace
 from mvo_jax.data.importers.dicom_drawings import read_drawings
 from mvo_jax.data.importers.dicom_headers import Image, is_dicom, read_headers
-from mvo_jax.data.importers.dicom_phases import count_beats
+from mvo_jax.data.importers.dicom_phases import count_beats, is_one_place
 from mvo_jax.data.importers.dicom_pixels import read_pixels
 from mvo_jax.data.importers.dicom_seg import is_segmentation
 from mvo_jax.data.importers.dicom_stack import read_stack
@@ -102,22 +102,29 @@ def find(source: Path, options: Options) -> Iterator[Series]:
     if loose:
         one = series(source, loose=True)
         yield dataclasses.replace(one, detail={**one.detail, "loose": True})
-    examinations: dict[Any, list[Path]] = defaultdict(list)
+    firsts: dict[Path, Image | None] = {}
     for folder in subfolders(_unwrapped(source)):
         if any(is_dicom(path) and path not in drawings for path in files_below(folder)):
-            is_named = folder.name in masks or options.table.row(folder.name) is not None
-            alone = is_named or options.patient_from == "folder"
-            examinations[folder if alone else _examination(folder) or folder].append(folder)
+            firsts[folder] = _first_image(folder)
+    examinations: dict[Any, list[Path]] = defaultdict(list)
+    for folder, first in firsts.items():
+        is_named = folder.name in masks or options.table.row(folder.name) is not None
+        alone = is_named or options.patient_from == "folder"
+        examinations[folder if alone else _examination(first) or folder].append(folder)
+    about = _shared_names([first for first in firsts.values() if first is not None])
     for folders in examinations.values():
+        first = firsts[folders[0]]
+        patient = {} if first is None else {"patient": about.get(first.patient_id.strip())}
         if len(folders) == 1:
-            yield series(folders[0])
+            one = series(folders[0])
+            yield dataclasses.replace(one, detail={**one.detail, **patient})
             continue
         name = "_".join(folder.name for folder in folders)[:60]
         if len(examinations) == 1 and not loose:
             name = source.name
         one = series(source if name == source.name else source / name, folders)
         parts = {f"folder {i}": folder for i, folder in enumerate(folders)}
-        yield dataclasses.replace(one, path=source, detail={**one.detail, **parts})
+        yield dataclasses.replace(one, path=source, detail={**one.detail, **patient, **parts})
     yield from without_cine(source, options, {*used.values(), *taken}, used)
 
 
@@ -127,12 +134,17 @@ def _unwrapped(source: Path) -> Path:
     inner = subfolders(folders[0]) if len(folders) == 1 else []
     if len(inner) < 2:
         return source
-    patients = {one[0] for folder in inner if (one := _examination(folder))}
+    # Of those whose name is nobody's each examination is one.
+    patients = {
+        (first.patient_id, first.study if _is_nobody(first) else "")
+        for folder in inner
+        if (first := _first_image(folder)) is not None
+    }
     return folders[0] if len(patients) > 1 else source
 
 
-def _examination(folder: Path) -> tuple[str, ...] | None:
-    """Patient and examination of the first grey image of a folder; None where it does not say."""
+def _first_image(folder: Path) -> Image | None:
+    """The first grey image of a folder, by which it is told whose it is."""
     for path in itertools.islice(filter(is_dicom, files_below(folder)), _FIRST_FILES):
         try:
             with quiet_readers():
@@ -140,10 +152,39 @@ def _examination(folder: Path) -> tuple[str, ...] | None:
         except UserError:  # a screenshot; of another fault reading the series will say so
             continue
         if first is not None:
-            is_nobody = _NO_NAME.fullmatch(first.patient_id.strip().casefold())
-            frame = first.frame_of_reference if is_nobody else ""
-            return (first.patient_id, first.study, frame) if first.study else None
+            return first
     return None
+
+
+def _is_nobody(image: Image) -> bool:
+    return _NO_NAME.fullmatch(image.patient_id.strip().casefold()) is not None
+
+
+def _examination(first: Image | None) -> tuple[str, ...] | None:
+    """Patient and examination of a folder; None where its images do not say."""
+    if first is None or not first.study:
+        return None
+    frame = first.frame_of_reference if _is_nobody(first) else ""
+    return first.patient_id, first.study, frame
+
+
+def _shared_names(firsts: Sequence[Image]) -> dict[str, tuple[bool, str]]:
+    """PatientIDs in several examinations: (whether of several people, what is made of it)."""
+    by_name: dict[str, list[Image]] = defaultdict(list)
+    for first in firsts:
+        by_name[first.patient_id.strip()].append(first)
+    out = {}
+    for name, images in by_name.items():
+        studies = {image.study for image in images}
+        if not name or len(studies) < 2 or _is_nobody(images[0]):
+            continue
+        births, sexes = ({image.person[i] for image in images} - {""} for i in (0, 1))
+        said = f"PatientID {printable(name)!r} is in {len(studies)} examinations"
+        if len(births) > 1 or len(sexes) > 1:
+            out[name] = True, f"{said} of several people (dates of birth or sex differ)"
+        else:
+            out[name] = False, f"{said}: one patient is taken for granted (else --patient_from)"
+    return out
 
 
 def load(series: Series, options: Options) -> list[CineSlice]:
@@ -156,10 +197,13 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     stack = read_stack(series, options)
     sound = [one.images for one in stack.slices if one.refusal is None]
     decoded = read_pixels(sound)
-    if not sound[0][0].interval:
+    first = sound[0][0]
+    if first.position is None and first.location is None:
+        _check_one_place(series, decoded)
+    if not first.interval:
         _check_one_beat(series, decoded)
     drawn = read_drawings(series, options, stack)
-    patient, about_patient = _patient(sound[0][0], series, options)
+    patient, about_patient = _patient(first, series, options)
     stack.account.notes += [*about_patient, *drawn.notes]
     volumes = [
         images[0].volume(series.path, cine) for images, cine in zip(sound, decoded, strict=True)
@@ -169,15 +213,15 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     grids = _grids(series.path, volumes)
     out, sound_before = [], 0
     for z, one in enumerate(stack.slices):
-        first = one.images[0]
+        image = one.images[0]
         notes, images = list(one.account.notes), Counter(one.account.left)
         images["used"] = len(one.images) if one.refusal is None else one.account.found
         if z == 0:
             notes, images = stack.account.notes + notes, stack.account.left + images
         about: dict[str, Any] = {
             "patient_id": patient,
-            "pixel_mm": first.spacing or square_pixel(options.pixel_mm),
-            "position_mm": first.distance,
+            "pixel_mm": image.spacing or square_pixel(options.pixel_mm),
+            "position_mm": image.distance,
             "note": "; ".join(notes),
             "images": dict(images),
         }
@@ -188,7 +232,7 @@ def load(series: Series, options: Options) -> list[CineSlice]:
             about["grid"], about["plane"] = grids[sound_before]
             sound_before += 1
         else:
-            about["cine"] = np.zeros((0, *first.shape), np.uint8)
+            about["cine"] = np.zeros((0, *image.shape), np.uint8)
             about["refusal"] = one.refusal.cause, one.refusal.remedy
         out.append(series.slice(z, len(stack.slices), **about))
     lost = (*out[0].unplaced, *drawn.unplaced)
@@ -208,6 +252,21 @@ def _grids(path: Path, volumes: Sequence[Volume]) -> list[tuple[Grid | None, int
     ((height, width),) = shapes
     grid = Grid((width, height, max(numbers) + 1), affine)
     return [(grid, number) for number in numbers]
+
+
+def _check_one_place(series: Series, slices: list[np.ndarray]) -> None:
+    """Check that images without any place look like one slice.
+
+    Raises:
+        UserError: they look like several.
+    """
+    if not all(map(is_one_place, slices)):
+        raise RefusedSeries(
+            f"{printable(series.path)}: neither position nor SliceLocation says which images are "
+            "of one slice, and they look like several slices",
+            "export the series again with ImagePositionPatient, or put each slice into a folder",
+            images=sum(map(len, slices)),
+        )
 
 
 def _check_one_beat(series: Series, slices: list[np.ndarray]) -> None:
@@ -232,11 +291,14 @@ def _patient(first: Image, series: Series, options: Options) -> tuple[str, list[
     header = first.patient_id.strip()
     if not header or options.patient_from == "folder":
         return series.name, []
-    if _NO_NAME.fullmatch(header.casefold()):
+    if _is_nobody(first):
         return series.name, [
             f"PatientID {printable(header)!r} names nobody: {series.name!r} is used"
         ]
-    return header, []
+    of_several, said = series.detail.get("patient") or (False, "")
+    if of_several:
+        return series.name, [f"{said}: {series.name!r} is used"]
+    return header, [said] if said else []
 
 
 DICOM = Importer("dicom", "DICOM cine, single-frame or multi-frame", recognise, find, load)

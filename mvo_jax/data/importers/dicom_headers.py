@@ -27,7 +27,8 @@ _FRAME_GROUPS = (
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
-    "SeriesDescription", "ProtocolName", "PatientID", "FrameOfReferenceUID", "Modality",
+    "SeriesDescription", "ProtocolName", "PatientID", "PatientBirthDate", "PatientSex",
+    "FrameOfReferenceUID", "Modality",
     "ImageType", "ScanningSequence", "SequenceVariant", "SequenceName", "EchoNumbers", "EchoTime",
     "Rows", "Columns", "SamplesPerPixel", "PixelSpacing", "ImageOrientationPatient",
     "ImagePositionPatient", "SliceLocation", "SliceThickness", "TriggerTime", "NominalInterval",
@@ -51,6 +52,7 @@ class Image:
     description: str
     words: str
     patient_id: str
+    person: tuple[str, str]  # date of birth and sex; compared, never kept
     modality: str
     image_type: tuple[str, ...]
     sequence: tuple[str, ...]
@@ -272,6 +274,9 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
         "description": printable(text["SeriesDescription"]),
         "words": f"{text['SeriesDescription']} {text['ProtocolName']} {text['SequenceName']}",
         "patient_id": text["PatientID"],
+        "person": tuple(
+            str(header.get(name, "") or "").strip() for name in ("PatientBirthDate", "PatientSex")
+        ),
         "modality": str(header.get("Modality", "") or ""),
         "image_type": _texts(header.get("ImageType", None)),
         "sequence": tuple(
@@ -345,7 +350,8 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
                 _seconds(str(value(content, "FrameAcquisitionDateTime") or "")[8:]),
                 _seconds(header.get("AcquisitionTime")),
             ),
-            instance=top.instance if alone and top.instance is not None else float(frame),
+            # By file and, within it, by frame: one file may hold all slices of a phase.
+            instance=(top.instance or 0.0) + (0.0 if alone else frame / MAX_FILES),
             acquisition=_number(value(content, "FrameAcquisitionNumber")) or top.acquisition,
             interval=_number(value(heart, "RRIntervalTimeNominal")) or top.interval,
             echo_time=_number(value("MREchoSequence", "EffectiveEchoTime")) or top.echo_time,
