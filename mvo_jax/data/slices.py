@@ -41,6 +41,15 @@ class Grid:
     flips: tuple[bool, bool, bool] = (False, False, False)
     oriented: bool = True
 
+    def __str__(self) -> str:
+        """What was done to the stored axes, as "columns -Y, rows +X, slices +Z"."""
+        if (self.order, self.flips) == ((0, 1, 2), (False, False, False)):
+            return "as stored" if self.oriented else "as stored: it says nothing"
+        shown = zip(("columns", "rows", "slices"), self.order, self.flips, strict=True)
+        return ", ".join(
+            f"{name} {'-' if flip else '+'}{'XYZ'[axis]}" for name, axis, flip in shown
+        )
+
     def stored(self, planes: Mapping[int, np.ndarray]) -> np.ndarray:
         """A volume on these voxels from images as they are shown.
 

@@ -342,6 +342,32 @@ def test_inspect_of_a_simulated_cohort(cohorts, tmp_path, capsys):
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
 
 
+def test_inspect_shows_every_decision(tmp_path, capsys):
+    source, page = tmp_path / "source", tmp_path / "page.html"
+    drawn = np.zeros((2, 96, 96), np.uint8)
+    drawn[1, 36:60, 36:60], drawn[1, 40:44, 40:44] = 3, 2
+    writers.write_dicom(source, "A", beating(2).swapaxes(0, 1), drawn, pixel_mm=1.5)
+    shutil.copy(next((source / "A").glob("*_0.dcm")), source / "A" / "copy.dcm")
+    mirrored = nibabel.Nifti1Image(drawn.T, np.eye(4))
+    nibabel.save(mirrored, source / "B_lge_mask.nii.gz")
+    assert run("inspect", [str(source), f"--out={page}", "--image_size=32"]) == 4
+    assert "images: 21: 20 used, 1 copies" in capsys.readouterr().out
+    text = re.sub(r"<[^>]+>", "|", page.read_text())
+    for words in (
+        "What is not used", "B_lge_mask.nii.gz is named like a drawing", "rename it like",
+        "10 used, 1 copies", "1 copies (same SOPInstanceUID) left out", "as stored",
+        "|1 of 2|", "|none|", "|mask|", "|MVO|", "|unlabelled|",
+    ):  # fmt: skip
+        assert words in text
+    # A cohort says what was noted when it was prepared.
+    cohort = tmp_path / "cohort"
+    assert run("prepare", [str(source), f"--out={cohort}", "--image_size=32", "--jobs=1"]) == 0
+    assert run("inspect", [str(cohort), f"--out={page}"]) == 4  # one class in a split
+    text = page.read_text()
+    assert "1 copies (same SOPInstanceUID) left out" in text
+    assert "B_lge_mask.nii.gz is named like a drawing" in text
+
+
 def test_inspect_of_images_with_faults(images, tmp_path, refused, capsys):
     shutil.copy(images / "b.npz", images / "again.npz")
     page = tmp_path / "page.html"

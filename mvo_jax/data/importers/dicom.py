@@ -242,15 +242,16 @@ def load(series: Series, options: Options) -> list[CineSlice]:
 def _grids(path: Path, volumes: Sequence[Volume]) -> list[tuple[Grid | None, int]]:
     """The voxels of each slice: of the stack where its slices are alike and even, else its own."""
     own: list[tuple[Grid | None, int]] = [(one.grid, 0) for one in volumes]
-    shapes = {one.data.shape[2:] for one in volumes}
-    if len(shapes) > 1 or not all(one.oriented for one in volumes):
+    grids = [one.grid for one in volumes if one.grid is not None]
+    alike = {(grid.shape, grid.flips) for grid in grids}
+    if len(grids) < len(volumes) or len(alike) > 1:
         return own
     try:
-        affine, numbers = even_grid(path, [one.affine for one in volumes])
+        affine, numbers = even_grid(path, [grid.affine for grid in grids])
     except UserError:
         return own
-    ((height, width),) = shapes
-    grid = Grid((width, height, max(numbers) + 1), affine)
+    width, height, _ = grids[0].shape
+    grid = Grid((width, height, max(numbers) + 1), affine, flips=grids[0].flips)
     return [(grid, number) for number in numbers]
 
 

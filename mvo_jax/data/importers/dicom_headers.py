@@ -12,8 +12,7 @@ import numpy as np
 
 from mvo_jax.data.importers.cine import check_size, printable, reading
 from mvo_jax.data.importers.orientation import as_displayed, patient_affine
-from mvo_jax.data.importers.volume import Volume
-from mvo_jax.data.slices import Grid
+from mvo_jax.data.importers.volume import Volume, scanned_volume
 from mvo_jax.errors import UserError
 
 MAX_FILES = 20_000  # of one patient; also frames of one file
@@ -119,12 +118,11 @@ class Image:
             cine: ``[T, H, W]`` as stored.
         """
         spacing = self.spacing or (1.0, 1.0)
-        data, affine = cine[:, None], np.diag([spacing[1], spacing[0], self.thickness, 1.0])
         if self.plane is None:
-            return Volume(path, data, affine, spacing, oriented=False)
-        data, affine = as_displayed(data, self.plane)
-        grid = Grid((*data.shape[:-3:-1], 1), affine)
-        return Volume(path, data, affine, spacing, oriented=True, grid=grid)
+            affine = np.diag([spacing[1], spacing[0], self.thickness, 1.0])
+            return Volume(path, cine[:, None], affine, spacing, oriented=False)
+        out = scanned_volume(path, cine[:, None], self.plane, oriented=True)
+        return dataclasses.replace(out, pixel_mm=spacing)
 
 
 def is_dicom(path: Path) -> bool:

@@ -375,6 +375,7 @@ def _say_what_is_odd(stack: Sequence[StackSlice], account: Account) -> None:
         )
         account.notes.append(f"the field of view changes: {sizes}")
     turns = [np.array(i.orientation).reshape(2, 3) for i in firsts if i.orientation is not None]
+    turns = [turn / np.linalg.norm(turn, axis=1, keepdims=True) for turn in turns if turn.any()]
     if turns:
         cosines = [min(1.0, float((turn * turns[0]).sum(axis=1).min())) for turn in turns]
         widest = float(np.degrees(np.arccos(min(cosines))))

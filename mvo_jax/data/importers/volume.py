@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from mvo_jax.data.importers.cine import check_size, printable, reading
-from mvo_jax.data.importers.orientation import AS_STORED, Turn, as_displayed, turn_of, turned
+from mvo_jax.data.importers.orientation import (
+    AS_STORED,
+    Turn,
+    as_displayed,
+    display_flips,
+    turn_of,
+    turned,
+)
 from mvo_jax.data.slices import Grid
 from mvo_jax.errors import UserError
 
@@ -290,9 +297,17 @@ def oriented_volume(path: Path, data: np.ndarray, affine: np.ndarray, *, oriente
         UserError: the affine maps to no volume.
     """
     _check_affine(path, affine)
+    return scanned_volume(path, data, affine, oriented=oriented)
+
+
+def scanned_volume(path: Path, data: np.ndarray, affine: np.ndarray, *, oriented: bool) -> Volume:
+    """``oriented_volume`` of a grid that is known to be sound."""
+    stored, flips = affine, (False, False)
     if oriented:
+        flips = display_flips(affine[:3, 0], affine[:3, 1])
         data, affine = as_displayed(data, affine)
-    grid = Grid((*data.shape[:-3:-1], data.shape[1]), affine, oriented=oriented)
+    shape = (*data.shape[:-3:-1], data.shape[1])
+    grid = Grid(shape, stored, flips=(flips[1], flips[0], False), oriented=oriented)
     return Volume(path, data, affine, _pixel_mm(affine), oriented, grid=grid)
 
 
