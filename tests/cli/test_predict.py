@@ -361,7 +361,8 @@ def test_inspect_shows_every_decision(tmp_path, capsys):
         assert words in text
     # A cohort says what was noted when it was prepared.
     cohort = tmp_path / "cohort"
-    assert run("prepare", [str(source), f"--out={cohort}", "--image_size=32", "--jobs=1"]) == 0
+    shape = ["--image_size=32", "--fractions=1,0,0", "--jobs=1"]
+    assert run("prepare", [str(source), f"--out={cohort}", *shape]) == 0
     assert run("inspect", [str(cohort), f"--out={page}"]) == 4  # one class in a split
     text = page.read_text()
     assert "1 copies (same SOPInstanceUID) left out" in text
