@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mvo_jax.data.importers.volume import write_volume
 from mvo_jax.data.slices import Clip, Grid, Window
 
-_DESCRIPTION = b"mvo_jax coarse MVO map, blocks; 0 also outside the crop. Research only"
+_DESCRIPTION = "mvo_jax coarse MVO map, blocks; 0 also outside the crop. Research only"
 
 
 def on_source(coarse: np.ndarray, window: Window, shape: tuple[int, ...]) -> np.ndarray:
@@ -71,18 +72,10 @@ class MapWriter:
         """Write what is there."""
         if self._grid is None:
             return
-        import nibabel
-
-        grid = self._grid
-        image = nibabel.Nifti1Image(
-            grid.stored(self._planes), grid.affine if grid.oriented else None
-        )
-        if not grid.oriented:
-            image.header.set_zooms(np.linalg.norm(grid.affine[:3, :3], axis=0))
-        image.header["descrip"], image.header["cal_max"] = _DESCRIPTION, 1.0
-        image.header.set_xyzt_units("mm")
         self._folder.mkdir(exist_ok=True)
-        nibabel.save(image, self._folder / self._name)
+        write_volume(
+            self._folder / self._name, self._grid.stored(self._planes), self._grid, _DESCRIPTION
+        )
         self._grid, self._planes = None, {}
 
     def _file_name(self, clip: Clip, grid: Grid) -> str:

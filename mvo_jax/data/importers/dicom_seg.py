@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mvo_jax.data.importers.cine import check_size, printable, reading
+from mvo_jax.data.importers.cine import check_size, printable, quiet_readers, reading
 from mvo_jax.data.importers.dicom_headers import read_file
 from mvo_jax.data.importers.orientation import patient_affine
 from mvo_jax.data.importers.segments import join_segments, segment_values
@@ -25,7 +25,8 @@ _SAME_PLACE_MM = 0.01  # of frames of several segments on one slice: positions a
 def is_segmentation(path: Path) -> bool:
     """Whether a file is a DICOM segmentation."""
     try:
-        return read_file(path, specific_tags=["Modality"]).get("Modality") == "SEG"
+        with quiet_readers():
+            return read_file(path, specific_tags=["Modality"]).get("Modality") == "SEG"
     except Exception:  # whatever it is, it is none
         return False
 

@@ -191,6 +191,25 @@ def stored_volume(
     )
 
 
+def write_volume(path: Path, data: np.ndarray, grid: Grid, description: str) -> None:
+    """Write values from 0 to 1 on the voxels of a source as NIfTI.
+
+    Args:
+        path: ``.nii.gz``.
+        data: ``(X, Y, Z)`` as stored.
+        grid: of the source; without orientation the file states none either.
+        description: for the header, at most 79 characters.
+    """
+    import nibabel
+
+    image = nibabel.Nifti1Image(data, grid.affine if grid.oriented else None)
+    if not grid.oriented:
+        image.header.set_zooms(np.linalg.norm(grid.affine[:3, :3], axis=0))
+    image.header["descrip"], image.header["cal_max"] = description.encode(), 1.0
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)
+
+
 def _is_default(affine: np.ndarray) -> bool:
     return np.array_equal(np.abs(affine), np.eye(4))
 
