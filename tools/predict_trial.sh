@@ -17,10 +17,9 @@ git ls-files --cached --others --exclude-standard -z pyproject.toml setup.py 're
 pip() { "$work/venv/bin/pip" --disable-pip-version-check "$@"; }
 pip wheel --quiet --no-deps -w "$work" "$work"
 before=$(du -sm "$work/venv" | cut -f1)
-pip install --quiet --no-deps "$work"/mvo_jax-*.whl
 pip install --quiet -r requirements-predict.txt
+pip install --quiet --no-deps "$work"/mvo_jax-*.whl
 size=$(($(du -sm "$work/venv" | cut -f1) - before))
-pip check | grep -v "^mvo-jax" || true
 pip list --format=freeze | tr '\n' ' '
 echo
 
