@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mvo_jax.data.attributes import attributes
 from mvo_jax.data.clips import geometry_of
 from mvo_jax.data.splits import (
     AnySplit,
@@ -25,6 +26,7 @@ from mvo_jax.data.splits import (
 )
 from mvo_jax.devices import distributed
 from mvo_jax.errors import UserError
+from mvo_jax.evaluation.calibration import fit_temperature
 from mvo_jax.evaluation.figures.pictures import gallery
 from mvo_jax.evaluation.localisation import mean_mvo
 from mvo_jax.evaluation.predict import Predictor, validation_metrics
@@ -32,6 +34,7 @@ from mvo_jax.evaluation.predictions import (
     write_patient_predictions,
     write_predictions,
 )
+from mvo_jax.evaluation.sectors import infarct_sectors
 from mvo_jax.evaluation.statistics import by_patient
 from mvo_jax.evaluation.thresholds import choose_thresholds
 from mvo_jax.interop.convert import initial_variables
@@ -193,12 +196,15 @@ def evaluate(
     validation = run.predict_split(chosen_on)
     chosen = choose_thresholds(config, validation)
     predictions = run.predict_split(evaluated)
-    history = folder.history()
+    history, sectors = folder.history(), infarct_sectors(evaluated)
     summary = summarise(
         predictions,
         chosen,
         features=evaluated.features or None,
         training_map=run.training_map,
+        sectors=sectors,
+        temperature=fit_temperature(validation),
+        attributes={} if splits is not None else attributes(config.data, evaluated),
         training_history=history,
     )
     summary["checkpoint"] = {"which": checkpoint, "step": run.step}
