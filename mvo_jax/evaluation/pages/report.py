@@ -12,6 +12,7 @@ import numpy as np
 
 from mvo_jax.evaluation import metrics
 from mvo_jax.evaluation.calibration import Temperature, describe_calibration, scaled
+from mvo_jax.evaluation.claim import SOURCE as CLAIM_SOURCE
 from mvo_jax.evaluation.decision_curve import decision_curve
 from mvo_jax.evaluation.figures import curves, pictures
 from mvo_jax.evaluation.figures.pictures import CaseRecord
@@ -248,6 +249,7 @@ def write_report(
     provenance: Mapping[str, Any],
     dataset: str,
     simulated: bool,
+    claim: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Writes one HTML file that needs nothing else: no network, no script, no other file.
 
@@ -261,6 +263,7 @@ def write_report(
         provenance: what to print at the end, e.g. checkpoint, versions, git revision.
         dataset: one line naming the data, e.g. "phantom 'paper', seed 0".
         simulated: True puts "method check only, no clinical claim" on top.
+        claim: the CLAIM checklist, ``claim.fill``; left out where it is empty.
 
     Raises:
         UserError: the file cannot be written.
@@ -309,6 +312,8 @@ def write_report(
         figures=FIGURE_TITLES,
         maps=MAP_TITLES,
         small=SMALL,
+        claim=claim,
+        claim_source=CLAIM_SOURCE,
     )
     replace_file(path, text)
 
