@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 
 from mvo_jax.cli.main import run
+from mvo_jax.errors import UserError
 from mvo_jax.evaluation.calibration import Temperature
 from mvo_jax.run import train_and_evaluate
+from mvo_jax.trained_run import load_run
 from tools.tiny_run import tiny_config, tiny_split
 
 
@@ -157,3 +160,15 @@ def test_a_run_counts_once(runs, images, tmp_path, refused):
     workdir = f"--workdir={runs[0]},{runs[1]},{runs[0]}"
     cause, _ = refused("predict", workdir, images, f"--out={tmp_path / 'out'}")
     assert f"{runs[0]} is named twice" in cause
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("{", "is damaged"), ("{}", "KeyError"), ('{"share_with_mvo": [0.5]}', "shape (1,)")],
+)
+def test_a_damaged_training_map_is_named(runs, tmp_path, content, words):
+    path = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    (path / "training_map.json").write_text(content)
+    with pytest.raises(UserError, match=re.escape(words)) as caught:
+        _ = load_run(path).training_map
+    assert "training_map.json" in caught.value.cause
