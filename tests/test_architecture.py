@@ -34,6 +34,7 @@ FLOORS = (
     {"run"},
     {"one_run"},
     {"comparison", "inspect_images", "predict_images"},
+    {"serving"},
     {"cli"},
     {"__main__"},
 )

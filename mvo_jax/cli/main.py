@@ -22,6 +22,7 @@ VERBS = {
     "crossval": "train every fold of a prepared cohort; each patient scored once, out of fold",
     "summary": "parameters, FLOPs and memory of a config's model",
     "predict": "probability of MVO for new images or a cohort",
+    "serve": "predict on a page in the browser of this machine, with an exported bundle",
     "export": "a run as a folder that predicts without this repository and without JAX",
     "inspect": "look at a cohort or a folder of images, and check it",
     "phantom": "generate a simulated cohort",
@@ -34,7 +35,7 @@ VERBS = {
 # Numpy's products round otherwise with another number of threads, and what is made of an image must
 # not depend on it. The products are small: one thread is also the fastest.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-_READ_IMAGES = ("prepare", "inspect", "predict")
+_READ_IMAGES = ("prepare", "inspect", "predict", "serve")
 _COMPUTE = ("train", "eval", "compare", "study", "crossval", "predict", "export")
 # Packages that an installation may lack, and the extra of pyproject.toml that has them.
 _EXTRAS = {
