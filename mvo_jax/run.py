@@ -200,6 +200,9 @@ def evaluate(
     chosen = choose_thresholds(config, validation)
     predictions = run.predict_split(evaluated)
     history, sectors = folder.history(), infarct_sectors(evaluated)
+    known = {} if splits is not None else attributes(config.data, evaluated)
+    if config.data.name == "cohort":  # of a simulated one the simulator knows better
+        known = {**known, **sectors.attributes()}
     summary = summarise(
         predictions,
         chosen,
@@ -207,7 +210,7 @@ def evaluate(
         training_map=run.training_map,
         sectors=sectors,
         temperature=fit_temperature(validation),
-        attributes={} if splits is not None else attributes(config.data, evaluated),
+        attributes=known,
         training_history=history,
     )
     summary["checkpoint"] = {"which": checkpoint, "step": run.step}

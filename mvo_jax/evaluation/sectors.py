@@ -34,12 +34,22 @@ class InfarctSectors:
         centre: float64 [N, 2], (row, column) of the centre of the ventricle.
         sector: int64 [N], index into ``SECTORS`` of the one that holds most of the infarct, MVO
             included; -1 where none is drawn.
+        share: float64 [N], infarct and MVO as a share of the drawn wall; nan where none is drawn.
         size: pixels of a side of the masks.
     """
 
     centre: np.ndarray
     sector: np.ndarray
+    share: np.ndarray
     size: int
+
+    def attributes(self) -> dict[str, list[str] | list[float]]:
+        """Size and place of the infarct as masks show them, for a table of subgroups."""
+        names = [SECTORS[i] if i != NO_INFARCT else "no infarct drawn" for i in self.sector]
+        return {
+            "infarct size, % of the drawn wall": (100 * self.share).tolist(),
+            "sector of the infarct": names,
+        }
 
     def blocks(self, mask_size: int) -> np.ndarray:
         """Blocks of a coarse map whose centre lies in the sector of the infarct, bool [N, m, m]."""
@@ -67,7 +77,7 @@ def infarct_sectors(split: AnySplit) -> InfarctSectors:
     Args:
         split: cases with masks.
     """
-    centres, sectors, size = [], [], 0
+    centres, sectors, shares, size = [], [], [], 0
     for part in np.array_split(np.arange(len(split)), max(1, len(split) // _AT_A_TIME)):
         for mask in split.read(part)["lge_mask"]:
             size = len(mask)
@@ -77,5 +87,6 @@ def infarct_sectors(split: AnySplit) -> InfarctSectors:
             infarct = np.argwhere((mask == INFARCT) | (mask == MVO))
             counts = np.bincount(sector_of(*(infarct - centre).T), minlength=len(SECTORS))
             centres.append(centre)
+            shares.append(len(infarct) / len(wall) if drawn else np.nan)
             sectors.append(int(np.argmax(counts)) if len(infarct) else NO_INFARCT)
-    return InfarctSectors(np.array(centres), np.array(sectors), size)
+    return InfarctSectors(np.array(centres), np.array(sectors), np.array(shares), size)

@@ -40,12 +40,17 @@ def test_each_sector_is_found_wherever_the_heart_lies(split, on_disk):
     assert found.sector[-1] == NO_INFARCT
     np.testing.assert_allclose(found.centre, [[17.5, 14.5]] * len(split), atol=0.01)
     np.testing.assert_array_equal(infarct_sectors(on_disk(split)).sector, found.sector)
+    infarct, wall = (split.lge_mask == 1).sum(axis=(1, 2)), (split.lge_mask > 0).sum(axis=(1, 2))
+    known = found.attributes()
+    assert known["infarct size, % of the drawn wall"] == pytest.approx(100 * infarct / wall)
+    assert known["sector of the infarct"] == [*PLACES, "no infarct drawn"]
 
 
 def test_without_a_drawn_wall_the_middle_of_the_image_counts(split):
     infarct = np.where(split.lge_mask == 1, 1, 0).astype(np.uint8)
     found = infarct_sectors(dataclasses.replace(split, lge_mask=infarct))
     np.testing.assert_array_equal(found.centre, [[15.5, 15.5]] * len(split))
+    assert np.isnan(found.share).all()
 
 
 def test_directions_as_displayed():
