@@ -72,6 +72,14 @@ def _splits(card: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"train": card["splits"]["train"], **card["splits"]}
 
 
+def _revision(provenance: Mapping[str, Any]) -> str:
+    """Of the code; ValueError where it was no git checkout."""
+    revision = provenance["git_revision"]
+    if revision.startswith("not "):
+        raise ValueError(revision)
+    return revision
+
+
 def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
@@ -278,16 +286,13 @@ def _failures(metrics: Mapping[str, Any]) -> str:
 
 
 def _details(config_hash: str, provenance: Mapping[str, Any]) -> str:
-    revision = provenance["git_revision"]
-    return f"the whole config, sha256 {config_hash[:16]}; code of revision {revision}"
+    return f"the whole config, sha256 {config_hash[:16]}, run by: {provenance['command']}"
 
 
 def _available(card: Mapping[str, Any], provenance: Mapping[str, Any]) -> str | None:
     if not _simulated(card):
         return None
-    return (
-        f"code of revision {provenance['git_revision']}; data are generated again: {card['data']}"
-    )
+    return f"code of revision {_revision(provenance)}; data are generated again: {card['data']}"
 
 
 def _software(provenance: Mapping[str, Any]) -> str:

@@ -47,7 +47,10 @@ def test_a_simulated_run_fills_thirty_and_names_where_from(run_folder):
         assert "not applicable" not in row["value"].lower()
         assert row["artefacts"]
         assert all((run_folder / name).is_file() for name in row["artefacts"])
-    assert {row["number"] for row in rows if not row["value"]} == FOR_AUTHORS
+    # Tests may run from an unpacked archive, whose revision nobody knows.
+    start = json.loads((run_folder / "provenance.json").read_text())[-1]
+    unknown = {43} if start["git_revision"].startswith("not ") else set()
+    assert {row["number"] for row in rows if not row["value"]} == FOR_AUTHORS | unknown
     metrics = json.loads((run_folder / "metrics.json").read_text())
     of = {row["number"]: row["value"] for row in rows}
     assert f"{metrics['metrics']['auc']['value']:.3f}" in of[37]
