@@ -135,6 +135,8 @@ class TrainedRun:
         Raises:
             UserError: the run's file on it is damaged.
         """
+        if self.about is not None:
+            return self.about.geometry
         path = self.folder.path / GEOMETRY
         if not path.exists():
             return geometry_of(self.config.data)

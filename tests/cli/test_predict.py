@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -344,3 +346,74 @@ def test_inspect_knows_what_prepare_did(images, tmp_path, capsys):
     assert f"rejected: 1 when it was prepared, see {out / 'rejected.csv'}" in printed
     assert "look    crop placed by motion" in printed
     assert page.read_text().count("crop by motion") == 3
+
+
+@pytest.fixture(scope="module")
+def bundle(evaluated, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / "bundle"
+    assert run("export", [f"--workdir={evaluated}", f"--out={out}", "--format=onnx"]) == 0
+    return out
+
+
+def test_a_bundle_predicts_a_cohort_as_eval_does(evaluated, bundle, cohorts, tmp_path):
+    out = tmp_path / "out"
+    assert run("predict", [f"--bundle={bundle}", str(cohorts), f"--out={out}", "--pictures=0"]) == 0
+    found = {row["case_id"]: row for row in rows(out / "predictions.csv")}
+    for row in rows(evaluated / "predictions_test.csv"):
+        ours = found[row["case_id"]]
+        # float32 sums in another order, see bundles.write.BOUNDS
+        assert float(ours["probability"]) == pytest.approx(float(row["probability"]), abs=5e-6)
+        assert ours["threshold"] == row["threshold"]
+    content = json.loads((out / "predictions.json").read_text())
+    assert content["versions"]["onnxruntime"]
+    assert content["threshold"]["origin"].endswith("as in metrics.json")
+    assert "by the bundle bundle" in (out / "summary.html").read_text()
+
+
+def test_predicting_with_a_bundle_imports_no_jax(bundle, images, tmp_path):
+    (images / "c.npz").unlink()
+    out = tmp_path / "out"
+    code = f"""
+import sys
+from mvo_jax.cli.main import main
+sys.argv = ["mvo-jax", "predict", "--bundle={bundle}", "{images}", "--out={out}"]
+code = main()
+heavy = {{"jax", "jaxlib", "flax", "torch", "sklearn", "matplotlib", "tensorflow_datasets"}}
+print("loaded:", sorted(heavy & set(sys.modules)), file=sys.stderr)
+sys.exit(code)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.splitlines()[-1] == "loaded: []"
+    assert len(rows(out / "predictions.csv")) == 3
+    drawn = json.loads((out / "predictions.json").read_text())["cases"][0]
+    assert (out / drawn["picture"]).is_file()
+
+
+def test_what_export_and_a_bundle_refuse(evaluated, bundle, images, tmp_path, refused):
+    out = tmp_path / "out"
+    cause, _ = refused("predict", images, f"--out={out}")
+    assert "neither --workdir nor --bundle" in cause
+    cause, _ = refused("predict", f"--bundle={bundle}", f"--workdir={evaluated}", images, "--out=o")
+    assert "both" in cause
+    cause, _ = refused("predict", f"--bundle={bundle}", "--checkpoint=best", images, "--out=o")
+    assert "--checkpoint is of a run" in cause
+    cause, remedy = refused("predict", f"--bundle={evaluated}", images, f"--out={out}")
+    assert "is no bundle" in cause
+    assert "python -m mvo_jax export" in remedy
+    cause, remedy = refused("eval", f"--workdir={bundle}")
+    assert "is a bundle" in cause
+    cause, _ = refused("export", f"--workdir={evaluated}", f"--out={out}", "--format=tflite")
+    assert "tflite" in cause
+    cause, _ = refused("export", f"--workdir={images}", f"--out={out}")
+    assert "config.json does not exist" in cause
+    cause, _ = refused("export", f"--workdir={evaluated}", f"--out={evaluated}", "--format=onnx")
+    assert "not an empty folder" in cause
+    bare = tmp_path / "bare"
+    shutil.copytree(evaluated, bare)
+    shutil.rmtree(bare / "checkpoints" / "best")
+    cause, _ = refused("export", f"--workdir={bare}", f"--out={out}")
+    assert "best" in cause
+    assert not out.exists()
