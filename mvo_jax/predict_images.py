@@ -1,7 +1,7 @@
 """A trained model on new images: probabilities, tables, pictures and a page in a folder.
 
-The model is a run (``trained_run.TrainedRun``, computed with JAX) or a bundle
-(``bundles.bundle.Bundle``, computed with onnxruntime): nothing here imports JAX.
+The model is a run (``trained_run.TrainedRun``, computed with JAX), several (``ensemble.Ensemble``),
+or a bundle (``bundles.bundle.Bundle``, computed with onnxruntime): nothing here imports JAX.
 """
 
 import dataclasses
@@ -63,11 +63,13 @@ class Predicted:
         cases: rows of ``predictions.csv``, one a slice.
         patients: rows by patient.
         failed: what could not be read or prepared.
+        probability: whether and how probabilities were scaled.
     """
 
     cases: list[dict[str, Any]]
     patients: list[dict[str, Any]]
     failed: list[Rejected]
+    probability: str
 
 
 def predict_images(
@@ -85,7 +87,7 @@ def predict_images(
     """Predict every slice of a source and write the results to a new folder.
 
     Args:
-        model: from ``load_run`` or ``load_bundle``.
+        model: from ``load_run`` or ``load_bundle``, or an ``Ensemble``.
         source: folder, image file, .zip or cohort.
         out: folder to write; must not exist or be empty.
         form: format of the source; see ``data.importers.formats``.
@@ -131,6 +133,7 @@ def predict_images(
         patients = patient_rows(cases, decision)
         cards = draw_pictures(work, pictured, cases, decision.value)
         facts = {
+            "probability": "as the network gives it, not scaled",
             **model.facts(),
             "input": f"{printable(opened.path)} ({opened.kind})",
             "clips": f"{target.frames} frames of {target.image_size}x{target.image_size} pixels, "
@@ -156,7 +159,7 @@ def predict_images(
             cards=cards,
             provenance=facts,
         )
-    return Predicted(cases, patients, failed)
+    return Predicted(cases, patients, failed, facts["probability"])
 
 
 def _good(read: Iterator[Clip | Rejected], failed: list[Rejected]) -> Iterator[Clip]:
@@ -189,6 +192,7 @@ def _predict(
         for batch in itertools.chain([first], batched(clips, len(first))):
             result = predict(np.stack([clip.video for clip in batch]))
             masks = result.get("coarse_mask")
+            members = result.get("members", [None] * len(batch))
             if masks is None and (overlay or maps is not None):
                 raise UserError(
                     f"{'--overlay' if overlay else '--nifti'} was asked for, but this model has no "
@@ -204,7 +208,7 @@ def _predict(
                     )
                 shown = None if masks is None or overlay is False else masks[i]
                 pictured.add(len(rows), probability, clip, shown)
-                rows.append(case_row(clip, probability, decision))
+                rows.append(case_row(clip, probability, decision, members=members[i]))
                 if maps is not None and masks is not None:
                     name = maps.add(clip, np.asarray(masks[i]))
                     rows[-1]["map"] = name and f"maps/{name}"
