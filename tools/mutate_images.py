@@ -2,7 +2,7 @@
 
     python -m tools.mutate_images --inputs 2000 --seed 0
 
-Every input is a sound source of one format with one change drawn from ``mutation/changes.py``,
+Every input is a sound source of one format with one change drawn from ``mutation/kinds.py``,
 where its outcome was fixed before anything is read:
 
 - *must refuse*: something is refused with a cause and a remedy, and what is not refused is what it
@@ -33,10 +33,10 @@ from typing import Any
 from mvo_jax.data.cohort.work import Recipe, prepare_one
 from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.formats import choose_importer
-from mvo_jax.data.importers.table import read_table
+from mvo_jax.data.importers.table import Table, read_table
 from mvo_jax.data.slices import Rejected, Target
 from mvo_jax.errors import EXIT_COMPARISON, UserError
-from tools.mutation.changes import MUTATIONS, REFUSED, SAME, SEEN, Mutation
+from tools.mutation.kinds import MUTATIONS, REFUSED, SAME, SEEN, Mutation
 from tools.mutation.sources import FRAMES, PIXEL_MM, SOURCES, Files
 
 TARGET = Target(frames=FRAMES, image_size=16, spacing_mm=PIXEL_MM)
@@ -64,10 +64,10 @@ def read(folder: Path) -> Outcome:
     out, scratch = Outcome({}, []), folder.with_name("scratch")
     try:
         table = folder / "table.csv"
-        given = {"table": read_table(table)} if table.exists() else {}
+        given = read_table(table) if table.exists() else Table()
         importer = choose_importer(folder)
         # PNG stores no size of a pixel; of the others it must come from the file.
-        options = Options(pixel_mm=PIXEL_MM if importer.name == "png" else None, **given)
+        options = Options(pixel_mm=PIXEL_MM if importer.name == "png" else None, table=given)
         recipe = Recipe(importer.load, options, TARGET, folder)
         for series in importer.find(folder, options):
             for one in prepare_one(recipe, series, scratch / "aa" / series.name):
@@ -148,7 +148,7 @@ def run(inputs: int, seed: int, only: int | None = None) -> Iterator[tuple[int, 
     by_group = {
         group: [m for m in MUTATIONS if m.group == group] for group in (REFUSED, SAME, SEEN)
     }
-    signal.signal(signal.SIGALRM, _stop)
+    before = signal.signal(signal.SIGALRM, _stop)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "source"
         sound = {}
@@ -177,11 +177,12 @@ def run(inputs: int, seed: int, only: int | None = None) -> Iterator[tuple[int, 
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             yield number, mutation, wrong or ""
+    signal.signal(signal.SIGALRM, before)
 
 
 def main() -> int:
     """Run, and print a table and every violation."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--inputs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="one input, by its number")

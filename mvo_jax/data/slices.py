@@ -62,7 +62,7 @@ class Grid:
         shown = np.zeros([self.shape[axis] for axis in self.order], np.float32)
         for z, plane in planes.items():
             shown[..., z] = plane.T
-        shown = np.flip(shown, [axis for axis, flip in enumerate(self.flips) if flip])
+        shown = np.flip(shown, tuple(axis for axis, flip in enumerate(self.flips) if flip))
         return np.ascontiguousarray(shown.transpose(np.argsort(self.order)))
 
 

@@ -308,7 +308,8 @@ def test_maps_go_back_to_the_source_as_nifti(evaluated, cohorts, images, tmp_pat
     assert run("predict", [f"--workdir={evaluated}", str(source), "--nifti", f"--out={out}"]) == 0
     assert {row["map"] for row in rows(out / "predictions.csv")} == {"maps/n_mvo_map.nii.gz"}
     cine, coarse = (
-        nibabel.load(path) for path in (source / "n_cine.nii.gz", out / "maps/n_mvo_map.nii.gz")
+        nibabel.Nifti1Image.from_filename(path)
+        for path in (source / "n_cine.nii.gz", out / "maps/n_mvo_map.nii.gz")
     )
     assert coarse.shape == cine.shape[:3]
     assert np.array_equal(coarse.affine, cine.affine)

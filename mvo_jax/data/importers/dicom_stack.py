@@ -246,7 +246,7 @@ def _check_turn(series: Series, chosen: _Candidate) -> None:
     Raises:
         UserError: ImageOrientationPatient says something else.
     """
-    for turn in {image.orientation for image in chosen.images} - {None}:
+    for turn in {image.orientation for image in chosen.images if image.orientation is not None}:
         axes = np.array(turn).reshape(2, 3)
         length = np.linalg.norm(axes, axis=1)
         if (

@@ -81,7 +81,7 @@ def read_nrrd(path: Path, mask_values: Mapping[int, int]) -> Volume:
     return stored_volume(path, mask[..., None], affine, turn, oriented=oriented, notes=notes)
 
 
-def _read_values(path: Path, header: Mapping[str, Any], file: BinaryIO) -> np.ndarray:
+def _read_values(path: Path, header: dict[str, Any], file: BinaryIO) -> np.ndarray:
     """The array in the order of the header's axes.
 
     Raises:

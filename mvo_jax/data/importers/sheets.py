@@ -46,8 +46,8 @@ def even_grid(path: Path, planes: Sequence[np.ndarray]) -> tuple[np.ndarray, lis
                 "export the drawings of one stack of parallel slices",
             )
     corners = np.array([one[:3, 3] for one in planes])
-    along = corners @ unit[:, 2]
-    gaps = np.diff(np.sort(along))
+    along: np.ndarray = np.asarray(corners @ unit[:, 2], float)
+    gaps = np.asarray(np.diff(np.sort(along)), float)
     apart = gaps[gaps > _UNEVEN_MM]
     step = float(steps[2])
     if len(apart):

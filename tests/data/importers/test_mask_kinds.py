@@ -14,6 +14,7 @@ import nrrd
 import numpy as np
 import pydicom
 import pytest
+from pydicom.uid import UID
 
 from mvo_jax.data.cohort.partition import Partition
 from mvo_jax.data.cohort.prepare import prepare, read_rejected
@@ -150,8 +151,8 @@ def nrrd_header(space: str, axes: Any = (0, 1, 2), affine: np.ndarray = LGE_LPS)
     }
 
 
-def save_nrrd(path: Path, space: str = "left-posterior-superior", **more: Any) -> None:
-    nrrd.write(str(path), DRAWN.T, {**nrrd_header(space), **more})
+def save_nrrd(path: Path, space: str = "left-posterior-superior", units: str = "mm") -> None:
+    nrrd.write(str(path), DRAWN.T, {**nrrd_header(space), "space units": [units] * 3})
 
 
 @pytest.mark.parametrize("form", ["nifti", "dicom"])
@@ -253,7 +254,7 @@ def change_header(path: Path, old: bytes, new: bytes) -> None:
         (lambda p: change_header(p, b"sizes: 48 48 3", b"sizes: 48000 48000 3"), "claims"),
         (lambda p: change_header(p, b"sizes:", b"data file: /etc/passwd\nsizes:"), "another file"),
         (lambda p: change_header(p, b"left-posterior", b"up-down"), "the space 'up-down"),
-        (lambda p: save_nrrd(p, **{"space units": ["px"] * 3}), "the units"),
+        (lambda p: save_nrrd(p, units="px"), "the units"),
     ],
 )
 def test_bad_nrrd_is_refused(spoil, words, tmp_path):
@@ -360,7 +361,7 @@ def test_a_seg_that_cannot_be_used_is_told_and_two_are_refused(what, words, tmp_
             "1.2.88", 88, "1.2.88.1", 1, "x", "x", "1", "1",
         ).save_as(path)  # fmt: skip
     elif what == "two":
-        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = "1.2.88.2"
+        data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = UID("1.2.88.2")
         data.save_as(folder / "seg2.dcm")
     elif what == "cut":
         path.write_bytes(path.read_bytes()[:-200])
