@@ -8,6 +8,7 @@ written anew after every run, so that an interrupted comparison has one.
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
 import random
@@ -21,7 +22,7 @@ import filelock
 import jax
 import numpy as np
 
-from mvo_jax.data.splits import dataset_line, load_split, split_bytes
+from mvo_jax.data.splits import dataset_line, load_split, phantom_spec, split_bytes
 from mvo_jax.devices import parallel
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.pages.comparison import (
@@ -33,7 +34,7 @@ from mvo_jax.evaluation.pages.comparison import (
     write_comparison,
 )
 from mvo_jax.evaluation.pages.report import BASELINE_FEATURE
-from mvo_jax.evaluation.pages.study import write_study
+from mvo_jax.evaluation.pages.study import STUDY_PAGE, Page
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.stored_run import (
     StoredRun,
@@ -69,11 +70,13 @@ class Comparison:
         about: what else must be the same when more rows or seeds come to the same folder.
         own_parts: parts of the config that rows may differ in.
         keep_runs: keep the folders of finished runs, with checkpoints and reports.
-        study: what the page of a study says beside its rows, see ``pages.study``; None makes the
-            table of ``compare``.
+        study: what the page of a study says beside its rows, see ``pages.study``, kept in the file
+            ``page.about`` of the folder; None makes the table of ``compare``.
+        page: of a study.
         features: rows that are logistic models of features of the simulator, and no networks.
         shuffled: rows whose labels, with their masks, are shuffled among the cases of the training
             and of the validation split.
+        named: keep the names of cases and patients in the files of the runs.
     """
 
     configs: Mapping[str, Mapping[int, Any]]
@@ -85,8 +88,10 @@ class Comparison:
     own_parts: tuple[str, ...] = OWN_PARTS
     keep_runs: bool = True
     study: Mapping[str, Any] | None = None
+    page: Page = STUDY_PAGE
     features: Mapping[str, Sequence[str]] = field(default_factory=dict)
     shuffled: frozenset[str] = frozenset()
+    named: bool = False
 
     def first_configs(self) -> dict[str, Any]:
         """The config of each row's first seed."""
@@ -145,7 +150,7 @@ def run_comparison(
             log.warning(f"{name} failed: {failures[name]}")
         jax.clear_caches()  # the programs of this network are not needed again
         if comparison.study is not None:
-            table = write_study(out)
+            table = comparison.page.write(out)
         else:
             seeds = list(dict.fromkeys(seed for seed, _ in work[:number]))
             table = _tabulate(comparison, out, seeds, costs, failures)
@@ -231,6 +236,7 @@ def _check(comparison: Comparison) -> dict[str, tuple[int, float]]:
                     f"rows of one table may differ in {', '.join(comparison.own_parts)} and "
                     f"train.{OWN_STEPS} only",
                 )
+    _check_same_cases(comparison, configs)
     costs: dict[str, tuple[int, float]] = {}
     known: dict[str, tuple[int, float]] = {}
     for name, config in configs.items():
@@ -245,6 +251,34 @@ def _check(comparison: Comparison) -> dict[str, tuple[int, float]]:
             set_up(config, devices=parallel.devices(1))
         costs[name] = known[key]
     return costs
+
+
+def _check_same_cases(comparison: Comparison, configs: Mapping[str, Any]) -> None:
+    """Check that rows which are tested against each other are scored on the same cases."""
+    references = (comparison.study or {}).get("references", {})
+    pairs = [(row, against) for row in references for against in references[row]]
+    for name, other in pairs:
+        if name not in configs or other not in configs:
+            continue
+        ours, theirs = (_scored(configs[one].data, comparison.split) for one in (name, other))
+        if changed := [key for key, value in ours.items() if theirs.get(key) != value]:
+            key = changed[0]
+            raise UserError(
+                f"{name!r} is tested against {other!r}, and data.{key} differs ({ours[key]!r}, "
+                f"{theirs.get(key)!r}): they are scored on different cases",
+                "test rows against each other that have the same cases, or leave that test out",
+            )
+
+
+def _scored(data: Any, split: str) -> dict[str, Any]:
+    """What decides which cases a row is scored on."""
+    if data.name == "cohort":
+        keys = ("dir", "fold", "folds")
+        return {"name": data.name, **{key: data.get(key, 0) for key in keys}}
+    spec = dataclasses.asdict(phantom_spec(data).holding(split))
+    for key in ("frames", "image_size", "misregistration_mm"):  # the same patients all the same
+        del spec[key]
+    return {"name": data.name, **spec}
 
 
 def _shared(config: Any, own_parts: Sequence[str]) -> dict[str, Any]:
@@ -273,7 +307,7 @@ def _open(comparison: Comparison, out: Path) -> None:
     else:
         write_json(out / MARKER, about)
     if comparison.study is not None:
-        write_json(out / "study.json", {**comparison.study, "paper": comparison.paper})
+        write_json(out / comparison.page.about, {**comparison.study, "paper": comparison.paper})
 
 
 @contextlib.contextmanager
@@ -331,6 +365,7 @@ def _do(
         cost=costs.get(name),
         features=comparison.features.get(name, ()),
         shuffled=name in comparison.shuffled,
+        named=comparison.named,
     )
 
 

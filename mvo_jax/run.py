@@ -8,17 +8,14 @@ prediction = load_run("runs/mine").predict(video)  # uint8 [B, T, H, W]
 
 import contextlib
 import dataclasses
-import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mvo_jax.config_files import config_from_json
+from mvo_jax.data.attributes import attributes
 from mvo_jax.data.clips import geometry_of
-from mvo_jax.data.slices import Target
+from mvo_jax.data.cohort_card import cohort_card, split_card
 from mvo_jax.data.splits import (
     AnySplit,
     check_patients_disjoint,
@@ -28,34 +25,35 @@ from mvo_jax.data.splits import (
     load_split,
     split_bytes,
 )
-from mvo_jax.devices import distributed, parallel
+from mvo_jax.devices import distributed
 from mvo_jax.errors import UserError
+from mvo_jax.evaluation.calibration import fit_temperature
+from mvo_jax.evaluation.claim import Artefacts, fill, write_claim
 from mvo_jax.evaluation.figures.pictures import gallery
 from mvo_jax.evaluation.localisation import mean_mvo
-from mvo_jax.evaluation.pages.report import summarise, write_report, write_summary
-from mvo_jax.evaluation.predict import ClipPredictor, Predictor, validation_metrics
+from mvo_jax.evaluation.predict import Predictor, validation_metrics
 from mvo_jax.evaluation.predictions import (
-    Predictions,
     write_patient_predictions,
     write_predictions,
 )
+from mvo_jax.evaluation.sectors import infarct_sectors
 from mvo_jax.evaluation.statistics import by_patient
 from mvo_jax.evaluation.thresholds import choose_thresholds
 from mvo_jax.interop.convert import initial_variables
 from mvo_jax.interop.weight_files import read_variables
-from mvo_jax.runs.checkpoint import Checkpoints
 from mvo_jax.runs.folder import RunFolder, provenance, read_json, write_json
 from mvo_jax.runs.goodput import Clock
 from mvo_jax.runs.lock import RunLock
 from mvo_jax.runs.resume import Identity
 from mvo_jax.runs.signals import Interruption
 from mvo_jax.runs.watchdog import Watchdog
+from mvo_jax.trained_run import GEOMETRY, TRAINING_MAP, load_run
 from mvo_jax.training.loop import train
 from mvo_jax.training.recorder import Supervision
 from mvo_jax.training.setup import Experiment, set_up
 
 log = logging.getLogger(__name__)
-_GEOMETRY, _TRAINING_MAP = "geometry.json", "training_map.json"
+_COHORT_CARD = "cohort_card.json"
 
 
 def train_and_evaluate(
@@ -162,8 +160,8 @@ def evaluate(
     processes share the cases, and the first one writes
     ``predictions_SPLIT.csv``, ``predictions_validation.csv`` (what the thresholds were chosen on),
     ``metrics.json`` and ``report.html`` for the test split, and ``metrics_SPLIT.json`` and
-    ``report_SPLIT.html`` for others; where a patient has several slices
-    ``predictions_patients_SPLIT.csv`` too.
+    ``report_SPLIT.html`` for others, each with ``claim.md``, the CLAIM checklist; where a patient
+    has several slices ``predictions_patients_SPLIT.csv`` too.
 
     Args:
         workdir: folder of a trained run.
@@ -178,10 +176,18 @@ def evaluate(
     Raises:
         UserError: no run, no checkpoint, or data that cannot be read.
     """
+    # Imports matplotlib and scikit-learn, which prediction does without.
+    from mvo_jax.evaluation.pages.report import summarise, write_report, write_summary
+
     # Inference gains little from many devices; of several processes each takes a share.
     run = load_run(
         workdir, checkpoint=checkpoint, data_dir=data_dir, num_devices=distributed.count()
     )
+    if run.about is not None:
+        raise UserError(
+            f"{workdir} is a bundle, and an evaluation is written into the folder of its run",
+            "evaluate the run; or predict the cohort: python -m mvo_jax predict --bundle BUNDLE",
+        )
     config, folder = run.config, run.folder
     evaluated = _load(config, split, splits)
     chosen_on = evaluated if split == "validation" else _load(config, "validation", splits)
@@ -193,12 +199,18 @@ def evaluate(
     validation = run.predict_split(chosen_on)
     chosen = choose_thresholds(config, validation)
     predictions = run.predict_split(evaluated)
-    history = folder.history()
+    history, sectors = folder.history(), infarct_sectors(evaluated)
+    known = {} if splits is not None else attributes(config.data, evaluated)
+    if config.data.name == "cohort":  # of a simulated one the simulator knows better
+        known = {**known, **sectors.attributes()}
     summary = summarise(
         predictions,
         chosen,
         features=evaluated.features or None,
         training_map=run.training_map,
+        sectors=sectors,
+        temperature=fit_temperature(validation),
+        attributes=known,
         training_history=history,
     )
     summary["checkpoint"] = {"which": checkpoint, "step": run.step}
@@ -216,6 +228,10 @@ def evaluate(
             chosen.patient_value,
         )
     write_summary(folder.path / f"metrics{suffix}.json", summary)
+    for one in (chosen_on, evaluated):
+        _note_split(folder, config, one, known=splits is None)
+    checklist = fill(Artefacts(folder.path, suffix))
+    write_claim(folder.path / f"claim{suffix}.md", checklist)
     write_report(
         folder.path / f"report{suffix}.html",
         summary=summary,
@@ -226,142 +242,9 @@ def evaluate(
         provenance={"checkpoint": f"{checkpoint}, step {run.step}", **provenance()},
         dataset=dataset_line(config.data),
         simulated=config.data.name == "phantom",
+        claim=checklist,
     )
     return summary
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedRun:
-    """A checkpoint of a run, ready to predict.
-
-    Attributes:
-        folder: of the run.
-        config: what it was trained with.
-        experiment: what the config describes, on the devices to predict with.
-        variables: {'params', 'batch_stats'}.
-        checkpoint: 'best' or 'latest'.
-        step: of the checkpoint.
-    """
-
-    folder: RunFolder
-    config: Any
-    experiment: Experiment
-    variables: Mapping[str, Any]
-    checkpoint: str
-    step: int
-
-    def predict(self, video: np.ndarray) -> dict[str, Any]:
-        """Predict clips that have the geometry of the run's training data.
-
-        Args:
-            video: uint8 ``[B, T, H, W]`` or ``[B, T, H, W, 1]``, as the data of the run store
-                them; they are normalised here.
-
-        Returns:
-            'probability' ``[B]`` of MVO, 'logits' ``[B, K]`` and 'coarse_mask' ``[B, m, m]``, or
-            None where the model has no mask branch.
-
-        Raises:
-            UserError: clips of another type or shape, or none.
-        """
-        clips = np.asarray(video)
-        expected = self.experiment.clip_shape
-        if clips.ndim == 4:
-            clips = clips[..., None]
-        if clips.dtype != np.uint8 or clips.shape[1:] != expected or not len(clips):
-            raise UserError(
-                f"video is {clips.dtype} {list(np.shape(video))}",
-                f"the run takes uint8 [B, {', '.join(map(str, expected[:3]))}] with B of 1 or more",
-            )
-        predict = self._predictor(min(len(clips), self.config.eval.batch_size))
-        parts = [
-            predict(self.variables, clips[first : first + predict.batch_size])
-            for first in range(0, len(clips), predict.batch_size)
-        ]
-        joined: dict[str, Any] = {
-            key: np.concatenate([part[key] for part in parts]) for key in parts[0]
-        }
-        return {"coarse_mask": None, **joined}
-
-    def predict_split(self, split: AnySplit, *, with_mask: bool = True) -> Predictions:
-        """Predict every case of a split once.
-
-        Args:
-            split: cases of the run's geometry.
-            with_mask: also predict the coarse mask where the model has the branch.
-        """
-        batch_size = self.config.eval.batch_size
-        predict = Predictor(self.experiment, split, batch_size=batch_size, with_mask=with_mask)
-        return predict(self.variables)
-
-    @functools.cached_property
-    def geometry(self) -> Target:
-        """Frames, size, spacing and grey window of the clips that the run was trained on.
-
-        Raises:
-            UserError: the run's file on it is damaged.
-        """
-        path = self.folder.path / _GEOMETRY
-        if not path.exists():
-            return geometry_of(self.config.data)
-        content = read_json(path)
-        try:
-            window = content.pop("window")
-            content.setdefault("orientation", 1)  # runs of version 1 do not say it
-            return Target(**content, window=None if window is None else (window[0], window[1]))
-        except (TypeError, KeyError, IndexError, AttributeError) as error:
-            raise UserError(
-                f"{path} is damaged: {type(error).__name__}",
-                "delete it; the same training command writes it again",
-            ) from error
-
-    @property
-    def training_map(self) -> np.ndarray | None:
-        """Share of the training cases with MVO at each pixel; None for runs without the file."""
-        path = self.folder.path / _TRAINING_MAP
-        return np.array(read_json(path)["share_with_mvo"]) if path.exists() else None
-
-    @functools.cached_property
-    def _predictors(self) -> dict[int, ClipPredictor]:
-        return {}
-
-    def _predictor(self, batch_size: int) -> ClipPredictor:
-        """One compiled program a batch size."""
-        if batch_size not in self._predictors:
-            self._predictors[batch_size] = ClipPredictor(
-                self.experiment, batch_size=batch_size, with_mask=True
-            )
-        return self._predictors[batch_size]
-
-
-def load_run(
-    workdir: str | Path,
-    *,
-    checkpoint: str = "best",
-    data_dir: str | None = None,
-    num_devices: int = 1,
-) -> TrainedRun:
-    """Load a checkpoint of a run.
-
-    Args:
-        workdir: folder of the run.
-        checkpoint: 'best' (validation AUC) or 'latest'.
-        data_dir: replaces ``config.data.dir``: where the run's own data lie now.
-        num_devices: devices to predict on.
-
-    Raises:
-        UserError: no run, no such checkpoint, or a damaged one.
-    """
-    if checkpoint not in ("best", "latest"):
-        raise UserError(f"checkpoint is {checkpoint!r}", "choose best or latest")
-    folder = RunFolder(workdir)
-    config = config_from_json(folder.config())
-    if data_dir is not None:
-        config.data.dir = data_dir
-    experiment = set_up(config, devices=parallel.devices(num_devices), train=False)
-    checkpoints = Checkpoints(folder.path, create=False)
-    variables, step = checkpoints.restore_variables(experiment.state_shapes(), checkpoint)
-    return TrainedRun(folder, config, experiment, variables, checkpoint, step)
 
 
 def _load_for_training(
@@ -371,12 +254,15 @@ def _load_for_training(
     training = _load(config, "train", splits)
     # Images predicted later must be made as these were, wherever the cohort is then.
     if splits is None and distributed.is_first():
-        write_json(folder.path / _GEOMETRY, dataclasses.asdict(geometry_of(config.data)))
-    if distributed.is_first() and not (folder.path / _TRAINING_MAP).exists():
+        write_json(folder.path / GEOMETRY, dataclasses.asdict(geometry_of(config.data)))
+    if distributed.is_first() and not (folder.path / TRAINING_MAP).exists():
         share = mean_mvo(training)  # what a predicted map has to beat
-        write_json(folder.path / _TRAINING_MAP, {"share_with_mvo": share.round(6).tolist()})
+        write_json(folder.path / TRAINING_MAP, {"share_with_mvo": share.round(6).tolist()})
     validation = _load(config, "validation", splits)
     check_patients_disjoint(training, validation)
+    if distributed.is_first():
+        for split in (training, validation):
+            _note_split(folder, config, split, known=splits is None)
     data = {split.name: content_hash(split) for split in (training, validation)}
     distributed.check_same({"content of data": data}, "give all processes the same data")
     folder.note({"data": data})
@@ -384,6 +270,16 @@ def _load_for_training(
         for split in (training, validation):
             log.info(describe(split))
     return training, validation, data
+
+
+def _note_split(folder: RunFolder, config: Any, split: AnySplit, *, known: bool) -> None:
+    """Add a split to what the folder says of its cohort; ``known``: the config names its cases."""
+    path = folder.path / _COHORT_CARD
+    card = read_json(path) if path.exists() else {}
+    about = cohort_card(config.data) if known else {"data": "cases given by the caller"}
+    splits = card.get("splits", {})
+    splits[split.name] = split_card(config.data, split, known=known)
+    write_json(path, {**about, "splits": splits})
 
 
 def _load(config: Any, name: str, splits: Mapping[str, AnySplit] | None) -> AnySplit:

@@ -85,7 +85,15 @@ class DataSettings:
         least=0,
         free_on_resume=True,
     )
-    fold: int = _key(0, "test fold of a cohort prepared with --folds", least=0)
+    fold: int = _key(
+        0, "test fold of a cohort prepared with --folds, or divided by data.folds", least=0
+    )
+    folds: int = _key(
+        0,
+        "divide a prepared cohort anew into so many folds, by patient; 0: as it was prepared",
+        least=0,
+        later=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

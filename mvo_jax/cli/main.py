@@ -19,8 +19,11 @@ VERBS = {
     "eval": "evaluate a run and write its report (eval.py)",
     "compare": "train and evaluate several systems, one table (the paper's Table 1)",
     "study": "rows x seeds of a question, each run stored as a small file; tables from these alone",
+    "crossval": "train every fold of a prepared cohort; each patient scored once, out of fold",
     "summary": "parameters, FLOPs and memory of a config's model",
     "predict": "probability of MVO for new images or a cohort",
+    "serve": "predict on a page in the browser of this machine, with an exported bundle",
+    "export": "a run as a folder that predicts without this repository and without JAX",
     "inspect": "look at a cohort or a folder of images, and check it",
     "phantom": "generate a simulated cohort",
     "convert": "weights from a PyTorch checkpoint to here, and back",
@@ -32,14 +35,34 @@ VERBS = {
 # Numpy's products round otherwise with another number of threads, and what is made of an image must
 # not depend on it. The products are small: one thread is also the fastest.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-_READ_IMAGES = ("prepare", "inspect", "predict")
-_COMPUTE = ("train", "eval", "compare", "study", "predict")
+_READ_IMAGES = ("prepare", "inspect", "predict", "serve")
+_COMPUTE = ("train", "eval", "compare", "study", "crossval", "predict", "export")
 # Packages that an installation may lack, and the extra of pyproject.toml that has them.
-_EXTRAS = {"nibabel": "images", "pydicom": "images", "h5py": "images", "torch": "parity"}
+_EXTRAS = {
+    "nibabel": "images",
+    "pydicom": "images",
+    "h5py": "images",
+    "torch": "parity",
+    "onnxruntime": "predict",
+}
+# What an installation of requirements-predict.txt alone lacks.
+_TRAINING = {
+    "array_record",
+    "flax",
+    "jax",
+    "jaxlib",
+    "ml_collections",
+    "optax",
+    "orbax",
+    "safetensors",
+    "sklearn",
+    "tensorflow_datasets",
+}
 _GOES_ON = {
     "train": "; the same command goes on from the last checkpoint",
     "compare": "; the same command goes on from the last checkpoint",
     "study": "; the same command goes on from the last checkpoint",
+    "crossval": "; the same command goes on from the last checkpoint",
     "prepare": "; the same command goes on with the next series",
 }
 
@@ -84,14 +107,14 @@ def run(verb: str, arguments: list[str]) -> int:
         print(f"error: {error.cause}\n  what to do: {error.remedy}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
-        if debug or error.name not in _EXTRAS:
+        package = (error.name or "").partition(".")[0]
+        if debug or package not in _TRAINING | _EXTRAS.keys():
             raise
-        extra = _EXTRAS[error.name]
-        print(
-            f"error: {error.name} is not installed\n"
-            f'  what to do: pip install "mvo_jax[{extra}]", or pip install {error.name}',
-            file=sys.stderr,
-        )
+        if package in _TRAINING:
+            remedy = "pip install mvo_jax with all its packages; only predict --bundle needs fewer"
+        else:
+            remedy = f'pip install "mvo_jax[{_EXTRAS[package]}]", or pip install {package}'
+        print(f"error: {package} is not installed\n  what to do: {remedy}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"interrupted{_GOES_ON.get(verb, '')}", file=sys.stderr)

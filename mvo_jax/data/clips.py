@@ -1,7 +1,7 @@
 """Clips of any origin one by one: a source of images, a prepared cohort, a simulated cohort.
 
-What training reads as a split, ``predict`` and ``inspect`` read from here; only one series is in
-memory at a time.
+What training reads as a split, ``predict`` and ``inspect`` read from here; only a few series
+are in memory at a time.
 """
 
 import dataclasses
@@ -11,8 +11,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mvo_jax.data.accounting import Reading
-from mvo_jax.data.cohort.series import prepare_series, read_series
+from mvo_jax.data.cohort.ahead import read_in_order
+from mvo_jax.data.cohort.series import prepare_series
 from mvo_jax.data.importers.archive import named_after, renamed, unpack
 from mvo_jax.data.importers.cine import Options, printable
 from mvo_jax.data.importers.formats import choose_importer
@@ -133,11 +136,10 @@ def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejecte
     importer, folder, options = source._opened
     found, reading = False, Reading()
     with named_after(source.path, folder):
-        for series in importer.find(folder, options):
+        todo = importer.find(folder, options)
+        for results in read_in_order(importer, options, target or Target(), todo):
             found = True
-            for one in read_series(
-                importer.load, series, options, target or Target(), with_overview=True
-            ):
+            for one in results:
                 named = dataclasses.replace(
                     one,
                     case_id=printable(one.case_id),
@@ -276,6 +278,29 @@ def geometry_of(data_config: Any) -> Target:
         image_size=data_config.image_size,
         spacing_mm=SIMULATED_FIELD_OF_VIEW_MM / data_config.image_size,
     )
+
+
+def clip_batch(video: np.ndarray, clip_shape: tuple[int, ...], *, taken_by: str) -> np.ndarray:
+    """Clips as a model takes them, ``[B, T, H, W, 1]``.
+
+    Args:
+        video: uint8 ``[B, T, H, W]`` or ``[B, T, H, W, 1]``.
+        clip_shape: (T, H, W, 1) that the model takes.
+        taken_by: what takes them, in messages.
+
+    Raises:
+        UserError: clips of another type or shape, or none.
+    """
+    clips = np.asarray(video)
+    if clips.ndim == 4:
+        clips = clips[..., None]
+    if clips.dtype != np.uint8 or clips.shape[1:] != clip_shape or not len(clips):
+        frames, height, width, _ = clip_shape
+        raise UserError(
+            f"video is {clips.dtype} {list(np.shape(video))}",
+            f"{taken_by} takes uint8 [B, {frames}, {height}, {width}] with B of 1 or more",
+        )
+    return clips
 
 
 def batched(clips: Iterator[Clip], size: int) -> Iterator[list[Clip]]:

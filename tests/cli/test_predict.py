@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from mvo_jax.cli.main import run
+from mvo_jax.evaluation.pages import case_results
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = Path(os.environ.get("MVO_JAX_SAMPLES", ROOT.parent / "shared" / "samples"))
@@ -129,20 +132,22 @@ def test_a_cohort_is_predicted_as_eval_does(evaluated, cohorts, tmp_path, capsys
     for row in drawn:
         with Image.open(out / row["animation"]) as animation:
             assert getattr(animation, "n_frames", 1) == 8
-            assert animation.size == (2 * 256 + 4, 256)  # the coarse map beside the cine
+            assert animation.size == (2 * 256 + 6, 256)  # the coarse map beside the cine
         with Image.open(out / row["picture"]) as picture:
             assert picture.width > picture.height
     page = (out / "summary.html").read_text()
     assert "Research software" in page
     assert "trained on simulated images only" in page
     assert page.count('<article class="case">') == 3
+    assert page.count('src="data:image/') == 6  # of few cases the page can be sent alone
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)  # works offline
     assert "<script" not in page
 
 
 def test_images_are_brought_to_the_geometry_and_a_bad_file_stops_nothing(
-    evaluated, images, tmp_path, refused
+    evaluated, images, tmp_path, refused, monkeypatch
 ):
+    monkeypatch.setattr(case_results, "_EMBEDDED", 2)  # the page of three names its pictures
     out = tmp_path / "out"
     cause, _ = refused("predict", f"--workdir={evaluated}", images, f"--out={out}", code=4)
     assert "c.npz" in cause
@@ -151,9 +156,12 @@ def test_images_are_brought_to_the_geometry_and_a_bad_file_stops_nothing(
     assert [r["slices"] for r in rows(out / "predictions_patients.csv")] == ["2", "1"]
     content = json.loads((out / "predictions.json").read_text())
     assert {row["label"] for row in content["cases"]} == {None}
-    with Image.open(out / "pictures" / "b.gif") as animation:
+    with Image.open(out / "pictures" / "b.webp") as animation:
         assert getattr(animation, "n_frames", 1) == 8  # 25 phases in the file
     page = (out / "summary.html").read_text()
+    assert re.findall('src="([^"]*)"', page) == [
+        f"pictures/{case}.{kind}" for case in ("a_s00", "a_s01", "b") for kind in ("webp", "png")
+    ]
     assert "Not predicted" in page
     assert "truth unknown" in page
     assert not (out / "unpacked").exists()
@@ -191,7 +199,7 @@ def test_without_overlay(evaluated, images, tmp_path):
     out = tmp_path / "out"
     arguments = [f"--workdir={evaluated}", str(images / "b.npz"), f"--out={out}", "--nooverlay"]
     assert run("predict", arguments) == 0
-    with Image.open(out / "pictures" / "b.gif") as animation:
+    with Image.open(out / "pictures" / "b.webp") as animation:
         assert animation.size == (256, 256)
     assert "Predicted maps" not in (out / "summary.html").read_text()
     assert not (out / "predictions_patients.csv").exists()
@@ -298,7 +306,7 @@ def test_predict_on_real_cine(evaluated, tmp_path):
     found = rows(out / "predictions.csv")
     assert [int(row["slice_index"]) for row in found] == [0, 1, 2]
     assert len({row["patient_id"] for row in found}) == 1
-    assert len(list((out / "pictures").glob("*.gif"))) == 3
+    assert len(list((out / "pictures").glob("*.webp"))) == 3
 
 
 def test_inspect_of_a_simulated_cohort(cohorts, tmp_path, capsys):
@@ -338,3 +346,74 @@ def test_inspect_knows_what_prepare_did(images, tmp_path, capsys):
     assert f"rejected: 1 when it was prepared, see {out / 'rejected.csv'}" in printed
     assert "look    crop placed by motion" in printed
     assert page.read_text().count("crop by motion") == 3
+
+
+@pytest.fixture(scope="module")
+def bundle(evaluated, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / "bundle"
+    assert run("export", [f"--workdir={evaluated}", f"--out={out}", "--format=onnx"]) == 0
+    return out
+
+
+def test_a_bundle_predicts_a_cohort_as_eval_does(evaluated, bundle, cohorts, tmp_path):
+    out = tmp_path / "out"
+    assert run("predict", [f"--bundle={bundle}", str(cohorts), f"--out={out}", "--pictures=0"]) == 0
+    found = {row["case_id"]: row for row in rows(out / "predictions.csv")}
+    for row in rows(evaluated / "predictions_test.csv"):
+        ours = found[row["case_id"]]
+        # float32 sums in another order, see bundles.write.BOUNDS
+        assert float(ours["probability"]) == pytest.approx(float(row["probability"]), abs=5e-6)
+        assert ours["threshold"] == row["threshold"]
+    content = json.loads((out / "predictions.json").read_text())
+    assert content["versions"]["onnxruntime"]
+    assert content["threshold"]["origin"].endswith("as in metrics.json")
+    assert "by the bundle bundle" in (out / "summary.html").read_text()
+
+
+def test_predicting_with_a_bundle_imports_no_jax(bundle, images, tmp_path):
+    (images / "c.npz").unlink()
+    out = tmp_path / "out"
+    code = f"""
+import sys
+from mvo_jax.cli.main import main
+sys.argv = ["mvo-jax", "predict", "--bundle={bundle}", "{images}", "--out={out}"]
+code = main()
+heavy = {{"jax", "jaxlib", "flax", "torch", "sklearn", "matplotlib", "tensorflow_datasets"}}
+print("loaded:", sorted(heavy & set(sys.modules)), file=sys.stderr)
+sys.exit(code)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.splitlines()[-1] == "loaded: []"
+    assert len(rows(out / "predictions.csv")) == 3
+    drawn = json.loads((out / "predictions.json").read_text())["cases"][0]
+    assert (out / drawn["picture"]).is_file()
+
+
+def test_what_export_and_a_bundle_refuse(evaluated, bundle, images, tmp_path, refused):
+    out = tmp_path / "out"
+    cause, _ = refused("predict", images, f"--out={out}")
+    assert "neither --workdir nor --bundle" in cause
+    cause, _ = refused("predict", f"--bundle={bundle}", f"--workdir={evaluated}", images, "--out=o")
+    assert "both" in cause
+    cause, _ = refused("predict", f"--bundle={bundle}", "--checkpoint=best", images, "--out=o")
+    assert "--checkpoint is of a run" in cause
+    cause, remedy = refused("predict", f"--bundle={evaluated}", images, f"--out={out}")
+    assert "is no bundle" in cause
+    assert "python -m mvo_jax export" in remedy
+    cause, remedy = refused("eval", f"--workdir={bundle}")
+    assert "is a bundle" in cause
+    cause, _ = refused("export", f"--workdir={evaluated}", f"--out={out}", "--format=tflite")
+    assert "tflite" in cause
+    cause, _ = refused("export", f"--workdir={images}", f"--out={out}")
+    assert "config.json does not exist" in cause
+    cause, _ = refused("export", f"--workdir={evaluated}", f"--out={evaluated}", "--format=onnx")
+    assert "not an empty folder" in cause
+    bare = tmp_path / "bare"
+    shutil.copytree(evaluated, bare)
+    shutil.rmtree(bare / "checkpoints" / "best")
+    cause, _ = refused("export", f"--workdir={bare}", f"--out={out}")
+    assert "best" in cause
+    assert not out.exists()

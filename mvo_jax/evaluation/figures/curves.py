@@ -18,10 +18,11 @@ from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 
 from mvo_jax.evaluation import metrics
+from mvo_jax.evaluation.figures.pictures import INK, MUTED
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.statistics import bootstrap_roc_band, wilson_interval
 
-INK, MUTED, RULE = "#1a1f27", "#5b6470", "#d5d9de"
+RULE = "#d5d9de"
 BLUE, VERMILLION = "#0072b2", "#d55e00"
 # The others of Okabe and Ito beside them, for rows of a study.
 _COLOURS = (BLUE, VERMILLION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK)
@@ -174,6 +175,30 @@ def reliability_figure(predictions: Predictions, summary: Mapping[str, Any]) -> 
         ax.vlines(shown, base, end, color=colour, linewidth=0.6, alpha=0.5)
     # Outside: bins may lie anywhere in the square.
     figure.legend(loc="outside lower center", ncols=3, frameon=False, **_TEXT)
+    return figure
+
+
+def decision_figure(summary: Mapping[str, Any]) -> Figure:
+    """Net benefit over thresholds, beside treating all and nobody."""
+    figure, (ax,) = _figure(9.6, 4.0)
+    curve, level = summary["decision_curve"], round(100 * summary["confidence"])
+    at = curve["threshold"]
+    band = f"{level}% band (patient bootstrap)"
+    low, high = curve["model_low"], curve["model_high"]
+    ax.fill_between(at, low, high, color=BLUE, alpha=0.14, linewidth=0, label=band)
+    ax.plot(at, curve["treat_all"], color=MUTED, linewidth=1.4, linestyle=_LONG, label="treat all")
+    ax.axhline(0, color=MUTED, linewidth=1, linestyle=_DASHED, label="treat nobody")
+    ax.plot(at, curve["model"], color=BLUE, linewidth=2, label="model")
+    if curve["calibrated"] is not None:
+        line: dict[str, Any] = {"color": VERMILLION, "linewidth": 1.6, "linestyle": _LONG}
+        ax.plot(at, curve["calibrated"], label="model, temperature scaled", **line)
+    value = summary["threshold"]["value"]
+    ax.axvline(value, color=INK, linewidth=1.2, linestyle=_DOTTED, label=f"threshold {value:.3f}")
+    _label_axes(ax, "Probability at which one acts", "Net benefit per case")
+    most = max(summary["prevalence"], 0.05)
+    ax.set_ylim(-0.35 * most, 1.1 * most)  # below, treating all falls without end
+    ax.set_xlim(0, 1)
+    figure.legend(loc="outside right upper", frameon=False, **_TEXT)
     return figure
 
 
