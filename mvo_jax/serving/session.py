@@ -132,7 +132,11 @@ class Session:
         try:
             with file:
                 while left and (chunk := stream.read(min(left, _CHUNK))):
-                    left -= file.write(chunk)
+                    try:
+                        left -= file.write(chunk)
+                    except OSError as error:
+                        cause = f"{printable(name)} cannot be stored ({error.strerror})"
+                        raise Refusal(507, cause, "free some space") from error
         finally:
             with self._lock:
                 if now == self._round:
