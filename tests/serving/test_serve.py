@@ -84,18 +84,23 @@ def test_a_folder_and_an_archive_give_the_same(serving, cine, tmp_path):
         (b"not an archive", "a.zip", "no sound .zip"),
         (b"text", "notes.txt", "in no format that is recognised"),
         (b"not an archive", "a.npz", "nothing could be predicted"),
-        (None, "bomb.zip", "would unpack to"),
+        (None, "bomb.zip", "bomb.zip would unpack to"),
+        (None, "many.zip", "many.zip holds 5 files, more than 3"),
         (None, "out.zip", "leads out of it"),
     ],
 )
 def test_bad_images_are_told_and_others_can_follow(
     serving, cine, tmp_path, monkeypatch, content, name, words
 ):
+    if name == "many.zip":
+        monkeypatch.setattr(session_module, "MAX_FILES", 3)
     if name == "bomb.zip":
         monkeypatch.setattr(session_module, "MAX_BYTES", 1 << 22)
     if content is None:
         with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("../../out.npz" if name == "out.zip" else "a.npz", bytes(1 << 23))
+            for i in range(4 if name == "many.zip" else 0):
+                archive.writestr(str(i), b"")
     else:
         (tmp_path / name).write_bytes(content)
     client = serving()
