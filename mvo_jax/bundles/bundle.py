@@ -97,7 +97,7 @@ class Bundle:
             "trained on": data,
             "model": MODELS[self.form],
             "model SHA-256": self.about.files[MODELS[self.form]]["sha256"],
-            "exported by": self.about.versions,
+            "exported by": ", ".join(f"{name} {it}" for name, it in self.about.versions.items()),
             "versions": versions(_COMPUTED_BY[self.form]),
         }
 
