@@ -66,11 +66,15 @@ STAGES = {
     "all": Stage("seen", (), 250),
     "fold0": Stage("without0", (0,), 250),
     "without12": Stage("start", (1, 2), 500),
-    "fold1": Stage("without12", (1,), 300),
-    "fold2": Stage("without12", (2,), 300),
+    "begun1": Stage("without12", (1,), 300),
+    "begun2": Stage("without12", (2,), 300),
     "without34": Stage("start", (3, 4), 450),
-    "fold3": Stage("without34", (3,), 300),
-    "fold4": Stage("without34", (4,), 300),
+    "begun3": Stage("without34", (3,), 300),
+    "begun4": Stage("without34", (4,), 300),
+    "fold1": Stage("begun1", (1,), 200),
+    "fold2": Stage("begun2", (2,), 200),
+    "fold3": Stage("begun3", (3,), 200),
+    "fold4": Stage("begun4", (4,), 200),
 }
 
 
