@@ -1,7 +1,7 @@
 """A trained model on new images: probabilities, tables, pictures and a page in a folder.
 
-The model is a run (``trained_run.TrainedRun``, computed with JAX) or a bundle
-(``bundles.bundle.Bundle``, computed with onnxruntime): nothing here imports JAX.
+The model is a run (``trained_run.TrainedRun``, computed with JAX), several (``ensemble.Ensemble``),
+or a bundle (``bundles.bundle.Bundle``, computed with onnxruntime): nothing here imports JAX.
 """
 
 import dataclasses
@@ -59,11 +59,13 @@ class Predicted:
         cases: rows of ``predictions.csv``, one a slice.
         patients: rows by patient.
         failed: what could not be read or prepared.
+        probability: whether and how probabilities were scaled.
     """
 
     cases: list[dict[str, Any]]
     patients: list[dict[str, Any]]
     failed: list[Rejected]
+    probability: str
 
 
 def predict_images(
@@ -80,7 +82,7 @@ def predict_images(
     """Predict every slice of a source and write the results to a new folder.
 
     Args:
-        model: from ``load_run`` or ``load_bundle``.
+        model: from ``load_run`` or ``load_bundle``, or an ``Ensemble``.
         source: folder, image file, .zip or cohort.
         out: folder to write; must not exist or be empty.
         form: format of the source; see ``data.importers.formats``.
@@ -113,6 +115,7 @@ def predict_images(
         patients = patient_rows(cases, decision)
         cards = draw_pictures(work, pictured, cases, decision.value)
         facts = {
+            "probability": "as the network gives it, not scaled",
             **model.facts(),
             "input": f"{printable(opened.path)} ({opened.kind})",
             "clips": f"{target.frames} frames of {target.image_size}x{target.image_size} pixels, "
@@ -138,7 +141,7 @@ def predict_images(
             cards=cards,
             provenance=facts,
         )
-    return Predicted(cases, patients, failed)
+    return Predicted(cases, patients, failed, facts["probability"])
 
 
 def _good(read: Iterator[Clip | Rejected], failed: list[Rejected]) -> Iterator[Clip]:
@@ -169,6 +172,7 @@ def _predict(
         for batch in itertools.chain([first], batched(clips, len(first))):
             result = predict(np.stack([clip.video for clip in batch]))
             masks = result.get("coarse_mask")
+            members = result.get("members", [None] * len(batch))
             if overlay and masks is None:
                 raise UserError(
                     "--overlay was asked for, but this model has no mask branch",
@@ -182,6 +186,6 @@ def _predict(
                         "its weights hold NaN; name another --checkpoint, or train again",
                     )
                 pictured.add(len(rows), probability, clip, None if masks is None else masks[i])
-                rows.append(case_row(clip, probability, decision))
+                rows.append(case_row(clip, probability, decision, members=members[i]))
             bar.update(len(batch))
     return rows

@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mvo_jax.data.attributes import attributes
 from mvo_jax.data.clips import geometry_of
+from mvo_jax.data.cohort_card import cohort_card, split_card
 from mvo_jax.data.splits import (
     AnySplit,
     check_patients_disjoint,
@@ -25,6 +27,8 @@ from mvo_jax.data.splits import (
 )
 from mvo_jax.devices import distributed
 from mvo_jax.errors import UserError
+from mvo_jax.evaluation.calibration import fit_temperature
+from mvo_jax.evaluation.claim import Artefacts, fill, write_claim
 from mvo_jax.evaluation.figures.pictures import gallery
 from mvo_jax.evaluation.localisation import mean_mvo
 from mvo_jax.evaluation.predict import Predictor, validation_metrics
@@ -32,11 +36,12 @@ from mvo_jax.evaluation.predictions import (
     write_patient_predictions,
     write_predictions,
 )
+from mvo_jax.evaluation.sectors import infarct_sectors
 from mvo_jax.evaluation.statistics import by_patient
 from mvo_jax.evaluation.thresholds import choose_thresholds
 from mvo_jax.interop.convert import initial_variables
 from mvo_jax.interop.weight_files import read_variables
-from mvo_jax.runs.folder import RunFolder, provenance, write_json
+from mvo_jax.runs.folder import RunFolder, provenance, read_json, write_json
 from mvo_jax.runs.goodput import Clock
 from mvo_jax.runs.lock import RunLock
 from mvo_jax.runs.resume import Identity
@@ -48,6 +53,7 @@ from mvo_jax.training.recorder import Supervision
 from mvo_jax.training.setup import Experiment, set_up
 
 log = logging.getLogger(__name__)
+_COHORT_CARD = "cohort_card.json"
 
 
 def train_and_evaluate(
@@ -154,8 +160,8 @@ def evaluate(
     processes share the cases, and the first one writes
     ``predictions_SPLIT.csv``, ``predictions_validation.csv`` (what the thresholds were chosen on),
     ``metrics.json`` and ``report.html`` for the test split, and ``metrics_SPLIT.json`` and
-    ``report_SPLIT.html`` for others; where a patient has several slices
-    ``predictions_patients_SPLIT.csv`` too.
+    ``report_SPLIT.html`` for others, each with ``claim.md``, the CLAIM checklist; where a patient
+    has several slices ``predictions_patients_SPLIT.csv`` too.
 
     Args:
         workdir: folder of a trained run.
@@ -193,12 +199,18 @@ def evaluate(
     validation = run.predict_split(chosen_on)
     chosen = choose_thresholds(config, validation)
     predictions = run.predict_split(evaluated)
-    history = folder.history()
+    history, sectors = folder.history(), infarct_sectors(evaluated)
+    known = {} if splits is not None else attributes(config.data, evaluated)
+    if config.data.name == "cohort":  # of a simulated one the simulator knows better
+        known = {**known, **sectors.attributes()}
     summary = summarise(
         predictions,
         chosen,
         features=evaluated.features or None,
         training_map=run.training_map,
+        sectors=sectors,
+        temperature=fit_temperature(validation),
+        attributes=known,
         training_history=history,
     )
     summary["checkpoint"] = {"which": checkpoint, "step": run.step}
@@ -216,6 +228,10 @@ def evaluate(
             chosen.patient_value,
         )
     write_summary(folder.path / f"metrics{suffix}.json", summary)
+    for one in (chosen_on, evaluated):
+        _note_split(folder, config, one, known=splits is None)
+    checklist = fill(Artefacts(folder.path, suffix))
+    write_claim(folder.path / f"claim{suffix}.md", checklist)
     write_report(
         folder.path / f"report{suffix}.html",
         summary=summary,
@@ -226,6 +242,7 @@ def evaluate(
         provenance={"checkpoint": f"{checkpoint}, step {run.step}", **provenance()},
         dataset=dataset_line(config.data),
         simulated=config.data.name == "phantom",
+        claim=checklist,
     )
     return summary
 
@@ -243,6 +260,9 @@ def _load_for_training(
         write_json(folder.path / TRAINING_MAP, {"share_with_mvo": share.round(6).tolist()})
     validation = _load(config, "validation", splits)
     check_patients_disjoint(training, validation)
+    if distributed.is_first():
+        for split in (training, validation):
+            _note_split(folder, config, split, known=splits is None)
     data = {split.name: content_hash(split) for split in (training, validation)}
     distributed.check_same({"content of data": data}, "give all processes the same data")
     folder.note({"data": data})
@@ -250,6 +270,16 @@ def _load_for_training(
         for split in (training, validation):
             log.info(describe(split))
     return training, validation, data
+
+
+def _note_split(folder: RunFolder, config: Any, split: AnySplit, *, known: bool) -> None:
+    """Add a split to what the folder says of its cohort; ``known``: the config names its cases."""
+    path = folder.path / _COHORT_CARD
+    card = read_json(path) if path.exists() else {}
+    about = cohort_card(config.data) if known else {"data": "cases given by the caller"}
+    splits = card.get("splits", {})
+    splits[split.name] = split_card(config.data, split, known=known)
+    write_json(path, {**about, "splits": splits})
 
 
 def _load(config: Any, name: str, splits: Mapping[str, AnySplit] | None) -> AnySplit:

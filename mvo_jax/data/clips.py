@@ -1,7 +1,7 @@
 """Clips of any origin one by one: a source of images, a prepared cohort, a simulated cohort.
 
-What training reads as a split, ``predict`` and ``inspect`` read from here; only one series is in
-memory at a time.
+What training reads as a split, ``predict`` and ``inspect`` read from here; only a few series
+are in memory at a time.
 """
 
 import dataclasses
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from mvo_jax.data.accounting import Reading
-from mvo_jax.data.cohort.series import prepare_series, read_series
+from mvo_jax.data.cohort.ahead import read_in_order
+from mvo_jax.data.cohort.series import prepare_series
 from mvo_jax.data.importers.archive import named_after, renamed, unpack
 from mvo_jax.data.importers.cine import Options, printable
 from mvo_jax.data.importers.formats import choose_importer
@@ -135,11 +136,10 @@ def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejecte
     importer, folder, options = source._opened
     found, reading = False, Reading()
     with named_after(source.path, folder):
-        for series in importer.find(folder, options):
+        todo = importer.find(folder, options)
+        for results in read_in_order(importer, options, target or Target(), todo):
             found = True
-            for one in read_series(
-                importer.load, series, options, target or Target(), with_overview=True
-            ):
+            for one in results:
                 named = dataclasses.replace(
                     one,
                     case_id=printable(one.case_id),
