@@ -46,7 +46,7 @@ def test_a_file_is_predicted_shown_corrected_and_deleted(serving, cine):
     assert status == 200
     first, moved = json.loads(content)["slices"]
     assert first == state["slices"][0]
-    assert moved["box"] == [84, 24, 116, 56]  # around pixel (40, 100), from a whole pixel
+    assert moved["box"] == [85, 25, 117, 57]  # around pixel (40, 100), halves go up
     assert moved["centre_from"] == "given"
     assert moved["version"] == 1
     assert not moved["suspected"]
