@@ -132,7 +132,11 @@ class Session:
         try:
             with file:
                 while left and (chunk := stream.read(min(left, _CHUNK))):
-                    left -= file.write(chunk)
+                    try:
+                        left -= file.write(chunk)
+                    except OSError as error:
+                        cause = f"{printable(name)} cannot be stored ({error.strerror})"
+                        raise Refusal(507, cause, "free some space") from error
         finally:
             with self._lock:
                 if now == self._round:
@@ -170,7 +174,7 @@ class Session:
                 raise UserError(f"nothing could be predicted: {first.cause}", first.remedy)
             end, error = "done", None
         except UserError as wrong:
-            end, error = "failed", (self._shown(wrong.cause), wrong.remedy)
+            end, error = "failed", (self._shown(wrong.cause), _for_page(wrong.remedy))
         except Exception as wrong:
             log.exception("prediction failed")
             cause = self._shown(f"{type(wrong).__name__}: {wrong}")[:200]
@@ -182,8 +186,10 @@ class Session:
     def _open(self, folder: Path) -> None:
         dropped = folder / "dropped"
         (only, *more) = sorted(dropped.iterdir())
-        self._named = dropped if more else only
-        self._read_from = unpack(self._named, folder / "unpacked", limit=MAX_BYTES)
+        self._read_from = self._named = dropped if more else only
+        self._read_from = unpack(
+            self._named, folder / "unpacked", limit=MAX_BYTES, most_names=MAX_FILES
+        )
         self._importer = choose_importer(self._read_from)
 
     def _read_all(self, now: int) -> None:
@@ -217,7 +223,10 @@ class Session:
         )
         clips = [one for one in read if isinstance(one, Clip)]
         failed = [one for one in read if isinstance(one, Rejected)]
-        failed = [dataclasses.replace(one, cause=self._shown(one.cause)) for one in failed]
+        failed = [
+            dataclasses.replace(one, cause=self._shown(one.cause), remedy=_for_page(one.remedy))
+            for one in failed
+        ]
         if not clips:
             return [], failed
         probabilities, masks = self._compute(np.stack([clip.video for clip in clips]))
@@ -266,7 +275,7 @@ class Session:
                     raise UserError(first.cause, first.remedy)
             except UserError as error:
                 self._moved = before
-                raise Refusal(422, self._shown(error.cause), error.remedy) from error
+                raise Refusal(422, self._shown(error.cause), _for_page(error.remedy)) from error
             self._cases[index] = dataclasses.replace(moved[0], version=case.version + 1)
 
     # Showing
@@ -369,6 +378,11 @@ class Session:
             self._closed = True
         self.clear(seconds=5)
         shutil.rmtree(self._root, ignore_errors=True)
+
+
+def _for_page(remedy: str) -> str:
+    """What to do, for somebody who gives no flags here."""
+    return f"{remedy} of: python -m mvo_jax predict" if "--" in remedy else remedy
 
 
 def _shown_case(case: Case) -> dict[str, Any]:

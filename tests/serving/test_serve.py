@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mvo_jax.predict_images import predict_images
 from mvo_jax.serving import session as session_module
+from tests.serving.model import BrightMiddle
 
 
 def test_a_file_is_predicted_shown_corrected_and_deleted(serving, cine):
@@ -44,7 +46,7 @@ def test_a_file_is_predicted_shown_corrected_and_deleted(serving, cine):
     assert status == 200
     first, moved = json.loads(content)["slices"]
     assert first == state["slices"][0]
-    assert moved["box"] == [84, 24, 116, 56]  # around pixel (40, 100), from a whole pixel
+    assert moved["box"] == [85, 25, 117, 57]  # around pixel (40, 100), halves go up
     assert moved["centre_from"] == "given"
     assert moved["version"] == 1
     assert not moved["suspected"]
@@ -63,7 +65,7 @@ def test_a_file_is_predicted_shown_corrected_and_deleted(serving, cine):
         assert client.ask("GET", path)[0] == 404
 
 
-def test_a_folder_and_an_archive_give_the_same(serving, cine, tmp_path):
+def test_a_folder_and_an_archive_give_what_predict_gives(serving, cine, tmp_path):
     client = serving()
     client.put(cine, "Zo%C3%AB%20%3Cb%3E/beating.npz")
     found = client.predict()
@@ -76,6 +78,10 @@ def test_a_folder_and_an_archive_give_the_same(serving, cine, tmp_path):
         one["probability"] for one in found["slices"]
     ]
     assert client.ask("GET", "predictions.csv")[1].count(b"export.zip/beating.npz") == 2
+    predicted = predict_images(BrightMiddle(), cine, tmp_path / "out").cases
+    assert [one["probability"] for one in found["slices"]] == [
+        row["probability"] for row in predicted
+    ]
 
 
 @pytest.mark.parametrize(
@@ -84,18 +90,23 @@ def test_a_folder_and_an_archive_give_the_same(serving, cine, tmp_path):
         (b"not an archive", "a.zip", "no sound .zip"),
         (b"text", "notes.txt", "in no format that is recognised"),
         (b"not an archive", "a.npz", "nothing could be predicted"),
-        (None, "bomb.zip", "would unpack to"),
+        (None, "bomb.zip", "bomb.zip would unpack to"),
+        (None, "many.zip", "many.zip holds 5 files, more than 3"),
         (None, "out.zip", "leads out of it"),
     ],
 )
 def test_bad_images_are_told_and_others_can_follow(
     serving, cine, tmp_path, monkeypatch, content, name, words
 ):
+    if name == "many.zip":
+        monkeypatch.setattr(session_module, "MAX_FILES", 3)
     if name == "bomb.zip":
         monkeypatch.setattr(session_module, "MAX_BYTES", 1 << 22)
     if content is None:
         with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("../../out.npz" if name == "out.zip" else "a.npz", bytes(1 << 23))
+            for i in range(4 if name == "many.zip" else 0):
+                archive.writestr(str(i), b"")
     else:
         (tmp_path / name).write_bytes(content)
     client = serving()

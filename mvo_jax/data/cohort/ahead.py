@@ -48,6 +48,7 @@ def read_in_order(
             waiting.append((place, series))
         while waiting:
             place, series = waiting.popleft()
+            answer: list[Clip | Rejected]
             try:
                 answer = workers[place].receive()
             except EOFError:

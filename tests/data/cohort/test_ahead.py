@@ -50,7 +50,9 @@ def test_children_give_the_same_in_the_same_order(monkeypatch):
         for one, other in zip(there, here, strict=True):
             first, second = dataclasses.asdict(one), dataclasses.asdict(other)
             np.testing.assert_equal(first, second)
-    assert "holds no short-axis cine" in found[6][0].cause
+    (empty,) = found[6]
+    assert isinstance(empty, Rejected)
+    assert "holds no short-axis cine" in empty.cause
 
 
 def test_a_few_are_read_here_and_what_only_this_process_knows_too(monkeypatch):
