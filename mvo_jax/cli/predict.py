@@ -54,6 +54,12 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "overlay", None, "Predict the coarse map and lay it over the pictures.", flag_values=values
     )
+    flags.DEFINE_bool(
+        "nifti",
+        False,
+        "Write the coarse map of each source as NIfTI on its voxels.",
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         "pictures",
         100,
@@ -110,6 +116,7 @@ def main(arguments: list[str]) -> None:
         threshold=values.threshold,
         overlay=values.overlay,
         pictures=values.pictures,
+        nifti=values.nifti,
     )
     suspected = sum(row["decision"] for row in found.patients)
     print(

@@ -214,6 +214,7 @@ def _stored_clip(
         patient_id=case["patient_id"].decode(),
         slice_index=int(case["slice_index"]),
         source=f"{source.path} [{split}]",
+        note=known.get("note", ""),
         video=case["video"],
         lge_mask=mask if mask.any() else None,
         label=int(case["label"]),

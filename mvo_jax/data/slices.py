@@ -21,6 +21,51 @@ PIXEL_MM = (0.2, 6.0)
 ORIENTATION_RULE = 2
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Grid:
+    """The voxels of a source, by which a result is written back to where it belongs.
+
+    Slices of one source share one object.
+
+    Attributes:
+        shape: (X, Y, Z) as stored.
+        affine: float ``[4, 4]`` of these to RAS mm.
+        order: which stored axis is shown as columns, rows and slices.
+        flips: whether (columns, rows, slices) are then reversed.
+        oriented: whether the source states where it lies.
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    order: tuple[int, int, int] = (0, 1, 2)
+    flips: tuple[bool, bool, bool] = (False, False, False)
+    oriented: bool = True
+
+    def __str__(self) -> str:
+        """What was done to the stored axes, as "columns -Y, rows +X, slices +Z"."""
+        if (self.order, self.flips) == ((0, 1, 2), (False, False, False)):
+            return "as stored" if self.oriented else "as stored: it says nothing"
+        shown = zip(("columns", "rows", "slices"), self.order, self.flips, strict=True)
+        return ", ".join(
+            f"{name} {'-' if flip else '+'}{'XYZ'[axis]}" for name, axis, flip in shown
+        )
+
+    def stored(self, planes: Mapping[int, np.ndarray]) -> np.ndarray:
+        """A volume on these voxels from images as they are shown.
+
+        Args:
+            planes: number of the slice as shown -> ``[H, W]``; the others become 0.
+
+        Returns:
+            float32 ``(X, Y, Z)``.
+        """
+        shown = np.zeros([self.shape[axis] for axis in self.order], np.float32)
+        for z, plane in planes.items():
+            shown[..., z] = plane.T
+        shown = np.flip(shown, tuple(axis for axis, flip in enumerate(self.flips) if flip))
+        return np.ascontiguousarray(shown.transpose(np.argsort(self.order)))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slice:
     """Which slice it is.
@@ -33,6 +78,9 @@ class Slice:
         note: what a user should know of how it was read: what was left out or taken for granted.
         images: what became of the images that belong to it: ``used``, or why not -> how many; empty
             of formats that hold one cine a file.
+        drawn_on: which slices of the LGE it has its mask from, for the page.
+        grid: voxels of the source; None where the format has no place in space.
+        plane: number of the slice in ``grid``, as shown.
     """
 
     case_id: str
@@ -41,6 +89,9 @@ class Slice:
     source: str
     note: str = ""
     images: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    drawn_on: str = ""
+    grid: Grid | None = None
+    plane: int = 0
 
     @property
     def identity(self) -> dict[str, Any]:

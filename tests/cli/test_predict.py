@@ -9,12 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
 from mvo_jax.cli.main import run
 from mvo_jax.evaluation.pages import case_results
+from tests.data.importers import writers
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = Path(os.environ.get("MVO_JAX_SAMPLES", ROOT.parent / "shared" / "samples"))
@@ -297,6 +299,29 @@ def test_a_cohort_of_another_geometry(evaluated, tmp_path, refused):
     assert len(rows(tmp_path / "out" / "predictions.csv")) == 2
 
 
+def test_maps_go_back_to_the_source_as_nifti(evaluated, cohorts, images, tmp_path, refused):
+    source, out = tmp_path / "nifti", tmp_path / "out"
+    writers.write_nifti(source, "n", beating(2).swapaxes(0, 1), None, pixel_mm=1.5)
+    cause, _ = refused("predict", f"--workdir={evaluated}", cohorts, "--nifti", f"--out={out}")
+    assert "crops alone" in cause
+    assert not out.exists()
+    assert run("predict", [f"--workdir={evaluated}", str(source), "--nifti", f"--out={out}"]) == 0
+    assert {row["map"] for row in rows(out / "predictions.csv")} == {"maps/n_mvo_map.nii.gz"}
+    cine, coarse = (
+        nibabel.Nifti1Image.from_filename(path)
+        for path in (source / "n_cine.nii.gz", out / "maps/n_mvo_map.nii.gz")
+    )
+    assert coarse.shape == cine.shape[:3]
+    assert np.array_equal(coarse.affine, cine.affine)
+    assert coarse.get_fdata().any()
+    # No place in space: told, and the predictions are there.
+    (images / "c.npz").unlink()
+    out = tmp_path / "none"
+    assert run("predict", [f"--workdir={evaluated}", str(images), "--nifti", f"--out={out}"]) == 0
+    assert {row["map"] for row in rows(out / "predictions.csv")} == {""}
+    assert not (out / "maps").exists()
+
+
 def test_predict_on_real_cine(evaluated, tmp_path):
     source = SAMPLES / "sunnybrook" / "dicom" / "SCD0000101"
     if not source.is_dir():
@@ -318,6 +343,33 @@ def test_inspect_of_a_simulated_cohort(cohorts, tmp_path, capsys):
     text = page.read_text()
     assert text.count('<div class="pair">') == 10
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
+
+
+def test_inspect_shows_every_decision(tmp_path, capsys):
+    source, page = tmp_path / "source", tmp_path / "page.html"
+    drawn = np.zeros((2, 96, 96), np.uint8)
+    drawn[1, 36:60, 36:60], drawn[1, 40:44, 40:44] = 3, 2
+    writers.write_dicom(source, "A", beating(2).swapaxes(0, 1), drawn, pixel_mm=1.5)
+    shutil.copy(next((source / "A").glob("*_0.dcm")), source / "A" / "copy.dcm")
+    mirrored = nibabel.Nifti1Image(drawn.T, np.eye(4))
+    nibabel.save(mirrored, source / "B_lge_mask.nii.gz")
+    assert run("inspect", [str(source), f"--out={page}", "--image_size=32"]) == 4
+    assert "images: 21: 20 used, 1 copies" in capsys.readouterr().out
+    text = re.sub(r"<[^>]+>", "|", page.read_text())
+    for words in (
+        "What is not used", "B_lge_mask.nii.gz is named like a drawing", "rename it like",
+        "10 used, 1 copies", "1 copies (same SOPInstanceUID) left out", "as stored",
+        "|1 of 2|", "|none|", "|mask|", "|MVO|", "|unlabelled|",
+    ):  # fmt: skip
+        assert words in text
+    # A cohort says what was noted when it was prepared.
+    cohort = tmp_path / "cohort"
+    shape = ["--image_size=32", "--fractions=1,0,0", "--jobs=1"]
+    assert run("prepare", [str(source), f"--out={cohort}", *shape]) == 0
+    assert run("inspect", [str(cohort), f"--out={page}"]) == 4  # one class in a split
+    text = page.read_text()
+    assert "1 copies (same SOPInstanceUID) left out" in text
+    assert "B_lge_mask.nii.gz is named like a drawing" in text
 
 
 def test_inspect_of_images_with_faults(images, tmp_path, refused, capsys):

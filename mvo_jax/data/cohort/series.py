@@ -64,13 +64,30 @@ def read_series(
                     done if isinstance(done, Rejected) else _with_overview(done, one)
                     for one, done in zip(slices, results, strict=True)
                 ]
+            results = _with_first_note(slices, results)
             return [*results, *(lost for one in slices for lost in one.unplaced)]
     except UserError as error:
         images = error.images if isinstance(error, RefusedSeries) else 0
         return [series.rejected(error.cause, error.remedy, images)]
+    except ModuleNotFoundError as error:
+        cause = f"{printable(series.path)} needs the package {error.name}, which is not installed"
+        return [series.rejected(cause, "pip install 'mvo_jax[images]'")]
     except Exception as error:  # whatever a library makes of one bad file, the rest goes on
         cause = f"{printable(series.path)}: {type(error).__name__}: {printable(error)[:200]}"
         return [series.rejected(cause, "check the file, or leave it out")]
+
+
+def _with_first_note(
+    slices: Sequence[CineSlice], results: Sequence[Clip | Rejected]
+) -> list[Clip | Rejected]:
+    """The first slice has the notes of its series: where it is refused the next one tells them."""
+    out = list(results)
+    first = next((i for i, done in enumerate(out) if isinstance(done, Clip)), 0)
+    clip = out[first]
+    if first and isinstance(clip, Clip) and slices[0].note:
+        notes = "; ".join(filter(None, (slices[0].note, clip.note)))
+        out[first] = dataclasses.replace(clip, note=notes)
+    return out
 
 
 def prepare_series(

@@ -59,7 +59,7 @@ def choose_window(one: CineSlice, target: Target, heart: np.ndarray | None = Non
     # Inside the image where it can be; around its middle where it cannot.
     start = np.where(extent <= shape, np.clip(start, 0, np.maximum(shape - extent, 0)), start)
     start = np.where(np.isclose(extent, shape, rtol=0, atol=1.0), (shape - extent) / 2, start)
-    start = np.round(start)
+    start = np.floor(start + 0.5)  # halves go up, not to even
     if box is not None:
         low, high = box
         if (high - low > extent + 1e-6).any():

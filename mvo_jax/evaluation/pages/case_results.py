@@ -90,6 +90,7 @@ def case_row(
         "threshold": threshold.value,
         "picture": None,
         "animation": None,
+        "map": None,
     }
 
 
