@@ -105,6 +105,7 @@ function show(state) {
   at("threshold").textContent = `${state.threshold.toFixed(3)} (${state.origin})`;
   at("scale").textContent = state.scale.toFixed(2);
   at("results").hidden = !done;
+  at("maps").hidden = !state.maps;
   if (state.phase === "working") {
     showProgress(state.series ? `Predicting, series ${state.done + 1} of ${state.series}` : "Reading", state.series ? state.done / state.series : 0);
   } else showProgress("", null);
