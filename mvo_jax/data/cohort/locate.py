@@ -19,7 +19,7 @@ from mvo_jax.data.locator.network import (
 from mvo_jax.data.slices import CineSlice
 
 FRAMES = 12  # of a slice that are looked at, evenly spaced; more change nothing that was measured
-MIN_CONFIDENCE = 0.6
+MIN_CONFIDENCE = 0.8
 _NEAR_MM = 25.0  # a cavity's radius or so: blood further away is another place
 # What a frame must show there. Of frames with a ventricle 99 in 100 do, of others few.
 _LEAST_PEAK, _LEAST_MM2, _LEAST_SHARE = 0.9, 150.0, 0.3
