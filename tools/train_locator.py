@@ -144,7 +144,8 @@ def train(
     params, stats = start["params"], start["batch_stats"]
     now = Progress(params, stats, optimizer.init(params), 0)
     if out.is_file():
-        now = serialization.from_bytes(now, out.read_bytes())
+        stored: Any = serialization.from_bytes(now, out.read_bytes())
+        now = Progress(*stored)
 
     update = compiled_update(steps)
     params, stats, state, losses = now.params, now.batch_stats, now.optimizer, []
@@ -160,7 +161,8 @@ def train(
             content = serialization.to_bytes(Progress(params, stats, state, step + 1))
             replace_with(out, lambda path, content=content: path.write_bytes(content))
             saved = time.monotonic()
-    return {"params": params, "batch_stats": stats}
+    # On the host: several stages begin here, and the first would take the arrays from the others.
+    return jax.device_get({"params": params, "batch_stats": stats})
 
 
 def write_weights(path: Path, variables: Any) -> None:
@@ -171,7 +173,7 @@ def write_weights(path: Path, variables: Any) -> None:
 
 def main() -> None:
     """Train what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="lv_cavity.npz")
     parser.add_argument("--out", type=Path, required=True, help="folder of the weights")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))

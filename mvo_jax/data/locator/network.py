@@ -27,7 +27,7 @@ _threads = functools.cache(ThreadpoolController)
 @functools.cache
 def shipped_weights() -> Weights:
     """The weights of the package, float32."""
-    content = resources.files(__package__).joinpath("weights.safetensors").read_bytes()
+    content = resources.files("mvo_jax.data.locator").joinpath("weights.safetensors").read_bytes()
     arrays = safetensors.numpy.load(content)
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
