@@ -28,7 +28,7 @@ from mvo_jax.data.splits import (
     load_split,
     split_bytes,
 )
-from mvo_jax.devices import distributed, parallel
+from mvo_jax.devices import computation, distributed, parallel
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.figures.pictures import gallery
 from mvo_jax.evaluation.localisation import mean_mvo
@@ -67,6 +67,7 @@ def train_and_evaluate(
     profile_steps: int = 0,
     allow_config_change: bool = False,
     allow_data_change: bool = False,
+    allow_settings_change: bool = False,
     clock: Clock | None = None,
 ) -> dict[str, Any]:
     """Train the run of a folder, or go on with it, and evaluate its best checkpoint.
@@ -83,6 +84,7 @@ def train_and_evaluate(
         profile_steps: steps to trace into the folder 'profile' of the run; 0 for none.
         allow_config_change: go on with a run under another config.
         allow_data_change: go on with a run on other data.
+        allow_settings_change: go on with a run under other settings of JAX, such as its x64 mode.
         clock: where the time goes; started by the caller.
 
     Returns:
@@ -103,9 +105,9 @@ def train_and_evaluate(
         if splits is None:
             for name in ("train", "validation"):
                 split_bytes(config.data, name)
+        settings, rounding = computation.settings(), computation.rounding(experiment.devices)
         distributed.check_same(
-            {"config": config.to_dict(), "versions": distributed.versions()},
-            "start all processes with one command and one installation",
+            {"config": config.to_dict(), **settings, **rounding}, distributed.SAME_START
         )
         initial, about = _initial(config, folder, experiment)
 
@@ -138,7 +140,15 @@ def train_and_evaluate(
             folder,
             training,
             validate=lambda variables: validation_metrics(predict(variables)),
-            identity=Identity(config.to_dict(), data, allow_config_change, allow_data_change),
+            identity=Identity(
+                config.to_dict(),
+                data,
+                settings,
+                rounding,
+                allow_config_change=allow_config_change,
+                allow_data_change=allow_data_change,
+                allow_settings_change=allow_settings_change,
+            ),
             initial=initial,
             profile_steps=profile_steps,
             supervision=Supervision(clock, interruption, lock),
@@ -181,6 +191,10 @@ def evaluate(
     # Inference gains little from many devices; of several processes each takes a share.
     run = load_run(
         workdir, checkpoint=checkpoint, data_dir=data_dir, num_devices=distributed.count()
+    )
+    distributed.check_same(
+        {**computation.settings(), **computation.rounding(run.experiment.devices)},
+        distributed.SAME_START,
     )
     config, folder = run.config, run.folder
     evaluated = _load(config, split, splits)

@@ -18,7 +18,8 @@ from typing import Any
 
 import jax
 
-from mvo_jax.devices import distributed, parallel
+from mvo_jax.devices import computation, distributed, parallel
+from mvo_jax.devices.environment import processor
 from mvo_jax.errors import UserError
 from mvo_jax.files import cannot_write, replace_file
 from mvo_jax.runs import goodput
@@ -63,9 +64,11 @@ def provenance() -> dict[str, Any]:
         "git_revision": revision.stdout.strip() or "not a git checkout",
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": processor(),
         "backend": jax.default_backend(),
         "devices": [str(device) for device in parallel.devices()],
         "processes": distributed.count(),
+        "settings": computation.settings(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }

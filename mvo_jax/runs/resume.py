@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mvo_jax.devices import distributed
+from mvo_jax.devices import computation, distributed
 from mvo_jax.errors import UserError
 from mvo_jax.runs.checkpoint import Checkpoints
 from mvo_jax.runs.folder import RunFolder, config_changes
@@ -24,25 +24,35 @@ class Identity:
     Attributes:
         config: the resolved config.
         data: content hashes of the splits by name.
+        settings: of JAX, which change what is computed; see ``computation.settings``.
+        rounding: what changes the last bits only; see ``computation.rounding``.
         allow_config_change: go on from a checkpoint of another config.
         allow_data_change: go on from a checkpoint of other data.
+        allow_settings_change: go on from a checkpoint of other settings.
     """
 
     config: Mapping[str, Any]
     data: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rounding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     allow_config_change: bool = False
     allow_data_change: bool = False
+    allow_settings_change: bool = False
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint keeps of it: JSON content."""
-        return json.loads(json.dumps({"config": self.config, "data": self.data}))
+        kept = ("config", "data", "settings", "rounding")
+        return json.loads(json.dumps({name: getattr(self, name) for name in kept}))
 
-    def check(self, meta: Mapping[str, Any]) -> None:
+    def check(self, meta: Mapping[str, Any]) -> dict[str, list[str]]:
         """Compare with what a checkpoint keeps.
 
+        Returns:
+            What differs and is no reason to stop, for ``provenance.json``.
+
         Raises:
-            UserError: the checkpoint is of another config or of other data, which is not allowed;
-                every difference is listed.
+            UserError: the checkpoint is of another config, of other data or of other settings,
+                which is not allowed; every difference is listed.
         """
         # A checkpoint written through the library may say nothing of them.
         config = config_changes(meta.get("config") or self.config, self.config)
@@ -52,9 +62,12 @@ class Identity:
             for name, now in self.data.items()
             if name in before and before[name] != now
         ]
+        # Checkpoints of earlier revisions do not say under what they were computed.
+        settings = computation.changes(meta.get("settings") or {}, self.settings)
         for what, changes, allowed, flag in (
             ("config", config, self.allow_config_change, "--allow_config_change"),
             ("content of the data", data, self.allow_data_change, "--allow_data_change"),
+            ("setting of JAX", settings, self.allow_settings_change, "--allow_settings_change"),
         ):
             if changes and not allowed:
                 raise UserError(
@@ -64,6 +77,11 @@ class Identity:
                 )
             if changes:
                 _warn(f"going on under another {what}: {'; '.join(changes)}")
+        rounding = computation.changes(meta.get("rounding") or {}, self.rounding)
+        if rounding:
+            _warn(f"going on where results round otherwise: {'; '.join(rounding)}")
+        found = {"settings_changes": settings, "rounding_changes": rounding}
+        return {name: changes for name, changes in found.items() if changes}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +127,8 @@ def resume(
         return Start()
     restored = checkpoints.read("latest")
     meta = restored.meta
-    identity.check(meta)
+    if found := identity.check(meta):
+        folder.note(found)
     state, step = restored.fill(shapes()), meta["step"]
     best, evaluate = best_so_far(
         folder, checkpoints, meta, evaluation_due=due(step, options).evaluate

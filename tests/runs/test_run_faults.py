@@ -333,6 +333,45 @@ def test_going_on_under_another_config_or_on_other_data_is_told_and_kept(attempt
     assert "going on under another content of the data: train " in ended.text
 
 
+@pytest.mark.parametrize(
+    ("context", "words"),
+    [
+        (lambda: jax.enable_x64(True), "jax_enable_x64 False -> True"),
+        (
+            lambda: jax.default_prng_impl("rbg"),
+            "jax_default_prng_impl 'threefry2x32' -> 'rbg'",
+        ),
+        (lambda: jax.threefry_partitionable(False), "jax_threefry_partitionable True -> False"),
+        (
+            lambda: jax.default_matmul_precision("highest"),
+            "jax_default_matmul_precision 'default' -> 'highest'",
+        ),
+    ],
+)
+def test_another_setting_of_jax_is_refused_unless_allowed(attempt, run, context, words):
+    before = bytes_of(run)
+    with context():
+        ended = attempt(run)
+        assert ended.code == EXIT_USER_ERROR
+        assert f"the checkpoint is of another setting of JAX ({words})" in ended.text
+        assert "go on with --allow_settings_change" in ended.text
+        assert bytes_of(run) == before
+        ended = attempt(run, allow_settings_change=True)
+    assert ended.code == 0, ended.text
+    assert f"going on under another setting of JAX: {words}" in ended.text
+    assert json.loads((run / "provenance.json").read_text())[-1]["settings_changes"] == [words]
+
+
+def test_what_only_rounds_is_told_and_kept(attempt, run, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_other=1")
+    ended = attempt(run)
+    assert ended.code == 0, ended.text
+    assert "going on where results round otherwise: xla_flags " in ended.text
+    kept = json.loads((run / "provenance.json").read_text())[-1]
+    assert kept["rounding_changes"][0].startswith("xla_flags ")
+    assert kept["settings"]["jax_enable_x64"] is False
+
+
 def test_what_does_not_change_the_result_may_change(attempt, reference, run):
     shutil.rmtree(newest(run))
     free = {
