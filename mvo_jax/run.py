@@ -41,8 +41,9 @@ from mvo_jax.evaluation.predictions import (
 )
 from mvo_jax.evaluation.statistics import by_patient
 from mvo_jax.evaluation.thresholds import choose_thresholds
+from mvo_jax.files import local_path
 from mvo_jax.interop.convert import initial_variables
-from mvo_jax.interop.weight_files import read_variables
+from mvo_jax.interop.weight_sources import read_start
 from mvo_jax.runs.checkpoint import Checkpoints
 from mvo_jax.runs.folder import RunFolder, provenance, read_json, write_json
 from mvo_jax.runs.goodput import Clock
@@ -110,6 +111,8 @@ def train_and_evaluate(
             {"config": config.to_dict(), **settings, **rounding}, distributed.SAME_START
         )
         initial, about = _initial(config, folder, experiment)
+        if splits is None:
+            about["data_dir"] = str(Path(config.data.dir).expanduser().absolute())
 
         # 2. The folder, held by the first of several processes for all.
         distributed.first_then_others(folder.create)
@@ -164,6 +167,8 @@ def evaluate(
     split: str = "test",
     checkpoint: str = "best",
     data_dir: str | None = None,
+    batch_size: int | None = None,
+    out: str | Path | None = None,
     splits: Mapping[str, AnySplit] | None = None,
 ) -> dict[str, Any]:
     """Evaluate one checkpoint of a run on one split and write everything beside it.
@@ -173,13 +178,15 @@ def evaluate(
     ``predictions_SPLIT.csv``, ``predictions_validation.csv`` (what the thresholds were chosen on),
     ``metrics.json`` and ``report.html`` for the test split, and ``metrics_SPLIT.json`` and
     ``report_SPLIT.html`` for others; where a patient has several slices
-    ``predictions_patients_SPLIT.csv`` too.
+    ``predictions_patients_SPLIT.csv`` too. Those of the latest checkpoint end in ``_latest``.
 
     Args:
         workdir: folder of a trained run.
         split: split to evaluate.
         checkpoint: 'best' (validation AUC) or 'latest'.
         data_dir: replaces ``config.data.dir``.
+        batch_size: replaces ``config.eval.batch_size``; results differ by rounding at most.
+        out: folder for the files, in place of the run's.
         splits: see ``train_and_evaluate``.
 
     Returns:
@@ -197,10 +204,19 @@ def evaluate(
         distributed.SAME_START,
     )
     config, folder = run.config, run.folder
+    if batch_size is not None:
+        config.eval.batch_size = batch_size
+    written = folder.path if out is None else Path(local_path(out, "the folder to write")).resolve()
     evaluated = _load(config, split, splits)
     chosen_on = evaluated if split == "validation" else _load(config, "validation", splits)
     if split != "validation":
         check_patients_disjoint(chosen_on, evaluated)
+    known = folder.data_hashes().get("validation")
+    if known not in (None, content_hash(chosen_on)) and distributed.is_first():
+        log.warning(
+            f"the validation split of {config.data.dir} is not the one that {folder.path} was "
+            "trained with: its thresholds are chosen on other cases"
+        )
     if distributed.is_first():
         log.info(describe(evaluated))
 
@@ -219,19 +235,20 @@ def evaluate(
     if not distributed.is_first():
         return summary  # all processes have the same; one writes it
 
-    suffix = "" if split == "test" else f"_{split}"
-    write_predictions(folder.path / "predictions_validation.csv", validation, chosen.value)
-    write_predictions(folder.path / f"predictions_{split}.csv", predictions, chosen.value)
+    which = "" if checkpoint == "best" else f"_{checkpoint}"
+    suffix = report_suffix(split, checkpoint)
+    write_predictions(written / f"predictions_validation{which}.csv", validation, chosen.value)
+    write_predictions(written / f"predictions_{split}{which}.csv", predictions, chosen.value)
     if summary["patient_level"] is not None:
         write_patient_predictions(
-            folder.path / f"predictions_patients_{split}.csv",
+            written / f"predictions_patients_{split}{which}.csv",
             by_patient(predictions, summary["patient_rule"]["rule"]),
             predictions,
             chosen.patient_value,
         )
-    write_summary(folder.path / f"metrics{suffix}.json", summary)
+    write_summary(written / f"metrics{suffix}.json", summary)
     write_report(
-        folder.path / f"report{suffix}.html",
+        written / f"report{suffix}.html",
         summary=summary,
         predictions=predictions,
         cases=gallery(evaluated, predictions, chosen.value),
@@ -242,6 +259,12 @@ def evaluate(
         simulated=config.data.name == "phantom",
     )
     return summary
+
+
+def report_suffix(split: str, checkpoint: str) -> str:
+    """What stands between ``report`` and ``.html``: nothing of the split 'test' and the best."""
+    parts = ("" if split == "test" else split, "" if checkpoint == "best" else checkpoint)
+    return "".join(f"_{part}" for part in parts if part)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -370,8 +393,7 @@ def load_run(
         raise UserError(f"checkpoint is {checkpoint!r}", "choose best or latest")
     folder = RunFolder(workdir)
     config = config_from_json(folder.config())
-    if data_dir is not None:
-        config.data.dir = data_dir
+    config.data.dir = folder.data_dir(config.data.dir) if data_dir is None else data_dir
     experiment = set_up(config, devices=parallel.devices(num_devices), train=False)
     checkpoints = Checkpoints(folder.path, create=False)
     variables, step = checkpoints.restore_variables(experiment.state_shapes(), checkpoint)
@@ -416,7 +438,7 @@ def _initial(
     if not config.init_from or folder.has_checkpoint():
         return None, {}
     path = config.init_from
-    file = read_variables(Path(path).expanduser())
+    file = read_start(path)
     shapes = experiment.state_shapes().eval_variables()
     variables, parts, rest = initial_variables(file, shapes, source=path)
     if distributed.is_first():

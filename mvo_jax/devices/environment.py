@@ -28,12 +28,15 @@ def configure(environment: MutableMapping[str, str]) -> None:
     """
     configure_xla(environment)
     if FOLDER not in environment:
-        home = environment.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
         version = importlib.metadata.version("jaxlib")
-        folder = Path(home) / "mvo_jax" / f"xla-{version}-{_features()}"
         try:
+            home = environment.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
+            folder = Path(home) / "mvo_jax" / f"xla-{version}-{_features()}"
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError:  # a read-only home: compile each time
+            writable = os.access(folder, os.W_OK)
+        except (OSError, RuntimeError):  # a read-only home, or a user without any
+            return
+        if not writable:  # compile each time
             return
         environment[FOLDER] = str(folder)
         environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")

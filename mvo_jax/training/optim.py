@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mvo_jax.settings import OptimizerSettings
-
-OPTIMISERS = ("adamw", "sgd")
+from mvo_jax.settings import OPTIMISERS, OptimizerSettings
 
 
 @dataclasses.dataclass(frozen=True)

@@ -135,7 +135,7 @@ def set_up(
 def _checked(part: str, build: Any) -> Any:
     try:
         return build()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise UserError(
             f"config.{part} cannot be built: {str(error).splitlines()[0]}",
             f"change the value in config.{part} or config.data",

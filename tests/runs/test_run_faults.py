@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -537,8 +538,38 @@ def test_an_evaluation_that_does_not_fit(attempt, reference, tmp_path, monkeypat
     assert tiny_run.outcome(tmp_path / "run") == reference
 
 
-@pytest.mark.parametrize("number", interruption.SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize("at", [1, 6, 8, 20])
+@pytest.mark.parametrize(
+    ("git", "words"),
+    [
+        (None, "unknown: git cannot be run (No such file or directory)"),
+        (
+            "echo \"fatal: detected dubious ownership in repository at '/code'\" >&2; exit 128",
+            "unknown: fatal: detected dubious ownership in repository at '/code'",
+        ),
+        ("exit 3", "unknown: git ended with 3"),
+        ("echo v1-3-gabc", "v1-3-gabc"),
+        ("exec sleep 5", "unknown: git gave no answer in 0.2 s"),
+    ],
+    ids=str,
+)
+def test_why_the_revision_is_not_known_is_said(monkeypatch, tmp_path, git, words):
+    if git is not None:
+        (tmp_path / "git").write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{git}\n")
+        (tmp_path / "git").chmod(0o755)
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(run_folder, "SOURCE", tmp_path)
+    monkeypatch.setattr(run_folder, "_GIT_SECONDS", 0.2 if "sleep" in (git or "") else 30)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run_folder.git_revision() == words
+    monkeypatch.setattr(run_folder, "SOURCE", tmp_path / "installed")
+    assert run_folder.git_revision() == "not a git checkout"
+
+
+@pytest.mark.parametrize(
+    ("number", "at"),
+    [*((signal.SIGTERM, at) for at in (1, 6, 8, 20)), (signal.SIGUSR1, 6), (signal.SIGHUP, 6)],
+    ids=str,
+)
 def test_a_signal_saves_and_leaves(attempt, reference, tmp_path, monkeypatch, number, at):
     run = tmp_path / "run"
 
@@ -559,6 +590,25 @@ def test_a_signal_saves_and_leaves(attempt, reference, tmp_path, monkeypatch, nu
     assert ended.code == 0
     assert "goodput of all 2 starts" in ended.text
     assert tiny_run.outcome(run) == reference
+
+
+def hang_up(before: Any) -> Any:
+    """What a run is asked for after two SIGHUPs where ``before`` was the handler."""
+    previous = signal.signal(signal.SIGHUP, before)
+    try:
+        with interruption.Interruption() as asked:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGHUP)
+                time.sleep(0.1)
+            return asked.requested
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+def test_a_terminal_that_closes_may_say_so_twice_and_nohup_is_kept(monkeypatch):
+    monkeypatch.setattr(interruption.Interruption, "_leave", lambda *_: pytest.fail("left"))
+    assert hang_up(signal.SIG_DFL) == signal.SIGHUP
+    assert hang_up(signal.SIG_IGN) is None
 
 
 def wait_for_the_thread(patch: pytest.MonkeyPatch) -> None:
