@@ -45,7 +45,7 @@ from mvo_jax.files import local_path
 from mvo_jax.interop.convert import initial_variables
 from mvo_jax.interop.weight_sources import read_start
 from mvo_jax.runs.checkpoint import Checkpoints
-from mvo_jax.runs.folder import RunFolder, provenance, read_json, write_json
+from mvo_jax.runs.folder import OnMetrics, RunFolder, provenance, read_json, write_json
 from mvo_jax.runs.goodput import Clock
 from mvo_jax.runs.lock import RunLock
 from mvo_jax.runs.resume import Identity
@@ -70,6 +70,7 @@ def train_and_evaluate(
     allow_data_change: bool = False,
     allow_settings_change: bool = False,
     clock: Clock | None = None,
+    on_metrics: OnMetrics | None = None,
 ) -> dict[str, Any]:
     """Train the run of a folder, or go on with it, and evaluate its best checkpoint.
 
@@ -87,10 +88,11 @@ def train_and_evaluate(
         allow_data_change: go on with a run on other data.
         allow_settings_change: go on with a run under other settings of JAX, such as its x64 mode.
         clock: where the time goes; started by the caller.
+        on_metrics: called with step, kind ('train', 'validation', 'goodput') and values of every
+            row of ``metrics.jsonl``, for a tracker of experiments; see docs/runs.md.
 
     Returns:
-        {'step', 'loss', 'best_step', 'best_auc', 'seconds', 'evaluation'}: see ``training.loop``;
-        'evaluation' is what ``evaluate`` returns, or None.
+        What ``training.loop.train`` returns, and 'evaluation': what ``evaluate`` returns, or None.
 
     Raises:
         UserError: see ``training.loop.train``; also a mistake in the config or the data, and a run
@@ -142,7 +144,9 @@ def train_and_evaluate(
             experiment,
             folder,
             training,
-            validate=lambda variables: validation_metrics(predict(variables)),
+            validate=lambda variables: validation_metrics(
+                predict(variables), also=config.train.best_metric, loss=experiment.loss
+            ),
             identity=Identity(
                 config.to_dict(),
                 data,
@@ -154,7 +158,7 @@ def train_and_evaluate(
             ),
             initial=initial,
             profile_steps=profile_steps,
-            supervision=Supervision(clock, interruption, lock),
+            supervision=Supervision(clock, interruption, lock, on_metrics),
         )
     if evaluate_on is None:
         return {**result, "evaluation": None}

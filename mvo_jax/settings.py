@@ -18,6 +18,7 @@ LOSS_FORMS = ("cross_entropy", "released")
 OPTIMISERS = ("adamw", "sgd")
 THRESHOLD_RULES = ("youden", "sensitivity_0.8", "fixed_0.5", "released_0.44")
 PATIENT_RULES = ("max", "mean")
+BEST_METRICS = ("auc", "average_precision", "brier", "loss")
 _LARGEST_SEED = 2**32 - 1
 # Steps and indices are int32 on the devices, and everything else is float32.
 _LARGEST_INT, _LARGEST_FLOAT = 2**31 - 1, 3.4028235e38
@@ -137,6 +138,16 @@ class OptimizerSettings:
         "True adds -learning_rate * weight_decay * p beside it",
     )
     momentum: float = _key(0.9, "of SGD", least=0, most=1)
+    # Written as text, which a command line and a config file take alike.
+    freeze: str = _key(
+        "",
+        "parts of the model whose parameters stay as they start, as in trunk,encoder; the running "
+        "statistics of their BatchNorms go on following the data",
+        later=True,
+    )
+    rate_by_part: str = _key(
+        "", "factors of the learning rate by part, as in trunk=0.1,encoder=0.5", later=True
+    )
     clip_norm: float = _key(0.0, "largest global gradient norm; 0 for no clipping", least=0)
     ema_decay: float = _key(
         0.0,
@@ -178,6 +189,26 @@ class TrainSettings:
     total_steps: int = _key(0, "steps of the run", least=1)
     log_every: int = _key(50, "steps between rows of metrics.jsonl", least=1)
     eval_every: int = _key(200, "steps between evaluations on the validation split", least=1)
+    accumulate: int = _key(
+        1,
+        "micro-batches whose gradients make one step; batch_size stays the batch of the step. "
+        "BatchNorm sees one micro-batch at a time",
+        least=1,
+        later=True,
+    )
+    best_metric: str = _key(
+        "auc",
+        "of the validation split, by which the best checkpoint is chosen: auc, average_precision, "
+        "brier or loss",
+        choices=BEST_METRICS,
+        later=True,
+    )
+    early_stopping: int = _key(
+        0,
+        "evaluations without a better best_metric after which the run ends; 0: never",
+        least=0,
+        later=True,
+    )
     num_devices: int = _key(0, "devices of all processes; 0 for all", least=0, free_on_resume=True)
     steps_per_dispatch: int = _key(
         0, "steps compiled as one program; 0: chosen for the backend", least=0, free_on_resume=True

@@ -98,7 +98,9 @@ def images(folder: Path) -> Path:
         ]
         mask = np.zeros((96, 96), np.uint8)
         mask[44:50, 44:50] = 1 + case % 2
-        np.savez(folder / f"case{case}.npz", cine=np.array(frames, np.uint8), lge_mask=mask)
+        np.savez(
+            folder / f"case{case}.npz", cine=np.array(frames, np.uint8), lge_mask=mask, pixel_mm=1.4
+        )
     return folder
 
 

@@ -51,9 +51,10 @@ def main(arguments: list[str]) -> dict[str, Any]:
             clock=clock,
         )
         if distributed.is_first():
+            early = ", where it stopped early," if result["stopped_early"] else ""
             print(
-                f"trained to step {result['step']} in {result['seconds']:.0f} s; best validation "
-                f"AUC {result['best_auc']:.4f} at step {result['best_step']}; run folder "
-                f"{values.workdir}"
+                f"trained to step {result['step']}{early} in {result['seconds']:.0f} s; best "
+                f"validation AUC {result['best_auc']:.4f} at step {result['best_step']}; run "
+                f"folder {values.workdir}"
             )
     return result

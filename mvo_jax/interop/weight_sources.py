@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mvo_jax.config_files import config_from_json
+from mvo_jax.devices import distributed, parallel
 from mvo_jax.errors import UserError
 from mvo_jax.files import local_path, sha256
 from mvo_jax.interop.weight_files import PICKLED, VariablesFile, is_variables_file, read_variables
@@ -50,7 +51,7 @@ def variables_of_run(path: Path, checkpoint: str = "best") -> VariablesFile:
     """
     folder = RunFolder(path)
     config = config_from_json(folder.config())
-    experiment = set_up(config, train=False)
+    experiment = set_up(config, devices=parallel.devices(distributed.count()), train=False)
     checkpoints = Checkpoints(folder.path, create=False)
     variables, step = checkpoints.restore_variables(experiment.state_shapes(), checkpoint)
     checkpoints.finish()

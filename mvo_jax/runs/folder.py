@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import platform
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,10 @@ from mvo_jax.settings import FREE_ON_RESUME, LATER
 SOURCE = Path(__file__).resolve().parents[2]
 _GIT_SECONDS = 30  # a file system of a cluster may take long to say what has changed
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+
+
+log = logging.getLogger(__name__)
+OnMetrics = Callable[[int, str, Mapping[str, Any]], object]
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -301,12 +306,16 @@ class MetricsWriter:
     Args:
         folder: the run's folder.
         first_step: TensorBoard hides what earlier starts wrote from this step on.
+        on_metrics: called with step, kind and values of every row once it is written, in the first
+            process. After a kill it hears of repeated steps again. What it raises is logged, once,
+            and it is not called any more: a tracker that is down ends no run.
 
     Raises:
         UserError: the files cannot be written; a full disk has its own exit code.
     """
 
-    def __init__(self, folder: RunFolder, first_step: int):
+    def __init__(self, folder: RunFolder, first_step: int, on_metrics: OnMetrics | None = None):
+        self._on_metrics = on_metrics
         self._writes = distributed.is_first()
         if not self._writes:
             return
@@ -352,6 +361,16 @@ class MetricsWriter:
                 self._events.flush()
         except OSError as error:
             raise cannot_write(self._path, error) from error
+        self._tell(step, kind, finite)
+
+    def _tell(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        if self._on_metrics is None:
+            return
+        try:
+            self._on_metrics(step, kind, values)
+        except Exception as error:  # whatever a tracker raises
+            log.warning(f"on_metrics failed and is not called any more: {error!r}")
+            self._on_metrics = None
 
     def _write_all(self, content: bytes) -> None:
         while content:  # the last bytes before a full disk are written, and then it says so

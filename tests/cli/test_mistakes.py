@@ -84,7 +84,7 @@ def test_nothing_given(refused):
         (["--config.augment.flip", "False"], "unexpected argument 'False'", "flip=False"),
         (["--config.model.stage_sizes[0]=3"], "--config.model.stage_sizes[0]=3", "whole value"),
         (["--config.model.stage_sizes[7]=3"], "--config.model.stage_sizes[7]=3", "whole value"),
-        (["--config.model.stage_sizes=None"], "config.model.stage_sizes is (None,)", "numbers"),
+        (["--config.model.stage_sizes=None"], "config.model.stage_sizes is (1, None)", "numbers"),
         (["--config.seed=None"], "--config.seed=None", "--help"),
         (["--config.optimizer.name=None"], "config.optimizer.name is 'None'", "adamw"),
         (["--config.eval.threshold_rule=best"], "config.eval.threshold_rule is 'best'", "youden"),
