@@ -16,7 +16,9 @@ _MODULES = {
     "evaluate": "mvo_jax.run",
     "load_config": "mvo_jax.config_files",
     "list_models": "mvo_jax.models.registry",
-    "load_run": "mvo_jax.run",
+    "from_pretrained": "mvo_jax.bundles.bundle",
+    "load_bundle": "mvo_jax.bundles.bundle",
+    "load_run": "mvo_jax.trained_run",
     "train_and_evaluate": "mvo_jax.run",
 }
 

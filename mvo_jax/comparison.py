@@ -33,7 +33,7 @@ from mvo_jax.evaluation.pages.comparison import (
     write_comparison,
 )
 from mvo_jax.evaluation.pages.report import BASELINE_FEATURE
-from mvo_jax.evaluation.pages.study import write_study
+from mvo_jax.evaluation.pages.study import STUDY_PAGE, Page
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.stored_run import (
     StoredRun,
@@ -69,11 +69,13 @@ class Comparison:
         about: what else must be the same when more rows or seeds come to the same folder.
         own_parts: parts of the config that rows may differ in.
         keep_runs: keep the folders of finished runs, with checkpoints and reports.
-        study: what the page of a study says beside its rows, see ``pages.study``; None makes the
-            table of ``compare``.
+        study: what the page of a study says beside its rows, see ``pages.study``, kept in the file
+            ``page.about`` of the folder; None makes the table of ``compare``.
+        page: of a study.
         features: rows that are logistic models of features of the simulator, and no networks.
         shuffled: rows whose labels, with their masks, are shuffled among the cases of the training
             and of the validation split.
+        named: keep the names of cases and patients in the files of the runs.
     """
 
     configs: Mapping[str, Mapping[int, Any]]
@@ -85,8 +87,10 @@ class Comparison:
     own_parts: tuple[str, ...] = OWN_PARTS
     keep_runs: bool = True
     study: Mapping[str, Any] | None = None
+    page: Page = STUDY_PAGE
     features: Mapping[str, Sequence[str]] = field(default_factory=dict)
     shuffled: frozenset[str] = frozenset()
+    named: bool = False
 
     def first_configs(self) -> dict[str, Any]:
         """The config of each row's first seed."""
@@ -145,7 +149,7 @@ def run_comparison(
             log.warning(f"{name} failed: {failures[name]}")
         jax.clear_caches()  # the programs of this network are not needed again
         if comparison.study is not None:
-            table = write_study(out)
+            table = comparison.page.write(out)
         else:
             seeds = list(dict.fromkeys(seed for seed, _ in work[:number]))
             table = _tabulate(comparison, out, seeds, costs, failures)
@@ -273,7 +277,7 @@ def _open(comparison: Comparison, out: Path) -> None:
     else:
         write_json(out / MARKER, about)
     if comparison.study is not None:
-        write_json(out / "study.json", {**comparison.study, "paper": comparison.paper})
+        write_json(out / comparison.page.about, {**comparison.study, "paper": comparison.paper})
 
 
 @contextlib.contextmanager
@@ -331,6 +335,7 @@ def _do(
         cost=costs.get(name),
         features=comparison.features.get(name, ()),
         shuffled=name in comparison.shuffled,
+        named=comparison.named,
     )
 
 

@@ -36,6 +36,7 @@ def do_run(
     cost: tuple[int, float] | None = None,
     features: Sequence[str] = (),
     shuffled: bool = False,
+    named: bool = False,
 ) -> StoredRun:
     """Train and evaluate one run, as far as that is not done, and collect what is kept of it.
 
@@ -48,6 +49,7 @@ def do_run(
         features: of the simulator: a logistic model of these takes the place of the network.
         shuffled: shuffle the labels, with their masks, among the cases of the training and of the
             validation split.
+        named: keep the names of cases and patients.
 
     Raises:
         UserError: see ``run.train_and_evaluate``.
@@ -79,8 +81,8 @@ def do_run(
     curve = [[row["step"], row["auc"]] for row in folder.history() if row["kind"] == "validation"]
     return StoredRun(
         **shared,
-        scored=Scores.of(scored),
-        validation=Scores.of(validation),
+        scored=Scores.of(scored, named=named),
+        validation=Scores.of(validation, named=named),
         threshold=threshold,
         localisation=result["evaluation"]["localisation"],
         curve=curve,

@@ -1,23 +1,25 @@
-"""A trained run on new images: probabilities, tables, pictures and a page in a folder."""
+"""A trained model on new images: probabilities, tables, pictures and a page in a folder.
+
+The model is a run (``trained_run.TrainedRun``, computed with JAX) or a bundle
+(``bundles.bundle.Bundle``, computed with onnxruntime): nothing here imports JAX.
+"""
 
 import dataclasses
 import itertools
-import logging
 import math
+import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from mvo_jax.data.clips import batched, open_source, read_clips
 from mvo_jax.data.importers.cine import Options, printable
-from mvo_jax.data.slices import Clip, Rejected
-from mvo_jax.data.splits import load_split
-from mvo_jax.devices import parallel
+from mvo_jax.data.slices import Clip, Rejected, Target
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.pages.case_results import (
     Pictured,
@@ -27,13 +29,26 @@ from mvo_jax.evaluation.pages.case_results import (
     write_page,
     write_tables,
 )
-from mvo_jax.evaluation.predict import ClipPredictor
-from mvo_jax.evaluation.thresholds import Threshold, choose_thresholds
+from mvo_jax.evaluation.thresholds import Threshold
 from mvo_jax.files import new_folder
-from mvo_jax.run import TrainedRun
-from mvo_jax.runs.folder import RunFolder, provenance, read_json
 
-log = logging.getLogger(__name__)
+
+class Model(Protocol):
+    """What predicts: see ``TrainedRun`` and ``Bundle`` for each of these."""
+
+    @property
+    def geometry(self) -> Target: ...  # noqa: D102
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def simulated(self) -> bool: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    def facts(self) -> dict[str, Any]: ...  # noqa: D102
+    def decision(self, threshold: float | None = None) -> Threshold: ...  # noqa: D102
+    def predictor(  # noqa: D102
+        self, batch_size: int, *, with_mask: bool
+    ) -> Callable[[np.ndarray], Mapping[str, np.ndarray]]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +67,7 @@ class Predicted:
 
 
 def predict_images(
-    run: TrainedRun,
+    model: Model,
     source: Path,
     out: Path,
     *,
@@ -65,13 +80,13 @@ def predict_images(
     """Predict every slice of a source and write the results to a new folder.
 
     Args:
-        run: from ``run.load_run``.
+        model: from ``load_run`` or ``load_bundle``.
         source: folder, image file, .zip or cohort.
         out: folder to write; must not exist or be empty.
         form: format of the source; see ``data.importers.formats``.
         options: how the source is to be read.
-        threshold: decision threshold; by default the one that the evaluation of this checkpoint
-            chose, or that its validation split gives.
+        threshold: decision threshold; by default that of the bundle, the one that the evaluation of
+            this checkpoint chose, or that its validation split gives.
         overlay: predict the coarse map and lay it over the pictures; None where the model can.
         pictures: most cases to draw, those of the highest probability.
 
@@ -81,14 +96,14 @@ def predict_images(
     Raises:
         UserError: nothing could be predicted, or no threshold is known; ``out`` stays as it was.
     """
-    target, failed = run.geometry, []
+    target, failed = model.geometry, []
     with new_folder(out) as work:
         scratch = work / "unpacked"
         opened = open_source(source, form=form, options=options or Options(), scratch=scratch)
-        decision = _decision(run, threshold)
+        decision = model.decision(threshold)
         pictured = Pictured(pictures)
         clips = _good(read_clips(opened, target), failed)
-        cases = _predict(clips, run, decision, overlay=overlay, pictured=pictured)
+        cases = _predict(clips, model, decision, overlay=overlay, pictured=pictured)
         shutil.rmtree(scratch, ignore_errors=True)
         if not cases:
             more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
@@ -96,17 +111,13 @@ def predict_images(
                 f"nothing could be predicted: {failed[0].cause}{more}", failed[0].remedy
             )
         patients = patient_rows(cases, decision)
-        records = draw_pictures(work, pictured, cases)
-        simulated = run.config.data.name == "phantom"
-        about = provenance()
+        cards = draw_pictures(work, pictured, cases, decision.value)
         facts = {
-            "run": str(run.folder.path),
-            "checkpoint": f"{run.checkpoint}, step {run.step}",
-            "trained on": "simulated images only" if simulated else f"cohort {run.config.data.dir}",
+            **model.facts(),
             "input": f"{printable(opened.path)} ({opened.kind})",
             "clips": f"{target.frames} frames of {target.image_size}x{target.image_size} pixels, "
             f"{target.spacing_mm:.3g} mm",
-            **{key: about[key] for key in ("git_revision", "python", "backend", "versions")},
+            "python": platform.python_version(),
         }
         write_tables(
             work,
@@ -118,53 +129,16 @@ def predict_images(
         write_page(
             work / "summary.html",
             threshold=decision,
-            simulated=simulated,
-            lead=f"{len(cases)} slices of {len(patients)} patients from {facts['input']}, by the "
-            f"run {run.folder.path.name}, checkpoint {facts['checkpoint']}.",
+            simulated=model.simulated,
+            lead=f"{len(cases)} slices of {len(patients)} patients from {facts['input']}, by "
+            f"{model.name}, checkpoint {facts['checkpoint']}.",
             cases=cases,
             patients=patients,
             failed=failed,
-            records=records,
+            cards=cards,
             provenance=facts,
         )
     return Predicted(cases, patients, failed)
-
-
-def _decision(run: TrainedRun, threshold: float | None) -> Threshold:
-    """The thresholds: as given, as eval.py chose them, or chosen on validation now."""
-    if threshold is not None:
-        origin = "given on the command line"
-        rule = run.config.eval.patient_aggregation
-        return Threshold(threshold, origin, rule, threshold, origin)
-    found = _evaluated(run.folder, {"which": run.checkpoint, "step": run.step})
-    if found is not None:
-        return found
-    log.info("this checkpoint was never evaluated: choosing the threshold on the validation split")
-    try:
-        validation = load_split(run.config.data, "validation")
-    except UserError as error:
-        raise UserError(
-            f"no threshold is known: the run was never evaluated, and {error.cause}",
-            f"run eval.py --workdir {run.folder.path} where its data are, name them with "
-            "--data_dir, or give --threshold",
-        ) from error
-    return choose_thresholds(run.config, run.predict_split(validation, with_mask=False))
-
-
-def _evaluated(folder: RunFolder, checkpoint: dict[str, Any]) -> Threshold | None:
-    """Thresholds that eval.py chose for this very checkpoint, from the files it wrote."""
-    for path in sorted(folder.path.glob("metrics*.json")):
-        content = read_json(path)
-        if content.get("checkpoint") == checkpoint and content.get("patient_rule"):
-            threshold, patients = content["threshold"], content["patient_rule"]
-            return Threshold(
-                value=threshold["value"],
-                origin=f"{threshold['origin']}, as in {path.name}",
-                patient_rule=patients["rule"],
-                patient_value=patients["threshold"],
-                patient_origin=f"{patients['threshold_origin']}, as in {path.name}",
-            )
-    return None
 
 
 def _good(read: Iterator[Clip | Rejected], failed: list[Rejected]) -> Iterator[Clip]:
@@ -178,35 +152,34 @@ def _good(read: Iterator[Clip | Rejected], failed: list[Rejected]) -> Iterator[C
 
 def _predict(
     clips: Iterator[Clip],
-    run: TrainedRun,
+    model: Model,
     decision: Threshold,
     *,
     overlay: bool | None,
     pictured: Pictured,
 ) -> list[dict[str, Any]]:
     """Rows of all clips; the clips themselves are dropped unless ``pictured`` keeps them."""
-    first = list(itertools.islice(clips, run.config.eval.batch_size))
+    first = list(itertools.islice(clips, model.batch_size))
     if not first:
         return []
     # A single slice need not pay for a whole batch.
-    predict = ClipPredictor(run.experiment, batch_size=len(first), with_mask=overlay is not False)
-    variables = parallel.replicate(run.variables, run.experiment.devices)
+    predict = model.predictor(len(first), with_mask=overlay is not False)
     rows: list[dict[str, Any]] = []
     with tqdm(unit="slice", desc="Predicting", disable=not sys.stderr.isatty()) as bar:
-        for batch in itertools.chain([first], batched(clips, predict.batch_size)):
-            result = predict(variables, np.stack([clip.video for clip in batch]))
+        for batch in itertools.chain([first], batched(clips, len(first))):
+            result = predict(np.stack([clip.video for clip in batch]))
             masks = result.get("coarse_mask")
             if overlay and masks is None:
                 raise UserError(
-                    "--overlay was asked for, but the model of this run has no mask branch",
-                    "leave it out, or name a run of the variant full or cgmr",
+                    "--overlay was asked for, but this model has no mask branch",
+                    "leave it out, or name a model of the variant full or cgmr",
                 )
             for i, clip in enumerate(batch):
                 probability = float(result["probability"][i])
                 if not math.isfinite(probability):
                     raise UserError(
                         f"the model gives {probability} for {clip.case_id}",
-                        "the checkpoint holds NaN; name another with --checkpoint, or train again",
+                        "its weights hold NaN; name another --checkpoint, or train again",
                     )
                 pictured.add(len(rows), probability, clip, None if masks is None else masks[i])
                 rows.append(case_row(clip, probability, decision))

@@ -8,17 +8,13 @@ prediction = load_run("runs/mine").predict(video)  # uint8 [B, T, H, W]
 
 import contextlib
 import dataclasses
-import functools
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mvo_jax.config_files import config_from_json
+from mvo_jax.bundles.about import WEIGHTS, is_bundle, read_about, whole_file
 from mvo_jax.data.clips import geometry_of
-from mvo_jax.data.slices import Target
 from mvo_jax.data.splits import (
     AnySplit,
     check_patients_disjoint,
@@ -28,14 +24,12 @@ from mvo_jax.data.splits import (
     load_split,
     split_bytes,
 )
-from mvo_jax.devices import computation, distributed, parallel
+from mvo_jax.devices import computation, distributed
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.figures.pictures import gallery
 from mvo_jax.evaluation.localisation import mean_mvo
-from mvo_jax.evaluation.pages.report import summarise, write_report, write_summary
-from mvo_jax.evaluation.predict import ClipPredictor, Predictor, validation_metrics
+from mvo_jax.evaluation.predict import Predictor, validation_metrics
 from mvo_jax.evaluation.predictions import (
-    Predictions,
     write_patient_predictions,
     write_predictions,
 )
@@ -43,20 +37,20 @@ from mvo_jax.evaluation.statistics import by_patient
 from mvo_jax.evaluation.thresholds import choose_thresholds
 from mvo_jax.files import local_path
 from mvo_jax.interop.convert import initial_variables
+from mvo_jax.interop.weight_files import read_variables
 from mvo_jax.interop.weight_sources import read_start
-from mvo_jax.runs.checkpoint import Checkpoints
-from mvo_jax.runs.folder import OnMetrics, RunFolder, provenance, read_json, write_json
+from mvo_jax.runs.folder import OnMetrics, RunFolder, provenance, write_json
 from mvo_jax.runs.goodput import Clock
 from mvo_jax.runs.lock import RunLock
 from mvo_jax.runs.resume import Identity
 from mvo_jax.runs.signals import Interruption
 from mvo_jax.runs.watchdog import Watchdog
+from mvo_jax.trained_run import GEOMETRY, TRAINING_MAP, load_run
 from mvo_jax.training.loop import train
 from mvo_jax.training.recorder import Supervision
 from mvo_jax.training.setup import Experiment, set_up
 
 log = logging.getLogger(__name__)
-_GEOMETRY, _TRAINING_MAP = "geometry.json", "training_map.json"
 
 
 def train_and_evaluate(
@@ -199,10 +193,18 @@ def evaluate(
     Raises:
         UserError: no run, no checkpoint, or data that cannot be read.
     """
+    # Imports matplotlib and scikit-learn, which prediction does without.
+    from mvo_jax.evaluation.pages.report import summarise, write_report, write_summary
+
     # Inference gains little from many devices; of several processes each takes a share.
     run = load_run(
         workdir, checkpoint=checkpoint, data_dir=data_dir, num_devices=distributed.count()
     )
+    if run.about is not None:
+        raise UserError(
+            f"{workdir} is a bundle, and an evaluation is written into the folder of its run",
+            "evaluate the run; or predict the cohort: python -m mvo_jax predict --bundle BUNDLE",
+        )
     distributed.check_same(
         {**computation.settings(), **computation.rounding(run.experiment.devices)},
         distributed.SAME_START,
@@ -271,139 +273,6 @@ def report_suffix(split: str, checkpoint: str) -> str:
     return "".join(f"_{part}" for part in parts if part)
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainedRun:
-    """A checkpoint of a run, ready to predict.
-
-    Attributes:
-        folder: of the run.
-        config: what it was trained with.
-        experiment: what the config describes, on the devices to predict with.
-        variables: {'params', 'batch_stats'}.
-        checkpoint: 'best' or 'latest'.
-        step: of the checkpoint.
-    """
-
-    folder: RunFolder
-    config: Any
-    experiment: Experiment
-    variables: Mapping[str, Any]
-    checkpoint: str
-    step: int
-
-    def predict(self, video: np.ndarray) -> dict[str, Any]:
-        """Predict clips that have the geometry of the run's training data.
-
-        Args:
-            video: uint8 ``[B, T, H, W]`` or ``[B, T, H, W, 1]``, as the data of the run store
-                them; they are normalised here.
-
-        Returns:
-            'probability' ``[B]`` of MVO, 'logits' ``[B, K]`` and 'coarse_mask' ``[B, m, m]``, or
-            None where the model has no mask branch.
-
-        Raises:
-            UserError: clips of another type or shape, or none.
-        """
-        clips = np.asarray(video)
-        expected = self.experiment.clip_shape
-        if clips.ndim == 4:
-            clips = clips[..., None]
-        if clips.dtype != np.uint8 or clips.shape[1:] != expected or not len(clips):
-            raise UserError(
-                f"video is {clips.dtype} {list(np.shape(video))}",
-                f"the run takes uint8 [B, {', '.join(map(str, expected[:3]))}] with B of 1 or more",
-            )
-        predict = self._predictor(min(len(clips), self.config.eval.batch_size))
-        parts = [
-            predict(self.variables, clips[first : first + predict.batch_size])
-            for first in range(0, len(clips), predict.batch_size)
-        ]
-        joined: dict[str, Any] = {
-            key: np.concatenate([part[key] for part in parts]) for key in parts[0]
-        }
-        return {"coarse_mask": None, **joined}
-
-    def predict_split(self, split: AnySplit, *, with_mask: bool = True) -> Predictions:
-        """Predict every case of a split once.
-
-        Args:
-            split: cases of the run's geometry.
-            with_mask: also predict the coarse mask where the model has the branch.
-        """
-        batch_size = self.config.eval.batch_size
-        predict = Predictor(self.experiment, split, batch_size=batch_size, with_mask=with_mask)
-        return predict(self.variables)
-
-    @functools.cached_property
-    def geometry(self) -> Target:
-        """Frames, size, spacing and grey window of the clips that the run was trained on.
-
-        Raises:
-            UserError: the run's file on it is damaged.
-        """
-        path = self.folder.path / _GEOMETRY
-        if not path.exists():
-            return geometry_of(self.config.data)
-        content = read_json(path)
-        try:
-            window = content.pop("window")
-            content.setdefault("orientation", 1)  # runs of version 1 do not say it
-            return Target(**content, window=None if window is None else (window[0], window[1]))
-        except (TypeError, KeyError, IndexError, AttributeError) as error:
-            raise UserError(
-                f"{path} is damaged: {type(error).__name__}",
-                "delete it; the same training command writes it again",
-            ) from error
-
-    @property
-    def training_map(self) -> np.ndarray | None:
-        """Share of the training cases with MVO at each pixel; None for runs without the file."""
-        path = self.folder.path / _TRAINING_MAP
-        return np.array(read_json(path)["share_with_mvo"]) if path.exists() else None
-
-    @functools.cached_property
-    def _predictors(self) -> dict[int, ClipPredictor]:
-        return {}
-
-    def _predictor(self, batch_size: int) -> ClipPredictor:
-        """One compiled program a batch size."""
-        if batch_size not in self._predictors:
-            self._predictors[batch_size] = ClipPredictor(
-                self.experiment, batch_size=batch_size, with_mask=True
-            )
-        return self._predictors[batch_size]
-
-
-def load_run(
-    workdir: str | Path,
-    *,
-    checkpoint: str = "best",
-    data_dir: str | None = None,
-    num_devices: int = 1,
-) -> TrainedRun:
-    """Load a checkpoint of a run.
-
-    Args:
-        workdir: folder of the run.
-        checkpoint: 'best' (validation AUC) or 'latest'.
-        data_dir: replaces ``config.data.dir``: where the run's own data lie now.
-        num_devices: devices to predict on.
-
-    Raises:
-        UserError: no run, no such checkpoint, or a damaged one.
-    """
-    if checkpoint not in ("best", "latest"):
-        raise UserError(f"checkpoint is {checkpoint!r}", "choose best or latest")
-    folder = RunFolder(workdir)
-    config = config_from_json(folder.config())
-    config.data.dir = folder.data_dir(config.data.dir) if data_dir is None else data_dir
-    experiment = set_up(config, devices=parallel.devices(num_devices), train=False)
-    checkpoints = Checkpoints(folder.path, create=False)
-    variables, step = checkpoints.restore_variables(experiment.state_shapes(), checkpoint)
-    return TrainedRun(folder, config, experiment, variables, checkpoint, step)
-
-
 def _load_for_training(
     config: Any, folder: RunFolder, splits: Mapping[str, AnySplit] | None
 ) -> tuple[AnySplit, AnySplit, dict[str, str]]:
@@ -411,10 +280,10 @@ def _load_for_training(
     training = _load(config, "train", splits)
     # Images predicted later must be made as these were, wherever the cohort is then.
     if splits is None and distributed.is_first():
-        write_json(folder.path / _GEOMETRY, dataclasses.asdict(geometry_of(config.data)))
-    if distributed.is_first() and not (folder.path / _TRAINING_MAP).exists():
+        write_json(folder.path / GEOMETRY, dataclasses.asdict(geometry_of(config.data)))
+    if distributed.is_first() and not (folder.path / TRAINING_MAP).exists():
         share = mean_mvo(training)  # what a predicted map has to beat
-        write_json(folder.path / _TRAINING_MAP, {"share_with_mvo": share.round(6).tolist()})
+        write_json(folder.path / TRAINING_MAP, {"share_with_mvo": share.round(6).tolist()})
     validation = _load(config, "validation", splits)
     check_patients_disjoint(training, validation)
     data = {split.name: content_hash(split) for split in (training, validation)}
@@ -442,7 +311,12 @@ def _initial(
     if not config.init_from or folder.has_checkpoint():
         return None, {}
     path = config.init_from
-    file = read_start(path)
+    folder_or_file = Path(local_path(path, "config.init_from"))
+    if is_bundle(folder_or_file):
+        weights = whole_file(folder_or_file, read_about(folder_or_file), WEIGHTS)
+        file = read_variables(weights)
+    else:
+        file = read_start(path)
     shapes = experiment.state_shapes().eval_variables()
     variables, parts, rest = initial_variables(file, shapes, source=path)
     if distributed.is_first():

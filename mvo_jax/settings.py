@@ -98,7 +98,15 @@ class DataSettings:
         least=0,
         free_on_resume=True,
     )
-    fold: int = _key(0, "test fold of a cohort prepared with --folds", least=0)
+    fold: int = _key(
+        0, "test fold of a cohort prepared with --folds, or divided by data.folds", least=0
+    )
+    folds: int = _key(
+        0,
+        "divide a prepared cohort anew into so many folds, by patient; 0: as it was prepared",
+        least=0,
+        later=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +263,8 @@ class RunSettings:
     )
     init_from: str = _key(
         "",
-        "what to start from: a run folder, or a .safetensors file of `python -m mvo_jax convert`",
+        "what to start from: a run folder, a bundle, or a .safetensors file of `python -m mvo_jax "
+        "convert`",
     )
 
 

@@ -28,9 +28,12 @@ FLOORS = (
     {"training"},
     {"evaluation"},
     {"interop"},
+    {"bundles"},
+    {"trained_run"},
     {"run"},
     {"one_run"},
     {"comparison", "inspect_images", "predict_images"},
+    {"serving"},
     {"cli"},
     {"__main__"},
 )

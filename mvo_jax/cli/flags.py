@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mvo_jax.data.importers.cine import Options
 
 # Flags of any verb that take a path.
-_PATHS = ("workdir", "out", "data_dir", "source", "table")
+_PATHS = ("workdir", "out", "data_dir", "source", "table", "bundle")
 QUOTES = "'\""  # around the key in ml_collections' messages, once or twice
 
 

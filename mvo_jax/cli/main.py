@@ -22,8 +22,11 @@ VERBS = {
     "eval": "evaluate a run and write its report (eval.py)",
     "compare": "train and evaluate several systems, one table (the paper's Table 1)",
     "study": "rows x seeds of a question, each run stored as a small file; tables from these alone",
+    "crossval": "train every fold of a prepared cohort; each patient scored once, out of fold",
     "summary": "parameters, FLOPs and memory of a config's model",
     "predict": "probability of MVO for new images or a cohort",
+    "serve": "predict on a page in the browser of this machine, with an exported bundle",
+    "export": "a run as a folder that predicts without this repository and without JAX",
     "inspect": "look at a cohort or a folder of images, and check it",
     "phantom": "generate a simulated cohort",
     "convert": "weights from a PyTorch checkpoint to here, and back",
@@ -35,15 +38,22 @@ VERBS = {
 # Numpy's products round otherwise with another number of threads, and what is made of an image must
 # not depend on it. The products are small: one thread is also the fastest.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-_READ_IMAGES = ("prepare", "inspect", "predict")
-_COMPUTE = ("train", "eval", "compare", "study", "predict")
+_READ_IMAGES = ("prepare", "inspect", "predict", "serve")
+_COMPUTE = ("train", "eval", "compare", "study", "crossval", "predict", "export")
 # Packages that an installation may lack, and the extra of pyproject.toml that has them.
-_EXTRAS = {"nibabel": "images", "pydicom": "images", "h5py": "images", "torch": "parity"}
+_EXTRAS = {
+    "nibabel": "images",
+    "pydicom": "images",
+    "h5py": "images",
+    "torch": "parity",
+    "onnxruntime": "predict",
+}
 _NO_BACKEND = re.compile("unable to initialize backend|unknown backend", re.IGNORECASE)
 _GOES_ON = {
     "train": "; the same command goes on from the last checkpoint",
     "compare": "; the same command goes on from the last checkpoint",
     "study": "; the same command goes on from the last checkpoint",
+    "crossval": "; the same command goes on from the last checkpoint",
     "prepare": "; the same command goes on with the next series",
 }
 

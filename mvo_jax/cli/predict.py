@@ -1,16 +1,27 @@
-"""``mvo-jax predict --workdir RUN INPUT --out OUT``: a trained run on new images."""
+"""``mvo-jax predict --workdir RUN INPUT --out OUT``: a trained run, or a bundle, on new images."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from mvo_jax.cli.flags import define_source_flags, parse, source_options
 from mvo_jax.errors import EXIT_FINDINGS, UserError
 
+if TYPE_CHECKING:
+    from mvo_jax.predict_images import Model
+
 
 def _define(values: flags.FlagValues) -> None:
     define_source_flags(values)
-    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values, required=True)
+    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    flags.DEFINE_string(
+        "bundle",
+        None,
+        "In place of a run: folder that export wrote, or OWNER/NAME on the Hugging Face Hub. "
+        "Computed with onnxruntime, without JAX.",
+        flag_values=values,
+    )
     flags.DEFINE_string("out", None, "Folder to write.", flag_values=values, required=True)
     flags.DEFINE_enum(
         "checkpoint", "best", ["best", "latest"], "Which checkpoint.", flag_values=values
@@ -41,6 +52,27 @@ def _define(values: flags.FlagValues) -> None:
     )
 
 
+def _model(values: flags.FlagValues) -> "Model":
+    """The run or the bundle that the flags name."""
+    if (values.workdir is None) == (values.bundle is None):
+        raise UserError(
+            "--workdir and --bundle are both given"
+            if values.workdir
+            else "neither --workdir nor --bundle is given",
+            "name the folder of a run, or a bundle",
+        )
+    if values.bundle is None:
+        from mvo_jax.trained_run import load_run
+
+        return load_run(values.workdir, checkpoint=values.checkpoint, data_dir=values.data_dir)
+    for flag in ("checkpoint", "data_dir"):
+        if values[flag].present:
+            raise UserError(f"--{flag} is of a run, not of a bundle", "leave it out")
+    from mvo_jax.bundles.bundle import from_pretrained
+
+    return from_pretrained(values.bundle)
+
+
 def main(arguments: list[str]) -> None:
     """Predict every slice of the input, write the results and print the headline.
 
@@ -51,11 +83,10 @@ def main(arguments: list[str]) -> None:
     values = parse(arguments, _define, positional=("source",))
     from mvo_jax.evaluation.pages.case_results import RESEARCH_ONLY
     from mvo_jax.predict_images import predict_images
-    from mvo_jax.run import load_run
 
     out = Path(values.out)
     found = predict_images(
-        load_run(values.workdir, checkpoint=values.checkpoint, data_dir=values.data_dir),
+        _model(values),
         Path(values.source),
         out,
         form=values.format,

@@ -7,7 +7,7 @@ the command does what is missing; several processes may work in one folder.
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,24 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string("out", None, "Folder of the study.", flag_values=values, required=True)
     flags.DEFINE_list("rows", ["all"], "Rows: all, or names with commas.", flag_values=values)
     flags.DEFINE_list("seeds", [], "Seeds; those of the file if empty.", flag_values=values)
+    define_work_flags(values, keep_runs=False)
+
+
+def define_work_flags(values: flags.FlagValues, *, keep_runs: bool) -> None:
+    """Flags on how the runs of a study are done; ``crossval`` has them too.
+
+    Args:
+        values: to define them in.
+        keep_runs: default of that flag.
+    """
     flags.DEFINE_integer(
         "jobs", 1, "Processes that share the runs.", lower_bound=1, flag_values=values
     )
     flags.DEFINE_bool(
-        "keep_runs", False, "Keep the folders of finished runs (checkpoints).", flag_values=values
+        "keep_runs",
+        keep_runs,
+        "Keep the folders of finished runs (checkpoints).",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "tables", False, "Only write the tables of what is stored.", flag_values=values
@@ -100,13 +113,25 @@ def _comparison(values: flags.FlagValues, overrides: Sequence[str]) -> Any:
     )
 
 
-def _start(arguments: Sequence[str]) -> subprocess.Popen:
-    """Another process of this command; the last --jobs counts."""
-    command = [sys.executable, "-m", "mvo_jax", "study", *arguments, "--jobs=1"]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+def refuse_cluster(verb: str) -> None:
+    """Refuse to be one of several processes that were started as one.
+
+    Raises:
+        UserError: this process is.
+    """
+    if found := find_cluster(os.environ):
+        raise UserError(
+            f"{verb} runs in single processes, and {found.found_by} has started several as one",
+            "start it in one (srun --ntasks=1) with --jobs",
+        )
 
 
-def _verify(comparison: Any, out: Path, count: int) -> None:
+def verify(comparison: Any, out: Path, count: int) -> None:
+    """Train stored runs again and print how far their probabilities differ.
+
+    Raises:
+        UserError: with exit code 1, a run came out otherwise.
+    """
     from mvo_jax.comparison import verify_runs
 
     results = verify_runs(comparison, out, count)
@@ -118,6 +143,64 @@ def _verify(comparison: Any, out: Path, count: int) -> None:
             "compare the revisions and the versions that their files name",
             exit_code=EXIT_COMPARISON,
         )
+
+
+def do_all(
+    comparison: Any,
+    out: Path,
+    command: Sequence[str],
+    jobs: int,
+    markdown: Callable[[Mapping[str, Any]], str],
+) -> dict[str, Any]:
+    """Do the runs that are missing, write the tables, and print them.
+
+    Args:
+        comparison: what is to be there.
+        out: its folder.
+        command: verb and arguments, for the other processes.
+        jobs: processes; this is one of them.
+        markdown: the table as text.
+
+    Returns:
+        The table.
+
+    Raises:
+        UserError: see ``run_comparison``; at the end, after the tables are written, with exit code
+            4, rows that failed and runs that are not done yet.
+    """
+    from mvo_jax.comparison import missing_runs, run_comparison
+
+    helpers: list[subprocess.Popen] = []
+
+    def start_helpers() -> None:
+        # The last --jobs counts.
+        words = [sys.executable, "-m", "mvo_jax", *command, "--jobs=1"]
+        helpers.extend(subprocess.Popen(words, stdout=subprocess.DEVNULL) for _ in range(jobs - 1))
+
+    try:
+        _, failures = run_comparison(comparison, out, opened=start_helpers)
+        for helper in helpers:
+            helper.wait()
+    finally:
+        for helper in helpers:
+            helper.terminate()  # it saves and ends; without effect on one that has ended
+    table = comparison.page.write(out)
+    print(markdown(table))
+    print(f"tables: {out / 'table.html'} (also .md, .csv, .json)")
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(comparison.configs)} rows failed: "
+            + "; ".join(f"{name}, {cause}" for name, cause in failures.items()),
+            "see the causes; the same command tries them again and keeps the rest",
+            exit_code=EXIT_FINDINGS,
+        )
+    if missing := missing_runs(comparison, out):
+        raise UserError(
+            f"{len(missing)} of {len(comparison.work())} runs are not done: {', '.join(missing)}",
+            "another process is at them; else the same command does them",
+            exit_code=EXIT_FINDINGS,
+        )
+    return table
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
@@ -137,43 +220,9 @@ def main(arguments: list[str]) -> dict[str, Any]:
         table = write_study(out)
         print(markdown(table))
         return table
-    if found := find_cluster(os.environ):
-        raise UserError(
-            f"study runs in single processes, and {found.found_by} has started several as one",
-            "start it in one (srun --ntasks=1) with --jobs",
-        )
+    refuse_cluster("study")
     comparison = _comparison(values, overrides)
     if values.verify:
-        _verify(comparison, out, values.verify)
+        verify(comparison, out, values.verify)
         return {}
-    from mvo_jax.comparison import missing_runs, run_comparison
-
-    helpers: list[subprocess.Popen] = []
-
-    def start_helpers() -> None:
-        helpers.extend(_start(arguments) for _ in range(values.jobs - 1))
-
-    try:
-        _, failures = run_comparison(comparison, out, opened=start_helpers)
-        for helper in helpers:
-            helper.wait()
-    finally:
-        for helper in helpers:
-            helper.terminate()  # it saves and ends; without effect on one that has ended
-    table = write_study(out)
-    print(markdown(table))
-    print(f"tables: {out / 'table.html'} (also .md, .csv, .json)")
-    if failures:
-        raise UserError(
-            f"{len(failures)} of {len(comparison.configs)} rows failed: "
-            + "; ".join(f"{name}, {cause}" for name, cause in failures.items()),
-            "see the causes; the same command tries them again and keeps the rest",
-            exit_code=EXIT_FINDINGS,
-        )
-    if missing := missing_runs(comparison, out):
-        raise UserError(
-            f"{len(missing)} of {len(comparison.work())} runs are not done: {', '.join(missing)}",
-            "another process is at them; else the same command does them",
-            exit_code=EXIT_FINDINGS,
-        )
-    return table
+    return do_all(comparison, out, ("study", *arguments), values.jobs, markdown)

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mvo_jax.data.accounting import Reading
 from mvo_jax.data.cohort.series import prepare_series, read_series
 from mvo_jax.data.importers.archive import named_after, renamed, unpack
@@ -276,6 +278,29 @@ def geometry_of(data_config: Any) -> Target:
         image_size=data_config.image_size,
         spacing_mm=SIMULATED_FIELD_OF_VIEW_MM / data_config.image_size,
     )
+
+
+def clip_batch(video: np.ndarray, clip_shape: tuple[int, ...], *, taken_by: str) -> np.ndarray:
+    """Clips as a model takes them, ``[B, T, H, W, 1]``.
+
+    Args:
+        video: uint8 ``[B, T, H, W]`` or ``[B, T, H, W, 1]``.
+        clip_shape: (T, H, W, 1) that the model takes.
+        taken_by: what takes them, in messages.
+
+    Raises:
+        UserError: clips of another type or shape, or none.
+    """
+    clips = np.asarray(video)
+    if clips.ndim == 4:
+        clips = clips[..., None]
+    if clips.dtype != np.uint8 or clips.shape[1:] != clip_shape or not len(clips):
+        frames, height, width, _ = clip_shape
+        raise UserError(
+            f"video is {clips.dtype} {list(np.shape(video))}",
+            f"{taken_by} takes uint8 [B, {frames}, {height}, {width}] with B of 1 or more",
+        )
+    return clips
 
 
 def batched(clips: Iterator[Clip], size: int) -> Iterator[list[Clip]]:

@@ -149,9 +149,8 @@ def split_bytes(data_config: Any, name: str) -> int:
         UserError: the cohort or the split does not exist, or a value is out of range.
     """
     if data_config.name == "cohort":
-        cohort, stored = _cohort(data_config, name)
-        cases = sum(cohort.cases[split] for split in stored)
-        return cases * (cohort.frames + 1) * cohort.image_size**2
+        found = _cohort(data_config, name)
+        return found.count * (found.cohort.frames + 1) * found.cohort.image_size**2
     spec = _phantom_spec(data_config)
     pixels = spec.image_size**2
     return spec.split_size(name).patients * spec.slices_per_patient * (spec.frames + 1) * pixels
@@ -169,7 +168,8 @@ def load_split(
             images), ``dir`` (the folder that holds simulated cohorts, or the prepared cohort
             itself; may start with ``~``), ``frames``, ``image_size`` and ``device_budget_mb``
             (10^6 bytes); for the simulated one ``preset``, ``seed``, ``size``,
-            ``slices_per_patient`` and ``misregistration_mm``; for a prepared one ``fold``.
+            ``slices_per_patient`` and ``misregistration_mm``; for a prepared one ``fold`` and
+            ``folds``.
         name: train, validation, test, test_large, validation_large; of a prepared cohort also
             ``unlabelled``.
         progress: show the progress of generation, and of checking a large split, on stderr.
@@ -180,11 +180,18 @@ def load_split(
             cannot be written, or the stored data are damaged or inconsistent.
     """
     if data_config.name == "cohort":
-        cohort, stored = _cohort(data_config, name)
-        for part in stored:
-            cohort.verify(part)
-        builder = cohort.builder()
-        return _load(data_config, builder, stored, name, progress=progress, labelled=labelled)
+        found = _cohort(data_config, name)
+        for part in found.stored:
+            found.cohort.verify(part)
+        return _load(
+            data_config,
+            found.cohort.builder(),
+            found.stored,
+            name,
+            progress=progress,
+            labelled=labelled,
+            only=found.only,
+        )
 
     # Here, because TFDS takes a second to import and most of this package does without it.
     from mvo_jax.data.phantom.storage import ensure_cohort, verify_split
@@ -203,26 +210,32 @@ def _load(
     *,
     progress: bool,
     labelled: bool,
+    only: frozenset[str] | None = None,
 ) -> AnySplit:
-    """Read and check a split of a TFDS builder with the schema of ``case_features``."""
+    """Read and check a split of a TFDS builder with the schema of ``case_features``.
+
+    ``only`` names the cases to take of the stored splits; None takes all.
+    """
     size = split_bytes(data_config, name)
     streamed = size > 1e6 * data_config.device_budget_mb
     records = builder.as_data_source(split="+".join(stored))
     features = tuple(builder.info.features["features"])
-    images: dict[str, list[np.ndarray]] = {"video": [], "lge_mask": []}
+    images: dict[str, dict[int, np.ndarray]] = {"video": {}, "lge_mask": {}}
     cases: list[_Case] = []
     title = f"Checking split {name!r}"
     shown = streamed and progress and sys.stderr.isatty()
     for place in tqdm(range(len(records)), desc=title, unit="case", disable=not shown):
         case = records[place]
         case_id, patient_id = case["case_id"].decode(), case["patient_id"].decode()
+        if only is not None and case_id not in only:
+            continue
         label, digest = int(case["label"]), b""
         if streamed:
             _check_masks(name, [case_id], case["lge_mask"][None], np.array([label]))
             digest = _case_hash(case_id, patient_id, label, case["video"], case["lge_mask"])
         else:
             for key, of_cases in images.items():
-                of_cases.append(case[key])
+                of_cases[place] = case[key]
         values = [float(case["features"][key]) for key in features]
         cases.append(_Case(case_id, place, patient_id, label, values, digest))
     cases.sort()
@@ -373,9 +386,31 @@ def _phantom_spec(data_config: Any) -> CohortSpec:
     return CohortSpec(**{key: getattr(data_config, key, value) for key, value in fields.items()})
 
 
-def _cohort(data_config: Any, name: str) -> tuple[Any, list[str]]:
-    """The prepared cohort that a config asks for, and the stored splits that make up a split."""
-    from mvo_jax.data.cohort.storage import open_cohort  # imports TFDS
+class _Prepared(NamedTuple):
+    """Where a split lies in a prepared cohort.
+
+    Attributes:
+        cohort: the folder.
+        stored: stored splits that hold it.
+        only: its cases among theirs; None for all.
+    """
+
+    cohort: Any
+    stored: list[str]
+    only: frozenset[str] | None
+
+    @property
+    def count(self) -> int:
+        """Cases of the split."""
+        if self.only is not None:
+            return len(self.only)
+        return sum(self.cohort.cases[split] for split in self.stored)
+
+
+def _cohort(data_config: Any, name: str) -> _Prepared:
+    """The prepared cohort that a config asks for, and where a split lies in it."""
+    from mvo_jax.data.cohort.folds import split_of_fold  # imports TFDS
+    from mvo_jax.data.cohort.storage import UNLABELLED_SPLIT, open_cohort
 
     cohort = open_cohort(data_config.dir)
     for key in ("frames", "image_size"):
@@ -385,7 +420,13 @@ def _cohort(data_config: Any, name: str) -> tuple[Any, list[str]]:
                 f"data.{key} is {wanted}, but the cohort {cohort.path} was prepared with {there}.",
                 f"Set --config.data.{key}={there}, or prepare the cohort with --{key}={wanted}.",
             )
-    return cohort, cohort.stored_splits(name, data_config.fold if cohort.folds else 0)
+    folds = getattr(data_config, "folds", 0)  # the config of an earlier run lacks the key
+    if folds and name != UNLABELLED_SPLIT:
+        only = split_of_fold(cohort, name, fold=data_config.fold, folds=folds)
+        stored = [split for split in cohort.cases if split != UNLABELLED_SPLIT]
+        return _Prepared(cohort, stored, only)
+    fold = data_config.fold if cohort.folds else 0
+    return _Prepared(cohort, cohort.stored_splits(name, fold), None)
 
 
 def describe(split: AnySplit) -> str:
@@ -402,7 +443,7 @@ def dataset_line(data: Any) -> str:
     if data.name == "cohort":
         from mvo_jax.data.cohort.storage import open_cohort  # imports TFDS
 
-        folds = open_cohort(data.dir).folds
+        folds = getattr(data, "folds", 0) or open_cohort(data.dir).folds
         fold = f", test fold {data.fold} of 0 to {folds - 1}" if folds else ""
         return f"prepared cohort {Path(data.dir).name!r}{fold}"
     return f"simulated cohort, preset {data.preset!r}, seed {data.seed}, size {data.size!r}"

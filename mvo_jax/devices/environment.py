@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import sys
@@ -26,6 +27,8 @@ def configure(environment: MutableMapping[str, str]) -> None:
     Args:
         environment: changed in place; normally ``os.environ``.
     """
+    if importlib.util.find_spec("jaxlib") is None:  # bundles predict without it
+        return
     configure_xla(environment)
     if FOLDER not in environment:
         version = importlib.metadata.version("jaxlib")

@@ -30,27 +30,40 @@ class Scores:
         label: int32 [N].
         probability: float32 [N].
         cases: hash of the names and labels of the cases.
+        case_id: N names; none where they are not kept.
+        patient_id: N names; none where they are not kept.
     """
 
     label: np.ndarray
     probability: np.ndarray
     cases: str
+    case_id: tuple[str, ...] = ()
+    patient_id: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, predictions: Predictions) -> "Scores":
-        """What is kept of predictions."""
+    def of(cls, predictions: Predictions, *, named: bool = False) -> "Scores":
+        """What is kept of predictions; ``named`` keeps the names of cases and patients too."""
         text = json.dumps([predictions.case_id, predictions.label.tolist()])
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return cls(predictions.label, predictions.probability.astype(np.float32), digest)
+        names = (predictions.case_id, predictions.patient_id) if named else ()
+        return cls(predictions.label, predictions.probability.astype(np.float32), digest, *names)
 
     def predictions(self, split: str) -> Predictions:
-        """The predictions again, each case under its place, and as a patient of its own."""
-        names = tuple(f"{self.cases}-{i}" for i in range(len(self.label)))
-        return Predictions(split, names, names, self.label, self.probability.astype(np.float64))
+        """The predictions again; without names each case is its place, and its own patient."""
+        places = tuple(f"{self.cases}-{i}" for i in range(len(self.label)))
+        return Predictions(
+            split,
+            self.case_id or places,
+            self.patient_id or places,
+            self.label,
+            self.probability.astype(np.float64),
+        )
 
     def packed(self) -> dict[str, Any]:
         """As JSON: labels as bits, probabilities as little-endian float32, both in base64."""
+        names = {"case_id": self.case_id, "patient_id": self.patient_id} if self.case_id else {}
         return {
+            **names,
             "cases": self.cases,
             "count": len(self.label),
             "label": _text(np.packbits(self.label.astype(np.uint8))),
@@ -69,7 +82,13 @@ class Scores:
         probability = np.frombuffer(base64.b64decode(content["probability"]), "<f4")
         if len(probability) != count or len(bits) != -(-count // 8):
             raise ValueError(f"{len(probability)} probabilities for {count} cases")
-        scores = cls(np.unpackbits(bits)[:count].astype(np.int32), probability, content["cases"])
+        scores = cls(
+            np.unpackbits(bits)[:count].astype(np.int32),
+            probability,
+            content["cases"],
+            tuple(content.get("case_id", ())),
+            tuple(content.get("patient_id", ())),
+        )
         scores.predictions("stored")  # checks the values
         return scores
 

@@ -43,6 +43,17 @@ class Threshold:
     patient_origin: str = ""
 
 
+def given_threshold(value: float, patient_rule: str | None) -> Threshold:
+    """One threshold for slices and for patients, chosen by the user.
+
+    Args:
+        value: in [0, 1].
+        patient_rule: see ``Threshold``.
+    """
+    origin = "given on the command line"
+    return Threshold(value, origin, patient_rule, value, origin)
+
+
 def choose_threshold(
     label: Any, probability: Any, *, rule: str = "youden", split: str = "validation"
 ) -> Threshold:

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from mvo_jax.cli.main import run
+from mvo_jax.evaluation.pages import case_results
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = Path(os.environ.get("MVO_JAX_SAMPLES", ROOT.parent / "shared" / "samples"))
@@ -129,20 +130,22 @@ def test_a_cohort_is_predicted_as_eval_does(evaluated, cohorts, tmp_path, capsys
     for row in drawn:
         with Image.open(out / row["animation"]) as animation:
             assert getattr(animation, "n_frames", 1) == 8
-            assert animation.size == (2 * 256 + 4, 256)  # the coarse map beside the cine
+            assert animation.size == (2 * 256 + 6, 256)  # the coarse map beside the cine
         with Image.open(out / row["picture"]) as picture:
             assert picture.width > picture.height
     page = (out / "summary.html").read_text()
     assert "Research software" in page
     assert "trained on simulated images only" in page
     assert page.count('<article class="case">') == 3
+    assert page.count('src="data:image/') == 6  # of few cases the page can be sent alone
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)  # works offline
     assert "<script" not in page
 
 
 def test_images_are_brought_to_the_geometry_and_a_bad_file_stops_nothing(
-    evaluated, images, tmp_path, refused
+    evaluated, images, tmp_path, refused, monkeypatch
 ):
+    monkeypatch.setattr(case_results, "_EMBEDDED", 2)  # the page of three names its pictures
     out = tmp_path / "out"
     cause, _ = refused("predict", f"--workdir={evaluated}", images, f"--out={out}", code=4)
     assert "c.npz" in cause
@@ -151,9 +154,12 @@ def test_images_are_brought_to_the_geometry_and_a_bad_file_stops_nothing(
     assert [r["slices"] for r in rows(out / "predictions_patients.csv")] == ["2", "1"]
     content = json.loads((out / "predictions.json").read_text())
     assert {row["label"] for row in content["cases"]} == {None}
-    with Image.open(out / "pictures" / "b.gif") as animation:
+    with Image.open(out / "pictures" / "b.webp") as animation:
         assert getattr(animation, "n_frames", 1) == 8  # 25 phases in the file
     page = (out / "summary.html").read_text()
+    assert re.findall('src="([^"]*)"', page) == [
+        f"pictures/{case}.{kind}" for case in ("a_s00", "a_s01", "b") for kind in ("webp", "png")
+    ]
     assert "Not predicted" in page
     assert "truth unknown" in page
     assert not (out / "unpacked").exists()
@@ -191,7 +197,7 @@ def test_without_overlay(evaluated, images, tmp_path):
     out = tmp_path / "out"
     arguments = [f"--workdir={evaluated}", str(images / "b.npz"), f"--out={out}", "--nooverlay"]
     assert run("predict", arguments) == 0
-    with Image.open(out / "pictures" / "b.gif") as animation:
+    with Image.open(out / "pictures" / "b.webp") as animation:
         assert animation.size == (256, 256)
     assert "Predicted maps" not in (out / "summary.html").read_text()
     assert not (out / "predictions_patients.csv").exists()
@@ -298,7 +304,7 @@ def test_predict_on_real_cine(evaluated, tmp_path):
     found = rows(out / "predictions.csv")
     assert [int(row["slice_index"]) for row in found] == [0, 1, 2]
     assert len({row["patient_id"] for row in found}) == 1
-    assert len(list((out / "pictures").glob("*.gif"))) == 3
+    assert len(list((out / "pictures").glob("*.webp"))) == 3
 
 
 def test_inspect_of_a_simulated_cohort(cohorts, tmp_path, capsys):

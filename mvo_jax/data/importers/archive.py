@@ -16,12 +16,13 @@ _MAX_RATIO = 200  # of unpacked to packed; images reach 20, bombs 1000 and more
 _MAX_NAMES = 10_000_000
 
 
-def unpack(source: Path, scratch: Path) -> Path:
+def unpack(source: Path, scratch: Path, *, limit: int = MAX_ARCHIVE_BYTES) -> Path:
     """A folder with the content of a source: the source itself unless it is a ``.zip``.
 
     Args:
         source: folder, image file or ``.zip``.
         scratch: where an archive is unpacked to; made anew.
+        limit: most bytes of its content.
 
     Returns:
         The folder to read.
@@ -42,7 +43,8 @@ def unpack(source: Path, scratch: Path) -> Path:
                 item.filename = item.filename.replace("\\", "/")
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
-            _check(name, items, source.stat().st_size, shutil.disk_usage(scratch).free)
+            free = min(limit, shutil.disk_usage(scratch).free)
+            _check(name, items, source.stat().st_size, free)
             for item in items:
                 archive.extract(item, scratch)
             done.touch()
@@ -101,5 +103,5 @@ def _check(name: str, items: list[zipfile.ZipInfo], packed: int, free: int) -> N
         total += item.file_size
     if len(items) > _MAX_NAMES or total > max(packed * _MAX_RATIO, 1 << 24):
         raise bad(f"would unpack to {total:,} bytes, {total // max(packed, 1)} times its size")
-    if total > min(free, MAX_ARCHIVE_BYTES):
+    if total > free:
         raise bad(f"would unpack to {total:,} bytes; {free:,} are free")

@@ -18,10 +18,11 @@ from matplotlib.colors import ListedColormap, to_rgb
 from matplotlib.figure import Figure
 
 from mvo_jax.evaluation import metrics
+from mvo_jax.evaluation.figures.pictures import INK, MUTED
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.statistics import bootstrap_roc_band, wilson_interval
 
-INK, MUTED, RULE = "#1a1f27", "#5b6470", "#d5d9de"
+RULE = "#d5d9de"
 BLUE, VERMILLION = "#0072b2", "#d55e00"
 # The others of Okabe and Ito beside them, for rows of a study.
 _COLOURS = (BLUE, VERMILLION, "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK)

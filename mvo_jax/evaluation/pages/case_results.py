@@ -1,20 +1,29 @@
 """What prediction leaves behind: tables, pictures and a page about cases without a known answer."""
 
 import dataclasses
+import functools
 import heapq
 import json
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mvo_jax.data.labels import UNLABELLED
+from mvo_jax.data.processes import available_cores
 from mvo_jax.data.slices import Clip, Rejected
-from mvo_jax.evaluation.figures import pictures
+from mvo_jax.evaluation.figures.pictures import (
+    CaseRecord,
+    animation,
+    case_picture,
+    data_uri,
+    png,
+)
+from mvo_jax.evaluation.pages.cards import case_card, shared_maximum
 from mvo_jax.evaluation.pages.render import render_page
-from mvo_jax.evaluation.pages.report import case_cards
 from mvo_jax.evaluation.statistics import patient_probability
 from mvo_jax.evaluation.thresholds import Threshold
 from mvo_jax.files import replace_file, write_csv
@@ -25,6 +34,8 @@ RESEARCH_ONLY = (
 )
 FAILED_COLUMNS = ("case_id", "patient_id", "source", "cause", "remedy")
 _ROWS_ON_PAGE = 1000
+_EMBEDDED = 12  # cases whose pictures the page itself holds, so that it can be sent alone
+_KINDS = {"picture": "png", "animation": "webp"}
 
 
 class Pictured:
@@ -89,23 +100,24 @@ def patient_rows(cases: Sequence[Mapping[str, Any]], threshold: Threshold) -> li
 
 
 def draw_pictures(
-    folder: Path, pictured: Pictured, cases: Sequence[dict[str, Any]]
-) -> list[pictures.CaseRecord]:
+    folder: Path, pictured: Pictured, cases: Sequence[dict[str, Any]], threshold: float
+) -> list[dict[str, Any]]:
     """Draw a picture and an animation of the kept clips, and name them in their rows.
 
     Args:
         folder: gets the folder ``pictures``.
         pictured: clips to draw.
         cases: all rows; those of drawn clips are changed.
+        threshold: decision threshold.
 
     Returns:
-        What was drawn, for the page.
+        The cards of the page: of a few cases they hold the pictures, of many the files' names.
     """
     kept = pictured.in_order()
-    maximum = pictures.map_maximum(mask for *_, mask in kept if mask is not None)
-    records, taken = [], set()
-    for row, probability, clip, mask in kept:
-        record = pictures.CaseRecord(
+    if not kept:
+        return []
+    records = [
+        CaseRecord(
             case_id=clip.case_id,
             video=clip.video[..., 0],
             label=None if clip.label == UNLABELLED else clip.label,
@@ -115,17 +127,30 @@ def draw_pictures(
             role=f"patient {clip.patient_id}, slice {clip.slice_index}",
             source=clip.overview,
         )
-        name = _file_name(clip.case_id, taken)
-        drawn = folder / "pictures"
-        drawn.mkdir(exist_ok=True)
-        figure = pictures.case_figure(record, map_maximum=maximum)
-        (drawn / f"{name}.png").write_bytes(pictures.to_png(figure))
-        animation = pictures.cine_gif(record.video, mask, map_maximum=maximum)
-        (drawn / f"{name}.gif").write_bytes(animation)
-        cases[row]["picture"] = f"pictures/{name}.png"
-        cases[row]["animation"] = f"pictures/{name}.gif"
-        records.append(record)
-    return records
+        for _, probability, clip, mask in kept
+    ]
+    maximum, taken = shared_maximum(records), set()
+    (folder / "pictures").mkdir()
+    cards = []
+    # Pillow works on several cores: it leaves Python while it scales and encodes.
+    with ThreadPoolExecutor(available_cores()) as pool:
+        drawn = pool.map(functools.partial(_draw, maximum=maximum), records)
+        for (row, *_), record, content in zip(kept, records, drawn, strict=True):
+            name = _file_name(record.case_id, taken)
+            addresses = {}
+            for key, kind, data in zip(_KINDS, _KINDS.values(), content, strict=True):
+                cases[row][key] = addresses[key] = f"pictures/{name}.{kind}"
+                (folder / cases[row][key]).write_bytes(data)
+                if len(kept) <= _EMBEDDED:
+                    addresses[key] = data_uri(data, kind)
+            cards.append(case_card(record, threshold, **addresses, maximum=maximum))
+    return cards
+
+
+def _draw(record: CaseRecord, maximum: float) -> tuple[bytes, bytes]:
+    """Picture and animation of a case, as ``_KINDS`` has them."""
+    row = case_picture(record, map_maximum=maximum)
+    return png(row), animation(record.video, record.coarse_mask, map_maximum=maximum)
 
 
 def _file_name(case_id: str, taken: set[str]) -> str:
@@ -186,10 +211,10 @@ def write_page(
     cases: Sequence[Mapping[str, Any]],
     patients: Sequence[Mapping[str, Any]],
     failed: Sequence[Rejected],
-    records: Sequence[pictures.CaseRecord],
+    cards: Sequence[Mapping[str, Any]],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write the summary: one HTML file that needs nothing else.
+    """Write the summary: one HTML file that needs no network; it names pictures beside it.
 
     Args:
         path: the file.
@@ -199,7 +224,7 @@ def write_page(
         cases: from ``case_row``.
         patients: from ``patient_rows``.
         failed: cases without a prediction.
-        records: cases to show, from ``draw_pictures``.
+        cards: cases to show, from ``draw_pictures``.
         provenance: what to print at the end.
     """
     text = render_page(
@@ -213,8 +238,7 @@ def write_page(
         several=len(patients) < len(cases),
         failed=failed,
         limit=_ROWS_ON_PAGE,
-        cards=case_cards(records, threshold.value),
-        lge_colours=pictures.LGE_COLOURS,
+        cards=cards,
         provenance=provenance,
     )
     replace_file(path, text)

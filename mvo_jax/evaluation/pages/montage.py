@@ -8,9 +8,9 @@ from mvo_jax.data.checks import Finding
 from mvo_jax.data.slices import Clip
 from mvo_jax.evaluation.figures import pictures
 from mvo_jax.evaluation.pages.render import render_page
-from mvo_jax.evaluation.pages.report import film
 from mvo_jax.files import replace_file
 
+_TILE = 192  # pixels
 _LABELS = {1: "MVO", 0: "no MVO", -1: "unlabelled"}
 
 
@@ -47,8 +47,10 @@ def write_montage(
                 "label": _LABELS[clip.label],
                 "spacing": "unknown spacing" if spacing is None else f"{spacing:.3g} mm",
                 "source_frames": clip.source_frames,
-                **film(video),
-                "masked": pictures.masked_frame_uri(video, clip.lge_mask),
+                "beat": pictures.data_uri(pictures.animation(video, side=_TILE), "webp"),
+                "masked": pictures.data_uri(
+                    pictures.webp(pictures.masked_frame(video, clip.lge_mask, side=_TILE)), "webp"
+                ),
                 "has_mask": clip.lge_mask is not None,
                 "by_motion": clip.centre_from == "motion",
                 "wrong": list(wrong),

@@ -14,6 +14,7 @@ from mvo_jax.evaluation import metrics
 from mvo_jax.evaluation.figures import curves, pictures
 from mvo_jax.evaluation.figures.pictures import CaseRecord
 from mvo_jax.evaluation.localisation import coarse_map_metrics, coarse_mean, localise
+from mvo_jax.evaluation.pages.cards import embedded_cards
 from mvo_jax.evaluation.pages.render import plain, render_page
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.statistics import (
@@ -255,7 +256,7 @@ def write_report(
             name: figure and markupsafe.Markup(curves.to_svg(figure, salt=name))
             for name, figure in drawings.items()
         },
-        cards=case_cards(cases, summary["threshold"]["value"]),
+        cards=embedded_cards(cases, summary["threshold"]["value"]),
         config_text=config_text,
         provenance=provenance,
         dataset=dataset,
@@ -264,52 +265,3 @@ def write_report(
         lge_colours=pictures.LGE_COLOURS,
     )
     replace_file(path, text)
-
-
-_VERDICTS = {
-    (1, True): "correct: MVO found",
-    (0, False): "correct: no MVO",
-    (1, False): "missed MVO",
-    (0, True): "false alarm",
-    (None, True): "MVO suspected",
-    (None, False): "no MVO suspected",
-}
-_TRUTHS = {1: "truth: MVO", 0: "truth: no MVO", None: "truth unknown"}
-
-
-def case_cards(cases: Sequence[CaseRecord], threshold: float) -> list[dict[str, Any]]:
-    """What the macro ``case_card`` draws of each case.
-
-    Args:
-        cases: in order.
-        threshold: called MVO where probability >= threshold.
-    """
-    maximum = pictures.map_maximum(
-        record.coarse_mask for record in cases if record.coarse_mask is not None
-    )
-    cards = []
-    for record in cases:
-        called = bool(record.probability >= threshold)
-        figure = pictures.case_figure(record, map_maximum=maximum)
-        cards.append(
-            {
-                "case_id": record.case_id,
-                "role": record.role,
-                "probability": float(record.probability),
-                "verdict": _VERDICTS[record.label, called],
-                "right": None if record.label is None else bool(record.label) == called,
-                "truth": _TRUTHS[record.label],
-                **film(record.video),
-                "picture": pictures.data_uri(pictures.to_png(figure)),
-                "map_maximum": maximum if record.coarse_mask is not None else None,
-                "lge": record.lge_mask is not None,
-            }
-        )
-    return cards
-
-
-def film(video: np.ndarray) -> dict[str, Any]:
-    """What the macro ``film`` draws of a uint8 [T, H, W] beat."""
-    frames, height, width = video.shape
-    strip = pictures.film_strip_uri(video)
-    return {"frames": frames, "shape": f"{width} / {height}", "film": strip}

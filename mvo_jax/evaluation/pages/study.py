@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,21 @@ from mvo_jax.evaluation.stored_run import StoredRun, read_stored_run
 from mvo_jax.files import replace_file, write_csv
 
 ABOUT = "study.json"
+
+
+@dataclass(frozen=True)
+class Page:
+    """A kind of study.
+
+    Attributes:
+        about: file of a study's folder that says what its tables say beside its runs.
+        write: writes the tables of a folder and returns them.
+    """
+
+    about: str
+    write: Callable[[Path], dict[str, Any]]
+
+
 # Figures of the localisation that the tables show, and their titles.
 SHOWN = {
     "pointing_hit_rate": "highest block",
@@ -51,7 +66,7 @@ def write_study(out: Path) -> dict[str, Any]:
     Raises:
         UserError: no study there, or the file of a run is damaged.
     """
-    about, runs = _read(out)
+    about, runs = read_study(out)
     table = study_table(about, runs)
     replace_file(out / "table.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
     columns = ("row", "seeds", "auc", "auc_low", "auc_high", "auc_by_seed", "seed_sd")
@@ -77,23 +92,32 @@ def write_study(out: Path) -> dict[str, Any]:
         maps=MAPS,
         # Safe to mark: drawn here; names of rows are escaped by the drawing itself.
         curves=figure and markupsafe.Markup(curves.to_svg(figure, salt="curves")),
-        provenance=_provenance(runs),
+        provenance=origins(runs),
         simulated=all(run.config["data"]["name"] == "phantom" for run in runs),
     )
     replace_file(out / "table.html", page)
     return table
 
 
-def _read(out: Path) -> tuple[dict[str, Any], list[StoredRun]]:
+STUDY_PAGE = Page(ABOUT, write_study)
+
+
+def read_study(out: Path, about: str = ABOUT) -> tuple[dict[str, Any], list[StoredRun]]:
+    """What a folder holds: what its file says, and its finished runs by name.
+
+    Raises:
+        UserError: no such file there, or the file of a run is damaged.
+    """
     try:
-        about = json.loads((out / ABOUT).read_text())
+        content = json.loads((out / about).read_text())
     except (OSError, ValueError) as error:
+        kind = "study" if about == ABOUT else about.removesuffix(".json")
         raise UserError(
-            f"{out} is not the folder of a study: {ABOUT} cannot be read",
-            "give the folder as --out, and the study's config file to run what is missing",
+            f"{out} is not the folder of a {kind}: {about} cannot be read",
+            "give the folder as --out, and the config to run what is missing",
         ) from error
     runs = [read_stored_run(path) for path in sorted(out.glob("*-seed*.json"))]
-    return about, runs
+    return content, runs
 
 
 def study_table(about: Mapping[str, Any], runs: Sequence[StoredRun]) -> dict[str, Any]:
@@ -274,7 +298,7 @@ def markdown(table: Mapping[str, Any]) -> str:
     return text.replace("–", "-").replace("−", "-")  # noqa: RUF001
 
 
-def _provenance(runs: Sequence[StoredRun]) -> dict[str, str]:
+def origins(runs: Sequence[StoredRun]) -> dict[str, str]:
     """What the runs name of their origin, each value once."""
 
     def values(key: str) -> str:

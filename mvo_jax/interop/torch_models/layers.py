@@ -46,11 +46,13 @@ def cut(video: Tensor, tubelet: int, patch: int) -> Tensor:
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """Multi-head attention of ``[..., S, heads * D]``, without any maps."""
+    groups = query.shape[:-2]
+    # One axis for the whole batch: exporters to ONNX know attention of four axes only.
     query, key, value = (
-        x.unflatten(-1, (heads, -1)).transpose(-3, -2) for x in (query, key, value)
+        x.flatten(0, -3).unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value)
     )
-    out = F.scaled_dot_product_attention(query, key, value)
-    return out.transpose(-3, -2).flatten(-2)
+    out = F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
+    return out.flatten(-2).unflatten(0, groups)
 
 
 class Attention(nn.Module):

@@ -203,7 +203,7 @@ class TorchTimeSformer(RecordedModel):
         if self.model is not None:
             return self.model(video)
         x = self.to_patch_embedding(cut(video, 1, self.patch)).flatten(1, 2)
-        x = torch.cat([self.cls_token.expand(len(x), 1, -1), x], dim=1) + self.pos_emb.weight
+        x = torch.cat([self.cls_token.expand(x.shape[0], 1, -1), x], dim=1) + self.pos_emb.weight
         x = self.keep("embedded", x)
         for layer in self.layers:
             for part in layer.children():

@@ -20,8 +20,8 @@ from mvo_jax.data.importers.formats import load_series
 from mvo_jax.data.importers.nifti import NIFTI
 from mvo_jax.data.slices import ORIENTATION_RULE, CineSlice, Rejected, Target
 from mvo_jax.errors import UserError
-from mvo_jax.run import TrainedRun
 from mvo_jax.runs.folder import RunFolder
+from mvo_jax.trained_run import TrainedRun
 from tests.data.importers import writers
 
 FRAMES, SLICES, ROWS, COLUMNS = 9, 3, 40, 36

@@ -1,6 +1,6 @@
 """metrics.json and the report: complete, self-contained, and safe with hostile or poor input."""
 
-import base64
+import dataclasses
 import io
 import json
 import math
@@ -10,8 +10,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageColor
 
+from mvo_jax.data.slices import Overview
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation import metrics
 from mvo_jax.evaluation.figures import curves, pictures
@@ -122,7 +123,9 @@ def write(path, predictions, summary=None, **changes):
     assert "script" not in page.tags
     assert "link" not in page.tags
     for reference in page.references:
-        assert reference.startswith(("data:image/png;base64,", "#")), reference[:80]
+        assert reference.startswith(("data:image/png;base64,", "data:image/webp;base64,", "#")), (
+            reference[:80]
+        )
     assert "@import" not in text
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
     return text, page
@@ -298,9 +301,9 @@ def test_full_report(tmp_path):
     assert "Coarse map" in shown
     assert "Against area change alone" in shown
     assert page.tags.count("article") == 6
-    assert page.tags.count("img") == 6
+    assert page.tags.count("img") == 12  # a beat and a row of pictures each
     assert "No training history" not in shown
-    assert (tmp_path / "report.html").stat().st_size < 3_000_000  # pure noise, the worst case
+    assert (tmp_path / "report.html").stat().st_size < 7_000_000  # pure noise, the worst case
     assert [entry.name for entry in tmp_path.iterdir()] == ["report.html"]
     # the same input gives the same bytes
     assert write(tmp_path / "report.html", data, summary, cases=cases, history=HISTORY)[0] == text
@@ -415,14 +418,71 @@ def test_history_series_skips_what_cannot_be_drawn():
     assert isinstance(curves.training_figure(rows), Figure)
 
 
-def test_film_strip_holds_every_frame():
-    video = np.zeros((5, 64, 128), np.uint8)
-    video[3] = 255
-    uri = pictures.film_strip_uri(video)
-    with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as image:
-        strip = np.asarray(image)
-    assert strip.shape == (32, 5 * 64)  # reduced to 64 on the larger side
-    assert [strip[:, 64 * i : 64 * (i + 1)].mean() for i in range(5)] == [0, 0, 0, 255, 0]
+def test_the_animation_holds_every_frame_and_the_map_beside_it():
+    video = np.tile(np.array([100, 110, 120, 200, 130], np.uint8)[:, None, None], (1, 64, 128))
+    video[:, :, :4], video[:, :, 4:8] = 0, 255
+    hint = np.zeros((4, 4))
+    hint[3, 0] = 0.5
+    with Image.open(io.BytesIO(pictures.animation(video, hint, map_maximum=0.5))) as image:
+        assert image.size == (256 + 6 + 256, 128)
+        assert (image.n_frames, image.info["loop"]) == (5, 0)
+        frames = []
+        for i in range(5):
+            image.seek(i)
+            image.load()
+            assert image.info["duration"] == 200
+            frames.append(np.asarray(image.convert("RGB"), int))
+    # Lossy, 3 of 256 grey levels on average.
+    greys = [frame[20:80, 60:240].mean() for frame in frames]
+    np.testing.assert_allclose(greys, [100, 110, 120, 200, 130], atol=3)
+    for frame in frames:
+        np.testing.assert_allclose(frame[20:80, 340:500], frame[20:80, 78:238], atol=8)
+        # Opacity 0.95 of the brightest colour of the map, over black and white.
+        np.testing.assert_allclose(
+            frame[104:120, 290:310].mean((0, 1)), (0.95 * 252, 0.95 * 255, 0.95 * 164), atol=25
+        )
+
+
+def test_the_row_of_pictures_shows_every_part():
+    video = np.full((9, 64, 64), 50, np.uint8)
+    video[4] = 200
+    one = record(frames=9, source=Overview(np.full((100, 200), 77, np.uint8), -10, 20, 54, 84))
+    row = pictures.case_picture(dataclasses.replace(one, video=video))
+    assert row.width == 7 * 256 + 6 * 6  # source, three frames, mask, target and map
+    pixels = np.asarray(row, int)
+
+    def panel(i):
+        return pixels[34:, 262 * i : 262 * i + 256]
+
+    # The crop begins 10 rows above the image of 200 columns: 1.28 screen pixels each.
+    assert (panel(0)[:12, 120:] == 255).all()
+    assert (panel(0)[13 + 80 : 13 + 120, 150:] == 77).all()
+    box = tuple(ImageColor.getrgb(pictures.BOX))
+    yellow = np.argwhere((panel(0) == box).all(-1))
+    assert yellow.min(0).tolist() == [0, round(20 * 1.28)]
+    assert yellow.max(0).tolist() == [round(64 * 1.28) - 1, round(84 * 1.28) - 1]
+    dark, bright = panel(1)[200, 200], panel(3)[200, 200]
+    assert dark.tolist() == [0, 0, 0]
+    assert bright.tolist() == [255, 255, 255]  # the frame that differs most
+    # LGE of 64 pixels, drawn by 4: myocardium, MVO, and the box 1.5 pixels around the MVO.
+    assert panel(4)[4 * 18, 4 * 18].tolist() == list(ImageColor.getrgb(pictures.LGE_COLOURS[3]))
+    assert panel(4)[4 * 13, 4 * 13].tolist() == [255, 255, 255]
+    for i in range(1, 5):
+        yellow = np.argwhere((panel(i) == box).all(-1))
+        assert yellow.min(0).tolist() == [42, 42]
+        assert yellow.max(0).tolist() == [61, 69]
+    assert not (panel(5) == box).all(-1).any()
+    plain = pictures.case_picture(dataclasses.replace(one, source=None, lge_mask=None))
+    assert plain.width == 5 * 256 + 4 * 6
+
+
+def test_values_that_mean_nothing_are_seen_on_a_mask():
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2, 2], mask[5, 5] = 9, 2
+    video = np.zeros((2, 8, 8), np.uint8)
+    image = pictures.masked_frame(video, mask, side=8)
+    assert [image.getpixel(at) for at in ((2, 2), (0, 0))] == [(255, 0, 255), (0, 0, 0)]
+    assert image.getpixel((5, 5))[0] > 80
 
 
 def test_figures_leave_no_global_state():

@@ -1,0 +1,239 @@
+"""A bundle, ready to predict: no JAX, unless its JAX program is asked for.
+
+from mvo_jax import load_bundle
+
+prediction = load_bundle("bundle").predict(video)  # uint8 [B, T, H, W]
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mvo_jax.bundles.about import (
+    ABOUT,
+    CARD,
+    CHECK,
+    MODELS,
+    WEIGHTS,
+    About,
+    read_about,
+    versions,
+    whole_file,
+)
+from mvo_jax.data.clips import clip_batch
+from mvo_jax.data.slices import Target
+from mvo_jax.errors import UserError
+from mvo_jax.evaluation.thresholds import Threshold, given_threshold
+from mvo_jax.files import new_folder
+
+# Packages whose versions a result depends on, by form.
+_COMPUTED_BY = {"onnx": ("onnxruntime", "numpy"), "jax": ("jax", "jaxlib", "numpy")}
+# uint8 [b, T, H, W, 1] and whether the coarse map is wanted -> arrays by name
+Compute = Callable[[np.ndarray, bool], Mapping[str, np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """An exported model.
+
+    Attributes:
+        folder: where it lies.
+        about: what it says of itself.
+        compute: its model: see ``Compute``.
+        form: key of ``MODELS``: what computes.
+    """
+
+    folder: Path
+    about: About
+    compute: Compute
+    form: str
+
+    @property
+    def geometry(self) -> Target:
+        """Frames, size, spacing, grey window and orientation rule of the clips it takes."""
+        return self.about.geometry
+
+    @property
+    def threshold(self) -> Threshold:
+        """Where probabilities become decisions, for slices and for patients."""
+        return self.about.threshold
+
+    @property
+    def batch_size(self) -> int:
+        """Clips that are computed at a time."""
+        return self.about.batch_size
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the model was trained on simulated images only."""
+        return self.about.simulated
+
+    @property
+    def name(self) -> str:
+        """What pages call it."""
+        return f"the bundle {self.folder.name}"
+
+    def decision(self, threshold: float | None = None) -> Threshold:
+        """The thresholds: as given, or those of the bundle.
+
+        Args:
+            threshold: in [0, 1], in place of both.
+        """
+        if threshold is None:
+            return self.threshold
+        return given_threshold(threshold, self.threshold.patient_rule)
+
+    def facts(self) -> dict[str, Any]:
+        """What tables and pages say of it."""
+        which, step = self.about.checkpoint["which"], self.about.checkpoint["step"]
+        data = "simulated images only" if self.simulated else "a prepared cohort"
+        return {
+            "bundle": str(self.folder),
+            "checkpoint": f"{which}, step {step}",
+            "trained on": data,
+            "model": MODELS[self.form],
+            "model SHA-256": self.about.files[MODELS[self.form]]["sha256"],
+            "exported by": self.about.versions,
+            "versions": versions(_COMPUTED_BY[self.form]),
+        }
+
+    def predict(self, video: np.ndarray) -> dict[str, Any]:
+        """Predict clips of the bundle's geometry.
+
+        Args:
+            video: uint8 ``[B, T, H, W]`` or ``[B, T, H, W, 1]``, grey values; they are normalised
+                by the model.
+
+        Returns:
+            'probability' ``[B]`` of MVO, 'logits' ``[B, K]`` and 'coarse_mask' ``[B, m, m]``, or
+            None where the model has no mask branch.
+
+        Raises:
+            UserError: clips of another type or shape, or none.
+        """
+        clips = clip_batch(video, self.about.clip_shape, taken_by="the bundle")
+        parts = [
+            self.compute(clips[first : first + self.batch_size], True)
+            for first in range(0, len(clips), self.batch_size)
+        ]
+        joined: dict[str, Any] = {
+            key: np.concatenate([part[key] for part in parts]) for key in parts[0]
+        }
+        return {"coarse_mask": None, **joined}
+
+    def predictor(
+        self, batch_size: int, *, with_mask: bool
+    ) -> Callable[[np.ndarray], Mapping[str, np.ndarray]]:
+        """A function of up to ``batch_size`` clips, uint8 ``[n, T, H, W, 1]``, to arrays by name.
+
+        Args:
+            batch_size: any; the model takes batches of every size.
+            with_mask: also predict the coarse mask where the model has the branch.
+        """
+        del batch_size
+        return lambda clips: self.compute(clips, with_mask)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Copy the bundle, each file checked by its hash.
+
+        Args:
+            folder: to write; must not exist or be empty.
+
+        Raises:
+            UserError: a file has changed, or the folder cannot be written.
+        """
+        with new_folder(folder) as work:
+            for name in (*self.about.files, ABOUT, CARD):
+                (work / name).parent.mkdir(exist_ok=True)
+                if name in self.about.files:
+                    whole_file(self.folder, self.about, name)
+                shutil.copyfile(self.folder / name, work / name)
+            read_about(work)
+
+
+def load_bundle(folder: str | Path, *, form: str = "onnx") -> Bundle:
+    """Load an exported model; the hash of every file that is used is checked.
+
+    Args:
+        folder: written by ``export``.
+        form: 'onnx' computes with onnxruntime and imports no JAX; 'jax' runs the exported JAX
+            program.
+
+    Raises:
+        UserError: no bundle, one of a newer format, a missing or changed file, or a JAX that is
+            older than the one that wrote the program.
+    """
+    if form not in MODELS:
+        raise UserError(f"a bundle has no form {form!r}", f"choose from {', '.join(MODELS)}")
+    folder = Path(folder).expanduser().resolve()
+    about = read_about(folder)
+    path = whole_file(folder, about, MODELS[form])
+    if form == "onnx":
+        return Bundle(folder, about, _onnx(path, about), form)
+    from mvo_jax.bundles import jax_program
+
+    weights = whole_file(folder, about, WEIGHTS)
+    return Bundle(folder, about, jax_program.load(path, weights, about.versions), form)
+
+
+def from_pretrained(name: str | Path, *, revision: str | None = None, form: str = "onnx") -> Bundle:
+    """Load a bundle from a folder, or from the Hugging Face Hub.
+
+    Args:
+        name: a folder, or OWNER/NAME of a model on the Hub; a folder of that name comes first.
+        revision: branch, tag or commit on the Hub.
+        form: see ``load_bundle``.
+
+    Raises:
+        UserError: see ``load_bundle``; also if there is neither folder nor model.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir() or str(name).count("/") != 1 or str(name)[0] in "./~":
+        return load_bundle(folder, form=form)
+    try:
+        import huggingface_hub
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{name} is no folder here, and huggingface_hub, which would look for it on the Hub, "
+            "is not installed",
+            "name the folder of a bundle, or pip install huggingface_hub",
+        ) from error
+    patterns = [ABOUT, CARD, CHECK, WEIGHTS, *MODELS.values()]
+    try:
+        found = huggingface_hub.snapshot_download(
+            str(name), revision=revision, allow_patterns=patterns
+        )
+    except (OSError, ValueError, huggingface_hub.errors.HFValidationError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise UserError(
+            f"{name} is no folder here and could not be had from the Hub: {reason}",
+            "correct the name or the revision; a private model needs `hf auth login`",
+        ) from error
+    return load_bundle(found, form=form)
+
+
+def _onnx(path: Path, about: About) -> Compute:
+    """What onnxruntime makes of a graph."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has an exception of its own for each of its codes
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise UserError(
+            f"onnxruntime {onnxruntime.__version__} cannot load {path}: {reason}",
+            "pip install --upgrade onnxruntime",
+        ) from error
+    names = about.outputs
+
+    def compute(clips: np.ndarray, with_mask: bool) -> Mapping[str, np.ndarray]:
+        wanted = [name for name in names if with_mask or name != "coarse_mask"]
+        return dict(zip(wanted, session.run(wanted, {"video": clips}), strict=True))
+
+    return compute

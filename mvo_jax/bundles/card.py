@@ -1,0 +1,73 @@
+"""The README of a bundle: a model card as the Hugging Face Hub reads it."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from mvo_jax.bundles.about import MODELS, WEIGHTS, About
+from mvo_jax.evaluation.table import METRICS
+
+_TITLES = {
+    "mvo_net": "MVONet",
+    "timesformer": "TimeSformer",
+    "vivit": "ViViT",
+    "c3d": "C3D",
+    "i3d": "I3D",
+    "slowfast": "SlowFast",
+    "p3d": "P3D",
+}
+
+
+def model_card(about: About) -> str:
+    """The text of ``README.md``: YAML for the Hub, then what a reader has to know.
+
+    Follows Mitchell et al., Model Cards for Model Reporting (2019): use, data, metrics, limits.
+
+    Args:
+        about: of the bundle.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown; nothing in it comes from outside
+    )
+    data = about.config["data"]
+    name = about.config["model"]["name"]
+    dataset = f"simulated cine MR, preset {data['preset']}, size {data['size']}"
+    return environment.get_template("card.md.j2").render(
+        about=about,
+        title=_TITLES.get(name, name),
+        model=about.config["model"],
+        dataset=dataset if about.simulated else "a prepared cohort",
+        tables=_tables(about),
+        forms=[form for form, file in MODELS.items() if file in about.files],
+        weights=WEIGHTS,
+        clip=", ".join(str(side) for side in about.clip_shape),
+    )
+
+
+def _tables(about: About) -> list[dict[str, Any]]:
+    """Metrics of slices and, where they say more, of patients: rows of (title, value, limits)."""
+    tables = []
+    for unit, found in (
+        ("slices", about.metrics),
+        ("patients", about.metrics and about.metrics["patient_level"]),
+    ):
+        if not found:
+            continue
+        rows = []
+        for name, estimate in found["metrics"].items():
+            metric = METRICS.get(name)
+            title = metric.title if metric else name
+            limits = [estimate[key] for key in ("value", "low", "high")]
+            rows.append({"id": name, "title": title, "value": limits[0], "texts": _texts(limits)})
+        tables.append({"unit": unit, **found, "rows": rows})
+    return tables
+
+
+def _texts(values: list[float | None]) -> list[str]:
+    return ["not defined" if value is None else f"{value:.3f}" for value in values]

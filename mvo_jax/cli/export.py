@@ -1,0 +1,58 @@
+"""``python -m mvo_jax export --workdir RUN --out BUNDLE``: a run as a folder without JAX."""
+
+from pathlib import Path
+
+from absl import flags
+
+from mvo_jax.cli.flags import parse
+from mvo_jax.errors import UserError
+
+_FORMS = ("onnx", "jax")  # bundles.about.MODELS, repeated because that module imports numpy
+
+
+def _define(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values, required=True)
+    flags.DEFINE_string("out", None, "Folder to write.", flag_values=values, required=True)
+    flags.DEFINE_list(
+        "format", list(_FORMS), "Of the model: onnx, jax or both.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "checkpoint", "best", ["best", "latest"], "Which checkpoint.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "check",
+        4,
+        "Simulated clips that every file is run on.",
+        lower_bound=1,
+        upper_bound=1000,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Where the run's own data lie now; read only if the run was never evaluated.",
+        flag_values=values,
+    )
+
+
+def main(arguments: list[str]) -> None:
+    """Write the bundle and print what was checked.
+
+    Raises:
+        UserError: no run, no such checkpoint, no threshold, or a file that gives other results.
+    """
+    values = parse(arguments, _define)
+    forms = [form.strip() for form in values.format]
+    if not forms or set(forms) - set(_FORMS) or len(set(forms)) < len(forms):
+        raise UserError(
+            f"--format is {','.join(forms)!r}", f"name one or more of {', '.join(_FORMS)}, once"
+        )
+    from mvo_jax.trained_run import load_run
+
+    run = load_run(values.workdir, checkpoint=values.checkpoint, data_dir=values.data_dir)
+    about = run.save_pretrained(values.out, forms=forms, check=values.check)
+    for file, found in about.checked.items():
+        apart = ", ".join(f"{name} {difference:.1e}" for name, difference in found.items())
+        print(f"{file}: largest difference on {values.check} check clips: {apart}")
+    size = sum(facts["bytes"] for facts in about.files.values())
+    print(f"bundle: {Path(values.out)} ({size / 1e6:.1f} MB)")

@@ -1,0 +1,66 @@
+"""A prepared cohort divided anew into folds, by patient, whatever it was divided into before."""
+
+from collections import defaultdict
+
+from mvo_jax.data.cohort.partition import Partition, divide
+from mvo_jax.data.cohort.storage import CohortFolder
+from mvo_jax.errors import UserError
+
+
+def split_of_fold(cohort: CohortFolder, name: str, *, fold: int, folds: int) -> frozenset[str]:
+    """The cases of a split where one fold is tested on.
+
+    The folds are those of ``prepare --folds`` with the same number and the cohort's seed: each
+    class of patients in equal shares, and all slices of a patient in one fold. Fold ``fold`` is the
+    test split, the next one validation, the others train.
+
+    Args:
+        cohort: the cohort; its unlabelled cases belong to no fold.
+        name: train, validation or test.
+        fold: which fold is the test split.
+        folds: how many there are.
+
+    Returns:
+        Names of cases.
+
+    Raises:
+        UserError: no such split or fold, too few folds or patients, or a fold that has one class.
+    """
+    if not 0 <= fold < folds:
+        raise UserError(
+            f"data.fold is {fold}, and data.folds makes {folds} folds",
+            f"set --config.data.fold to 0 to {folds - 1}",
+        )
+    rows = [row for row in cohort.manifest().values() if row["label"] != ""]
+    of_patient: dict[str, list[int]] = defaultdict(list)
+    for row in rows:
+        of_patient[row["patient_id"]].append(int(row["label"]))
+    if not of_patient:
+        raise UserError(
+            f"the cohort {cohort.path} has no labelled case",
+            "training needs LGE masks; prepare with them, or use this cohort for prediction only",
+        )
+    divided = divide(of_patient, Partition(folds=folds, seed=cohort.settings["seed"]))
+    cases: dict[int, dict[str, int]] = {i: {} for i in range(folds)}
+    for row in rows:
+        number = int(divided[row["patient_id"]].removeprefix("fold_"))
+        cases[number][row["case_id"]] = int(row["label"])
+    for number, labels in cases.items():
+        if len(set(labels.values())) < 2:
+            what = "all with MVO" if 1 in labels.values() else "none with MVO"
+            raise UserError(
+                f"fold {number} of {folds} has one class: {len(labels)} cases, {what}",
+                "use fewer folds, or add patients of the class that it lacks",
+            )
+    validation = (fold + 1) % folds
+    parts = {
+        "train": [i for i in range(folds) if i not in (fold, validation)],
+        "validation": [validation],
+        "test": [fold],
+    }
+    if name not in parts:
+        raise UserError(
+            f"there is no split {name!r} where data.folds is {folds}",
+            f"choose from {', '.join(parts)}",
+        )
+    return frozenset(case for number in parts[name] for case in cases[number])

@@ -1,0 +1,1 @@
+"""A page on one's own machine: images dropped, predicted, shown and deleted."""
