@@ -21,7 +21,7 @@ FLOORS = (
     {"errors"},
     {"files"},
     {"settings"},
-    {"config_files"},
+    {"config_files", "sweep"},
     {"models", "data"},
     {"devices"},
     {"runs"},
