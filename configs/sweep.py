@@ -1,7 +1,9 @@
 """A grid over the demo: learning rate and weight of the mask term, scored on validation.
 
 python -m mvo_jax study --config configs/sweep.py --out runs/sweep   # every setting, and a table
-python train.py --config configs/sweep.py --workdir runs/middle      # the config that it changes
+python train.py --config configs/sweep.py --workdir runs/middle     # the config that it changes
+
+With the argument of the demo, as in configs/sweep.py:null, the grid is over its other cohort.
 """
 
 from typing import Any

@@ -122,7 +122,7 @@ def test_a_run_starts_from_the_best_of_another(trained, splits, config, tmp_path
 
 def test_where_the_data_of_a_run_lie_is_kept(trained, tmp_path, monkeypatch, caplog):
     folder = RunFolder(shutil.copytree(trained[0], tmp_path / "copy"))
-    (start,) = read_json(folder.path / "provenance.json")
+    *_, start = read_json(folder.path / "provenance.json")
     assert "data_dir" not in start  # its splits were given
     (tmp_path / "mine").mkdir()
     start["data_dir"] = str(tmp_path / "mine")

@@ -3,6 +3,7 @@
 Imports the heavy libraries inside functions: ``--help`` has to answer at once.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -243,6 +244,8 @@ def source_options(values: flags.FlagValues) -> "Options":
     from mvo_jax.data.importers.table import Table, read_table
     from mvo_jax.data.labels import MASK_NAMES
 
+    if values.pixel_mm is not None and not 0 < values.pixel_mm < math.inf:
+        raise UserError(f"--pixel_mm is {values.pixel_mm}", "give the side of a pixel in mm")
     meaning: dict[int, int] = {}
     for item in values.mask_values:
         number, _, name = item.partition("=")

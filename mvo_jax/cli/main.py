@@ -110,6 +110,16 @@ def run(verb: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"interrupted{_GOES_ON.get(verb, '')}", file=sys.stderr)
         return 130
+    except ValueError as error:
+        # JAX reads its variables when it is imported.
+        if debug or not _is_from_jax_config(error):
+            raise
+        print(
+            f"error: JAX does not take a variable of the environment: {error}\n"
+            "  what to do: unset it, or give one of the values that are named",
+            file=sys.stderr,
+        )
+        return EXIT_USER_ERROR
     except RuntimeError as error:
         if debug or not _NO_BACKEND.search(str(error)):
             raise
@@ -122,6 +132,16 @@ def run(verb: str, arguments: list[str]) -> int:
         )
         return EXIT_USER_ERROR
     return 0
+
+
+def _is_from_jax_config(error: BaseException) -> bool:
+    """Whether JAX's own reading of its settings raised an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_filename.endswith(
+        os.path.join("jax", "_src", "config.py")
+    )
 
 
 def main(verb: str = "") -> int:

@@ -268,20 +268,27 @@ def _chosen_weights(path: Path, content: Any, weights_key: str) -> tuple[Any, tu
             isinstance(entry, torch.Tensor) for entry in value.values()
         )
 
-    sets = [str(key) for key, value in outer.items() if is_weights(value)]
+    inner = {
+        f"{key}.{name}": value
+        for key, below in outer.items()
+        if isinstance(below, Mapping) and not is_weights(below)
+        for name, value in below.items()
+    }
+    found = {str(key): value for key, value in {**outer, **inner}.items() if is_weights(value)}
+    sets = list(found)
     if weights_key:
-        if weights_key not in sets:
+        if weights_key not in found:
             raise UserError(
                 f"{path} has no weights under {weights_key!r}",
                 f"its sets of weights: {', '.join(sets)}" if sets else "leave --weights_key out",
             )
-        return outer[weights_key], (weights_key,)
+        return found[weights_key], (weights_key,)
     if len(sets) > 1:
         raise UserError(
             f"{path} holds {len(sets)} sets of weights: {', '.join(sets)}",
             f"choose one, as in --weights_key={sets[0]}",
         )
-    return (outer[sets[0]], (sets[0],)) if sets else (content, ())
+    return (found[sets[0]], (sets[0],)) if sets else (content, ())
 
 
 def _chosen_names(

@@ -128,7 +128,8 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(local_path(path, "the run folder")).resolve()
+        # Not Path.resolve, which does not return from a link to itself.
+        self.path = Path(os.path.realpath(local_path(path, "the run folder")))
 
     @property
     def metrics_path(self) -> Path:
