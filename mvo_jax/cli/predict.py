@@ -123,6 +123,12 @@ def main(arguments: list[str]) -> None:
         f"MVO suspected in {suspected} of {len(found.patients)} patients "
         f"({len(found.cases)} slices)"
     )
+    unsure = sum(row["crop_to_review"] for row in found.cases)
+    if unsure:
+        print(
+            f"{unsure} crops are to be reviewed: the locator is not sure where the left ventricle "
+            "is; look at them first, and give centres in a table where one misses it"
+        )
     print(f"probabilities: {found.probability}")
     print(f"results: {out / 'summary.html'}")
     print(RESEARCH_ONLY)

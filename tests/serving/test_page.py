@@ -35,7 +35,7 @@ def test_a_folder_is_dropped_a_crop_moved_and_all_deleted(serving, cine, tmp_pat
         first, second = browser.evaluate(CARDS)
         for text in (first, second):
             assert "MVO suspected" in text
-            assert "crop placed by motion" in text
+            assert "crop placed by motion, to be reviewed" in text
             assert "Patient A<b>" in text  # as text, not as markup
         browser.wait("[...document.images].every(image => image.complete)")
         widths = browser.evaluate("[...document.images].map(image => image.naturalWidth)")
