@@ -13,7 +13,7 @@ $(VENV)/.runtime: requirements.txt requirements-images.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-images.txt
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt requirements-parity.txt
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.txt requirements-parity.txt requirements-export.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""Inference of a full-size network, JAX beside PyTorch, on the same machine in the same run.
+"""Inference of a full-size network, JAX beside PyTorch and, with --onnx, onnxruntime.
 
 JAX runs the shipped evaluation step: uint8 clips that lie in device memory, gathered, normalised
 and classified. Torch runs ``eval()`` under ``inference_mode`` on the same uint8 clips with the same
@@ -6,10 +6,11 @@ normalisation, in channels_last_3d, with autocast for bfloat16. Neither side fol
 the convolutions by hand: XLA and torch.compile may fuse it, eager torch calls it as a layer.
 
     python benchmarks/inference.py --batch 2,4 --rounds 10 --json result.json
+    python benchmarks/inference.py --batch 1 --part mask --onnx
     python benchmarks/inference.py --part classify --batch 1,16,128 --dtype bfloat16 \
         --torch-mode eager,compile --steps 20                    # a GPU
 
-Needs jax and flax, and torch to compare with.
+Needs jax and flax, and torch to compare with; for --onnx what ``export`` needs.
 """
 
 import json
@@ -120,9 +121,43 @@ class TorchContender:
         return networks.torch_matmul_gflops(self.dtype, self.device)
 
 
+class OnnxContender:
+    """The graph of a bundle, run by onnxruntime on the CPU; normalisation is part of it."""
+
+    def __init__(self, config: Config):
+        import onnxruntime
+        import torch
+
+        from mvo_jax.interop.onnx_graph import WholeModel, onnx_bytes
+
+        clip = networks.clip_shape(config)
+        whole = WholeModel(networks.torch_model(config, torch.device("cpu"))).eval()
+        self.session = onnxruntime.InferenceSession(
+            onnx_bytes(whole, clip), providers=["CPUExecutionProvider"]
+        )
+        names = [output.name for output in self.session.get_outputs()]
+        self.names = [name for name in names if PARTS[config["part"]] or name != "coarse_mask"]
+        self.video = grey_clips(config)
+        self.about = {"onnxruntime": onnxruntime.__version__, "device": "cpu"}
+
+    def run(self, steps: int) -> float:
+        """Predict the batch ``steps`` times; returns the last mean probability."""
+        result: Any = None
+        for _ in range(steps):
+            result = self.session.run(self.names, {"video": self.video})
+        return float(result[self.names.index("probability")].mean())
+
+    def matmul_gflops(self) -> float:
+        """Not measured: it has no product of its own."""
+        return 0.0
+
+
+CONTENDERS = {"jax": JaxContender, "torch": TorchContender, "onnx": OnnxContender}
+
+
 def make_contender(config: Config) -> interleaved.Contender:
     """The contender of a config."""
-    return (JaxContender if config["impl"] == "jax" else TorchContender)(config)
+    return CONTENDERS[config["impl"]](config)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -130,6 +165,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = interleaved.argument_parser(__doc__, networks.SYSTEMS)
     parser.add_argument(
         "--part", choices=PARTS, default=None, help="classify, or mask as well; both by default"
+    )
+    parser.add_argument(
+        "--onnx", action="store_true", help="the graph of a bundle too, by onnxruntime, in float32"
     )
     args = parser.parse_args(arguments)
     if args.worker:
@@ -140,6 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
     own = {
         "jax": [{"option": name, "lowering": name} for name in args.lowering],
         "torch": [{"option": mode, "mode": mode} for mode in args.torch_mode],
+        "onnx": [{"option": "onnxruntime"}],
     }
     parts = [args.part] if args.part else list(PARTS)
     groups = []
@@ -147,7 +186,8 @@ def main(arguments: list[str] | None = None) -> None:
         for batch in args.batch:
             for part in parts:
                 configs = []
-                for impl in args.impl:
+                onnx = ["onnx"] if args.onnx and dtype == "float32" else []
+                for impl in [*args.impl, *onnx]:
                     for options in own[impl]:
                         config = {"impl": impl, "batch": batch, "dtype": dtype, **shared, **options}
                         config |= {"part": part, "option": f"{part}:{options['option']}"}

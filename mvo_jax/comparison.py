@@ -8,6 +8,7 @@ written anew after every run, so that an interrupted comparison has one.
 """
 
 import contextlib
+import dataclasses
 import json
 import logging
 import random
@@ -21,7 +22,7 @@ import filelock
 import jax
 import numpy as np
 
-from mvo_jax.data.splits import dataset_line, load_split, split_bytes
+from mvo_jax.data.splits import dataset_line, load_split, phantom_spec, split_bytes
 from mvo_jax.devices import parallel
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.pages.comparison import (
@@ -236,6 +237,7 @@ def _check(comparison: Comparison) -> dict[str, tuple[int, float]]:
                     f"rows of one table may differ in {', '.join(comparison.own_parts)} and "
                     f"train.{OWN_STEPS} only",
                 )
+    _check_same_cases(comparison, configs)
     costs: dict[str, tuple[int, float]] = {}
     known: dict[str, tuple[int, float]] = {}
     for name, config in configs.items():
@@ -250,6 +252,34 @@ def _check(comparison: Comparison) -> dict[str, tuple[int, float]]:
             set_up(config, devices=parallel.devices(1))
         costs[name] = known[key]
     return costs
+
+
+def _check_same_cases(comparison: Comparison, configs: Mapping[str, Any]) -> None:
+    """Check that rows which are tested against each other are scored on the same cases."""
+    references = (comparison.study or {}).get("references", {})
+    pairs = [(row, against) for row in references for against in references[row]]
+    for name, other in pairs:
+        if name not in configs or other not in configs:
+            continue
+        ours, theirs = (_scored(configs[one].data, comparison.split) for one in (name, other))
+        if changed := [key for key, value in ours.items() if theirs.get(key) != value]:
+            key = changed[0]
+            raise UserError(
+                f"{name!r} is tested against {other!r}, and data.{key} differs ({ours[key]!r}, "
+                f"{theirs.get(key)!r}): they are scored on different cases",
+                "test rows against each other that have the same cases, or leave that test out",
+            )
+
+
+def _scored(data: Any, split: str) -> dict[str, Any]:
+    """What decides which cases a row is scored on."""
+    if data.name == "cohort":
+        keys = ("dir", "fold", "folds")
+        return {"name": data.name, **{key: data.get(key, 0) for key in keys}}
+    spec = dataclasses.asdict(phantom_spec(data).holding(split))
+    for key in ("frames", "image_size", "misregistration_mm"):  # the same patients all the same
+        del spec[key]
+    return {"name": data.name, **spec}
 
 
 def _shared(config: Any, own_parts: Sequence[str]) -> dict[str, Any]:

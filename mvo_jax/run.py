@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mvo_jax.bundles.about import WEIGHTS, is_bundle, read_about, whole_file
+from mvo_jax.data.attributes import attributes
 from mvo_jax.data.clips import geometry_of
+from mvo_jax.data.cohort_card import cohort_card, split_card
 from mvo_jax.data.splits import (
     AnySplit,
     check_patients_disjoint,
@@ -26,31 +28,36 @@ from mvo_jax.data.splits import (
 )
 from mvo_jax.devices import computation, distributed
 from mvo_jax.errors import UserError
+from mvo_jax.evaluation.calibration import fit_temperature
+from mvo_jax.evaluation.claim import Artefacts, fill, write_claim
 from mvo_jax.evaluation.figures.pictures import gallery
 from mvo_jax.evaluation.localisation import mean_mvo
 from mvo_jax.evaluation.predict import Predictor, validation_metrics
 from mvo_jax.evaluation.predictions import (
+    Predictions,
     write_patient_predictions,
     write_predictions,
 )
+from mvo_jax.evaluation.sectors import infarct_sectors
 from mvo_jax.evaluation.statistics import by_patient
-from mvo_jax.evaluation.thresholds import choose_thresholds
+from mvo_jax.evaluation.thresholds import Threshold, choose_thresholds
 from mvo_jax.files import local_path
 from mvo_jax.interop.convert import initial_variables
 from mvo_jax.interop.weight_files import read_variables
 from mvo_jax.interop.weight_sources import read_start
-from mvo_jax.runs.folder import OnMetrics, RunFolder, provenance, write_json
+from mvo_jax.runs.folder import OnMetrics, RunFolder, provenance, read_json, write_json
 from mvo_jax.runs.goodput import Clock
 from mvo_jax.runs.lock import RunLock
 from mvo_jax.runs.resume import Identity
 from mvo_jax.runs.signals import Interruption
 from mvo_jax.runs.watchdog import Watchdog
-from mvo_jax.trained_run import GEOMETRY, TRAINING_MAP, load_run
+from mvo_jax.trained_run import GEOMETRY, TRAINING_MAP, TrainedRun, load_run
 from mvo_jax.training.loop import train
 from mvo_jax.training.recorder import Supervision
 from mvo_jax.training.setup import Experiment, set_up
 
 log = logging.getLogger(__name__)
+_COHORT_CARD = "cohort_card.json"
 
 
 def train_and_evaluate(
@@ -175,8 +182,9 @@ def evaluate(
     processes share the cases, and the first one writes
     ``predictions_SPLIT.csv``, ``predictions_validation.csv`` (what the thresholds were chosen on),
     ``metrics.json`` and ``report.html`` for the test split, and ``metrics_SPLIT.json`` and
-    ``report_SPLIT.html`` for others; where a patient has several slices
-    ``predictions_patients_SPLIT.csv`` too. Those of the latest checkpoint end in ``_latest``.
+    ``report_SPLIT.html`` for others, each with ``claim.md``, the CLAIM checklist; where a patient
+    has several slices ``predictions_patients_SPLIT.csv`` too. Those of the latest checkpoint end in
+    ``_latest``.
 
     Args:
         workdir: folder of a trained run.
@@ -217,8 +225,8 @@ def evaluate(
     chosen_on = evaluated if split == "validation" else _load(config, "validation", splits)
     if split != "validation":
         check_patients_disjoint(chosen_on, evaluated)
-    known = folder.data_hashes().get("validation")
-    if known not in (None, content_hash(chosen_on)) and distributed.is_first():
+    trained = folder.data_hashes().get("validation")
+    if trained not in (None, content_hash(chosen_on)) and distributed.is_first():
         log.warning(
             f"the validation split of {config.data.dir} is not the one that {folder.path} was "
             "trained with: its thresholds are chosen on other cases"
@@ -229,18 +237,42 @@ def evaluate(
     validation = run.predict_split(chosen_on)
     chosen = choose_thresholds(config, validation)
     predictions = run.predict_split(evaluated)
-    history = folder.history()
+    history, sectors = folder.history(), infarct_sectors(evaluated)
+    known = {} if splits is not None else attributes(config.data, evaluated)
+    if config.data.name == "cohort":  # of a simulated one the simulator knows better
+        known = {**known, **sectors.attributes()}
     summary = summarise(
         predictions,
         chosen,
         features=evaluated.features or None,
         training_map=run.training_map,
+        sectors=sectors,
+        temperature=fit_temperature(validation),
+        attributes=known,
         training_history=history,
     )
     summary["checkpoint"] = {"which": checkpoint, "step": run.step}
     if not distributed.is_first():
         return summary  # all processes have the same; one writes it
 
+    for one in (chosen_on, evaluated):
+        _note_split(folder, config, one, known=splits is None)
+    _write_evaluation(written, run, chosen, validation, predictions, evaluated, summary, history)
+    return summary
+
+
+def _write_evaluation(
+    written: Path,
+    run: TrainedRun,
+    chosen: Threshold,
+    validation: Predictions,
+    predictions: Predictions,
+    evaluated: AnySplit,
+    summary: dict[str, Any],
+    history: list[dict[str, Any]],
+) -> None:
+    """Write the files of an evaluation."""
+    config, split, checkpoint = run.config, evaluated.name, run.checkpoint
     which = "" if checkpoint == "best" else f"_{checkpoint}"
     suffix = report_suffix(split, checkpoint)
     write_predictions(written / f"predictions_validation{which}.csv", validation, chosen.value)
@@ -253,6 +285,8 @@ def evaluate(
             chosen.patient_value,
         )
     write_summary(written / f"metrics{suffix}.json", summary)
+    checklist = fill(Artefacts(run.folder.path, suffix, written))
+    write_claim(written / f"claim{suffix}.md", checklist)
     write_report(
         written / f"report{suffix}.html",
         summary=summary,
@@ -263,8 +297,8 @@ def evaluate(
         provenance={"checkpoint": f"{checkpoint}, step {run.step}", **provenance()},
         dataset=dataset_line(config.data),
         simulated=config.data.name == "phantom",
+        claim=checklist,
     )
-    return summary
 
 
 def report_suffix(split: str, checkpoint: str) -> str:
@@ -286,6 +320,9 @@ def _load_for_training(
         write_json(folder.path / TRAINING_MAP, {"share_with_mvo": share.round(6).tolist()})
     validation = _load(config, "validation", splits)
     check_patients_disjoint(training, validation)
+    if distributed.is_first():
+        for split in (training, validation):
+            _note_split(folder, config, split, known=splits is None)
     data = {split.name: content_hash(split) for split in (training, validation)}
     distributed.check_same({"content of data": data}, "give all processes the same data")
     folder.note({"data": data})
@@ -293,6 +330,16 @@ def _load_for_training(
         for split in (training, validation):
             log.info(describe(split))
     return training, validation, data
+
+
+def _note_split(folder: RunFolder, config: Any, split: AnySplit, *, known: bool) -> None:
+    """Add a split to what the folder says of its cohort; ``known``: the config names its cases."""
+    path = folder.path / _COHORT_CARD
+    card = read_json(path) if path.exists() else {}
+    about = cohort_card(config.data) if known else {"data": "cases given by the caller"}
+    splits = card.get("splits", {})
+    splits[split.name] = split_card(config.data, split, known=known)
+    write_json(path, {**about, "splits": splits})
 
 
 def _load(config: Any, name: str, splits: Mapping[str, AnySplit] | None) -> AnySplit:

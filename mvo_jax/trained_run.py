@@ -18,6 +18,7 @@ from mvo_jax.data.slices import Target
 from mvo_jax.data.splits import AnySplit, load_split
 from mvo_jax.devices import parallel
 from mvo_jax.errors import UserError
+from mvo_jax.evaluation.calibration import Temperature, fit_temperature
 from mvo_jax.evaluation.predict import ClipPredictor, Predictor
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.thresholds import Threshold, choose_thresholds, given_threshold
@@ -128,13 +129,15 @@ class TrainedRun:
         predict = Predictor(self.experiment, split, batch_size=self.batch_size, with_mask=with_mask)
         return predict(self.variables)
 
-    @functools.cached_property
+    @property
     def geometry(self) -> Target:
         """Frames, size, spacing and grey window of the clips that the run was trained on.
 
         Raises:
             UserError: the run's file on it is damaged.
         """
+        if self.about is not None:
+            return self.about.geometry
         path = self.folder.path / GEOMETRY
         if not path.exists():
             return geometry_of(self.config.data)
@@ -142,6 +145,7 @@ class TrainedRun:
         try:
             window = content.pop("window")
             content.setdefault("orientation", 1)  # runs of version 1 do not say it
+            content.setdefault("locator", 0)  # nor those of crops by motion
             return Target(**content, window=None if window is None else (window[0], window[1]))
         except (TypeError, KeyError, IndexError, AttributeError) as error:
             raise UserError(
@@ -151,9 +155,24 @@ class TrainedRun:
 
     @property
     def training_map(self) -> np.ndarray | None:
-        """Share of the training cases with MVO at each pixel; None for runs without the file."""
+        """Share of the training cases with MVO at each pixel; None for runs without the file.
+
+        Raises:
+            UserError: the file is damaged.
+        """
         path = self.folder.path / TRAINING_MAP
-        return np.array(read_json(path)["share_with_mvo"]) if path.exists() else None
+        if not path.exists():
+            return None
+        try:
+            share = np.array(read_json(path)["share_with_mvo"], np.float64)
+            if share.ndim != 2 or len(share) != share.shape[1] or not np.isfinite(share).all():
+                raise ValueError(f"it has the shape {share.shape}")
+        except (TypeError, KeyError, ValueError) as error:
+            raise UserError(
+                f"{path} is damaged: {type(error).__name__}: {error}",
+                "delete it; the same training command writes it again",
+            ) from error
+        return share
 
     def decision(self, threshold: float | None = None) -> Threshold:
         """The thresholds: as given, as eval.py or the bundle has them, or chosen now.
@@ -179,15 +198,47 @@ class TrainedRun:
                 patient_origin=f"{patients['threshold_origin']}, as in {name}",
             )
         log.info("this checkpoint was never evaluated: choosing the threshold on validation")
+        validation = self._validation("threshold", "give --threshold")
+        return choose_thresholds(self.config, validation)
+
+    def temperature(self) -> Temperature:
+        """What logits are divided by to be calibrated: as eval.py fitted it, or fitted now.
+
+        Raises:
+            UserError: the run is a bundle, or was never evaluated and its validation split cannot
+                be read.
+        """
+        if self.about is not None:
+            raise UserError(
+                f"the bundle {self.folder.path} holds no temperature",
+                "leave out --calibrated, or name the run that the bundle was made of",
+            )
+        name, metrics = self._evaluated("metrics*.json")
+        if metrics is not None and metrics.get("temperature"):
+            found = metrics["temperature"]
+            return Temperature(found["value"], f"{found['origin']}, as in {name}")
+        log.info("this checkpoint has no temperature yet: fitting it on validation")
+        return fit_temperature(self._validation("temperature", "leave out --calibrated"))
+
+    def _validation(self, what: str, otherwise: str) -> Predictions:
+        """Predictions of the validation split.
+
+        Args:
+            what: that is to be chosen on them.
+            otherwise: what else the user can do.
+
+        Raises:
+            UserError: the split cannot be read.
+        """
         try:
             validation = load_split(self.config.data, "validation")
         except UserError as error:
             raise UserError(
-                f"no threshold is known: the run was never evaluated, and {error.cause}",
+                f"no {what} is known: the run was never evaluated, and {error.cause}",
                 f"run eval.py --workdir {self.folder.path} where its data are, name them with "
-                "--data_dir, or give --threshold",
+                f"--data_dir, or {otherwise}",
             ) from error
-        return choose_thresholds(self.config, self.predict_split(validation, with_mask=False))
+        return self.predict_split(validation, with_mask=False)
 
     def save_pretrained(
         self, folder: str | Path, *, forms: Sequence[str] = tuple(MODELS), check: int = CLIPS

@@ -30,6 +30,8 @@ FLOORS = (
     {"interop"},
     {"bundles"},
     {"trained_run"},
+    {"calibrated"},
+    {"ensemble"},
     {"run"},
     {"one_run"},
     {"comparison", "inspect_images", "predict_images"},

@@ -97,7 +97,7 @@ class Bundle:
             "trained on": data,
             "model": MODELS[self.form],
             "model SHA-256": self.about.files[MODELS[self.form]]["sha256"],
-            "exported by": self.about.versions,
+            "exported by": ", ".join(f"{name} {it}" for name, it in self.about.versions.items()),
             "versions": versions(_COMPUTED_BY[self.form]),
         }
 
@@ -223,7 +223,9 @@ def _onnx(path: Path, about: About) -> Compute:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session: Any = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime has an exception of its own for each of its codes
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise UserError(

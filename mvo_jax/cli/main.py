@@ -49,6 +49,19 @@ _EXTRAS = {
     "onnxruntime": "predict",
 }
 _NO_BACKEND = re.compile("unable to initialize backend|unknown backend", re.IGNORECASE)
+# What an installation of requirements-predict.txt alone lacks.
+_TRAINING = {
+    "array_record",
+    "flax",
+    "jax",
+    "jaxlib",
+    "ml_collections",
+    "optax",
+    "orbax",
+    "safetensors",
+    "sklearn",
+    "tensorflow_datasets",
+}
 _GOES_ON = {
     "train": "; the same command goes on from the last checkpoint",
     "compare": "; the same command goes on from the last checkpoint",
@@ -98,14 +111,14 @@ def run(verb: str, arguments: list[str]) -> int:
         print(f"error: {error.cause}\n  what to do: {error.remedy}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
-        if debug or error.name not in _EXTRAS:
+        package = (error.name or "").partition(".")[0]
+        if debug or package not in _TRAINING | _EXTRAS.keys():
             raise
-        extra = _EXTRAS[error.name]
-        print(
-            f"error: {error.name} is not installed\n"
-            f'  what to do: pip install "mvo_jax[{extra}]", or pip install {error.name}',
-            file=sys.stderr,
-        )
+        if package in _TRAINING:
+            remedy = "pip install mvo_jax with all its packages; only predict --bundle needs fewer"
+        else:
+            remedy = f'pip install "mvo_jax[{_EXTRAS[package]}]", or pip install {package}'
+        print(f"error: {package} is not installed\n  what to do: {remedy}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"interrupted{_GOES_ON.get(verb, '')}", file=sys.stderr)

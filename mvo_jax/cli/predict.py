@@ -1,7 +1,7 @@
 """``mvo-jax predict --workdir RUN INPUT --out OUT``: a trained run, or a bundle, on new images."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 def _define(values: flags.FlagValues) -> None:
     define_source_flags(values)
-    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values)
+    flags.DEFINE_list(
+        "workdir",
+        None,
+        "Folder of the run; several with commas are an ensemble, whose mean and spread are given.",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "bundle",
         None,
@@ -41,7 +46,19 @@ def _define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_bool(
+        "calibrated",
+        False,
+        "Scale probabilities by the temperature that eval fitted on the validation split.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
         "overlay", None, "Predict the coarse map and lay it over the pictures.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "nifti",
+        False,
+        "Write the coarse map of each source as NIfTI on its voxels.",
+        flag_values=values,
     )
     flags.DEFINE_integer(
         "pictures",
@@ -54,7 +71,7 @@ def _define(values: flags.FlagValues) -> None:
 
 def _model(values: flags.FlagValues) -> "Model":
     """The run or the bundle that the flags name."""
-    if (values.workdir is None) == (values.bundle is None):
+    if bool(values.workdir) == bool(values.bundle):
         raise UserError(
             "--workdir and --bundle are both given"
             if values.workdir
@@ -62,10 +79,15 @@ def _model(values: flags.FlagValues) -> "Model":
             "name the folder of a run, or a bundle",
         )
     if values.bundle is None:
+        from mvo_jax.calibrated import calibrated
+        from mvo_jax.ensemble import Ensemble
         from mvo_jax.trained_run import load_run
 
-        return load_run(values.workdir, checkpoint=values.checkpoint, data_dir=values.data_dir)
-    for flag in ("checkpoint", "data_dir"):
+        options = {"checkpoint": values.checkpoint, "data_dir": values.data_dir}
+        runs = [load_run(workdir, **options) for workdir in values.workdir]
+        members: list[Any] = [calibrated(run) if values.calibrated else run for run in runs]
+        return members[0] if len(members) == 1 else Ensemble(members)
+    for flag in ("checkpoint", "data_dir", "calibrated"):
         if values[flag].present:
             raise UserError(f"--{flag} is of a run, not of a bundle", "leave it out")
     from mvo_jax.bundles.bundle import from_pretrained
@@ -94,12 +116,20 @@ def main(arguments: list[str]) -> None:
         threshold=values.threshold,
         overlay=values.overlay,
         pictures=values.pictures,
+        nifti=values.nifti,
     )
     suspected = sum(row["decision"] for row in found.patients)
     print(
         f"MVO suspected in {suspected} of {len(found.patients)} patients "
         f"({len(found.cases)} slices)"
     )
+    unsure = sum(row["crop_to_review"] for row in found.cases)
+    if unsure:
+        print(
+            f"{unsure} crops are to be reviewed: the locator is not sure where the left ventricle "
+            "is; look at them first, and give centres in a table where one misses it"
+        )
+    print(f"probabilities: {found.probability}")
     print(f"results: {out / 'summary.html'}")
     print(RESEARCH_ONLY)
     if found.failed:

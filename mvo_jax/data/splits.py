@@ -151,7 +151,7 @@ def split_bytes(data_config: Any, name: str) -> int:
     if data_config.name == "cohort":
         found = _cohort(data_config, name)
         return found.count * (found.cohort.frames + 1) * found.cohort.image_size**2
-    spec = _phantom_spec(data_config)
+    spec = phantom_spec(data_config)
     pixels = spec.image_size**2
     return spec.split_size(name).patients * spec.slices_per_patient * (spec.frames + 1) * pixels
 
@@ -196,7 +196,7 @@ def load_split(
     # Here, because TFDS takes a second to import and most of this package does without it.
     from mvo_jax.data.phantom.storage import ensure_cohort, verify_split
 
-    spec = _phantom_spec(data_config).holding(name)
+    spec = phantom_spec(data_config).holding(name)
     builder = ensure_cohort(data_config.dir, progress=progress, **dataclasses.asdict(spec))
     verify_split(builder, name)
     return _load(data_config, builder, [name], name, progress=progress, labelled=True)
@@ -374,7 +374,7 @@ def check_patients_disjoint(*splits: Cases) -> None:
             )
 
 
-def _phantom_spec(data_config: Any) -> CohortSpec:
+def phantom_spec(data_config: Any) -> CohortSpec:
     """The simulated cohort that a config asks for."""
     if data_config.name not in _COHORTS:
         raise UserError(

@@ -13,6 +13,7 @@ import numpy as np
 
 from mvo_jax.data.labels import MVO
 from mvo_jax.data.splits import AnySplit
+from mvo_jax.errors import UserError
 from mvo_jax.evaluation.metrics import average_precision, has_one_class, roc_auc
 
 _NAMES = (
@@ -119,6 +120,7 @@ FIGURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     ),
 }
 MAPS = ("map", "mean_training_map", "chance")
+SECTOR_FIGURE = "infarct_sector_hit_rate"  # the highest block lies in the sector of the infarct
 
 
 def mean_mvo(split: AnySplit, *, most: int = 2000) -> np.ndarray:
@@ -146,7 +148,11 @@ def coarse_mean(share: np.ndarray, mask_size: int) -> np.ndarray:
 
 
 def localise(
-    predicted: Any, target: Any, patient_id: Sequence[str], mean_map: np.ndarray | None
+    predicted: Any,
+    target: Any,
+    patient_id: Sequence[str],
+    mean_map: np.ndarray | None,
+    in_sector: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Figures a case of the predicted map, of the mean training map and of chance.
 
@@ -158,14 +164,24 @@ def localise(
         target: [N, m, m] in [0, 1].
         patient_id: N names.
         mean_map: [m, m], ``coarse_mean`` of the training split; None where it is not known.
+        in_sector: bool [N, m, m], ``InfarctSectors.blocks``: adds how often the highest block lies
+            in the sector of the infarct. None leaves that out.
 
     Returns:
         {"cases", "patients", "blocks", "map": {figure: {value, low, high}}, "mean_training_map",
         "chance", "map_minus_mean_map"}; the two on the mean map are None without it, and values
         are nan where no case holds MVO.
+
+    Raises:
+        UserError: the mean map is empty.
     """
     predicted, target = (np.asarray(array, np.float64) for array in (predicted, target))
     blocks = target[0].size
+    if mean_map is not None and not mean_map.any():
+        raise UserError(
+            "no training case has a mask with MVO: there is no mean training map to compare with",
+            "train on cases with LGE masks, or a model without mask branch",
+        )
     occupied = target.reshape(len(target), blocks) > 0
     cases = np.flatnonzero(occupied.any(axis=1) & ~occupied.all(axis=1))
     patients = np.unique(np.asarray(patient_id)[cases], return_inverse=True)[1]
@@ -182,6 +198,11 @@ def localise(
         }
         for name, values in maps.items()
     }
+
+    if in_sector is not None:
+        inside, hit = in_sector.reshape(len(target), blocks), FIGURES["pointing_hit_rate"]
+        for name, values in maps.items():
+            found[name][SECTOR_FIGURE] = np.array([hit(inside[i], values[i]) for i in cases])
 
     def means(name: str, less: str = "") -> dict[str, dict[str, float]] | None:
         if name not in found or (less and less not in found):

@@ -213,6 +213,34 @@ def test_a_damaged_file_is_named(copied, capsys):
 
 
 @pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ('"data.seed": 1', r"'shuffled' is tested against 'full', and data.seed differs (1, 0)"),
+        ('"data.preset": "null"', "and data.preset differs ('null', 'easy')"),
+        ('"data.size": "small"', "and data.size differs ('small', 'tiny')"),
+    ],
+)
+def test_rows_tested_against_each_other_share_their_cases(
+    study_file, tmp_path, refused, change, words
+):
+    path, out = tmp_path / "other.py", tmp_path / "out"
+    path.write_text(study_file.read_text().replace('"data.misregistration_mm": 8.0', change))
+    cause, _ = refused("study", f"--config={path}", f"--out={out}")
+    assert words in cause
+    assert "scored on different cases" in cause
+    assert not out.exists()
+
+
+def test_a_damaged_run_fails_its_row_and_stops_no_other(copied, study_file, capsys, no_training):
+    (copied / "full-seed0.json").write_text("{")
+    words = [f"--config={study_file}", f"--out={copied}"]
+    assert run("study", words) == 2
+    error = capsys.readouterr().err
+    assert "full-seed0.json is not the file of a run" in error
+    assert error.rstrip().splitlines()[-1].startswith("  what to do: delete it")
+
+
+@pytest.mark.parametrize(
     ("flags", "words"),
     [
         ([], "--config is missing"),

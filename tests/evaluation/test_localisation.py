@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mvo_jax.data.coarse_mask import coarse_mask
+from mvo_jax.errors import UserError
 from mvo_jax.evaluation.localisation import FIGURES, coarse_mean, localise, mean_mvo
 
 
@@ -74,9 +75,14 @@ def test_slices_of_a_patient_count_together(target):
 
 
 def test_without_positive_cases_nothing_is_defined():
-    found = localise(np.zeros((2, 4, 4)), np.zeros((2, 4, 4)), names(2), np.zeros((4, 4)))
+    found = localise(np.zeros((2, 4, 4)), np.zeros((2, 4, 4)), names(2), np.ones((4, 4)))
     assert found["cases"] == 0
     assert all(math.isnan(one["value"]) for one in found["map"].values())
+
+
+def test_an_empty_training_map_is_no_baseline(target):
+    with pytest.raises(UserError, match="no training case has a mask with MVO"):
+        localise(target, target, names(12), np.zeros((4, 4)))
 
 
 @pytest.mark.parametrize("size", [5, 16, 32])

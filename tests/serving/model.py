@@ -22,7 +22,7 @@ class BrightMiddle:
         return Threshold(value, "by hand", "max", value, "by hand")
 
     def facts(self) -> dict[str, Any]:
-        return {}
+        return {"checkpoint": "none"}
 
     def predictor(
         self, batch_size: int, *, with_mask: bool

@@ -16,13 +16,16 @@ _MAX_RATIO = 200  # of unpacked to packed; images reach 20, bombs 1000 and more
 _MAX_NAMES = 10_000_000
 
 
-def unpack(source: Path, scratch: Path, *, limit: int = MAX_ARCHIVE_BYTES) -> Path:
+def unpack(
+    source: Path, scratch: Path, *, limit: int = MAX_ARCHIVE_BYTES, most_names: int = _MAX_NAMES
+) -> Path:
     """A folder with the content of a source: the source itself unless it is a ``.zip``.
 
     Args:
         source: folder, image file or ``.zip``.
         scratch: where an archive is unpacked to; made anew.
         limit: most bytes of its content.
+        most_names: most files and folders in it.
 
     Returns:
         The folder to read.
@@ -44,6 +47,11 @@ def unpack(source: Path, scratch: Path, *, limit: int = MAX_ARCHIVE_BYTES) -> Pa
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
             free = min(limit, shutil.disk_usage(scratch).free)
+            if len(items) > most_names:
+                raise UserError(
+                    f"{name} holds {len(items):,} files, more than {most_names:,}",
+                    "unpack it yourself and give the folder",
+                )
             _check(name, items, source.stat().st_size, free)
             for item in items:
                 archive.extract(item, scratch)
@@ -101,7 +109,7 @@ def _check(name: str, items: list[zipfile.ZipInfo], packed: int, free: int) -> N
             raise bad(f"holds {printable(item.filename)!r} twice")
         seen.add(path)
         total += item.file_size
-    if len(items) > _MAX_NAMES or total > max(packed * _MAX_RATIO, 1 << 24):
+    if total > max(packed * _MAX_RATIO, 1 << 24):
         raise bad(f"would unpack to {total:,} bytes, {total // max(packed, 1)} times its size")
     if total > free:
-        raise bad(f"would unpack to {total:,} bytes; {free:,} are free")
+        raise bad(f"would unpack to {total:,} bytes; there is room for {free:,}")

@@ -178,6 +178,30 @@ def reliability_figure(predictions: Predictions, summary: Mapping[str, Any]) -> 
     return figure
 
 
+def decision_figure(summary: Mapping[str, Any]) -> Figure:
+    """Net benefit over thresholds, beside treating all and nobody."""
+    figure, (ax,) = _figure(9.6, 4.0)
+    curve, level = summary["decision_curve"], round(100 * summary["confidence"])
+    at = curve["threshold"]
+    band = f"{level}% band (patient bootstrap)"
+    low, high = curve["model_low"], curve["model_high"]
+    ax.fill_between(at, low, high, color=BLUE, alpha=0.14, linewidth=0, label=band)
+    ax.plot(at, curve["treat_all"], color=MUTED, linewidth=1.4, linestyle=_LONG, label="treat all")
+    ax.axhline(0, color=MUTED, linewidth=1, linestyle=_DASHED, label="treat nobody")
+    ax.plot(at, curve["model"], color=BLUE, linewidth=2, label="model")
+    if curve["calibrated"] is not None:
+        line: dict[str, Any] = {"color": VERMILLION, "linewidth": 1.6, "linestyle": _LONG}
+        ax.plot(at, curve["calibrated"], label="model, temperature scaled", **line)
+    value = summary["threshold"]["value"]
+    ax.axvline(value, color=INK, linewidth=1.2, linestyle=_DOTTED, label=f"threshold {value:.3f}")
+    _label_axes(ax, "Probability at which one acts", "Net benefit per case")
+    most = max(summary["prevalence"], 0.05)
+    ax.set_ylim(-0.35 * most, 1.1 * most)  # below, treating all falls without end
+    ax.set_xlim(0, 1)
+    figure.legend(loc="outside right upper", frameon=False, **_TEXT)
+    return figure
+
+
 def distribution_figure(predictions: Predictions, summary: Mapping[str, Any]) -> Figure:
     """Histograms of the probability for either class, with the threshold."""
     figure, (ax,) = _figure(*_HALF)

@@ -62,8 +62,21 @@ class Pictured:
         return sorted(kept, key=lambda one: one[0])
 
 
-def case_row(clip: Clip, probability: float, threshold: Threshold) -> dict[str, Any]:
-    """Row of the table of cases; pictures are added when they are drawn."""
+def case_row(
+    clip: Clip,
+    probability: float,
+    threshold: Threshold,
+    *,
+    members: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Row of the table of cases; pictures are added when they are drawn.
+
+    Args:
+        clip: the case.
+        probability: of MVO.
+        threshold: for the decision.
+        members: of an ensemble, the probability of each member.
+    """
     return {
         "case_id": clip.case_id,
         "patient_id": clip.patient_id or clip.case_id,
@@ -72,26 +85,50 @@ def case_row(clip: Clip, probability: float, threshold: Threshold) -> dict[str, 
         "split": clip.split,
         "label": None if clip.label == UNLABELLED else clip.label,
         "probability": probability,
+        **_spread(members),
         "decision": int(probability >= threshold.value),
         "threshold": threshold.value,
+        "centre_from": clip.centre_from,
+        "confidence": clip.confidence,
+        "crop_to_review": int(clip.needs_review),
         "picture": None,
         "animation": None,
+        "map": None,
+    }
+
+
+def _spread(members: Sequence[float] | np.ndarray | None) -> dict[str, Any]:
+    """Columns of an ensemble: standard deviation, least and most of its members, and these."""
+    if members is None:
+        return {}
+    values = np.asarray(members, np.float64)
+    return {
+        "probability_sd": float(values.std(ddof=1)),
+        "probability_low": float(values.min()),
+        "probability_high": float(values.max()),
+        "members": values.tolist(),
     }
 
 
 def patient_rows(cases: Sequence[Mapping[str, Any]], threshold: Threshold) -> list[dict[str, Any]]:
     """One row a patient, in the order of their first slices."""
-    slices: dict[str, list[float]] = {}
+    slices: dict[str, list[Mapping[str, Any]]] = {}
     for case in cases:
-        slices.setdefault(case["patient_id"], []).append(case["probability"])
+        slices.setdefault(case["patient_id"], []).append(case)
+    rule = threshold.patient_rule or "max"
     rows = []
-    for patient, values in slices.items():
-        probability = patient_probability(values, threshold.patient_rule or "max")
+    for patient, own in slices.items():
+        probability = patient_probability([case["probability"] for case in own], rule)
+        members = None
+        if "members" in own[0]:
+            by_member = zip(*(case["members"] for case in own), strict=True)
+            members = [patient_probability(values, rule) for values in by_member]
         rows.append(
             {
                 "patient_id": patient,
-                "slices": len(values),
+                "slices": len(own),
                 "probability": probability,
+                **_spread(members),
                 "decision": int(probability >= threshold.patient_value),
                 "threshold": threshold.patient_value,
             }
@@ -186,9 +223,10 @@ def write_tables(
     """
     failed_rows = [dataclasses.asdict(one) for one in failed]
     # Without cases nothing is written at all.
-    write_csv(folder / "predictions.csv", cases[0], cases)
-    if len(patients) < len(cases):
-        write_csv(folder / "predictions_patients.csv", patients[0], patients)
+    for name, rows in (("predictions.csv", cases), ("predictions_patients.csv", patients)):
+        if rows is cases or len(patients) < len(cases):
+            columns = [column for column in rows[0] if column != "members"]  # those are in the JSON
+            write_csv(folder / name, columns, rows)
     if failed:
         write_csv(folder / "failed.csv", FAILED_COLUMNS, failed_rows)
     content = {

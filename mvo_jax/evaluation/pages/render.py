@@ -13,8 +13,8 @@ _HERE = Path(__file__).parent
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """0.5 as '50.00'; an en dash where it is not defined."""
-    return "–" if value is None or math.isnan(value) else f"{100 * value:.{digits}f}"  # noqa: RUF001
+    """0.5 as '50.00', with a real minus sign; an en dash where it is not defined."""
+    return "–" if value is None or math.isnan(value) else number(100 * value, digits)  # noqa: RUF001
 
 
 def number(value: float | None, digits: int = 3) -> str:

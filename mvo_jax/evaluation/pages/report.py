@@ -11,18 +11,28 @@ import markupsafe
 import numpy as np
 
 from mvo_jax.evaluation import metrics
+from mvo_jax.evaluation.calibration import Temperature, describe_calibration, scaled
+from mvo_jax.evaluation.claim import SOURCE as CLAIM_SOURCE
+from mvo_jax.evaluation.decision_curve import decision_curve
 from mvo_jax.evaluation.figures import curves, pictures
 from mvo_jax.evaluation.figures.pictures import CaseRecord
-from mvo_jax.evaluation.localisation import coarse_map_metrics, coarse_mean, localise
+from mvo_jax.evaluation.localisation import (
+    SECTOR_FIGURE,
+    coarse_map_metrics,
+    coarse_mean,
+    localise,
+)
 from mvo_jax.evaluation.pages.cards import embedded_cards
 from mvo_jax.evaluation.pages.render import plain, render_page
 from mvo_jax.evaluation.predictions import Predictions
+from mvo_jax.evaluation.sectors import InfarctSectors
 from mvo_jax.evaluation.statistics import (
     BOOTSTRAP_REPLICATES,
     by_patient,
     delong_interval,
     paired_delong_test,
 )
+from mvo_jax.evaluation.subgroups import SMALL, subgroups
 from mvo_jax.evaluation.table import METRICS, estimates
 from mvo_jax.evaluation.thresholds import Threshold
 from mvo_jax.files import replace_file
@@ -37,6 +47,21 @@ PAPER_AUC = 0.7270
 PAPER_CONFUSION = metrics.Confusion(
     true_positive=25, false_positive=21, true_negative=65, false_negative=19
 )
+# Figures of the localisation and its maps, as the report calls them.
+FIGURE_TITLES = {
+    "pointing_hit_rate": "Highest block",
+    "hit_rate_3_best": "3 best blocks",
+    "hit_rate_5_best": "5 best blocks",
+    "block_auc": "Block AUC",
+    "block_average_precision": "Block AP",
+    SECTOR_FIGURE: "Infarct's sector",
+}
+MAP_TITLES = {
+    "map": "Predicted map",
+    "mean_training_map": "Mean training map",
+    "chance": "Chance",
+    "map_minus_mean_map": "Predicted less mean map",
+}
 _PRINTED = ("auc", "specificity", "recall", "f1")
 
 
@@ -46,6 +71,9 @@ def summarise(
     *,
     features: Mapping[str, Any] | None = None,
     training_map: np.ndarray | None = None,
+    sectors: InfarctSectors | None = None,
+    temperature: Temperature | None = None,
+    attributes: Mapping[str, Sequence[float] | Sequence[str]] | None = None,
     training_history: Sequence[Mapping[str, Any]] | None = None,
     replicates: int = BOOTSTRAP_REPLICATES,
     seed: int = 0,
@@ -63,6 +91,10 @@ def summarise(
             model's by a paired DeLong test.
         training_map: [H, W], ``localisation.mean_mvo`` of the training split: the map that a
             predicted one has to beat.
+        sectors: of the infarct of each case; adds to the localisation.
+        temperature: fitted on validation cases: adds calibration after scaling, and the decision
+            curve of the scaled probabilities.
+        attributes: of the cases, ``data.attributes``: gives the subgroups.
         training_history: rows of the metrics log; gives the best validation AUC and its step.
         replicates: bootstrap samples.
         seed: of the bootstrap.
@@ -112,18 +144,33 @@ def summarise(
             size = test.coarse_target.shape[1]
             mean_map = None if training_map is None else coarse_mean(training_map, size)
             summary["localisation"] = localise(
-                test.coarse_mask, test.coarse_target, test.patient_id, mean_map
+                test.coarse_mask,
+                test.coarse_target,
+                test.patient_id,
+                mean_map,
+                None if sectors is None else sectors.blocks(size),
             )
         if features is not None and BASELINE_FEATURE in features:
             summary["baseline"] = _baseline(test, features[BASELINE_FEATURE], confidence)
         summary["training"] = _training(training_history or ())
+        fitted = temperature is not None and temperature.value is not None
+        after = scaled(test, temperature) if temperature and fitted else None
+        summary["temperature"] = temperature and {
+            **asdict(temperature),
+            "after": describe_calibration(after) if after else None,
+        }
+        summary["decision_curve"] = decision_curve(
+            test, scaled=after, seed=seed, confidence=confidence
+        )
+        summary["subgroups"] = subgroups(
+            test, attributes or {}, threshold.value, seed=seed, confidence=confidence
+        )
     return plain(summary)
 
 
 def _describe(predictions: Predictions, threshold: float, **drawn: Any) -> dict[str, Any]:
-    label, probability, split = predictions.label, predictions.probability, predictions.split
+    label, probability = predictions.label, predictions.probability
     counts = metrics.confusion(label, probability, threshold)
-    slope, intercept = metrics.calibration_slope_intercept(label, probability, split=split)
     found = estimates(predictions, threshold, **drawn)
     return {
         "cases": label.size,
@@ -133,12 +180,7 @@ def _describe(predictions: Predictions, threshold: float, **drawn: Any) -> dict[
         "prevalence": counts.positive / label.size,
         "confusion": asdict(counts),
         "metrics": {name: asdict(estimate) for name, estimate in found.items()},
-        "calibration": {
-            "expected_calibration_error": metrics.expected_calibration_error(label, probability),
-            "bins": metrics.CALIBRATION_BINS,
-            "slope": slope,
-            "intercept": intercept,
-        },
+        "calibration": describe_calibration(predictions),
     }
 
 
@@ -207,6 +249,7 @@ def write_report(
     provenance: Mapping[str, Any],
     dataset: str,
     simulated: bool,
+    claim: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Writes one HTML file that needs nothing else: no network, no script, no other file.
 
@@ -220,6 +263,7 @@ def write_report(
         provenance: what to print at the end, e.g. checkpoint, versions, git revision.
         dataset: one line naming the data, e.g. "phantom 'paper', seed 0".
         simulated: True puts "method check only, no clinical claim" on top.
+        claim: the CLAIM checklist, ``claim.fill``; left out where it is empty.
 
     Raises:
         UserError: the file cannot be written.
@@ -230,8 +274,10 @@ def write_report(
             "roc": curves.roc_figure(predictions, summary),
             "precision_recall": curves.precision_recall_figure(predictions, summary),
             "reliability": curves.reliability_figure(predictions, summary),
+            "reliability_after": _after_scaling(predictions, summary),
             "distribution": curves.distribution_figure(predictions, summary),
             "confusion": curves.confusion_figure(summary),
+            "decision": curves.decision_figure(summary),
             "training": curves.training_figure(history),
         }
     rows = [
@@ -263,5 +309,19 @@ def write_report(
         simulated=simulated,
         level=f"{100 * summary['confidence']:g}%",
         lge_colours=pictures.LGE_COLOURS,
+        figures=FIGURE_TITLES,
+        maps=MAP_TITLES,
+        small=SMALL,
+        claim=claim,
+        claim_source=CLAIM_SOURCE,
     )
     replace_file(path, text)
+
+
+def _after_scaling(predictions: Predictions, summary: Mapping[str, Any]) -> Any:
+    """The reliability figure of the scaled probabilities; None where there is no temperature."""
+    found = summary["temperature"]
+    if found is None or found["value"] is None:
+        return None
+    after = scaled(predictions, Temperature(found["value"], found["origin"]))
+    return curves.reliability_figure(after, summary)

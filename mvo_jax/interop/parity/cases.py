@@ -163,9 +163,9 @@ def deep_case() -> Case:
     return Case("mvo_net", "conv3d", network, (9, 36, 33, 3), loss_form="released", batch=2)
 
 
-def full_size_case(model: str) -> Case:
-    """The published network at the paper's clips, one of them."""
+def full_size_case(model: str, *, clips: int = 1) -> Case:
+    """The published network at the paper's clips, as many of them."""
     network = {"decoder_layout": "released"} if model == "mvo_net" else {}
     # im2col: XLA:CPU has a fast float64 matrix product, but a slow float64 convolution.
     lowering = "im2col_conv1d" if "lowering" in published_config(model) else ""
-    return Case(model, lowering, network, (30, 64, 64, 1), batch=1, published=True)
+    return Case(model, lowering, network, (30, 64, 64, 1), batch=clips, published=True)

@@ -139,7 +139,11 @@ def _batch_statistics(
         mean, square = _joined((x.mean(axes), jnp.square(x).mean(axes)), axis_name, columns)
         return mean, jnp.maximum(square - jnp.square(mean), 0)
     x = x.astype(dtype)
-    local_mean = x.mean(axes)
+    # Where there are frames, of each frame first. One chain of float32 additions over all positions
+    # leaves an error in the mean that every element of the layer then shares: gradients of the
+    # decoder were 2.6 times as far from the truth as PyTorch's, which sums in float64. (XLA joins a
+    # sum of sums into one chain again; means it leaves.)
+    local_mean = x.mean((-3, -2)).mean(axes[:-2]) if x.ndim > 3 else x.mean(axes)
     # A second pass about the mean: the one-pass E[x^2] - E[x]^2 loses digits in float32.
     var = jnp.square(x - local_mean).mean(axes)
     # Equal shards: the joint variance is the mean variance plus that of the means.

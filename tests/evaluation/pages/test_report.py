@@ -425,7 +425,7 @@ def test_the_animation_holds_every_frame_and_the_map_beside_it():
     hint[3, 0] = 0.5
     with Image.open(io.BytesIO(pictures.animation(video, hint, map_maximum=0.5))) as image:
         assert image.size == (256 + 6 + 256, 128)
-        assert (image.n_frames, image.info["loop"]) == (5, 0)
+        assert (getattr(image, "n_frames", 1), image.info["loop"]) == (5, 0)
         frames = []
         for i in range(5):
             image.seek(i)
@@ -482,7 +482,7 @@ def test_values_that_mean_nothing_are_seen_on_a_mask():
     video = np.zeros((2, 8, 8), np.uint8)
     image = pictures.masked_frame(video, mask, side=8)
     assert [image.getpixel(at) for at in ((2, 2), (0, 0))] == [(255, 0, 255), (0, 0, 0)]
-    assert image.getpixel((5, 5))[0] > 80
+    assert np.asarray(image)[5, 5, 0] > 80
 
 
 def test_figures_leave_no_global_state():

@@ -1,0 +1,72 @@
+"""Decision curve: what acting on the probabilities is worth (Vickers and Elkin, 2006).
+
+Whoever acts at a probability of t says that one case with MVO found is worth (1 - t) / t cases
+without MVO treated for nothing. Net benefit is, per case, the cases found less those treated for
+nothing at that rate; it is compared with treating all and with treating nobody, which gives 0.
+(Med Decis Making 26:565.)
+"""
+
+from typing import Any
+
+import numpy as np
+
+from mvo_jax.evaluation.predictions import Predictions
+from mvo_jax.evaluation.statistics import bootstrap_weights
+
+THRESHOLDS = np.round(np.arange(0.01, 1.0, 0.01), 2)
+_REPLICATES = 500  # for a band that is drawn
+
+
+def net_benefit(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Net benefit at each of ``THRESHOLDS``, called MVO where probability >= threshold.
+
+    Args:
+        label: 0 or 1, [N].
+        probability: of MVO, [N].
+    """
+    return _benefit(np.ones((1, len(label))), label, probability)[0]
+
+
+def _benefit(weights: np.ndarray, label: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Of many samples, given as weights of the cases, [rows, thresholds]."""
+    called = (probability[:, None] >= THRESHOLDS).astype(np.float64)
+    found = weights @ (called * label[:, None])
+    alarms = weights @ (called * (1 - label)[:, None])
+    odds = THRESHOLDS / (1 - THRESHOLDS)
+    return (found - alarms * odds) / weights.sum(axis=1, keepdims=True)
+
+
+def decision_curve(
+    predictions: Predictions, *, scaled: Predictions | None, seed: int, confidence: float
+) -> dict[str, Any]:
+    """Net benefit of the model and of treating all, over thresholds, as plain lists.
+
+    Args:
+        predictions: the split.
+        scaled: the same cases with calibrated probabilities; None where there are none.
+        seed: of the bootstrap over patients that gives the band.
+        confidence: of the band, pointwise.
+
+    Returns:
+        'threshold', 'model' with 'model_low' and 'model_high', 'treat_all', and 'calibrated', which
+        is None without ``scaled``.
+    """
+    label, probability = predictions.label, predictions.probability
+    drawn = np.concatenate(
+        [
+            _benefit(weights, label, probability)
+            for weights in bootstrap_weights(
+                label, predictions.patient_id, replicates=_REPLICATES, seed=seed
+            )
+        ]
+    )
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
+    return {
+        "threshold": THRESHOLDS.tolist(),
+        "model": net_benefit(label, probability).tolist(),
+        "model_low": low.tolist(),
+        "model_high": high.tolist(),
+        "treat_all": net_benefit(label, np.ones(len(label))).tolist(),
+        "calibrated": None if scaled is None else net_benefit(label, scaled.probability).tolist(),
+    }

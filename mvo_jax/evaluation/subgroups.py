@@ -1,0 +1,140 @@
+"""Results by subgroup: every group of every attribute with its count and intervals."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from mvo_jax.evaluation.metrics import confusion, roc_auc
+from mvo_jax.evaluation.predictions import Predictions
+from mvo_jax.evaluation.statistics import (
+    Estimate,
+    Resamples,
+    bootstrap_intervals,
+    delong_interval,
+    wilson_interval,
+)
+
+SMALL = 10  # with fewer cases of a class than this a group is marked
+UNKNOWN = "not known"
+_REPLICATES = 500
+
+
+def groups_of(values: Sequence[float] | Sequence[str]) -> list[str]:
+    """The group of every case: a text is its own, numbers are put into thirds.
+
+    Args:
+        values: one a case; an empty text or nan where it is not known.
+    """
+    if isinstance(values[0], str):
+        return [str(value) or UNKNOWN for value in values]
+    numbers = np.asarray(values, np.float64)
+    known = numbers[np.isfinite(numbers)]
+    if not known.size:
+        return [UNKNOWN] * len(numbers)
+    low, high = np.quantile(known, (1 / 3, 2 / 3))
+    names = (f"up to {low:.3g}", f"{low:.3g} to {high:.3g}", f"above {high:.3g}")
+    return [
+        names[int(value > low) + int(value > high)] if np.isfinite(value) else UNKNOWN
+        for value in numbers
+    ]
+
+
+def subgroups(
+    predictions: Predictions,
+    attributes: Mapping[str, Sequence[float] | Sequence[str]],
+    threshold: float,
+    *,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> list[dict[str, Any]]:
+    """Results of every group, as plain types but for nan.
+
+    Nothing is tested: groups were not chosen before the data were seen, and small ones differ by
+    chance. None is left out; what has fewer than ``SMALL`` cases of a class is marked.
+
+    Args:
+        predictions: the split.
+        attributes: values by title, in the order of the split; one with a single group is left out.
+        threshold: for the decisions, that of the whole split.
+        seed: of the bootstrap over patients, which gives the interval of the AUC where patients
+            have several slices; else it is DeLong's.
+        confidence: of every interval.
+
+    Returns:
+        Rows with 'attribute', 'group', 'cases', 'patients', 'positive', 'auc', 'recall',
+        'specificity' and 'small'.
+    """
+    rows = []
+    for attribute, values in attributes.items():
+        groups = np.array(groups_of(values))
+        names = list(dict.fromkeys(groups))
+        if isinstance(values[0], str):
+            names.sort(key=lambda name: (name == UNKNOWN, name))
+        else:
+            names.sort(key=lambda name: _least(values, groups, name))
+        if len(names) < 2:
+            continue
+        for name in names:
+            part = _part(predictions, groups == name)
+            rows.append(
+                {
+                    "attribute": attribute,
+                    "group": str(name),
+                    **_results(part, threshold, seed=seed, confidence=confidence),
+                }
+            )
+    return rows
+
+
+def _least(values: Sequence[Any], groups: np.ndarray, name: str) -> float:
+    """Sorts groups of numbers by what they hold; those that are not known come last."""
+    least = float(np.min(np.asarray(values, np.float64)[groups == name]))
+    return least if np.isfinite(least) else float("inf")
+
+
+def _part(predictions: Predictions, chosen: np.ndarray) -> Predictions:
+    places = np.flatnonzero(chosen)
+    return Predictions(
+        predictions.split,
+        tuple(predictions.case_id[i] for i in places),
+        tuple(predictions.patient_id[i] for i in places),
+        predictions.label[places],
+        predictions.probability[places],
+    )
+
+
+def _results(
+    part: Predictions, threshold: float, *, seed: int, confidence: float
+) -> dict[str, Any]:
+    counts = confusion(part.label, part.probability, threshold)
+    patients = len(set(part.patient_id))
+    auc: Estimate
+    if patients == len(part):
+        auc = delong_interval(part.label, part.probability, confidence=confidence)
+    else:
+        drawn = bootstrap_intervals(
+            part,
+            {"auc": (roc_auc(part.label, part.probability), Resamples.auc)},
+            threshold=threshold,
+            replicates=_REPLICATES,
+            seed=seed,
+            confidence=confidence,
+        )
+        auc = drawn["auc"]
+    shares = {
+        "recall": (counts.true_positive, counts.positive),
+        "specificity": (counts.true_negative, counts.negative),
+    }
+    return {
+        "cases": len(part),
+        "patients": patients,
+        "positive": counts.positive,
+        "auc": asdict(auc),
+        **{
+            name: asdict(wilson_interval(*share, confidence=confidence))
+            for name, share in shares.items()
+        },
+        "small": min(counts.positive, counts.negative) < SMALL,
+    }
