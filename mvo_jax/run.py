@@ -202,7 +202,7 @@ def evaluate(
         UserError: no run, no checkpoint, or data that cannot be read.
     """
     # Imports matplotlib and scikit-learn, which prediction does without.
-    from mvo_jax.evaluation.pages.report import summarise, write_report, write_summary
+    from mvo_jax.evaluation.pages.report import summarise
 
     # Inference gains little from many devices; of several processes each takes a share.
     run = load_run(
@@ -257,12 +257,15 @@ def evaluate(
 
     for one in (chosen_on, evaluated):
         _note_split(folder, config, one, known=splits is None)
-    _write_evaluation(written, run, chosen, validation, predictions, evaluated, summary, history)
+    _write_evaluation(
+        written, split, run, chosen, validation, predictions, evaluated, summary, history
+    )
     return summary
 
 
 def _write_evaluation(
     written: Path,
+    split: str,
     run: TrainedRun,
     chosen: Threshold,
     validation: Predictions,
@@ -272,7 +275,9 @@ def _write_evaluation(
     history: list[dict[str, Any]],
 ) -> None:
     """Write the files of an evaluation."""
-    config, split, checkpoint = run.config, evaluated.name, run.checkpoint
+    from mvo_jax.evaluation.pages.report import write_report, write_summary
+
+    config, checkpoint = run.config, run.checkpoint
     which = "" if checkpoint == "best" else f"_{checkpoint}"
     suffix = report_suffix(split, checkpoint)
     write_predictions(written / f"predictions_validation{which}.csv", validation, chosen.value)
