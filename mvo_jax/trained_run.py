@@ -129,7 +129,7 @@ class TrainedRun:
         predict = Predictor(self.experiment, split, batch_size=self.batch_size, with_mask=with_mask)
         return predict(self.variables)
 
-    @functools.cached_property
+    @property
     def geometry(self) -> Target:
         """Frames, size, spacing and grey window of the clips that the run was trained on.
 

@@ -1,5 +1,7 @@
 """Every system as an ONNX graph: what onnxruntime makes of grey values is what the twin makes."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -21,7 +23,8 @@ NETWORKS = {"timesformer": {"form": "gated", "num_outputs": 2}}
 @pytest.mark.parametrize("name", [name for name in SMALL if name != "mvo_net"])
 def test_every_system_as_its_twin(name):
     case = Case(name, network=NETWORKS.get(name, {}))
-    clip = (*case.clip[:3], 1)
+    frames, height, width = case.clip[:3]
+    clip = frames, height, width, 1
     weights = {key: value.numpy() for key, value in draw_weights(case, seed=0).state_dict().items()}
     variables = to_flax(weights, model_shapes(case.config, clip), twin_layout(case.config))
     whole = whole_model(case.config, variables, clip)
@@ -30,7 +33,7 @@ def test_every_system_as_its_twin(name):
     graph = onnx.load_from_string(content)
     assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     assert not any(node.metadata_props or node.doc_string for node in graph.graph.node)
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    session: Any = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     clips = np.random.default_rng(0).integers(0, 256, (3, *clip), dtype=np.uint8)
     for batch in (clips, clips[:1]):  # the size that was traced is another one, 2
