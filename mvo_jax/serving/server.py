@@ -139,6 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
             return _as_json(session.state()), "application/json"
         if path == "predictions.csv":
             return session.table(), "text/csv; charset=utf-8"
+        if path == "maps.zip":
+            return session.maps(), "application/zip"
         if found := re.fullmatch(r"(beat|source)/(\d{1,6})\.webp", path):
             return getattr(session, found[1])(int(found[2])), "image/webp"
         raise Refusal(404, "not found", "load the page again")

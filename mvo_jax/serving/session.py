@@ -12,6 +12,7 @@ import math
 import shutil
 import tempfile
 import threading
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,6 +25,7 @@ from mvo_jax.data.importers.archive import renamed, unpack
 from mvo_jax.data.importers.cine import Importer, Options, Series, printable
 from mvo_jax.data.importers.formats import choose_importer
 from mvo_jax.data.importers.table import Row, Table
+from mvo_jax.data.map_files import MapWriter
 from mvo_jax.data.slices import Clip, Rejected
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.figures import pictures
@@ -39,6 +41,7 @@ MAX_FILES = 20_000
 MAX_SLICES = 500  # each keeps half a megabyte
 _ROOM_BYTES = 256 << 20  # of the disk that stays free
 _CHUNK = 1 << 20
+_NO_FILE_HERE = ("picture", "animation", "map")  # columns of predict's table
 _CENTRE = ("centre_row", "centre_column")
 
 
@@ -215,13 +218,16 @@ class Session:
                         f"more than {MAX_SLICES} slices", "use: python -m mvo_jax predict"
                     )
 
-    def _predict_series(self, series: Series) -> tuple[list[Case], list[Rejected]]:
+    def _predict_series(
+        self, series: Series, only: str | None = None
+    ) -> tuple[list[Case], list[Rejected]]:
+        """Read a series and predict its slices, or one of them by its case id."""
         assert self._importer is not None
         options = Options(table=Table(rows=self._moved))
         read = read_series(
             self._importer.load, series, options, self.model.geometry, with_overview=True
         )
-        clips = [one for one in read if isinstance(one, Clip)]
+        clips = [one for one in read if isinstance(one, Clip) and only in (None, one.case_id)]
         failed = [one for one in read if isinstance(one, Rejected)]
         failed = [
             dataclasses.replace(one, cause=self._shown(one.cause), remedy=_for_page(one.remedy))
@@ -268,15 +274,17 @@ class Session:
             case, before = self._cases[index], dict(self._moved)
             self._moved[case.clip.case_id] = Row(0, case_id=case.clip.case_id, centre=centre)
             try:
-                cases, failed = self._predict_series(case.series)
-                moved = [one for one in cases if one.clip.case_id == case.clip.case_id]
-                if not moved:
-                    first = failed[0]
-                    raise UserError(first.cause, first.remedy)
+                cases, failed = self._predict_series(case.series, only=case.clip.case_id)
+                if not cases:
+                    own = [one for one in failed if one.case_id == case.clip.case_id] or failed
+                    raise UserError(own[0].cause, own[0].remedy)
             except UserError as error:
                 self._moved = before
                 raise Refusal(422, self._shown(error.cause), _for_page(error.remedy)) from error
-            self._cases[index] = dataclasses.replace(moved[0], version=case.version + 1)
+            # Slices of one stack are known by their having one grid.
+            clip = dataclasses.replace(cases[0].clip, grid=case.clip.grid)
+            version = case.version + 1
+            self._cases[index] = dataclasses.replace(cases[0], clip=clip, version=version)
 
     # Showing
 
@@ -296,6 +304,7 @@ class Session:
                 "threshold": self.threshold.value,
                 "origin": self.threshold.origin,
                 "scale": self._scale(),
+                "maps": finished and any(map(_has_map_file, self._cases)),
                 "slices": [_shown_case(case) for case in self._cases] if finished else [],
                 "patients": patient_rows(rows, self.threshold) if finished else [],
                 "failed": [
@@ -346,10 +355,33 @@ class Session:
                 raise Refusal(404, "nothing was predicted", "drop images first")
             rows = [case.row for case in self._cases]
             path = self._folder / "predictions.csv"
-            write_csv(path, [key for key in rows[0] if key not in ("picture", "animation")], rows)
+            write_csv(path, [key for key in rows[0] if key not in _NO_FILE_HERE], rows)
             content = path.read_bytes()
             path.unlink()
             return content
+
+    def maps(self) -> bytes:
+        """A ``.zip`` of the coarse maps on the voxels of their sources, as ``predict --nifti``.
+
+        Raises:
+            Refusal: nothing was predicted, or nothing that has maps and a place in space.
+        """
+        with self._lock:
+            kept = [case for case in self._cases if _has_map_file(case)]
+            if self._phase != "done" or not kept:
+                raise Refusal(404, "there is no map in space", "drop DICOM or NIfTI images")
+            folder = self._folder / "maps"
+            writer = MapWriter(folder)
+            for case in kept:
+                assert case.coarse_mask is not None
+                writer.add(case.clip, case.coarse_mask)
+            writer.close()
+            content = io.BytesIO()
+            with zipfile.ZipFile(content, "w") as archive:
+                for path in sorted(folder.iterdir()):
+                    archive.write(path, path.name)
+            shutil.rmtree(folder)
+            return content.getvalue()
 
     def _shown(self, text: str) -> str:
         """A message that names what was dropped, not where it was put."""
@@ -378,6 +410,10 @@ class Session:
             self._closed = True
         self.clear(seconds=5)
         shutil.rmtree(self._root, ignore_errors=True)
+
+
+def _has_map_file(case: Case) -> bool:
+    return case.coarse_mask is not None and case.clip.grid is not None
 
 
 def _for_page(remedy: str) -> str:

@@ -27,6 +27,7 @@ def test_a_file_is_predicted_shown_corrected_and_deleted(serving, cine):
     assert (state["phase"], state["error"]) == ("done", None)
     assert [one["case_id"] for one in state["slices"]] == ["beating_s00", "beating_s01"]
     assert [row["slices"] for row in state["patients"]] == [2]
+    assert not state["maps"]  # .npz has no place in space
     before = state["slices"][1]
     assert before["centre_from"] == "motion"
     assert (before["width"], before["height"]) == (128, 96)
@@ -82,6 +83,36 @@ def test_a_folder_and_an_archive_give_what_predict_gives(serving, cine, tmp_path
     assert [one["probability"] for one in found["slices"]] == [
         row["probability"] for row in predicted
     ]
+
+
+def test_maps_are_those_of_predict_and_a_moved_one_stays_in_its_stack(serving, cine, tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    frames = np.load(cine)["cine"].transpose(3, 2, 0, 1).astype(np.float32)  # x, y, slice, time
+    path = tmp_path / "stack.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(frames, np.diag([1.5, 1.5, 8, 1])), path)
+
+    def maps(client) -> np.ndarray:
+        status, content = client.ask("GET", "maps.zip")
+        assert status == 200
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            (name,) = archive.namelist()
+            (tmp_path / name).write_bytes(archive.read(name))
+        return nibabel.load(tmp_path / name).get_fdata()
+
+    client = serving()
+    state = client.predict(path)
+    assert state["maps"]
+    before = maps(client)
+    predict_images(BrightMiddle(), path, tmp_path / "out", nifti=True)
+    (written,) = (tmp_path / "out" / "maps").iterdir()
+    np.testing.assert_array_equal(before, nibabel.load(written).get_fdata())
+    place = {"slice": 0, "row": 40, "column": 20}
+    assert client.ask("POST", "move", json.dumps(place).encode())[0] == 200
+    after = maps(client)
+    moved = [not np.array_equal(before[..., k], after[..., k]) for k in range(2)]
+    assert sorted(moved) == [False, True]
+    assert client.ask("POST", "clear")[0] == 200
+    assert client.ask("GET", "maps.zip")[0] == 404
 
 
 @pytest.mark.parametrize(
