@@ -145,6 +145,7 @@ class TrainedRun:
         try:
             window = content.pop("window")
             content.setdefault("orientation", 1)  # runs of version 1 do not say it
+            content.setdefault("locator", 0)  # nor those of crops by motion
             return Target(**content, window=None if window is None else (window[0], window[1]))
         except (TypeError, KeyError, IndexError, AttributeError) as error:
             raise UserError(

@@ -115,10 +115,11 @@ def _print(cohort: "CohortFolder") -> None:
     unknown = sum(not row["spacing_mm"] for row in manifest)
     if unknown:
         print(f"{unknown} slices do not say how large a pixel is; if it is known, give --pixel_mm")
-    by_motion = sum(row["centre_from"] == "motion" for row in manifest)
-    if by_motion:
+    unsure = sum(row["centre_from"] == "motion" for row in manifest)
+    if unsure:
         print(
-            f"{by_motion} crops were placed by the motion of the heart, an estimate: look at them"
+            f"{unsure} crops are to be reviewed: the locator is not sure where the left ventricle "
+            "is, so its motion placed them, an estimate (centre_from in the manifest is motion)"
         )
 
 

@@ -124,7 +124,7 @@ class Inspection:
         self._ring(clip, wrong)
         if clip.centre_from is not None:
             self.placed[clip.centre_from] += 1
-        if clip.centre_from == "motion":
+        if clip.needs_review:
             self._found[_MOTION].append(clip.case_id)
         where = f"{clip.case_id} ({clip.split})" if clip.split else clip.case_id
         for name, detail in wrong:
@@ -277,7 +277,7 @@ def _finding(
 
 
 _RING = "myocardium does not enclose the cavity"
-_MOTION = "crop placed by motion"
+_MOTION = "crop to review"
 
 # name -> (is a fault, cause, remedy)
 _CHECKS = {
@@ -323,7 +323,8 @@ _CHECKS = {
     ),
     _MOTION: (
         False,
-        "without mask, contours or a given centre the crop is placed by what moves: an estimate",
+        "no mask, contours or given centre, and the locator is not sure where the left ventricle "
+        "is: these crops were placed by what moves, an estimate",
         "look at all of these crops; give the centre in a table where one misses the ventricle",
     ),
     "mask touches the edge of the crop": (

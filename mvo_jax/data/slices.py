@@ -19,6 +19,9 @@ PIXEL_MM = (0.2, 6.0)
 # Version of the rule by which images are turned, see importers/orientation.py; cohorts and runs
 # carry it. 1: rows and columns as stored, only reversed. 2: rows, columns and slices by the affine.
 ORIENTATION_RULE = 2
+# Version of what places crops where nothing is drawn or given, carried alike. 0: the motion of the
+# heart. 1: the network of data/locator, and motion, flagged, where that is unsure.
+LOCATOR = 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -153,6 +156,7 @@ class Target:
         window: grey values that become 0 and 255; None for robust percentiles of each clip.
         end_diastole_first: roll the cycle so that it starts at end-diastole.
         orientation: version of the orientation rule.
+        locator: version of what places crops where nothing is drawn or given.
 
     Raises:
         UserError: a number out of range.
@@ -164,6 +168,7 @@ class Target:
     window: tuple[float, float] | None = None
     end_diastole_first: bool = False
     orientation: int = ORIENTATION_RULE
+    locator: int = LOCATOR
 
     def __post_init__(self):
         for name, value, low, high in (
@@ -181,6 +186,12 @@ class Target:
                 f"version of mvo_jax knows {ORIENTATION_RULE}",
                 "use the version of mvo_jax that prepared or trained it, or a newer one",
             )
+        if not 0 <= self.locator <= LOCATOR:
+            raise UserError(
+                f"crops were placed by version {self.locator} of the locator, this version of "
+                f"mvo_jax knows {LOCATOR}",
+                "use the version of mvo_jax that prepared or trained it, or a newer one",
+            )
         if self.window is not None and not self.window[0] < self.window[1]:
             raise UserError(f"the window {self.window} is empty", "give the lower grey value first")
 
@@ -196,13 +207,16 @@ class Window:
         start: (row, column).
         step: source pixels an output pixel, (row, column).
         size: output pixels along each side.
-        centre_from: ``given``, ``mask``, ``contours``, ``motion`` or ``whole image``.
+        centre_from: ``given``, ``mask``, ``contours``, ``locator``, ``motion`` or ``whole image``.
+        confidence: of the locator, 0 to 1, also where motion was taken because it is low; None
+            where it was not asked.
     """
 
     start: tuple[float, float]
     step: tuple[float, float]
     size: int
     centre_from: str
+    confidence: float | None = None
 
     def to_crop(self, points: np.ndarray) -> np.ndarray:
         """Source pixel coordinates (row, column; pixel centres are integers) in the crop.
@@ -270,6 +284,16 @@ class Clip(Slice):
     def centre_from(self) -> str | None:
         """What placed the crop, see ``Window``; None where nobody knows."""
         return None if self.window is None else self.window.centre_from
+
+    @property
+    def confidence(self) -> float | None:
+        """Of the locator, see ``Window``."""
+        return None if self.window is None else self.window.confidence
+
+    @property
+    def needs_review(self) -> bool:
+        """Whether the locator was not sure of the ventricle, so that its motion placed the crop."""
+        return self.centre_from == "motion"
 
 
 @dataclasses.dataclass(frozen=True)

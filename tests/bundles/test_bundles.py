@@ -1,6 +1,7 @@
 """A bundle predicts as its run does, tells nothing of its site, and is refused when broken."""
 
 import getpass
+import importlib.metadata
 import json
 import os
 import shutil
@@ -271,3 +272,16 @@ def test_metrics_of_another_checkpoint_are_not_its_own(tmp_path):
     with pytest.raises(UserError, match="no threshold is known"):
         run.save_pretrained(tmp_path / "bundle")
     assert os.listdir(tmp_path) == ["run"]
+
+
+def test_a_package_that_is_missing_is_named_first(trained, tmp_path, monkeypatch):
+    def version(package: str) -> str:
+        if package in ("onnxscript", "torch"):
+            raise importlib.metadata.PackageNotFoundError(package)
+        return "1.0"
+
+    monkeypatch.setattr(write.importlib.metadata, "version", version)
+    with pytest.raises(UserError, match="export needs torch, onnxscript, which are not") as caught:
+        trained.save_pretrained(tmp_path / "bundle")
+    assert caught.value.remedy == 'pip install "mvo_jax[export]"'
+    assert list(tmp_path.iterdir()) == []

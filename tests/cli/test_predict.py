@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from mvo_jax.cli.main import run
+from mvo_jax.data.cohort import heart
+from mvo_jax.data.cohort.locate import Found
 from mvo_jax.evaluation.pages import case_results
 from tests.data.importers import writers
 
@@ -88,6 +90,12 @@ def images(tmp_path) -> Path:
     return folder
 
 
+@pytest.fixture
+def unsure(monkeypatch) -> None:
+    """A locator that finds nothing."""
+    monkeypatch.setattr(heart, "locate", lambda slices: Found(np.zeros(2), 0.25))
+
+
 def test_eval_scores_patients_too(evaluated):
     cases, patients = (
         rows(evaluated / f"predictions_{name}test.csv") for name in ("", "patients_")
@@ -147,13 +155,17 @@ def test_a_cohort_is_predicted_as_eval_does(evaluated, cohorts, tmp_path, capsys
 
 
 def test_images_are_brought_to_the_geometry_and_a_bad_file_stops_nothing(
-    evaluated, images, tmp_path, refused, monkeypatch
+    evaluated, images, tmp_path, refused, monkeypatch, unsure
 ):
     monkeypatch.setattr(case_results, "_EMBEDDED", 2)  # the page of three names its pictures
     out = tmp_path / "out"
     cause, _ = refused("predict", f"--workdir={evaluated}", images, f"--out={out}", code=4)
     assert "c.npz" in cause
     assert [row["case_id"] for row in rows(out / "predictions.csv")] == ["a_s00", "a_s01", "b"]
+    assert {
+        (row["centre_from"], row["confidence"], row["crop_to_review"])
+        for row in rows(out / "predictions.csv")
+    } == {("motion", "0.25", "1")}
     assert [row["case_id"] for row in rows(out / "failed.csv")] == ["c"]
     assert [r["slices"] for r in rows(out / "predictions_patients.csv")] == ["2", "1"]
     content = json.loads((out / "predictions.json").read_text())
@@ -165,6 +177,7 @@ def test_images_are_brought_to_the_geometry_and_a_bad_file_stops_nothing(
         f"pictures/{case}.{kind}" for case in ("a_s00", "a_s01", "b") for kind in ("webp", "png")
     ]
     assert "Not predicted" in page
+    assert page.count("crop to review</strong>") == 3
     assert "truth unknown" in page
     assert not (out / "unpacked").exists()
 
@@ -385,19 +398,19 @@ def test_inspect_of_images_with_faults(images, tmp_path, refused, capsys):
     assert "c.npz" in text
 
 
-def test_inspect_knows_what_prepare_did(images, tmp_path, capsys):
+def test_inspect_knows_what_prepare_did(images, tmp_path, capsys, unsure):
     out, page = tmp_path / "cohort", tmp_path / "page.html"
     assert run("prepare", [str(images), f"--out={out}", "--jobs=1"]) == 0
     printed = capsys.readouterr().out
-    assert "3 crops were placed by the motion" in printed
+    assert "3 crops are to be reviewed" in printed
     assert "3 slices of 2 patients, without label" in printed
     assert run("inspect", [str(out), f"--out={page}"]) == 0
     printed = capsys.readouterr().out
     assert "frames in the source: 10 (2), 25 (1)" in printed
     assert "crops placed by: motion (3)" in printed
     assert f"rejected: 1 when it was prepared, see {out / 'rejected.csv'}" in printed
-    assert "look    crop placed by motion" in printed
-    assert page.read_text().count("crop by motion") == 3
+    assert "look    crop to review" in printed
+    assert page.read_text().count(", crop to review") == 3
 
 
 @pytest.fixture(scope="module")

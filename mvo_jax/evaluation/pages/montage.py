@@ -56,7 +56,7 @@ def write_montage(
                     pictures.webp(pictures.masked_frame(video, clip.lge_mask, side=_TILE)), "webp"
                 ),
                 "has_mask": clip.lge_mask is not None,
-                "by_motion": clip.centre_from == "motion",
+                "needs_review": clip.needs_review,
                 "wrong": list(wrong),
             }
         )
