@@ -49,7 +49,12 @@ def test_it_holds_what_the_docs_say(bundle):
     assert files_of(bundle) == FILES
     about = read_about(bundle)
     assert about.geometry == Target(
-        frames=8, image_size=32, spacing_mm=2.5, window=(20.0, 900.0), end_diastole_first=True
+        frames=8,
+        image_size=32,
+        spacing_mm=2.5,
+        window=(20.0, 900.0),
+        end_diastole_first=True,
+        locator=0,  # the run's file does not say it
     )
     assert (about.threshold.value, about.threshold.patient_value) == (0.375, 0.5)
     assert about.outputs == ["probability", "logits", "coarse_mask"]
@@ -200,6 +205,15 @@ def test_a_broken_bundle_is_refused(copy, damage, words):
     with pytest.raises(UserError, match=words) as caught:
         load_bundle(copy)
     assert "\n" not in caught.value.cause + caught.value.remedy
+
+
+def test_keys_that_this_version_does_not_know(copy):
+    content = json.loads((copy / ABOUT).read_text())
+    del content["sha256"]
+    content["geometry"]["gating"] = "prospective"
+    (copy / ABOUT).write_text(json.dumps(content | {"sha256": about_file._seal(content)}))
+    with pytest.raises(UserError, match=r"does not fit this version of mvo_jax: .*gating"):
+        load_bundle(copy)
 
 
 def test_a_changed_card_is_no_damage(copy):
