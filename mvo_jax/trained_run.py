@@ -320,8 +320,7 @@ def load_run(
     if is_bundle(folder.path):
         return _of_bundle(folder, num_devices)
     config = config_from_json(folder.config())
-    if data_dir is not None:
-        config.data.dir = data_dir
+    config.data.dir = folder.data_dir(config.data.dir) if data_dir is None else data_dir
     experiment = set_up(config, devices=parallel.devices(num_devices), train=False)
     checkpoints = Checkpoints(folder.path, create=False)
     variables, step = checkpoints.restore_variables(experiment.state_shapes(), checkpoint)

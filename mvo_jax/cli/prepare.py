@@ -39,7 +39,14 @@ def _define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer("folds", 0, "Folds in place of fractions.", flag_values=values)
-    flags.DEFINE_integer("split_seed", 0, "Seed of the division.", flag_values=values)
+    flags.DEFINE_integer(
+        "split_seed",
+        0,
+        "Seed of the division.",
+        lower_bound=0,
+        upper_bound=2**32 - 1,
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         "jobs", None, "Processes; all cores if left out.", lower_bound=1, flag_values=values
     )

@@ -63,7 +63,7 @@ class Decision:
         images: what became of its images; empty of formats with one cine a file.
         axes: how the stored axes are shown; empty where nobody knows.
         drawn_on: slices of the LGE that its mask is from.
-        centre_from: what placed the crop.
+        centre_from: what placed the crop, and the locator's confidence where it was asked.
         label: in words.
         note: what was left out or taken for granted.
     """
@@ -254,6 +254,11 @@ class Inspection:
         return found
 
 
+def _placed_by(clip: Clip) -> str:
+    sure = "" if clip.confidence is None else f" (confidence {clip.confidence:.2f})"
+    return f"{clip.centre_from or ''}{sure}"
+
+
 def _decision(clip: Clip) -> Decision:
     others = sorted(clip.images.items(), key=lambda item: (item[0] != "used", item[0]))
     return Decision(
@@ -262,7 +267,7 @@ def _decision(clip: Clip) -> Decision:
         images=", ".join(f"{n} {what}" for what, n in others if n),
         axes="" if clip.grid is None else str(clip.grid),
         drawn_on=clip.drawn_on,
-        centre_from=clip.centre_from or "",
+        centre_from=_placed_by(clip),
         label=LABEL_NAMES[clip.label],
         note=clip.note,
     )

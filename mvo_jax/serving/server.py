@@ -22,7 +22,8 @@ from urllib.parse import unquote
 from mvo_jax.evaluation.pages import render
 from mvo_jax.evaluation.pages.case_results import RESEARCH_ONLY
 from mvo_jax.serving.refusal import Refusal
-from mvo_jax.serving.session import MAX_BYTES, Session
+from mvo_jax.serving.session import Session
+from mvo_jax.serving.upload import MAX_BYTES
 
 log = logging.getLogger(__name__)
 

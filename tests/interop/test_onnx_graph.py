@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
+from mvo_jax.errors import UserError
 from mvo_jax.interop.convert import model_shapes
 from mvo_jax.interop.layouts import twin_layout
 from mvo_jax.interop.onnx_graph import normalise, onnx_bytes, whole_model
@@ -53,3 +54,9 @@ def test_a_constant_clip_stays_quiet():
     assert normal.dtype == torch.float32
     assert not normal[0].any()
     assert normal[1].std(correction=0).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_a_network_without_a_twin_says_what_it_can_be():
+    with pytest.raises(UserError, match="'mean_frame' has no twin") as caught:
+        whole_model({"name": "mean_frame"}, {}, (8, 32, 32, 1))
+    assert "--format=jax" in caught.value.remedy

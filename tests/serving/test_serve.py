@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mvo_jax.predict_images import predict_images
-from mvo_jax.serving import session as session_module
+from mvo_jax.serving import upload
 from tests.serving.model import BrightMiddle
 
 
@@ -130,9 +130,9 @@ def test_bad_images_are_told_and_others_can_follow(
     serving, cine, tmp_path, monkeypatch, content, name, words
 ):
     if name == "many.zip":
-        monkeypatch.setattr(session_module, "MAX_FILES", 3)
+        monkeypatch.setattr(upload, "MAX_FILES", 3)
     if name == "bomb.zip":
-        monkeypatch.setattr(session_module, "MAX_BYTES", 1 << 22)
+        monkeypatch.setattr(upload, "MAX_BYTES", 1 << 22)
     if content is None:
         with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("../../out.npz" if name == "out.zip" else "a.npz", bytes(1 << 23))
@@ -202,12 +202,12 @@ def test_too_much_is_refused_before_it_is_read(serving, monkeypatch, tmp_path):
     assert [path for path in root.rglob("*") if path.is_file()] == []
     # All files together, and their number.
     assert client.ask("POST", "clear")[0] == 200
-    monkeypatch.setattr(session_module, "MAX_BYTES", 100)
+    monkeypatch.setattr(upload, "MAX_BYTES", 100)
     assert client.ask("PUT", "files/a", bytes(60))[0] == 200
     assert client.ask("PUT", "files/b", bytes(60))[0] == 413
     assert client.ask("PUT", "files/a", b"x")[0] == 409  # there already
     assert client.ask("PUT", "files/a/b", b"x")[0] == 409
-    monkeypatch.setattr(session_module, "MAX_FILES", 3)
+    monkeypatch.setattr(upload, "MAX_FILES", 3)
     assert [client.ask("PUT", f"files/{i}", b"x")[0] for i in range(4)] == [200, 200, 413, 413]
     assert client.ask("POST", "move", bytes(5000))[0] == 413
 

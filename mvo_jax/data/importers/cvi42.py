@@ -43,7 +43,7 @@ class Contour(NamedTuple):
 def is_workspace(path: Path) -> bool:
     """Whether a file is named, and if its name says little begins, as a workspace of cvi42."""
     suffix = path.suffix.lower()
-    if suffix == ".cvi42wsx":
+    if suffix in (".cvi42wsx", ".cvi42ws"):  # the second is binary, which reading it says
         return True
     if suffix != ".xml":
         return False

@@ -37,7 +37,12 @@ from mvo_jax.data.importers.dicom_pixels import read_pixels
 from mvo_jax.data.importers.dicom_seg import is_segmentation
 from mvo_jax.data.importers.dicom_stack import read_stack
 from mvo_jax.data.importers.masks import place_mask
-from mvo_jax.data.importers.nifti import below, find_masks, without_cine
+from mvo_jax.data.importers.nifti import (
+    below,
+    find_masks,
+    named_in_table,
+    without_cine,
+)
 from mvo_jax.data.importers.sheets import even_grid
 from mvo_jax.data.importers.volume import Volume
 from mvo_jax.data.importers.walk import files_below, subfolders
@@ -67,7 +72,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         yield Series(name=source.stem, path=source)
         return
     masks = find_masks(source, options)
-    drawings = set(masks.values())
+    drawings = {*masks.values(), *named_in_table(source, options)}
     workspaces = [path for path in files_below(source) if is_workspace(path)]
     used: dict[str, Path] = {}  # mask of each case
     taken: set[Path] = set()  # workspaces

@@ -72,6 +72,7 @@ def read_drawings(series: Series, options: Options, stack: Stack) -> Drawings:
         if out.mask is not None:
             masks.append((workspace, out.mask))
     for path in sorted(segmentations - {named}):
+        _note_frame(path, (i for i in stack.account.images if i.path == path), stack, out)
         try:
             masks.append((path, read_seg(path, options.mask_values)))
         except UserError as error:  # nobody named it: it may be of something else
@@ -126,8 +127,19 @@ def _contours(series: Series, workspace: Path, stack: Stack) -> Drawings:
             elsewhere.append((uid, contours))
     _say_elsewhere(series, workspace, elsewhere, images, out)
     if on_lge:
+        _note_frame(workspace, (images[uid][0] for uid in on_lge), stack, out)
         out.mask = _lge_mask(workspace, on_lge, images, stack.account.images)
     return out
+
+
+def _note_frame(path: Path, drawn_on: Iterable[Image], stack: Stack, out: Drawings) -> None:
+    """Tell of drawings whose coordinates may not be those of the cine."""
+    own = {image.frame_of_reference for one in stack.slices for image in one.images} - {""}
+    if own and {image.frame_of_reference for image in drawn_on} - {"", *own}:
+        out.notes.append(
+            f"{printable(path.name)} has another frame of reference than the cine (was the patient "
+            "moved?): it is placed by its coordinates all the same"
+        )
 
 
 def _has_mvo(contours: Iterable[Contour]) -> bool:

@@ -115,7 +115,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
             )
             yield Series(row.case_id or stem(path), path, row.patient_id, detail)
         niftis = (path for path in files_below(source) if is_nifti(path))
-        _warn_unread(source, niftis, _in_table(source, options))
+        _warn_unread(source, niftis, named_in_table(source, options))
         return
     masks = find_masks(source, options)
     used: set[Path] = set(masks.values())
@@ -176,7 +176,7 @@ def without_cine(
         cases: names of the cines.
     """
     mask = pattern_to_regex(options.mask_pattern or MASK_PATTERN)
-    named_by_table = _in_table(source, options)
+    named_by_table = named_in_table(source, options)
     cine = pattern_to_regex(CINE_PATTERN)
     loose = [re.compile(one.pattern, re.IGNORECASE) for one in (mask, cine)]
     others = []
@@ -216,12 +216,12 @@ def _may_be_drawing(path: Path) -> bool:
 
 def _is_named_drawing(path: Path) -> bool:
     """Whether a name says that this is a drawing; that of a DICOM file may be anything."""
-    if path.suffix.lower() in (".dcm", ".xml", ".cvi42wsx"):
+    if path.suffix.lower() in (".dcm", ".xml", ".cvi42wsx", ".cvi42ws"):
         return is_workspace(path)
     return _DRAWING.search(MASK_SUFFIX.sub("", path.name)) is not None or ".seg." in path.name
 
 
-def _in_table(source: Path, options: Options) -> set[Path]:
+def named_in_table(source: Path, options: Options) -> set[Path]:
     """Files that the table names."""
     return {
         below(source, name, options.table.path)

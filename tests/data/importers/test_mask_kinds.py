@@ -4,6 +4,7 @@ Each file is written by the library of its format. Where a label belongs is work
 by voxel, from the affines.
 """
 
+import shutil
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,9 +19,11 @@ from pydicom.uid import UID
 
 from mvo_jax.data.cohort.partition import Partition
 from mvo_jax.data.cohort.prepare import prepare, read_rejected
+from mvo_jax.data.importers.archive import unpack
 from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.formats import choose_importer, load_series
 from mvo_jax.data.importers.segments import meaning_of
+from mvo_jax.data.importers.table import read_table
 from mvo_jax.data.slices import CineSlice, Target
 from mvo_jax.errors import UserError
 from tests.data.importers import writers
@@ -335,6 +338,23 @@ def test_seg_with_overlap_and_slices_left_out(tmp_path):
     assert [one.drawn_on for one in slices] == ["0 of 3", "", "2 of 3"]
 
 
+def test_a_seg_named_by_a_table_and_another_frame_of_reference(tmp_path):
+    source = tmp_path / "source"
+    folder = write_cine(source, "dicom")
+    save_seg(source / "7.dcm", write_lge(folder), by_name())
+    table = tmp_path / "table.csv"
+    table.write_text("case_id,mask\nA17,7.dcm\n")
+    slices = read(source, table=read_table(table))
+    check_lands(slices)
+    assert "frame of reference" not in slices[0].note
+    shutil.rmtree(source)
+    folder = write_cine(source, "dicom")
+    save_seg(folder / "7.dcm", write_lge(folder, FrameOfReferenceUID="1.2.5"), by_name())
+    slices = read(source)
+    check_lands(slices)
+    assert "7.dcm has another frame of reference" in slices[0].note
+
+
 @pytest.mark.parametrize(
     ("what", "words"),
     [
@@ -507,7 +527,8 @@ def test_bad_workspaces_are_refused(content, words, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["B02_lge_mask.nrrd", "scar.seg.nrrd", "B02_lge_mask.dcm", "B02.cvi42wsx"]
+    "name",
+    ["B02_lge_mask.nrrd", "scar.seg.nrrd", "B02_lge_mask.dcm", "B02.cvi42wsx", "B02.cvi42ws"],
 )
 @pytest.mark.parametrize("form", ["nifti", "dicom"])
 def test_drawings_of_every_kind_without_a_cine_are_rows_of_the_rejected(name, form, tmp_path):
@@ -529,8 +550,6 @@ def test_drawings_of_every_kind_without_a_cine_are_rows_of_the_rejected(name, fo
 
 
 def test_masks_by_a_table_and_in_an_archive(tmp_path):
-    from mvo_jax.data.importers.table import read_table
-
     write_cine(tmp_path / "source", "nifti")
     save_nrrd(tmp_path / "source" / "other.nrrd")
     table = tmp_path / "table.csv"
@@ -540,7 +559,5 @@ def test_masks_by_a_table_and_in_an_archive(tmp_path):
     with zipfile.ZipFile(archive, "w") as out:
         for path in (tmp_path / "source").iterdir():
             out.write(path, path.name)
-    from mvo_jax.data.importers.archive import unpack
-
     folder = unpack(archive, tmp_path / "unpacked")
     check_lands(read(folder, table=read_table(table)))
