@@ -91,8 +91,13 @@ def parse(
             f"write {before}={rest[0]}" if assign else "see --help",
         )
     for name in _PATHS:
-        if name in values and values[name].value not in (None, values[name].default):
-            values[name].value = local_path(values[name].value, f"--{name}")
+        if name not in values or values[name].value in (None, values[name].default):
+            continue
+        given = values[name].value
+        if isinstance(given, list):  # several runs or bundles
+            values[name].value = [local_path(path, f"--{name}") for path in given]
+        else:
+            values[name].value = local_path(given, f"--{name}")
     if with_config and "config" not in values:
         raise UserError("no experiment given", "add --config demo, for example")
     return values
