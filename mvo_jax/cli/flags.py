@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -91,9 +91,9 @@ def parse(
             f"write {before}={rest[0]}" if assign else "see --help",
         )
     for name in _PATHS:
-        if name not in values or values[name].value in (None, values[name].default):
+        given: Any = values[name].value if name in values else None
+        if given is None or given == values[name].default:
             continue
-        given = values[name].value
         if isinstance(given, list):  # several runs or bundles
             values[name].value = [local_path(path, f"--{name}") for path in given]
         else:
