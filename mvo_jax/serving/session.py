@@ -110,6 +110,8 @@ class Session:
         with self._lock:
             if self._closed or self._phase not in ("empty", "receiving"):
                 raise Refusal(409, "images are here already", "clear them first")
+            if self._job is not None and self._job.is_alive():  # it reads those of the round before
+                raise Refusal(409, "the images before are being deleted", "drop them again")
             if self._files >= MAX_FILES or self._bytes + length > MAX_BYTES:
                 raise Refusal(
                     413,
@@ -141,6 +143,9 @@ class Session:
             with self._lock:
                 if now == self._round:
                     self._writing -= 1
+                    if left:
+                        self._bytes, self._files = self._bytes - length, self._files - 1
+                        self._phase = "receiving" if self._files else "empty"
                 if left or now != self._round:
                     path.unlink(missing_ok=True)
         if now != self._round:
@@ -169,6 +174,8 @@ class Session:
         try:
             self._open(folder)
             self._read_all(now)
+            if now != self._round:
+                return
             if not self._cases:
                 first = self._failed[0]
                 raise UserError(f"nothing could be predicted: {first.cause}", first.remedy)
@@ -176,6 +183,8 @@ class Session:
         except UserError as wrong:
             end, error = "failed", (self._shown(wrong.cause), _for_page(wrong.remedy))
         except Exception as wrong:
+            if now != self._round:  # what was being read has been deleted
+                return
             log.exception("prediction failed")
             cause = self._shown(f"{type(wrong).__name__}: {wrong}")[:200]
             end, error = "failed", (cause, "check the images, or drop them again")
@@ -381,8 +390,9 @@ class Session:
 
 
 def _for_page(remedy: str) -> str:
-    """What to do, for somebody who gives no flags here."""
-    return f"{remedy} of: python -m mvo_jax predict" if "--" in remedy else remedy
+    """What to do, for somebody who gives no flags here; said once, however often it is asked."""
+    where = " of: python -m mvo_jax predict"
+    return remedy + where if "--" in remedy and not remedy.endswith(where) else remedy
 
 
 def _shown_case(case: Case) -> dict[str, Any]:
