@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument(
         "--no_masks",
         action="store_true",
-        help="no LGE masks: unlabelled cases, and every crop is placed by motion",
+        help="no LGE masks: unlabelled cases, and every crop is placed by the locator",
     )
     parser.add_argument("--folder", type=Path, help="where to write; a temporary one if left out")
     parser.add_argument("--json", type=Path, help="also write the results here")

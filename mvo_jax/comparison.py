@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 # What rows may differ in. The rest (data, augmentation, batch, thresholds) is shared.
 OWN_PARTS = ("model", "optimizer", "loss", "seed")
 OWN_STEPS = "total_steps"  # of config.train; the table says so where they differ
+SWEEP_PARTS = (*OWN_PARTS, "data", "train", "augment")
 STUDY_PARTS = (*OWN_PARTS, "data", "train")  # the rows of a study also in data and steps
 MARKER = "comparison.json"
 _LOCKS = "locks"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mvo_jax.errors import UserError
+from mvo_jax.settings import LATER
 
 
 def shipped() -> Path:
@@ -53,12 +54,19 @@ def load_config(spec: str) -> Any:
 def config_from_json(content: Mapping[str, Any]) -> Any:
     """The resolved config that a run folder keeps, as a locked ``ConfigDict``.
 
+    Keys that came later than the run have the values that leave it as it was.
+
     Args:
         content: of ``config.json``.
     """
     from ml_collections import ConfigDict
 
-    return ConfigDict(content).lock()
+    config = ConfigDict(content)
+    for name, default in LATER.items():
+        _, part, key = name.split(".")
+        if part in config and key not in config[part]:
+            config[part][key] = default
+    return config.lock()
 
 
 def load_module(path: str | Path) -> Any:

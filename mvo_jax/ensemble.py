@@ -100,6 +100,8 @@ class Ensemble:
             return given_threshold(threshold, next(iter(rules)))
         each = [member.decision() for member in self.members]
         of = f"mean of the thresholds of {len(each)} runs, each chosen on its own validation data"
+        if any(isinstance(member, CalibratedRun) for member in self.members):
+            of += " and scaled as its probabilities are"
         return Threshold(
             value=float(np.mean([one.value for one in each])),
             origin=of,

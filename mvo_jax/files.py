@@ -6,12 +6,37 @@ import errno
 import hashlib
 import io
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mvo_jax.errors import EXIT_DISK_FULL, EXIT_USER_ERROR, UserError
+
+
+def local_path(text: str | os.PathLike, name: str) -> str:
+    """A path of this machine, with the home of ``~`` in its place.
+
+    Args:
+        text: as a user gave it.
+        name: what it is, for messages.
+
+    Raises:
+        UserError: it is empty, the address of a store, or below a home that nobody knows.
+    """
+    path = os.fspath(text)
+    if not path.strip():
+        raise UserError(f"{name} is empty", "name a path, or . for the current folder")
+    if re.match(r"[A-Za-z][\w+.-]+:/", path):
+        raise UserError(
+            f"{name} is {path!r}, which is an address and no path of this machine",
+            "mount that store and give the path of the mount, or copy from and to a folder here",
+        )
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise UserError(f"{name} is {path!r}, and there is no such home", "give the path without ~")
+    return expanded
 
 
 def sha256(path: str | os.PathLike) -> str:

@@ -77,8 +77,19 @@ def inspect_images(
         facts=found.facts,
         findings=found.findings,
         tiles=montage.tiles(),
+        decisions=inspection.decisions,
+        rejected=_rejected(opened, inspection),
     )
     return found
+
+
+def _rejected(source: Source, inspection: Inspection) -> list[dict[str, str]]:
+    """What is not used: of images as they were read now, of a cohort as it was prepared."""
+    if source.kind != "cohort":
+        return [dataclasses.asdict(one) for one in inspection.rejected]
+    from mvo_jax.data.cohort.prepare import read_rejected  # imports TFDS
+
+    return read_rejected(source.path)
 
 
 class Montage:
@@ -135,11 +146,14 @@ def _facts(source: Source, inspection: Inspection) -> dict[str, str]:
         return ", ".join(f"{key} ({n})" for key, n in sorted(counts.items(), key=lambda i: -i[1]))
 
     shapes = {f"{s[0]} frames of {s[1]}x{s[2]}": n for s, n in inspection.shapes.items()}
+    total = str(inspection.reading)
+    images = {"images": total.replace(" images", "", 1)} if total else {}
     placed = {"crops placed by": listed(dict(inspection.placed))} if inspection.placed else {}
     rejected = source.rejected if source.is_cohort else len(inspection.rejected)
     see = f" when it was prepared, see {source.path / 'rejected.csv'}" if source.rejected else ""
     return {
         "kind": source.kind,
+        **images,
         "clips": listed(shapes),
         "frames in the source": listed(dict(inspection.source_frames)),
         "pixel, mm": listed(dict(inspection.spacings)),

@@ -1,10 +1,7 @@
 """One row with one seed, done and reduced to what is kept of it."""
 
-import contextlib
 import dataclasses
-import platform
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +21,10 @@ from mvo_jax.runs.folder import RunFolder, provenance
 from mvo_jax.training.setup import set_up
 
 # The command and the time of a start say nothing about the result.
-_PROVENANCE = ("git_revision", "python", "platform", "backend", "devices", "xla_flags", "versions")
+_PROVENANCE = (
+    *("git_revision", "python", "platform", "processor", "backend", "devices", "xla_flags"),
+    *("settings", "versions"),
+)
 
 
 def do_run(
@@ -60,7 +60,7 @@ def do_run(
         "seed": config.seed,
         "split": split,
         "config": config.to_dict(),
-        "provenance": {**about, "processor": _processor()},
+        "provenance": about,
     }
     if features:
         training, *others = (load_split(config.data, one) for one in ("train", "validation", split))
@@ -92,15 +92,6 @@ def do_run(
         parameters=cost[0] if cost else None,
         forward_gflop=cost[1] if cost else None,
     )
-
-
-def _processor() -> str:
-    """Model of the processor; JAX compiles for it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def _shuffled(config: Any, split: str) -> dict[str, AnySplit]:

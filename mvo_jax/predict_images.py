@@ -6,6 +6,7 @@ or a bundle (``bundles.bundle.Bundle``, computed with onnxruntime): nothing here
 
 import dataclasses
 import itertools
+import logging
 import math
 import platform
 import shutil
@@ -19,6 +20,7 @@ from tqdm import tqdm
 
 from mvo_jax.data.clips import batched, open_source, read_clips
 from mvo_jax.data.importers.cine import Options, printable
+from mvo_jax.data.map_files import MapWriter
 from mvo_jax.data.slices import Clip, Rejected, Target
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.pages.case_results import (
@@ -31,6 +33,8 @@ from mvo_jax.evaluation.pages.case_results import (
 )
 from mvo_jax.evaluation.thresholds import Threshold
 from mvo_jax.files import new_folder
+
+log = logging.getLogger(__name__)
 
 
 class Model(Protocol):
@@ -78,6 +82,7 @@ def predict_images(
     threshold: float | None = None,
     overlay: bool | None = None,
     pictures: int = 100,
+    nifti: bool = False,
 ) -> Predicted:
     """Predict every slice of a source and write the results to a new folder.
 
@@ -91,6 +96,7 @@ def predict_images(
             this checkpoint chose, or that its validation split gives.
         overlay: predict the coarse map and lay it over the pictures; None where the model can.
         pictures: most cases to draw, those of the highest probability.
+        nifti: write the coarse maps as NIfTI on the voxels of the source.
 
     Returns:
         Rows of the tables, and what failed.
@@ -102,10 +108,22 @@ def predict_images(
     with new_folder(out) as work:
         scratch = work / "unpacked"
         opened = open_source(source, form=form, options=options or Options(), scratch=scratch)
+        if nifti and opened.is_cohort:
+            raise UserError(
+                f"--nifti writes on the voxels of the source; the cohort {printable(source)} holds "
+                "crops alone",
+                "predict the images it was prepared from, or leave --nifti out",
+            )
+        maps = MapWriter(work / "maps") if nifti else None
         decision = model.decision(threshold)
         pictured = Pictured(pictures)
         clips = _good(read_clips(opened, target), failed)
-        cases = _predict(clips, model, decision, overlay=overlay, pictured=pictured)
+        cases = _predict(clips, model, decision, overlay=overlay, pictured=pictured, maps=maps)
+        if maps is not None and maps.without_place:
+            log.warning(
+                f"{maps.without_place} slices have no place in space in {printable(source)} and no "
+                "map as NIfTI"
+            )
         shutil.rmtree(scratch, ignore_errors=True)
         if not cases:
             more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
@@ -160,22 +178,25 @@ def _predict(
     *,
     overlay: bool | None,
     pictured: Pictured,
+    maps: MapWriter | None,
 ) -> list[dict[str, Any]]:
     """Rows of all clips; the clips themselves are dropped unless ``pictured`` keeps them."""
     first = list(itertools.islice(clips, model.batch_size))
     if not first:
         return []
     # A single slice need not pay for a whole batch.
-    predict = model.predictor(len(first), with_mask=overlay is not False)
+    with_mask = overlay is not False or maps is not None
+    predict = model.predictor(len(first), with_mask=with_mask)
     rows: list[dict[str, Any]] = []
     with tqdm(unit="slice", desc="Predicting", disable=not sys.stderr.isatty()) as bar:
         for batch in itertools.chain([first], batched(clips, len(first))):
             result = predict(np.stack([clip.video for clip in batch]))
             masks = result.get("coarse_mask")
             members = result.get("members", [None] * len(batch))
-            if overlay and masks is None:
+            if masks is None and (overlay or maps is not None):
                 raise UserError(
-                    "--overlay was asked for, but this model has no mask branch",
+                    f"{'--overlay' if overlay else '--nifti'} was asked for, but this model has no "
+                    "mask branch",
                     "leave it out, or name a model of the variant full or cgmr",
                 )
             for i, clip in enumerate(batch):
@@ -185,7 +206,13 @@ def _predict(
                         f"the model gives {probability} for {clip.case_id}",
                         "its weights hold NaN; name another --checkpoint, or train again",
                     )
-                pictured.add(len(rows), probability, clip, None if masks is None else masks[i])
+                shown = None if masks is None or overlay is False else masks[i]
+                pictured.add(len(rows), probability, clip, shown)
                 rows.append(case_row(clip, probability, decision, members=members[i]))
+                if maps is not None and masks is not None:
+                    name = maps.add(clip, np.asarray(masks[i]))
+                    rows[-1]["map"] = name and f"maps/{name}"
             bar.update(len(batch))
+    if maps is not None:
+        maps.close()
     return rows

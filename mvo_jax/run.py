@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mvo_jax.bundles.about import WEIGHTS, is_bundle, read_about, whole_file
 from mvo_jax.data.attributes import attributes
 from mvo_jax.data.clips import geometry_of
 from mvo_jax.data.cohort_card import cohort_card, split_card
@@ -25,7 +26,7 @@ from mvo_jax.data.splits import (
     load_split,
     split_bytes,
 )
-from mvo_jax.devices import distributed
+from mvo_jax.devices import computation, distributed
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.calibration import fit_temperature
 from mvo_jax.evaluation.claim import Artefacts, fill, write_claim
@@ -33,21 +34,24 @@ from mvo_jax.evaluation.figures.pictures import gallery
 from mvo_jax.evaluation.localisation import mean_mvo
 from mvo_jax.evaluation.predict import Predictor, validation_metrics
 from mvo_jax.evaluation.predictions import (
+    Predictions,
     write_patient_predictions,
     write_predictions,
 )
 from mvo_jax.evaluation.sectors import infarct_sectors
 from mvo_jax.evaluation.statistics import by_patient
-from mvo_jax.evaluation.thresholds import choose_thresholds
+from mvo_jax.evaluation.thresholds import Threshold, choose_thresholds
+from mvo_jax.files import local_path
 from mvo_jax.interop.convert import initial_variables
 from mvo_jax.interop.weight_files import read_variables
-from mvo_jax.runs.folder import RunFolder, provenance, read_json, write_json
+from mvo_jax.interop.weight_sources import read_start
+from mvo_jax.runs.folder import OnMetrics, RunFolder, provenance, read_json, write_json
 from mvo_jax.runs.goodput import Clock
 from mvo_jax.runs.lock import RunLock
 from mvo_jax.runs.resume import Identity
 from mvo_jax.runs.signals import Interruption
 from mvo_jax.runs.watchdog import Watchdog
-from mvo_jax.trained_run import GEOMETRY, TRAINING_MAP, load_run
+from mvo_jax.trained_run import GEOMETRY, TRAINING_MAP, TrainedRun, load_run
 from mvo_jax.training.loop import train
 from mvo_jax.training.recorder import Supervision
 from mvo_jax.training.setup import Experiment, set_up
@@ -65,7 +69,9 @@ def train_and_evaluate(
     profile_steps: int = 0,
     allow_config_change: bool = False,
     allow_data_change: bool = False,
+    allow_settings_change: bool = False,
     clock: Clock | None = None,
+    on_metrics: OnMetrics | None = None,
 ) -> dict[str, Any]:
     """Train the run of a folder, or go on with it, and evaluate its best checkpoint.
 
@@ -81,11 +87,13 @@ def train_and_evaluate(
         profile_steps: steps to trace into the folder 'profile' of the run; 0 for none.
         allow_config_change: go on with a run under another config.
         allow_data_change: go on with a run on other data.
+        allow_settings_change: go on with a run under other settings of JAX, such as its x64 mode.
         clock: where the time goes; started by the caller.
+        on_metrics: called with step, kind ('train', 'validation', 'goodput') and values of every
+            row of ``metrics.jsonl``, for a tracker of experiments; see docs/runs.md.
 
     Returns:
-        {'step', 'loss', 'best_step', 'best_auc', 'seconds', 'evaluation'}: see ``training.loop``;
-        'evaluation' is what ``evaluate`` returns, or None.
+        What ``training.loop.train`` returns, and 'evaluation': what ``evaluate`` returns, or None.
 
     Raises:
         UserError: see ``training.loop.train``; also a mistake in the config or the data, and a run
@@ -101,11 +109,13 @@ def train_and_evaluate(
         if splits is None:
             for name in ("train", "validation"):
                 split_bytes(config.data, name)
+        settings, rounding = computation.settings(), computation.rounding(experiment.devices)
         distributed.check_same(
-            {"config": config.to_dict(), "versions": distributed.versions()},
-            "start all processes with one command and one installation",
+            {"config": config.to_dict(), **settings, **rounding}, distributed.SAME_START
         )
         initial, about = _initial(config, folder, experiment)
+        if splits is None:
+            about["data_dir"] = str(Path(config.data.dir).expanduser().absolute())
 
         # 2. The folder, held by the first of several processes for all.
         distributed.first_then_others(folder.create)
@@ -135,11 +145,21 @@ def train_and_evaluate(
             experiment,
             folder,
             training,
-            validate=lambda variables: validation_metrics(predict(variables)),
-            identity=Identity(config.to_dict(), data, allow_config_change, allow_data_change),
+            validate=lambda variables: validation_metrics(
+                predict(variables), also=config.train.best_metric, loss=experiment.loss
+            ),
+            identity=Identity(
+                config.to_dict(),
+                data,
+                settings,
+                rounding,
+                allow_config_change=allow_config_change,
+                allow_data_change=allow_data_change,
+                allow_settings_change=allow_settings_change,
+            ),
             initial=initial,
             profile_steps=profile_steps,
-            supervision=Supervision(clock, interruption, lock),
+            supervision=Supervision(clock, interruption, lock, on_metrics),
         )
     if evaluate_on is None:
         return {**result, "evaluation": None}
@@ -152,6 +172,8 @@ def evaluate(
     split: str = "test",
     checkpoint: str = "best",
     data_dir: str | None = None,
+    batch_size: int | None = None,
+    out: str | Path | None = None,
     splits: Mapping[str, AnySplit] | None = None,
 ) -> dict[str, Any]:
     """Evaluate one checkpoint of a run on one split and write everything beside it.
@@ -161,13 +183,16 @@ def evaluate(
     ``predictions_SPLIT.csv``, ``predictions_validation.csv`` (what the thresholds were chosen on),
     ``metrics.json`` and ``report.html`` for the test split, and ``metrics_SPLIT.json`` and
     ``report_SPLIT.html`` for others, each with ``claim.md``, the CLAIM checklist; where a patient
-    has several slices ``predictions_patients_SPLIT.csv`` too.
+    has several slices ``predictions_patients_SPLIT.csv`` too. Those of the latest checkpoint end in
+    ``_latest``.
 
     Args:
         workdir: folder of a trained run.
         split: split to evaluate.
         checkpoint: 'best' (validation AUC) or 'latest'.
         data_dir: replaces ``config.data.dir``.
+        batch_size: replaces ``config.eval.batch_size``; results differ by rounding at most.
+        out: folder for the files, in place of the run's.
         splits: see ``train_and_evaluate``.
 
     Returns:
@@ -177,7 +202,7 @@ def evaluate(
         UserError: no run, no checkpoint, or data that cannot be read.
     """
     # Imports matplotlib and scikit-learn, which prediction does without.
-    from mvo_jax.evaluation.pages.report import summarise, write_report, write_summary
+    from mvo_jax.evaluation.pages.report import summarise
 
     # Inference gains little from many devices; of several processes each takes a share.
     run = load_run(
@@ -188,11 +213,24 @@ def evaluate(
             f"{workdir} is a bundle, and an evaluation is written into the folder of its run",
             "evaluate the run; or predict the cohort: python -m mvo_jax predict --bundle BUNDLE",
         )
+    distributed.check_same(
+        {**computation.settings(), **computation.rounding(run.experiment.devices)},
+        distributed.SAME_START,
+    )
     config, folder = run.config, run.folder
+    if batch_size is not None:
+        config.eval.batch_size = batch_size
+    written = folder.path if out is None else Path(local_path(out, "the folder to write")).resolve()
     evaluated = _load(config, split, splits)
     chosen_on = evaluated if split == "validation" else _load(config, "validation", splits)
     if split != "validation":
         check_patients_disjoint(chosen_on, evaluated)
+    trained = folder.data_hashes().get("validation")
+    if trained not in (None, content_hash(chosen_on)) and distributed.is_first():
+        log.warning(
+            f"the validation split of {config.data.dir} is not the one that {folder.path} was "
+            "trained with: its thresholds are chosen on other cases"
+        )
     if distributed.is_first():
         log.info(describe(evaluated))
 
@@ -217,23 +255,45 @@ def evaluate(
     if not distributed.is_first():
         return summary  # all processes have the same; one writes it
 
-    suffix = "" if split == "test" else f"_{split}"
-    write_predictions(folder.path / "predictions_validation.csv", validation, chosen.value)
-    write_predictions(folder.path / f"predictions_{split}.csv", predictions, chosen.value)
+    for one in (chosen_on, evaluated):
+        _note_split(folder, config, one, known=splits is None)
+    _write_evaluation(
+        written, split, run, chosen, validation, predictions, evaluated, summary, history
+    )
+    return summary
+
+
+def _write_evaluation(
+    written: Path,
+    split: str,
+    run: TrainedRun,
+    chosen: Threshold,
+    validation: Predictions,
+    predictions: Predictions,
+    evaluated: AnySplit,
+    summary: dict[str, Any],
+    history: list[dict[str, Any]],
+) -> None:
+    """Write the files of an evaluation."""
+    from mvo_jax.evaluation.pages.report import write_report, write_summary
+
+    config, checkpoint = run.config, run.checkpoint
+    which = "" if checkpoint == "best" else f"_{checkpoint}"
+    suffix = report_suffix(split, checkpoint)
+    write_predictions(written / f"predictions_validation{which}.csv", validation, chosen.value)
+    write_predictions(written / f"predictions_{split}{which}.csv", predictions, chosen.value)
     if summary["patient_level"] is not None:
         write_patient_predictions(
-            folder.path / f"predictions_patients_{split}.csv",
+            written / f"predictions_patients_{split}{which}.csv",
             by_patient(predictions, summary["patient_rule"]["rule"]),
             predictions,
             chosen.patient_value,
         )
-    write_summary(folder.path / f"metrics{suffix}.json", summary)
-    for one in (chosen_on, evaluated):
-        _note_split(folder, config, one, known=splits is None)
-    checklist = fill(Artefacts(folder.path, suffix))
-    write_claim(folder.path / f"claim{suffix}.md", checklist)
+    write_summary(written / f"metrics{suffix}.json", summary)
+    checklist = fill(Artefacts(run.folder.path, suffix, written))
+    write_claim(written / f"claim{suffix}.md", checklist)
     write_report(
-        folder.path / f"report{suffix}.html",
+        written / f"report{suffix}.html",
         summary=summary,
         predictions=predictions,
         cases=gallery(evaluated, predictions, chosen.value),
@@ -244,7 +304,12 @@ def evaluate(
         simulated=config.data.name == "phantom",
         claim=checklist,
     )
-    return summary
+
+
+def report_suffix(split: str, checkpoint: str) -> str:
+    """What stands between ``report`` and ``.html``: nothing of the split 'test' and the best."""
+    parts = ("" if split == "test" else split, "" if checkpoint == "best" else checkpoint)
+    return "".join(f"_{part}" for part in parts if part)
 
 
 def _load_for_training(
@@ -298,7 +363,12 @@ def _initial(
     if not config.init_from or folder.has_checkpoint():
         return None, {}
     path = config.init_from
-    file = read_variables(Path(path).expanduser())
+    folder_or_file = Path(local_path(path, "config.init_from"))
+    if is_bundle(folder_or_file):
+        weights = whole_file(folder_or_file, read_about(folder_or_file), WEIGHTS)
+        file = read_variables(weights)
+    else:
+        file = read_start(path)
     shapes = experiment.state_shapes().eval_variables()
     variables, parts, rest = initial_variables(file, shapes, source=path)
     if distributed.is_first():

@@ -12,9 +12,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mvo_jax.errors import UserError
+from mvo_jax.files import local_path
 
 LOSS_FORMS = ("cross_entropy", "released")
+OPTIMISERS = ("adamw", "sgd")
+THRESHOLD_RULES = ("youden", "sensitivity_0.8", "fixed_0.5", "released_0.44")
+PATIENT_RULES = ("max", "mean")
+BEST_METRICS = ("auc", "average_precision", "brier", "loss")
 _LARGEST_SEED = 2**32 - 1
+# Steps and indices are int32 on the devices, and everything else is float32.
+_LARGEST_INT, _LARGEST_FLOAT = 2**31 - 1, 3.4028235e38
 
 
 def _key(
@@ -24,6 +31,7 @@ def _key(
     least: float | None = None,
     most: float | None = None,
     choices: tuple[str, ...] = (),
+    path: bool = False,
     free_on_resume: bool = False,
     later: bool = False,
 ) -> Any:
@@ -36,6 +44,7 @@ def _key(
         least: smallest value.
         most: largest value.
         choices: names that it takes.
+        path: whether it is a path of this machine.
         free_on_resume: whether a run may go on with another value: it changes neither the result
             nor what is logged of it, beyond rounding.
         later: whether the config of an earlier run may lack it, which means the default.
@@ -47,6 +56,7 @@ def _key(
             "least": least,
             "most": most,
             "choices": choices,
+            "path": path,
             "free_on_resume": free_on_resume,
             "later": later,
         },
@@ -60,7 +70,10 @@ class DataSettings:
     name: str = _key("phantom", "phantom (simulated) or cohort (prepared)")
     # Where the data are may change: that they are the same is known by their content.
     dir: str = _key(
-        "data", "folder of simulated cohorts, or the prepared cohort", free_on_resume=True
+        "data",
+        "folder of simulated cohorts, or the prepared cohort",
+        path=True,
+        free_on_resume=True,
     )
     preset: str = _key("paper", "of a simulated cohort: easy, paper or null")
     seed: int = _key(0, "of a simulated cohort", least=0, most=_LARGEST_SEED)
@@ -118,11 +131,11 @@ class LossSettings:
 class OptimizerSettings:
     """The part ``optimizer``: optimiser, schedule and average of the weights."""
 
-    name: str = _key("adamw", "adamw or sgd")
+    name: str = _key("adamw", "adamw or sgd", choices=OPTIMISERS)
     learning_rate: float = _key(1e-3, "peak learning rate", least=0)
     warmup_steps: int = _key(0, "steps of linear warm-up; 0 for none", least=0)
     warmup_start: float = _key(
-        1e-6, "share of the scheduled rate at step 0 of the warm-up", least=0
+        1e-6, "share of the scheduled rate at step 0 of the warm-up", least=0, most=1
     )
     power: float = _key(1.0, "exponent of the polynomial decay", least=0)
     end_learning_rate: float = _key(0.0, "rate at train.total_steps", least=0)
@@ -133,9 +146,22 @@ class OptimizerSettings:
         "True adds -learning_rate * weight_decay * p beside it",
     )
     momentum: float = _key(0.9, "of SGD", least=0, most=1)
+    # Written as text, which a command line and a config file take alike.
+    freeze: str = _key(
+        "",
+        "parts of the model whose parameters stay as they start, as in trunk,encoder; the running "
+        "statistics of their BatchNorms go on following the data",
+        later=True,
+    )
+    rate_by_part: str = _key(
+        "", "factors of the learning rate by part, as in trunk=0.1,encoder=0.5", later=True
+    )
     clip_norm: float = _key(0.0, "largest global gradient norm; 0 for no clipping", least=0)
     ema_decay: float = _key(
-        0.0, "of the average of the weights that is evaluated; 0 for none", least=0, most=1
+        0.0,
+        "of the average of the weights that is evaluated; 0 for none",
+        least=0,
+        most=0.999999,  # an average that never moves is that of the start
     )
 
 
@@ -149,14 +175,15 @@ class Augmentation:
         least=0,
     )
     flip: bool = _key(False, "flip horizontally and vertically, each with probability 0.5")
-    max_rotation_deg: float = _key(0.0, "largest rotation either way, degrees", least=0)
+    max_rotation_deg: float = _key(0.0, "largest rotation either way, degrees", least=0, most=180)
     brightness: float = _key(
         0.0,
         "largest additive change, in units of the 8-bit range (0.1 is 25.5 grey levels)",
         least=0,
+        most=1,
     )
     contrast: float = _key(
-        0.0, "largest relative change of contrast about the clip's mean", least=0
+        0.0, "largest relative change of contrast about the clip's mean", least=0, most=1
     )
     gamma: float = _key(0.0, "largest change of the logarithm of gamma", least=0)
     time_shift: bool = _key(False, "roll the cycle by a random number of frames")
@@ -170,6 +197,26 @@ class TrainSettings:
     total_steps: int = _key(0, "steps of the run", least=1)
     log_every: int = _key(50, "steps between rows of metrics.jsonl", least=1)
     eval_every: int = _key(200, "steps between evaluations on the validation split", least=1)
+    accumulate: int = _key(
+        1,
+        "micro-batches whose gradients make one step; batch_size stays the batch of the step. "
+        "BatchNorm sees one micro-batch at a time",
+        least=1,
+        later=True,
+    )
+    best_metric: str = _key(
+        "auc",
+        "of the validation split, by which the best checkpoint is chosen: auc, average_precision, "
+        "brier or loss",
+        choices=BEST_METRICS,
+        later=True,
+    )
+    early_stopping: int = _key(
+        0,
+        "evaluations without a better best_metric after which the run ends; 0: never",
+        least=0,
+        later=True,
+    )
     num_devices: int = _key(0, "devices of all processes; 0 for all", least=0, free_on_resume=True)
     steps_per_dispatch: int = _key(
         0, "steps compiled as one program; 0: chosen for the backend", least=0, free_on_resume=True
@@ -199,9 +246,12 @@ class EvalSettings:
     threshold_rule: str = _key(
         "youden",
         "chosen on validation: youden or sensitivity_0.8; not on data: fixed_0.5, released_0.44",
+        choices=THRESHOLD_RULES,
     )
     # A patient has MVO if any slice has, so the most suspicious slice speaks for the patient.
-    patient_aggregation: str = _key("max", "from slices to the patient: max or mean")
+    patient_aggregation: str = _key(
+        "max", "from slices to the patient: max or mean", choices=PATIENT_RULES
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +261,11 @@ class RunSettings:
     seed: int = _key(
         0, "of weights, batches, augmentation and dropout", least=0, most=_LARGEST_SEED
     )
-    init_from: str = _key("", "a .safetensors file of `python -m mvo_jax convert`")
+    init_from: str = _key(
+        "",
+        "what to start from: a run folder, a bundle, or a .safetensors file of `python -m mvo_jax "
+        "convert`",
+    )
 
 
 PARTS: dict[str, type] = {
@@ -301,14 +355,19 @@ def _check_value(name: str, value: Any, field: dataclasses.Field) -> None:
     allowed = (int, float) if kind is float else kind
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{name} is {value!r}", f"set it to a value of the type {kind.__name__}")
+    if field.metadata["path"]:
+        local_path(value, name)
     choices, least, most = (field.metadata[key] for key in ("choices", "least", "most"))
     if choices and value not in choices:
         raise UserError(
             f"{name} is {value!r}, which does not exist", f"choose from {', '.join(choices)}"
         )
-    if kind is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"{name} is {value}", "set it to a finite number")
     if most is not None and not least <= value <= most:
         raise UserError(f"{name} is {value}", f"choose {least} to {most}")
     if least is not None and value < least:
         raise UserError(f"{name} is {value}", f"set it to {least} or more")
+    largest = {int: most or _LARGEST_INT, float: _LARGEST_FLOAT}.get(kind)
+    if largest is not None and abs(value) > largest:
+        raise UserError(f"{name} is {value}", f"set it to {largest} or less")

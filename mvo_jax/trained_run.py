@@ -129,7 +129,7 @@ class TrainedRun:
         predict = Predictor(self.experiment, split, batch_size=self.batch_size, with_mask=with_mask)
         return predict(self.variables)
 
-    @functools.cached_property
+    @property
     def geometry(self) -> Target:
         """Frames, size, spacing and grey window of the clips that the run was trained on.
 
@@ -145,6 +145,7 @@ class TrainedRun:
         try:
             window = content.pop("window")
             content.setdefault("orientation", 1)  # runs of version 1 do not say it
+            content.setdefault("locator", 0)  # nor those of crops by motion
             return Target(**content, window=None if window is None else (window[0], window[1]))
         except (TypeError, KeyError, IndexError, AttributeError) as error:
             raise UserError(
@@ -319,8 +320,7 @@ def load_run(
     if is_bundle(folder.path):
         return _of_bundle(folder, num_devices)
     config = config_from_json(folder.config())
-    if data_dir is not None:
-        config.data.dir = data_dir
+    config.data.dir = folder.data_dir(config.data.dir) if data_dir is None else data_dir
     experiment = set_up(config, devices=parallel.devices(num_devices), train=False)
     checkpoints = Checkpoints(folder.path, create=False)
     variables, step = checkpoints.restore_variables(experiment.state_shapes(), checkpoint)

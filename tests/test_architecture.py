@@ -19,8 +19,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Floors of the house: a room imports rooms of lower floors, and nothing else but itself.
 FLOORS = (
     {"errors"},
-    {"files", "settings"},
-    {"config_files"},
+    {"files"},
+    {"settings"},
+    {"config_files", "sweep"},
     {"models", "data"},
     {"devices"},
     {"runs"},
@@ -182,7 +183,7 @@ def test_configs_know_their_neighbours_and_the_defaults_only():
 
 def test_every_verb_is_a_module_and_every_other_module_of_cli_is_shared():
     modules = {path.stem for path in (PACKAGE / "cli").glob("*.py")} - {"__init__"}
-    assert modules == set(VERBS) | {"main", "flags", "huge_pages"}
+    assert modules == set(VERBS) | {"main", "flags", "huge_pages", "streams"}
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])

@@ -42,7 +42,7 @@ specs = pytest.mark.parametrize("spec", SPECS)
 
 
 def test_the_configs_that_ship():
-    assert NAMES == ["ablations", "baselines", "demo", "mvo"]
+    assert NAMES == ["ablations", "baselines", "demo", "mvo", "sweep"]
 
 
 @specs

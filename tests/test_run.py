@@ -1,14 +1,20 @@
 """The public API: what a notebook calls, beside the commands that call the same."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import mvo_jax
 from mvo_jax.errors import UserError
+from mvo_jax.evaluation.predictions import read_predictions
+from mvo_jax.run import report_suffix
+from mvo_jax.runs.folder import RunFolder, read_json, write_json
 from tests.small_run import make_random_split, make_tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,6 +83,61 @@ def test_a_loaded_run_predicts_what_the_evaluation_wrote(trained, splits):
     one = run.predict(video[:3, ..., 0])
     np.testing.assert_allclose(one["probability"], result["probability"][:3], atol=1e-6)
     assert one["coarse_mask"].shape == (3, 32, 32)
+
+
+def test_an_evaluation_says_which_checkpoint_it_is_of_and_overwrites_no_other(
+    trained, splits, tmp_path
+):
+    folder, _ = trained
+    before = {path.name: path.read_bytes() for path in folder.glob("*[tn].*") if path.is_file()}
+    assert {"report.html", "predictions_test.csv", "predictions_validation.csv"} <= {*before}
+    out = tmp_path / "elsewhere"
+    for options in ({"checkpoint": "latest"}, {"out": out, "batch_size": 5}):
+        mvo_jax.evaluate(folder, splits=splits, **options)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert (folder / "report_latest.html").exists()
+    assert (folder / "predictions_validation_latest.csv").exists()
+    latest = json.loads((folder / "metrics_latest.json").read_text())
+    assert latest["checkpoint"] == {"which": "latest", "step": 4}
+    ours, there = (
+        read_predictions(f / "predictions_test.csv", split="test")[0] for f in (folder, out)
+    )
+    # Batches of another size may round otherwise.
+    np.testing.assert_allclose(there.probability, ours.probability, atol=1e-6)
+    assert report_suffix("validation", "latest") == "_validation_latest"
+
+
+def test_a_run_starts_from_the_best_of_another(trained, splits, config, tmp_path):
+    folder, result = trained
+    changes = {"init_from": str(folder), "optimizer.learning_rate": 0.0, "train.total_steps": 1}
+    started = make_tiny_config(**{**changes, "train.eval_every": 1, "optimizer.warmup_steps": 0})
+    mvo_jax.train_and_evaluate(started, tmp_path / "next", splits=splits, evaluate_on=None)
+    ours = mvo_jax.load_run(folder).variables["params"]
+    theirs = mvo_jax.load_run(tmp_path / "next").variables["params"]
+    assert jax.tree.all(jax.tree.map(np.array_equal, ours, theirs))
+    (about,) = json.loads((tmp_path / "next" / "provenance.json").read_text())
+    assert about["init_from"]["run"] == "run"
+    assert about["init_from"]["step"] == result["best_step"]
+
+
+def test_where_the_data_of_a_run_lie_is_kept(trained, tmp_path, monkeypatch, caplog):
+    folder = RunFolder(shutil.copytree(trained[0], tmp_path / "copy"))
+    *_, start = read_json(folder.path / "provenance.json")
+    assert "data_dir" not in start  # its splits were given
+    (tmp_path / "mine").mkdir()
+    start["data_dir"] = str(tmp_path / "mine")
+    write_json(folder.path / "provenance.json", [start])
+    monkeypatch.chdir(tmp_path / "copy")
+    assert mvo_jax.load_run(folder.path).config.data.dir == str(tmp_path / "mine")
+    assert mvo_jax.load_run(folder.path, data_dir="other").config.data.dir == "other"
+    (tmp_path / "mine").rmdir()
+    assert mvo_jax.load_run(folder.path).config.data.dir == "data"
+
+
+def test_other_data_than_a_run_was_trained_with_are_told(trained, splits, tmp_path, caplog):
+    other = {**splits, "validation": make_random_split(name="validation", seed=9)}
+    mvo_jax.evaluate(trained[0], splits=other, out=tmp_path)
+    assert "is not the one that" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mvo_jax.errors import UserError
 from mvo_jax.runs.goodput import Clock
-from tools import bitrot, tiny_run
+from tools import bitrot, mutate_images, tiny_run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,3 +33,30 @@ def test_every_flipped_bit_is_found(tmp_path, kind, outcome):
     counts = bitrot.rot(tmp_path, kind, 100, seed=1)
     assert {outcome for counter in counts.values() for outcome in counter} == {outcome}
     assert len(counts) >= 8  # array bytes, metadata of orbax and of ours, the seal
+
+
+def test_spoilt_images_are_refused_or_seen():
+    """Each change once or twice of a few; the long form has thousands."""
+    found = list(mutate_images.run(90, seed=4))
+    assert [(number, m.name, wrong) for number, m, wrong in found if wrong] == []
+    assert {mutation.form for _, mutation, _ in found} == set(mutate_images.SOURCES)
+
+
+def test_a_reader_that_lets_damage_through_is_a_violation():
+    """The judge, on outcomes that must not be."""
+    by_group = {mutation.group: mutation for mutation in mutate_images.MUTATIONS}
+    row = {"sha256": "1", "label": 1, "step_row": 1.0}
+    sound = mutate_images.Outcome({"a": row}, [])
+    other = mutate_images.Outcome({"a": row | {"sha256": "2"}}, [])
+    refused = mutate_images.Outcome({}, [UserError("cause", "remedy")])
+    for group, outcome in (
+        ("must refuse", sound),
+        ("must refuse", other),
+        ("must not matter", other),
+        ("must not matter", refused),
+    ):
+        assert mutate_images.judge(by_group[group], sound, outcome)
+    spacing = next(m for m in mutate_images.MUTATIONS if "step_row" in m.columns)
+    assert mutate_images.judge(spacing, sound, other)
+    for mutation, outcome in ((by_group["must refuse"], refused), (spacing, refused)):
+        assert mutate_images.judge(mutation, sound, outcome) is None

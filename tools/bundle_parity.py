@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         bundle = load_bundle(values.bundle, form=form)
         if file not in bundle.about.files:
             continue
-        video = np.asarray(split.video)
+        video = split.read(range(len(split)))["video"]
         theirs = bundle.predict(video)
         for name in ("probability", "coarse_mask"):
             expected = getattr(ours, name)

@@ -112,13 +112,20 @@ def read_about(folder: Path) -> About:
     if seal != _seal(content):
         raise UserError(f"{path} has changed since it was written", _COPY_AGAIN)
     del content["format"], content["version"]
-    geometry = content.pop("geometry")
-    window = geometry.pop("window")
-    about = About(
-        geometry=Target(**geometry, window=None if window is None else (window[0], window[1])),
-        threshold=Threshold(**content.pop("threshold")),
-        **content,
-    )
+    try:
+        geometry = content.pop("geometry")
+        geometry.setdefault("locator", 0)  # the first bundles do not say it
+        window = geometry.pop("window")
+        about = About(
+            geometry=Target(**geometry, window=None if window is None else (window[0], window[1])),
+            threshold=Threshold(**content.pop("threshold")),
+            **content,
+        )
+    except (KeyError, TypeError) as error:  # another mvo_jax wrote it, of the same format
+        raise UserError(
+            f"{path} does not fit this version of mvo_jax: {error}",
+            "install the version that wrote it (versions in that file), or a newer one",
+        ) from error
     for name, facts in about.files.items():
         found = folder / name
         if not found.is_file():

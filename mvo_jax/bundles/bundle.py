@@ -225,7 +225,9 @@ def _onnx(path: Path, about: About) -> Compute:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session: Any = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime has an exception of its own for each of its codes
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise UserError(

@@ -1,19 +1,15 @@
 """``python -m mvo_jax convert``: weights from PyTorch to here and back."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 from mvo_jax.cli.flags import parse
-from mvo_jax.config_files import config_from_json
 from mvo_jax.errors import UserError
 from mvo_jax.interop.layouts import LAYOUTS
 from mvo_jax.interop.weight_rules import flatten
-
-if TYPE_CHECKING:
-    from mvo_jax.interop.weight_files import VariablesFile
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -50,29 +46,14 @@ def _define(values: flags.FlagValues) -> None:
         "response to grey frames.",
         flag_values=values,
     )
+    flags.DEFINE_string(
+        "weights_key",
+        "",
+        "Of a torch checkpoint with several sets of weights (model, model_ema): which one.",
+        flag_values=values,
+    )
     flags.DEFINE_enum(
         "checkpoint", "best", ["best", "latest"], "Which one of a run folder.", flag_values=values
-    )
-
-
-def _of_run(path: Path, checkpoint: str) -> "VariablesFile":
-    """The variables of a trained run."""
-    from mvo_jax.interop.weight_files import VariablesFile
-    from mvo_jax.runs.checkpoint import Checkpoints
-    from mvo_jax.runs.folder import RunFolder
-    from mvo_jax.training.setup import set_up
-
-    folder = RunFolder(path)
-    config = config_from_json(folder.config())
-    experiment = set_up(config)
-    checkpoints = Checkpoints(folder.path, create=False)
-    variables, step = checkpoints.restore_variables(experiment.state_shapes(), checkpoint)
-    checkpoints.finish()
-    return VariablesFile(
-        variables=variables,
-        model=config.model.to_dict(),
-        clip=experiment.clip_shape,
-        provenance={"run": folder.path.name, "checkpoint": checkpoint, "step": step},
     )
 
 
@@ -82,6 +63,7 @@ def main(arguments: list[str]) -> None:
     values = parse(arguments, _define, with_config=with_config)
     from mvo_jax.interop import convert
     from mvo_jax.interop.weight_files import is_variables_file, read_variables
+    from mvo_jax.interop.weight_sources import variables_of_run
 
     source, out = Path(values.source), Path(values.out)
     if not source.exists():
@@ -95,7 +77,8 @@ def main(arguments: list[str]) -> None:
                 f"{source} carries its own model, and --config names another",
                 "leave --config out",
             )
-        content = _of_run(source, values.checkpoint) if source.is_dir() else read_variables(source)
+        is_run = source.is_dir()
+        content = variables_of_run(source, values.checkpoint) if is_run else read_variables(source)
         layout = convert.find_layout(content.model["name"], values.layout)
         left_out = convert.write_exported(out, content, layout)
         print(f"wrote {out} in the {layout.name!r} layout")
@@ -116,6 +99,7 @@ def main(arguments: list[str]) -> None:
         config.model.to_dict(),
         (config.data.frames, size, size, 1),
         adapt_stem=values.adapt_stem,
+        weights_key=values.weights_key,
     )
     convert.write_converted(out, content)
     facts = content.provenance
@@ -128,6 +112,8 @@ def main(arguments: list[str]) -> None:
     ):
         if items:
             print(f"{text}: {', '.join(items)}")
+    for dtype, number in facts["cast_to_float32"].items():
+        print(f"cast up to float32: {number} arrays of {dtype}")
     if facts["adapted"]:
         print(facts["adapted"])
     print(f"start from it with --config.init_from={out}")

@@ -26,6 +26,16 @@ def _define(values: flags.FlagValues) -> None:
         "Where the data lie now, if not where the run had them.",
         flag_values=values,
     )
+    flags.DEFINE_integer(
+        "batch_size",
+        None,
+        "Clips a batch, in place of config.eval.batch_size.",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "out", None, "Folder for the files, in place of the run's own.", flag_values=values
+    )
     define_process_flags(values)
 
 
@@ -41,6 +51,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
             split=values.split,
             checkpoint=values.checkpoint,
             data_dir=values.data_dir,
+            batch_size=values.batch_size,
+            out=values.out,
         )
         if distributed.is_first():
             _print(values, summary)
@@ -48,9 +60,11 @@ def main(arguments: list[str]) -> dict[str, Any]:
 
 
 def _print(values: flags.FlagValues, summary: Mapping[str, Any]) -> None:
-    suffix = "" if values.split == "test" else f"_{values.split}"
-    report = Path(values.workdir).expanduser().resolve() / f"report{suffix}.html"
-    print(f"report: {report}")
+    from mvo_jax.run import report_suffix
+
+    suffix = report_suffix(values.split, values.checkpoint)
+    folder = Path(values.workdir if values.out is None else values.out).resolve()
+    print(f"report: {folder / f'report{suffix}.html'}")
     _print_auc(f"{values.split} AUC", summary["metrics"]["auc"])
     if summary["patient_level"] is not None:
         _print_auc(f"{values.split} AUC by patient", summary["patient_level"]["metrics"]["auc"])

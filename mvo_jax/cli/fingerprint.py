@@ -74,10 +74,11 @@ def main(arguments: list[str]) -> None:
         f"wrote {values.out}: {len(fingerprint['entries'])} results in {about['dtype']} on "
         f"{about['devices']} x {about['device']}, jax {about['jax']}, lowering {about['lowering']}"
     )
+    print("computed under " + ", ".join(f"{k}={v}" for k, v in about["settings"].items()))
 
 
 def _compare(paths: list[str], scale: float) -> None:
-    from mvo_jax.interop.fingerprint import Difference, compare, read
+    from mvo_jax.interop.fingerprint import Difference, compare, differing, read
 
     if len(paths) != 2:
         raise UserError(f"--compare names {len(paths)} files", "name two, A.json,B.json")
@@ -88,6 +89,8 @@ def _compare(paths: list[str], scale: float) -> None:
             f"{path}: {about['dtype']}, {about['devices']} x {about['device']} "
             f"({about['backend']}), jax {about['jax']}, lowering {about['lowering']}"
         )
+    for what in differing(first["about"], second["about"]):
+        print(f"they differ in {what}")
     found = compare(first, second, scale=scale)
     groups: dict[str, list[Difference]] = {}
     for difference in found:

@@ -3,6 +3,7 @@
 Imports the heavy libraries inside functions: ``--help`` has to answer at once.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -15,10 +16,13 @@ from absl import flags
 from mvo_jax import settings
 from mvo_jax.config_files import available, load_config
 from mvo_jax.errors import UserError
+from mvo_jax.files import local_path
 
 if TYPE_CHECKING:
     from mvo_jax.data.importers.cine import Options
 
+# Flags of any verb that take a path.
+_PATHS = ("workdir", "out", "data_dir", "source", "table", "bundle")
 QUOTES = "'\""  # around the key in ml_collections' messages, once or twice
 
 
@@ -54,7 +58,7 @@ def parse(
     try:
         if with_config:
             arguments = _define_config(values, arguments)
-        values.set_gnu_getopt(bool(positional))  # flags may follow the words
+        values.set_gnu_getopt(True)  # flags may follow the words
         rest = values(["mvo_jax", *arguments])[1:]
     except (AttributeError, KeyError) as error:  # ml_collections: unknown key or part
         text = str(error).strip(QUOTES).replace("\\n", " ").replace("\\'", "'")
@@ -62,6 +66,12 @@ def parse(
         raise UserError(
             f"the config has no key {key.strip(QUOTES)!r}",
             suggestion or "see the file given as --config",
+        ) from error
+    except IndexError as error:  # ml_collections: an entry of a tuple, or one that is not there
+        given = [word for word in arguments if re.match(r"--?config\.[^=]*\[", word)]
+        raise UserError(
+            f"{', '.join(given)} names a part of a value that cannot be set alone",
+            "give the whole value, as in --config.model.stage_sizes='(3,4)'",
         ) from error
     except flags.Error as error:
         reason = str(error).strip().splitlines()[0]
@@ -74,7 +84,20 @@ def parse(
         elif values[name].value is None:
             raise UserError(f"{name.upper()} is missing", "see --help")
     if rest:
-        raise UserError(f"unexpected arguments: {' '.join(rest)}", "see --help")
+        before = arguments[max(arguments.index(rest[0]) - 1, 0)]
+        assign = before.startswith("--") and "=" not in before
+        raise UserError(
+            f"unexpected argument {rest[0]!r}",
+            f"write {before}={rest[0]}" if assign else "see --help",
+        )
+    for name in _PATHS:
+        if name not in values or values[name].value in (None, values[name].default):
+            continue
+        given = values[name].value
+        if isinstance(given, list):  # several runs or bundles
+            values[name].value = [local_path(path, f"--{name}") for path in given]
+        else:
+            values[name].value = local_path(given, f"--{name}")
     if with_config and "config" not in values:
         raise UserError("no experiment given", "add --config demo, for example")
     return values
@@ -226,6 +249,8 @@ def source_options(values: flags.FlagValues) -> "Options":
     from mvo_jax.data.importers.table import Table, read_table
     from mvo_jax.data.labels import MASK_NAMES
 
+    if values.pixel_mm is not None and not 0 < values.pixel_mm < math.inf:
+        raise UserError(f"--pixel_mm is {values.pixel_mm}", "give the side of a pixel in mm")
     meaning: dict[int, int] = {}
     for item in values.mask_values:
         number, _, name = item.partition("=")

@@ -6,10 +6,11 @@ In pages of 4 kB that is a million page faults for the full network; in pages of
 ``madvise``, the default of most distributions; glibc asks if a tunable says so.
 """
 
+import contextlib
 import os
 import platform
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 TUNABLE = "glibc.malloc.hugetlb"
@@ -47,6 +48,12 @@ def _helps() -> bool:
         return False
 
 
+def restart(environment: Mapping[str, str]) -> None:
+    """Replace this process by the same command in another environment, where it may be started."""
+    with contextlib.suppress(OSError):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
 def restart_with_huge_pages() -> None:
     """Replace this process by the same command with the tunable set, once and where it helps.
 
@@ -55,4 +62,4 @@ def restart_with_huge_pages() -> None:
     """
     environment = dict(os.environ)
     if ask_for_huge_pages(environment):
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+        restart(environment)

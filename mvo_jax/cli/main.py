@@ -7,12 +7,15 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 
 from mvo_jax.cli.huge_pages import restart_with_huge_pages
+from mvo_jax.cli.streams import LastingStream, check_width, restart_in_utf8, secure_streams
 from mvo_jax.devices.environment import configure
 from mvo_jax.errors import EXIT_USER_ERROR, UserError
+from mvo_jax.files import cannot_write
 
 VERBS = {
     "train": "train a model (train.py)",
@@ -45,6 +48,7 @@ _EXTRAS = {
     "torch": "parity",
     "onnxruntime": "predict",
 }
+_NO_BACKEND = re.compile("unable to initialize backend|unknown backend", re.IGNORECASE)
 # What an installation of requirements-predict.txt alone lacks.
 _TRAINING = {
     "array_record",
@@ -119,9 +123,38 @@ def run(verb: str, arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(f"interrupted{_GOES_ON.get(verb, '')}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # `| head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except ValueError as error:
+        # JAX reads its variables when it is imported.
+        if debug or not _is_from_jax_config(error):
+            raise
+        print(
+            f"error: JAX does not take a variable of the environment: {error}\n"
+            "  what to do: unset it, or give one of the values that are named",
+            file=sys.stderr,
+        )
+        return EXIT_USER_ERROR
+    except RuntimeError as error:
+        if debug or not _NO_BACKEND.search(str(error)):
+            raise
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        print(
+            f"error: JAX cannot start with JAX_PLATFORMS={asked!r}: {str(error).splitlines()[0]}\n"
+            "  what to do: unset JAX_PLATFORMS, or install the jax of that accelerator where there "
+            "is one",
+            file=sys.stderr,
+        )
+        return EXIT_USER_ERROR
     return 0
+
+
+def _is_from_jax_config(error: BaseException) -> bool:
+    """Whether JAX's own reading of its settings raised an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_filename.endswith(
+        os.path.join("jax", "_src", "config.py")
+    )
 
 
 def main(verb: str = "") -> int:
@@ -133,13 +166,32 @@ def main(verb: str = "") -> int:
     Returns:
         Exit code.
     """
+    secure_streams()
+    restart_in_utf8()
+    check_width(os.environ)
     verb, *arguments = [verb, *sys.argv[1:]] if verb else (sys.argv[1:] or [""])
     if verb not in VERBS:
         asked = verb in ("--help", "-h")
         lines = "\n".join(f"  {name:13}{text}" for name, text in VERBS.items())
         usage = f"usage: mvo-jax VERB [options], or python -m mvo_jax VERB [options]\n\n{lines}"
         print(usage, file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else EXIT_USER_ERROR
+        return _all_was_printed(0) if asked else EXIT_USER_ERROR
     if verb in _COMPUTE:
         restart_with_huge_pages()
-    return run(verb, arguments)
+    try:
+        return _all_was_printed(run(verb, arguments))
+    except SystemExit as end:  # --help, or a run that was asked to stop
+        if end.code:
+            raise
+        return _all_was_printed(0)
+
+
+def _all_was_printed(code: int) -> int:
+    """The exit code of a command, or that of results that a full file did not take."""
+    sys.stdout.flush()
+    lost = sys.stdout.lost if isinstance(sys.stdout, LastingStream) else None
+    if code or lost is None:
+        return code
+    error = cannot_write("what the command prints", lost)
+    print(f"error: {error.cause}\n  what to do: {error.remedy}", file=sys.stderr)
+    return error.exit_code

@@ -1,7 +1,7 @@
 """``mvo-jax predict --workdir RUN INPUT --out OUT``: a trained run, or a bundle, on new images."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -54,6 +54,12 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "overlay", None, "Predict the coarse map and lay it over the pictures.", flag_values=values
     )
+    flags.DEFINE_bool(
+        "nifti",
+        False,
+        "Write the coarse map of each source as NIfTI on its voxels.",
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         "pictures",
         100,
@@ -79,7 +85,7 @@ def _model(values: flags.FlagValues) -> "Model":
 
         options = {"checkpoint": values.checkpoint, "data_dir": values.data_dir}
         runs = [load_run(workdir, **options) for workdir in values.workdir]
-        members = [calibrated(run) if values.calibrated else run for run in runs]
+        members: list[Any] = [calibrated(run) if values.calibrated else run for run in runs]
         return members[0] if len(members) == 1 else Ensemble(members)
     for flag in ("checkpoint", "data_dir", "calibrated"):
         if values[flag].present:
@@ -110,12 +116,19 @@ def main(arguments: list[str]) -> None:
         threshold=values.threshold,
         overlay=values.overlay,
         pictures=values.pictures,
+        nifti=values.nifti,
     )
     suspected = sum(row["decision"] for row in found.patients)
     print(
         f"MVO suspected in {suspected} of {len(found.patients)} patients "
         f"({len(found.cases)} slices)"
     )
+    unsure = sum(row["crop_to_review"] for row in found.cases)
+    if unsure:
+        print(
+            f"{unsure} crops are to be reviewed: the locator is not sure where the left ventricle "
+            "is; look at them first, and give centres in a table where one misses it"
+        )
     print(f"probabilities: {found.probability}")
     print(f"results: {out / 'summary.html'}")
     print(RESEARCH_ONLY)

@@ -39,7 +39,14 @@ def _define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer("folds", 0, "Folds in place of fractions.", flag_values=values)
-    flags.DEFINE_integer("split_seed", 0, "Seed of the division.", flag_values=values)
+    flags.DEFINE_integer(
+        "split_seed",
+        0,
+        "Seed of the division.",
+        lower_bound=0,
+        upper_bound=2**32 - 1,
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         "jobs", None, "Processes; all cores if left out.", lower_bound=1, flag_values=values
     )
@@ -115,10 +122,11 @@ def _print(cohort: "CohortFolder") -> None:
     unknown = sum(not row["spacing_mm"] for row in manifest)
     if unknown:
         print(f"{unknown} slices do not say how large a pixel is; if it is known, give --pixel_mm")
-    by_motion = sum(row["centre_from"] == "motion" for row in manifest)
-    if by_motion:
+    unsure = sum(row["centre_from"] == "motion" for row in manifest)
+    if unsure:
         print(
-            f"{by_motion} crops were placed by the motion of the heart, an estimate: look at them"
+            f"{unsure} crops are to be reviewed: the locator is not sure where the left ventricle "
+            "is, so its motion placed them, an estimate (centre_from in the manifest is motion)"
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from absl import flags
 
+from mvo_jax import sweep
 from mvo_jax.cli.compare import chosen, read_seeds, separate
 from mvo_jax.cli.flags import parse
 from mvo_jax.config_files import load_module
@@ -26,7 +27,8 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "config",
         None,
-        "File of a study, configs/studies/NAME.py; --config.KEY=VALUE applies to all rows.",
+        "File of a study, configs/studies/NAME.py, or config with a grid, configs/sweep.py; "
+        "--config.KEY=VALUE applies to all rows.",
         flag_values=values,
     )
     flags.DEFINE_string("out", None, "Folder of the study.", flag_values=values, required=True)
@@ -67,7 +69,9 @@ def _source(path: str | None) -> dict[str, Any]:
     """What the file of a study defines."""
     if path is None:
         raise UserError("--config is missing", "give configs/studies/NAME.py, or --tables")
-    source = vars(load_module(path))
+    source = vars(load_module(path.partition(":")[0]))
+    if "get_hyper" in source:
+        return _of_sweep(path, source)
     if missing := [name for name in _NEEDED if name not in source]:
         raise UserError(
             f"{path} is not a study ({', '.join(missing)} not defined)",
@@ -76,17 +80,52 @@ def _source(path: str | None) -> dict[str, Any]:
     return source
 
 
+def _of_sweep(path: str, source: Mapping[str, Any]) -> dict[str, Any]:
+    """The study of a config file with a grid, see ``mvo_jax.sweep``.
+
+    Settings are compared on validation unless the file says otherwise: what a test split has
+    chosen it cannot measure any more.
+    """
+    try:
+        rows = sweep.rows(source["get_hyper"](sweep))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"get_hyper of {path} failed: {error}", "see mvo_jax/sweep.py") from error
+    return {
+        "ROWS": rows,
+        "REFERENCES": {},
+        "SEEDS": source.get("SEEDS", (0,)),
+        "SPLIT": source.get("SPLIT", "validation"),
+        "TITLE": source.get("TITLE", f"Sweep {Path(path).stem}"),
+        "QUESTION": source.get("QUESTION", "Which setting of the grid is best?"),
+        "NOTES": (
+            "The highest of several figures is too high: score the setting that is chosen on a "
+            "split that did not choose it.",
+            *source.get("NOTES", ()),
+        ),
+        "SWEEP": rows,
+    }
+
+
 def _comparison(values: flags.FlagValues, overrides: Sequence[str]) -> Any:
     """The rows and seeds that are asked for."""
-    from mvo_jax.comparison import STUDY_PARTS, Comparison
+    from mvo_jax.comparison import STUDY_PARTS, SWEEP_PARTS, Comparison
 
     source = _source(values.config)
+    grid: Mapping[str, Mapping[str, Any]] = source.get("SWEEP", {})
+    swept = {key for setting in grid.values() for key in setting}
+    for word in overrides:
+        if word.partition("=")[0].removeprefix("--config.") in swept:
+            raise UserError(f"{word} sets what the grid sweeps", "leave it out, or change the grid")
     rows = chosen(values.rows, list(source["ROWS"]))
     seeds = read_seeds(values.seeds) if values.seeds else list(source["SEEDS"])
     features: Mapping[str, Any] = source.get("FEATURES", {})
 
     def config(name: str, seed: int) -> Any:
-        words = [f"--config={values.config}:{name}", *overrides, f"--config.seed={seed}"]
+        if grid:
+            start = [f"--config={values.config}", *sweep.flags(grid[name])]
+        else:
+            start = [f"--config={values.config}:{name}"]
+        words = [*start, *overrides, f"--config.seed={seed}"]
         return parse(words, lambda _: None, with_config=True).config
 
     # What no seed changes is done once.
@@ -98,7 +137,7 @@ def _comparison(values: flags.FlagValues, overrides: Sequence[str]) -> Any:
         paper=source.get("PAPER", {}),
         title=source["TITLE"],
         about={"study": Path(values.config).stem},
-        own_parts=STUDY_PARTS,
+        own_parts=SWEEP_PARTS if grid else STUDY_PARTS,
         keep_runs=values.keep_runs,
         study={
             "title": source["TITLE"],

@@ -23,6 +23,12 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "allow_data_change", False, "Go on with a run on other data.", flag_values=values
     )
+    flags.DEFINE_bool(
+        "allow_settings_change",
+        False,
+        "Go on with a run under other settings of JAX (x64, random numbers, matmul precision).",
+        flag_values=values,
+    )
     define_process_flags(values)
 
 
@@ -41,12 +47,14 @@ def main(arguments: list[str]) -> dict[str, Any]:
             profile_steps=values.profile,
             allow_config_change=values.allow_config_change,
             allow_data_change=values.allow_data_change,
+            allow_settings_change=values.allow_settings_change,
             clock=clock,
         )
         if distributed.is_first():
+            early = ", where it stopped early," if result["stopped_early"] else ""
             print(
-                f"trained to step {result['step']} in {result['seconds']:.0f} s; best validation "
-                f"AUC {result['best_auc']:.4f} at step {result['best_step']}; run folder "
-                f"{values.workdir}"
+                f"trained to step {result['step']}{early} in {result['seconds']:.0f} s; best "
+                f"validation AUC {result['best_auc']:.4f} at step {result['best_step']}; run "
+                f"folder {values.workdir}"
             )
     return result

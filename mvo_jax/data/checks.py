@@ -1,6 +1,7 @@
 """Integrity of a cohort or a source: what is there, and what looks wrong with it.
 
-One pass over the clips; kept of each are names and a hash, never pixels.
+One pass over the clips; kept of each are names and a hash, never pixels, and of the first thousand
+how they were read.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.ndimage import binary_fill_holes, convolve
 
+from mvo_jax.data.accounting import Reading
 from mvo_jax.data.labels import (
     BACKGROUND,
     CAVITY,
@@ -26,6 +28,7 @@ from mvo_jax.data.slices import Clip, Rejected
 _BESIDE = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]])
 _OUTSIDE = 0.9  # share of the MVO's edge on background; subendocardial MVO borders the cavity
 _CASES_NAMED = 20
+MOST_DECISIONS = 1000
 _UNLABELLED_SPLIT = LABEL_NAMES[UNLABELLED]  # neither trained nor evaluated on
 
 
@@ -50,6 +53,31 @@ class Finding:
     count: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """How a slice was read: all that was decided without asking.
+
+    Attributes:
+        case_id: of the slice.
+        patient_id: of the slice.
+        images: what became of its images; empty of formats with one cine a file.
+        axes: how the stored axes are shown; empty where nobody knows.
+        drawn_on: slices of the LGE that its mask is from.
+        centre_from: what placed the crop, and the locator's confidence where it was asked.
+        label: in words.
+        note: what was left out or taken for granted.
+    """
+
+    case_id: str
+    patient_id: str
+    images: str
+    axes: str
+    drawn_on: str
+    centre_from: str
+    label: str
+    note: str
+
+
 @dataclasses.dataclass
 class SplitCount:
     """What one split holds."""
@@ -72,6 +100,8 @@ class Inspection:
         self.spacings: Counter[str] = Counter()
         self.placed: Counter[str] = Counter()
         self.rejected: list[Rejected] = []
+        self.decisions: list[Decision] = []
+        self.reading = Reading()
         self._splits_of: dict[str, set[str]] = defaultdict(set)
         self._by_pixels: dict[bytes, str] = {}
         self._by_id: dict[str, str] = {}
@@ -86,12 +116,15 @@ class Inspection:
         """
         split = clip.split or "source"
         self._count(clip, split)
+        self.reading.add(clip.case_id, clip.note, clip.images)
+        if len(self.decisions) < MOST_DECISIONS:
+            self.decisions.append(_decision(clip))
         self._splits_of[clip.patient_id].add(split)
         wrong = [*self._repeated(clip, split), *_faults(clip)]
         self._ring(clip, wrong)
         if clip.centre_from is not None:
             self.placed[clip.centre_from] += 1
-        if clip.centre_from == "motion":
+        if clip.needs_review:
             self._found[_MOTION].append(clip.case_id)
         where = f"{clip.case_id} ({clip.split})" if clip.split else clip.case_id
         for name, detail in wrong:
@@ -101,6 +134,7 @@ class Inspection:
     def add_rejected(self, one: Rejected) -> None:
         """Take in what could not be read or prepared."""
         self.rejected.append(one)
+        self.reading.add_rejected([one])
 
     def _count(self, clip: Clip, split: str) -> None:
         count = self.splits.setdefault(split, SplitCount())
@@ -220,6 +254,25 @@ class Inspection:
         return found
 
 
+def _placed_by(clip: Clip) -> str:
+    sure = "" if clip.confidence is None else f" (confidence {clip.confidence:.2f})"
+    return f"{clip.centre_from or ''}{sure}"
+
+
+def _decision(clip: Clip) -> Decision:
+    others = sorted(clip.images.items(), key=lambda item: (item[0] != "used", item[0]))
+    return Decision(
+        case_id=clip.case_id,
+        patient_id=clip.patient_id,
+        images=", ".join(f"{n} {what}" for what, n in others if n),
+        axes="" if clip.grid is None else str(clip.grid),
+        drawn_on=clip.drawn_on,
+        centre_from=_placed_by(clip),
+        label=LABEL_NAMES[clip.label],
+        note=clip.note,
+    )
+
+
 def _finding(
     name: str, is_fault: bool, cause: str, remedy: str, cases: Sequence[str]
 ) -> list[Finding]:
@@ -229,7 +282,7 @@ def _finding(
 
 
 _RING = "myocardium does not enclose the cavity"
-_MOTION = "crop placed by motion"
+_MOTION = "crop to review"
 
 # name -> (is a fault, cause, remedy)
 _CHECKS = {
@@ -275,7 +328,8 @@ _CHECKS = {
     ),
     _MOTION: (
         False,
-        "without mask, contours or a given centre the crop is placed by what moves: an estimate",
+        "no mask, contours or given centre, and the locator is not sure where the left ventricle "
+        "is: these crops were placed by what moves, an estimate",
         "look at all of these crops; give the centre in a table where one misses the ventricle",
     ),
     "mask touches the edge of the crop": (

@@ -173,6 +173,14 @@ def _stored_clips(source: Source, target: Target | None) -> Iterator[Clip | Reje
                 f"data by {target.orientation}: images whose axes were exchanged differ; prepare "
                 "both by one version"
             )
+        placed = stored.settings.get("locator", 0)
+        sought = any(row["centre_from"] in ("locator", "motion") for row in manifest.values())
+        if target is not None and placed != target.locator and sought:
+            log.warning(
+                f"crops of {source.path} were placed by version {placed} of the locator, those of "
+                f"the run's data by {target.locator}: they may lie a little apart; prepare both by "
+                "one version"
+            )
     else:
         from mvo_jax.data.phantom.storage import verify_split
 
@@ -214,6 +222,7 @@ def _stored_clip(
         patient_id=case["patient_id"].decode(),
         slice_index=int(case["slice_index"]),
         source=f"{source.path} [{split}]",
+        note=known.get("note", ""),
         video=case["video"],
         lge_mask=mask if mask.any() else None,
         label=int(case["label"]),
@@ -228,7 +237,8 @@ def _stored_window(row: Mapping[str, str], size: int) -> Window:
     """The window that a manifest tells of."""
     corner = float(row["start_row"]), float(row["start_column"])
     step = float(row["step_row"]), float(row["step_column"])
-    return Window(corner, step, size, row["centre_from"])
+    confidence = float(row["confidence"]) if row.get("confidence") else None
+    return Window(corner, step, size, row["centre_from"], confidence)
 
 
 def _refit(clip: Clip, target: Target) -> Clip | Rejected:
@@ -272,6 +282,7 @@ def geometry_of(data_config: Any) -> Target:
             window=None if window is None else (window[0], window[1]),
             end_diastole_first=settings["end_diastole_first"],
             orientation=settings.get("orientation", 1),  # cohorts of version 1 do not say it
+            locator=settings.get("locator", 0),  # nor those of crops by motion
         )
     return Target(
         frames=data_config.frames,

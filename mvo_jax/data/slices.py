@@ -19,6 +19,54 @@ PIXEL_MM = (0.2, 6.0)
 # Version of the rule by which images are turned, see importers/orientation.py; cohorts and runs
 # carry it. 1: rows and columns as stored, only reversed. 2: rows, columns and slices by the affine.
 ORIENTATION_RULE = 2
+# Version of what places crops where nothing is drawn or given, carried alike. 0: the motion of the
+# heart. 1: the network of data/locator, and motion, flagged, where that is unsure.
+LOCATOR = 1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Grid:
+    """The voxels of a source, by which a result is written back to where it belongs.
+
+    Slices of one source share one object.
+
+    Attributes:
+        shape: (X, Y, Z) as stored.
+        affine: float ``[4, 4]`` of these to RAS mm.
+        order: which stored axis is shown as columns, rows and slices.
+        flips: whether (columns, rows, slices) are then reversed.
+        oriented: whether the source states where it lies.
+    """
+
+    shape: tuple[int, ...]
+    affine: np.ndarray
+    order: tuple[int, int, int] = (0, 1, 2)
+    flips: tuple[bool, bool, bool] = (False, False, False)
+    oriented: bool = True
+
+    def __str__(self) -> str:
+        """What was done to the stored axes, as "columns -Y, rows +X, slices +Z"."""
+        if (self.order, self.flips) == ((0, 1, 2), (False, False, False)):
+            return "as stored" if self.oriented else "as stored: it says nothing"
+        shown = zip(("columns", "rows", "slices"), self.order, self.flips, strict=True)
+        return ", ".join(
+            f"{name} {'-' if flip else '+'}{'XYZ'[axis]}" for name, axis, flip in shown
+        )
+
+    def stored(self, planes: Mapping[int, np.ndarray]) -> np.ndarray:
+        """A volume on these voxels from images as they are shown.
+
+        Args:
+            planes: number of the slice as shown -> ``[H, W]``; the others become 0.
+
+        Returns:
+            float32 ``(X, Y, Z)``.
+        """
+        shown = np.zeros([self.shape[axis] for axis in self.order], np.float32)
+        for z, plane in planes.items():
+            shown[..., z] = plane.T
+        shown = np.flip(shown, tuple(axis for axis, flip in enumerate(self.flips) if flip))
+        return np.ascontiguousarray(shown.transpose(np.argsort(self.order)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +81,9 @@ class Slice:
         note: what a user should know of how it was read: what was left out or taken for granted.
         images: what became of the images that belong to it: ``used``, or why not -> how many; empty
             of formats that hold one cine a file.
+        drawn_on: which slices of the LGE it has its mask from, for the page.
+        grid: voxels of the source; None where the format has no place in space.
+        plane: number of the slice in ``grid``, as shown.
     """
 
     case_id: str
@@ -41,6 +92,9 @@ class Slice:
     source: str
     note: str = ""
     images: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    drawn_on: str = ""
+    grid: Grid | None = None
+    plane: int = 0
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -102,6 +156,7 @@ class Target:
         window: grey values that become 0 and 255; None for robust percentiles of each clip.
         end_diastole_first: roll the cycle so that it starts at end-diastole.
         orientation: version of the orientation rule.
+        locator: version of what places crops where nothing is drawn or given.
 
     Raises:
         UserError: a number out of range.
@@ -113,6 +168,7 @@ class Target:
     window: tuple[float, float] | None = None
     end_diastole_first: bool = False
     orientation: int = ORIENTATION_RULE
+    locator: int = LOCATOR
 
     def __post_init__(self):
         for name, value, low, high in (
@@ -130,6 +186,12 @@ class Target:
                 f"version of mvo_jax knows {ORIENTATION_RULE}",
                 "use the version of mvo_jax that prepared or trained it, or a newer one",
             )
+        if not 0 <= self.locator <= LOCATOR:
+            raise UserError(
+                f"crops were placed by version {self.locator} of the locator, this version of "
+                f"mvo_jax knows {LOCATOR}",
+                "use the version of mvo_jax that prepared or trained it, or a newer one",
+            )
         if self.window is not None and not self.window[0] < self.window[1]:
             raise UserError(f"the window {self.window} is empty", "give the lower grey value first")
 
@@ -145,13 +207,16 @@ class Window:
         start: (row, column).
         step: source pixels an output pixel, (row, column).
         size: output pixels along each side.
-        centre_from: ``given``, ``mask``, ``contours``, ``motion`` or ``whole image``.
+        centre_from: ``given``, ``mask``, ``contours``, ``locator``, ``motion`` or ``whole image``.
+        confidence: of the locator, 0 to 1, also where motion was taken because it is low; None
+            where it was not asked.
     """
 
     start: tuple[float, float]
     step: tuple[float, float]
     size: int
     centre_from: str
+    confidence: float | None = None
 
     def to_crop(self, points: np.ndarray) -> np.ndarray:
         """Source pixel coordinates (row, column; pixel centres are integers) in the crop.
@@ -219,6 +284,16 @@ class Clip(Slice):
     def centre_from(self) -> str | None:
         """What placed the crop, see ``Window``; None where nobody knows."""
         return None if self.window is None else self.window.centre_from
+
+    @property
+    def confidence(self) -> float | None:
+        """Of the locator, see ``Window``."""
+        return None if self.window is None else self.window.confidence
+
+    @property
+    def needs_review(self) -> bool:
+        """Whether the locator was not sure of the ventricle, so that its motion placed the crop."""
+        return self.centre_from == "motion"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import jax
 
-import mvo_jax
+from mvo_jax.devices import computation
 from mvo_jax.devices.cluster import Cluster
 from mvo_jax.errors import EXIT_PEERS, EXIT_USER_ERROR, RunInterrupted, UserError
 from mvo_jax.files import sha256
@@ -36,6 +36,7 @@ _LOST = re.compile(r"gloo|nccl|unavailable|connection (closed|reset)|heartbeat",
 _GRACE_SECONDS = 5  # for the others to end by themselves before process 0 does
 # A network file system may keep what it knows of a folder for so long.
 _SHARED_SECONDS = 60
+SAME_START = "start all processes with one command, one environment and one installation"
 _turns = itertools.count()  # every process talks in the same order
 
 
@@ -57,15 +58,6 @@ def is_joined() -> bool:
 def count() -> int:
     """Processes of this run."""
     return jax.process_count()
-
-
-def versions() -> dict[str, str]:
-    """Of what must be the same in all processes, beside the config and the data."""
-    return {
-        "mvo_jax": mvo_jax.__version__,
-        "jax": jax.__version__,
-        "backend": jax.default_backend(),
-    }
 
 
 @contextlib.contextmanager
@@ -94,6 +86,15 @@ def joined(
     interrupted = None
     try:
         _check_count()
+        # Before a device is started: hosts of two backends would wait for each other's devices.
+        check_same(
+            {
+                **computation.settings(),
+                "JAX_PLATFORMS": jax.config.jax_platforms or "",
+                **computation.installation(),
+            },
+            SAME_START,
+        )
         try:
             yield
         except RunInterrupted as stop:  # in all processes at one step
@@ -201,18 +202,19 @@ def exchange(text: str) -> list[str]:
 
     All processes must call this, and the functions below, in the same order.
     """
-    if count() == 1:
+    state = _state()
+    if state.client is None:
+        if count() > 1:  # the hosts of a TPU know each other without JAX's coordinator
+            raise UserError(
+                f"JAX runs in {count()} processes that have not been joined",
+                "start each of them with --distributed=on",
+            )
         return [text]
-    client, turn = _state().client, next(_turns)
-    if client is None:  # the hosts of a TPU know each other without JAX's coordinator
-        raise UserError(
-            f"JAX runs in {count()} processes that have not been joined",
-            "start each of them with --distributed=on",
-        )
-    client.key_value_set(f"mvo_jax/{turn}/{jax.process_index()}", text)
+    turn = next(_turns)
+    state.client.key_value_set(f"mvo_jax/{turn}/{state.process_id}", text)
     return [
-        client.blocking_key_value_get(f"mvo_jax/{turn}/{index}", _WAIT_MS)
-        for index in range(count())
+        state.client.blocking_key_value_get(f"mvo_jax/{turn}/{index}", _WAIT_MS)
+        for index in range(state.num_processes)
     ]
 
 
@@ -246,17 +248,20 @@ def check_same(values: Mapping[str, Any], remedy: str) -> None:
         remedy: what to do where they differ.
 
     Raises:
-        UserError: in all processes, naming the first process and value that differ from process 0.
+        UserError: in all processes, naming the first process, its host and the value that differ
+            from process 0.
     """
     leaves = jax.tree_util.tree_leaves_with_path(dict(values))
     flat = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-    first, *others = [json.loads(text) for text in exchange(json.dumps(flat))]
-    for index, other in enumerate(others, 1):
+    said = [json.loads(text) for text in exchange(json.dumps([socket.gethostname(), flat]))]
+    (_, first), *others = said
+    for index, (host, other) in enumerate(others, 1):
         for name in sorted(first.keys() | other.keys()):
             theirs, ours = other.get(name, "nothing"), first.get(name, "nothing")
             if theirs != ours:
                 raise UserError(
-                    f"process {index} has another {name} than process 0: {theirs!r}, not {ours!r}",
+                    f"process {index} on {host} has another {name} than process 0 on "
+                    f"{said[0][0]}: {theirs!r}, not {ours!r}",
                     remedy,
                 )
 

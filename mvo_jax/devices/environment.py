@@ -31,12 +31,15 @@ def configure(environment: MutableMapping[str, str]) -> None:
         return
     configure_xla(environment)
     if FOLDER not in environment:
-        home = environment.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
         version = importlib.metadata.version("jaxlib")
-        folder = Path(home) / "mvo_jax" / f"xla-{version}-{_processor()}"
         try:
+            home = environment.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
+            folder = Path(home) / "mvo_jax" / f"xla-{version}-{_features()}"
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError:  # a read-only home: compile each time
+            writable = os.access(folder, os.W_OK)
+        except (OSError, RuntimeError):  # a read-only home, or a user without any
+            return
+        if not writable:  # compile each time
             return
         environment[FOLDER] = str(folder)
         environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
@@ -108,7 +111,19 @@ def _is_whole(content: bytes) -> bool:
     return inflate.eof
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Model of the processor: XLA compiles for it, so another one may round otherwise."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _features() -> str:
+    """What tells processors apart that cannot run each other's code."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         features = next(line for line in lines if line.startswith(("flags", "Features")))

@@ -68,8 +68,8 @@ def fit_temperature(validation: Predictions) -> Temperature:
         return Temperature(
             None, f"not fitted: on {about} no temperature of {_LEAST} to {_MOST:g} is best"
         )
-    value = 1.0 / float(brentq(slope, 1 / _MOST, 1 / _LEAST, xtol=1e-12))
-    return Temperature(value, f"fitted on {about} by least log loss")
+    root: Any = brentq(slope, 1 / _MOST, 1 / _LEAST, xtol=1e-12)
+    return Temperature(1.0 / float(root), f"fitted on {about} by least log loss")
 
 
 def log_loss(label: Any, probability: Any) -> float:

@@ -24,10 +24,12 @@ class Artefacts:
     Attributes:
         folder: of the run.
         suffix: of the names of the evaluation's files, '' or '_SPLIT'.
+        written: folder of the evaluation's files; that of the run where None.
     """
 
     folder: Path
     suffix: str = ""
+    written: Path | None = None
 
     def name(self, kind: str) -> str:
         """The file's name."""
@@ -40,7 +42,8 @@ class Artefacts:
             OSError: it is missing.
             ValueError: it is damaged.
         """
-        content = json.loads((self.folder / self.name(kind)).read_text())
+        folder = self.written if self.written and kind == "metrics" else self.folder
+        content = json.loads((folder / self.name(kind)).read_text())
         return content[-1] if kind == "provenance" else content
 
 

@@ -3,14 +3,17 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from mvo_jax.data.coarse_mask import coarse_mask
 from mvo_jax.data.splits import AnySplit, StreamedSplit
 from mvo_jax.data.stream import read_batches
 from mvo_jax.devices import parallel
-from mvo_jax.evaluation.metrics import brier_score, roc_auc
+from mvo_jax.evaluation.metrics import average_precision, brier_score, roc_auc
 from mvo_jax.evaluation.predictions import Predictions
+from mvo_jax.settings import LossSettings
+from mvo_jax.training.losses import classification_loss
 from mvo_jax.training.setup import Experiment
 from mvo_jax.training.step import make_eval_step
 
@@ -138,6 +141,7 @@ class Predictor:
             probability=joined["probability"],
             coarse_mask=joined.get("coarse_mask"),
             coarse_target=joined["coarse_target"],
+            logits=joined["logits"],
         )
 
     def _own_cases(self, k: int) -> np.ndarray:
@@ -169,8 +173,16 @@ def _join(value: Any) -> np.ndarray:
     return joined.reshape(-1, *joined.shape[2:])
 
 
-def validation_metrics(predictions: Predictions) -> Mapping[str, float]:
-    """What is logged of the validation split: AUC, Brier score, coarse-mask error."""
+def validation_metrics(
+    predictions: Predictions, *, also: str = "auc", loss: LossSettings | None = None
+) -> Mapping[str, float]:
+    """What is logged of the validation split: AUC, Brier score, coarse-mask error.
+
+    Args:
+        predictions: of the split.
+        also: one of ``settings.BEST_METRICS`` to log beside these.
+        loss: form and weights, for the metric 'loss'.
+    """
     metrics = {
         "auc": roc_auc(predictions.label, predictions.probability, split=predictions.split),
         "brier": brier_score(predictions.label, predictions.probability),
@@ -178,4 +190,9 @@ def validation_metrics(predictions: Predictions) -> Mapping[str, float]:
     if predictions.coarse_mask is not None and predictions.coarse_target is not None:
         error = predictions.coarse_mask - predictions.coarse_target
         metrics["mask_mse"] = float(np.mean(np.square(error)))
+    if also == "average_precision":
+        metrics[also] = average_precision(predictions.label, predictions.probability)
+    if also == "loss" and loss is not None and predictions.logits is not None:
+        each = classification_loss(jnp.asarray(predictions.logits), predictions.label, loss)
+        metrics[also] = float(each.mean()) + loss.mask_loss_weight * metrics.get("mask_mse", 0.0)
     return metrics

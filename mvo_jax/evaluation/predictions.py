@@ -30,6 +30,7 @@ class Predictions:
         coarse_mask: float32 [N, m, m], predicted share of MVO pixels per block (a linear output,
             so it may leave [0, 1]); None without a mask branch.
         coarse_target: float32 [N, m, m] in [0, 1], the same share from the LGE mask, Eq. (1).
+        logits: [N, 1] or [N, 2], what the probabilities were made of, where that is known.
 
     Raises:
         ValueError: empty split, lengths that differ, repeated case ids, labels other than 0 and
@@ -43,6 +44,7 @@ class Predictions:
     probability: np.ndarray
     coarse_mask: np.ndarray | None = None
     coarse_target: np.ndarray | None = None
+    logits: np.ndarray | None = None
 
     def __post_init__(self):
         cases = len(self.case_id)

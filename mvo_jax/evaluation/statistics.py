@@ -14,9 +14,9 @@ import numpy as np
 
 from mvo_jax.evaluation.metrics import check_probabilities, check_scores, has_one_class, roc_auc
 from mvo_jax.evaluation.predictions import Predictions
+from mvo_jax.settings import PATIENT_RULES
 
 BOOTSTRAP_REPLICATES = 2000
-PATIENT_RULES = ("max", "mean")
 _CHUNK_VALUES = 1_000_000  # bootstrap weights held at a time: 8 MB as float64
 
 

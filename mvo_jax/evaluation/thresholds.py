@@ -15,12 +15,13 @@ from mvo_jax.evaluation.metrics import (
 )
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.statistics import PATIENT_RULES, by_patient
+from mvo_jax.settings import THRESHOLD_RULES
 
 _FIXED = {
     "fixed_0.5": (0.5, "fixed at 0.5, not chosen on data"),
     "released_0.44": (0.44, "0.44 as in the authors' code, not chosen on data"),
 }
-RULES = ("youden", "sensitivity_0.8", *_FIXED)
+RULES = THRESHOLD_RULES
 
 
 @dataclasses.dataclass(frozen=True)

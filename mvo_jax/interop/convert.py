@@ -12,7 +12,13 @@ import numpy as np
 from mvo_jax.errors import UserError
 from mvo_jax.files import replace_file
 from mvo_jax.interop.layouts import LAYOUTS
-from mvo_jax.interop.weight_files import VariablesFile, read_torch, write_torch, write_variables
+from mvo_jax.interop.weight_files import (
+    VariablesFile,
+    read_torch,
+    without_prefixes,
+    write_torch,
+    write_variables,
+)
 from mvo_jax.interop.weight_rules import Layout, flatten, listed, to_flax, to_torch, unflatten
 from mvo_jax.models.registry import build_model
 
@@ -66,6 +72,7 @@ def from_torch(
     clip: tuple[int, int, int, int],
     *,
     adapt_stem: bool = False,
+    weights_key: str = "",
 ) -> VariablesFile:
     """Read a torch checkpoint as variables of a model.
 
@@ -78,6 +85,7 @@ def from_torch(
         clip: (T, H, W, C) of the model's clips.
         adapt_stem: allow a stem of 1 input channel where the source has 3, and the reverse, see
             ``adapt_stem_kernel``.
+        weights_key: see ``weight_files.read_torch``.
 
     Returns:
         Variables with their provenance.
@@ -85,11 +93,12 @@ def from_torch(
     Raises:
         UserError: the file cannot be read, or it does not fit; every problem is listed.
     """
-    file = read_torch(source)
+    file = read_torch(source, weights_key=weights_key)
+    arrays, prefixes = without_prefixes(file.arrays, layout.knows)
     shapes = flatten(model_shapes(model, clip))
     covered = {path: leaf for path, leaf in shapes.items() if layout.torch_keys(path)}
     target, adapted = dict(covered), ""
-    channels = _other_stem_channels(file.arrays, covered, layout)
+    channels = _other_stem_channels(arrays, covered, layout)
     if channels and not adapt_stem:
         raise UserError(
             f"{source} has a stem of {channels} input channels, config.model.in_channels is "
@@ -101,7 +110,8 @@ def from_torch(
         shape = (*wanted.shape[:3], channels, wanted.shape[4])
         target[STEM] = jax.ShapeDtypeStruct(shape, wanted.dtype)
         adapted = f"stem adapted from {channels} to {wanted.shape[3]} input channels"
-    variables = to_flax(file.arrays, unflatten(target), layout, source=str(source))
+    variables = to_flax(arrays, unflatten(target), layout, source=str(source))
+    check_finite(variables, source=str(source))
     if channels:
         flat = flatten(variables)
         flat[STEM] = adapt_stem_kernel(flat[STEM], covered[STEM].shape[3])
@@ -111,8 +121,9 @@ def from_torch(
         "source_sha256": file.sha256,
         "layout": layout.name,
         "rules_version": RULES_VERSION,
-        "unwrapped": list(file.unwrapped),
-        "ignored": sorted(key for key in file.arrays if layout.ignores(key)),
+        "unwrapped": [*file.unwrapped, *prefixes],
+        "cast_to_float32": dict(file.cast),
+        "ignored": sorted(key for key in arrays if layout.ignores(key)),
         "adapted": adapted,
         "parts": sorted(_parts(covered)),
         "parts_not_in_source": sorted(_parts(shapes) - _parts(covered)),
@@ -122,6 +133,21 @@ def from_torch(
         ),
     }
     return VariablesFile(variables, json.loads(json.dumps(dict(model))), clip, provenance)
+
+
+def check_finite(variables: Mapping[str, Any], *, source: str) -> None:
+    """Refuse weights that no training made on purpose.
+
+    Raises:
+        UserError: an array holds NaN or infinity; the arrays are named.
+    """
+    flat = flatten(variables)
+    if wrong := [path for path, value in flat.items() if not np.isfinite(value).all()]:
+        raise UserError(
+            f"{source} holds NaN or infinity in {listed(wrong, 6)}",
+            "its training had failed, or half precision was too small for it: take an earlier "
+            "checkpoint, or one in float32",
+        )
 
 
 def _other_stem_channels(
@@ -258,6 +284,7 @@ def initial_variables(
                 problems.append(f"{path} is missing")
         elif found[path].dtype != np.dtype(leaf.dtype):
             problems.append(f"{path} is {found[path].dtype}, not {np.dtype(leaf.dtype)}")
+    check_finite(file.variables, source=source)
     if problems or not parts:
         raise UserError(
             f"{source} does not fit config.model: {listed(problems, 6) or 'it is empty'}",

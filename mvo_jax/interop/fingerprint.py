@@ -7,7 +7,6 @@ results may differ by rounding, within stated tolerances.
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
@@ -25,7 +24,7 @@ from jax import lax
 from mvo_jax.data.augment import Augmentation
 from mvo_jax.data.batches import batch_indices
 from mvo_jax.data.coarse_mask import coarse_mask
-from mvo_jax.devices import parallel
+from mvo_jax.devices import computation, parallel
 from mvo_jax.errors import UserError
 from mvo_jax.files import replace_file
 from mvo_jax.interop.weight_rules import flatten, unflatten
@@ -105,6 +104,7 @@ def compute(
     # On some hardware float32 products are rounded to fewer bits otherwise.
     with jax.default_matmul_precision("highest"):
         entries = _entries(model, dtype, devices, size)
+        settings = computation.settings()
     about = {
         "dtype": dtype,
         "size": size,
@@ -112,10 +112,11 @@ def compute(
         "backend": backend,
         "device": devices[0].device_kind,
         "lowering": lowering,
-        "xla_flags": xla_flags,
         "python": platform.python_version(),
         "machine": platform.machine(),
-        **{name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
+        "jax": jax.__version__,
+        "settings": settings,
+        **computation.rounding(devices),
     }
     return {"format": FORMAT, "about": about, "entries": entries}
 
@@ -300,6 +301,16 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is no fingerprint ({FORMAT!r})", remedy)
     return content
+
+
+def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Settings and versions that two fingerprints were computed under, where they differ.
+
+    Args:
+        first: 'about' of one.
+        second: 'about' of the other; what an earlier revision did not write is passed over.
+    """
+    return computation.changes(first, {key: second[key] for key in first.keys() & second.keys()})
 
 
 @dataclasses.dataclass(frozen=True)

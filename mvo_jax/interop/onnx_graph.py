@@ -18,7 +18,7 @@ from mvo_jax.interop.torch_models import TWINS, build_twin
 from mvo_jax.interop.torch_models.recording import RecordedModel
 from mvo_jax.interop.weight_rules import to_torch
 
-OPSET = 18  # what onnxruntime-web and OpenVINO read too
+OPSET = 18  # of torch's exporter by itself; higher ones are converted from it
 
 
 class WholeModel(nn.Module):
@@ -47,8 +47,8 @@ class WholeModel(nn.Module):
 def normalise(video: Tensor) -> Tensor:
     """``mvo_jax.data.augment.normalise`` of each clip of a batch ``[B, T, H, W, 1]``.
 
-    In float64, because onnxruntime adds up the 122,880 grey values of a clip one after the other:
-    in float32 the probability is 1.4e-5 off.
+    In float64, because onnxruntime adds up the 122,880 grey values of a clip one after the other,
+    and in float32 that rounding would be most of the difference from JAX.
     """
     axes = (1, 2, 3, 4)
     grey = video.double()

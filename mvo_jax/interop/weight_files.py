@@ -8,8 +8,9 @@ import contextlib
 import importlib.metadata
 import json
 import pickle
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ ENTRY = "mvo_jax"
 FORMAT = "mvo_jax variables 1"
 PICKLED = (".pth", ".pt", ".tar", ".ckpt", ".pyth")
 SAFE_TORCH = (2, 6)  # weights_only could be deceived before (CVE-2025-32434)
-# Where checkpoints keep the state dict: MMCV and Lightning, PySlowFast, timm.
-WRAPPERS = ("state_dict", "model_state", "model")
+HALF = ("float16", "bfloat16")
+# What data-parallel training, torch.compile and Lightning put before every name.
+PREFIXES = ("module.", "_orig_mod.", "model.")
+_AVERAGES = "n_averaged"  # a counter that torch's AveragedModel keeps beside its module
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,14 @@ class TorchFile:
     Attributes:
         arrays: the state dict.
         sha256: of the file.
-        unwrapped: what was taken off: the key the state dict lay under, 'module.' of data-parallel
-            training.
+        unwrapped: what was taken off: the key that the state dict lay under.
+        cast: how many arrays were cast up to float32, by what they were.
     """
 
     arrays: StateDict
     sha256: str
     unwrapped: tuple[str, ...] = ()
+    cast: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,13 @@ def write_variables(path: Path, content: VariablesFile) -> None:
     _write(path, lambda file: safetensors.numpy.save_file(arrays, file, metadata=metadata))
 
 
-def read_torch(path: Path) -> TorchFile:
+def read_torch(path: Path, *, weights_key: str = "") -> TorchFile:
     """Read a torch checkpoint: a pickle or safetensors.
+
+    Args:
+        path: the file.
+        weights_key: where it has several sets of weights, the key of the one to take; in
+            safetensors, which have no levels, what the names begin with.
 
     Raises:
         UserError: missing, empty, truncated, no checkpoint, objects that could run code, entries
@@ -123,23 +132,50 @@ def read_torch(path: Path) -> TorchFile:
     """
     with _reading(path):
         if path.suffix == ".safetensors":
-            return TorchFile(safetensors.numpy.load_file(path), sha256(path))
+            try:
+                content = safetensors.numpy.load_file(path)
+            except AttributeError as error:  # numpy has no such type
+                raise UserError(
+                    f"{path} holds arrays of a type that numpy does not have ({error})",
+                    "save them in float32 where it was made",
+                ) from error
+            taken, unwrapped = _chosen_names(path, content, weights_key)
+            arrays, cast = _cast_up(taken)
+            return TorchFile(arrays, sha256(path), unwrapped, cast)
         if path.suffix not in PICKLED:
             raise UserError(
                 f"{path} is no kind of checkpoint that is known here",
                 f"name a file that ends in .safetensors, {', '.join(PICKLED)}",
             )
         content = _unpickle(path)
-    unwrapped = []
-    outer = content if isinstance(content, Mapping) else {}
-    for key in [key for key in WRAPPERS if isinstance(outer.get(key), Mapping)][:1]:
-        content = outer[key]
-        unwrapped.append(key)
-    arrays = _arrays(path, content)
-    if arrays and all(key.startswith("module.") for key in arrays):
-        arrays = {key.removeprefix("module."): value for key, value in arrays.items()}
-        unwrapped.append("module.")
-    return TorchFile(arrays, sha256(path), tuple(unwrapped))
+    content, unwrapped = _chosen_weights(path, content, weights_key)
+    arrays, cast = _arrays(path, content)
+    return TorchFile(arrays, sha256(path), unwrapped, cast)
+
+
+def without_prefixes(
+    arrays: StateDict, known: Callable[[str], bool]
+) -> tuple[StateDict, tuple[str, ...]]:
+    """Take off what stands before every name, until a name is known.
+
+    Args:
+        arrays: a state dict.
+        known: whether a layout has this name: that of one begins with 'model.' itself.
+
+    Returns:
+        The state dict, and what was taken off.
+    """
+    taken: list[str] = []
+    while arrays and not any(known(key) for key in arrays):
+        names = [key for key in arrays if key != _AVERAGES]
+        found = [p for p in PREFIXES if names and all(key.startswith(p) for key in names)]
+        if not found:
+            break
+        if len(names) < len(arrays):
+            taken.append(_AVERAGES)
+        taken.append(found[0])
+        arrays = {key.removeprefix(found[0]): arrays[key] for key in names}
+    return arrays, tuple(taken)
 
 
 def write_torch(path: Path, arrays: StateDict) -> None:
@@ -221,7 +257,67 @@ def _unpickle(path: Path) -> Any:
         ) from error
 
 
-def _arrays(path: Path, content: Any) -> StateDict:
+def _chosen_weights(path: Path, content: Any, weights_key: str) -> tuple[Any, tuple[str, ...]]:
+    """The state dict in what a checkpoint holds, and the key it lay under."""
+    import torch
+
+    outer = content if isinstance(content, Mapping) else {}
+
+    def is_weights(value: Any) -> bool:
+        return isinstance(value, Mapping) and any(
+            isinstance(entry, torch.Tensor) for entry in value.values()
+        )
+
+    inner = {
+        f"{key}.{name}": value
+        for key, below in outer.items()
+        if isinstance(below, Mapping) and not is_weights(below)
+        for name, value in below.items()
+    }
+    found = {str(key): value for key, value in {**outer, **inner}.items() if is_weights(value)}
+    sets = list(found)
+    if weights_key:
+        if weights_key not in found:
+            raise UserError(
+                f"{path} has no weights under {weights_key!r}",
+                f"its sets of weights: {', '.join(sets)}" if sets else "leave --weights_key out",
+            )
+        return found[weights_key], (weights_key,)
+    if len(sets) > 1:
+        raise UserError(
+            f"{path} holds {len(sets)} sets of weights: {', '.join(sets)}",
+            f"choose one, as in --weights_key={sets[0]}",
+        )
+    return (found[sets[0]], (sets[0],)) if sets else (content, ())
+
+
+def _chosen_names(
+    path: Path, arrays: StateDict, weights_key: str
+) -> tuple[StateDict, tuple[str, ...]]:
+    """The arrays of safetensors whose names begin with a key."""
+    if not weights_key:
+        return arrays, ()
+    first = f"{weights_key}."
+    chosen = {key.removeprefix(first): arrays[key] for key in arrays if key.startswith(first)}
+    if not chosen:
+        begins = sorted({key.partition(".")[0] for key in arrays})
+        raise UserError(
+            f"{path} has no names that begin with {first!r}", f"they begin with {listed(begins, 6)}"
+        )
+    return chosen, (first,)
+
+
+def _cast_up(arrays: StateDict) -> tuple[StateDict, dict[str, int]]:
+    """Arrays with those of half precision in float32, which holds all their values."""
+    halves = [str(array.dtype) for array in arrays.values() if str(array.dtype) in HALF]
+    cast = {
+        key: array.astype(np.float32) if str(array.dtype) in HALF else array
+        for key, array in arrays.items()
+    }
+    return cast, dict(Counter(halves))
+
+
+def _arrays(path: Path, content: Any) -> tuple[StateDict, dict[str, int]]:
     import torch
 
     if not isinstance(content, Mapping):
@@ -229,20 +325,23 @@ def _arrays(path: Path, content: Any) -> StateDict:
             f"{path} holds a {type(content).__name__}, not a state dict",
             "save model.state_dict() and convert that",
         )
-    arrays, other = {}, []
+    arrays, other, halves = {}, [], []
     for key, value in content.items():
         if not isinstance(value, torch.Tensor):
             other.append(f"{key} ({type(value).__name__})")
-        elif value.dtype in (torch.bfloat16,) or value.is_sparse or value.is_quantized:
+        elif value.is_sparse or value.is_quantized:
             other.append(f"{key} ({value.dtype}, {value.layout})")
+        elif value.dtype.is_floating_point and value.dtype.itemsize < 4:
+            halves.append(str(value.dtype).removeprefix("torch."))
+            arrays[str(key)] = value.detach().float().numpy()
         else:
-            arrays[str(key)] = value.detach().numpy()
+            arrays[str(key)] = value.detach().resolve_conj().resolve_neg().numpy()
     if other:
         raise UserError(
             f"{path} has {len(other)} entries that are no plain arrays: {listed(other, 6)}",
             "save the state_dict alone, dense and in float32",
         )
-    return arrays
+    return arrays, dict(Counter(halves))
 
 
 def _write(path: Path, save: Callable[[Path], object]) -> None:

@@ -195,6 +195,10 @@ class Layout:
             ]
         return self._torch_keys[path]
 
+    def knows(self, key: str) -> bool:
+        """Whether a line of the table is of this key."""
+        return any(rule.flax_path(key) is not None for rule in self.rules)
+
     def ignores(self, key: str) -> bool:
         """Whether the list of ignored keys has this key."""
         return any(re.fullmatch(pattern, key) for pattern in self.ignored)

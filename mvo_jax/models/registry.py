@@ -12,8 +12,10 @@ config may set. It is called as ``model(video, train=..., with_mask=...)`` and r
 
 import dataclasses
 import difflib
+import math
 import os
 import pkgutil
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -155,6 +157,13 @@ def build_model(
                 if field in published
                 else "set it; it has no default",
             )
+    for field, value in config.items():
+        if value is None and published.get(field) is not None:
+            raise UserError(
+                f"config.model.{field} is None",
+                f"set it; the published model has {published[field]!r}",
+            )
+        _check_numbers(field, value)
     fields = {key: _hashable(value) for key, value in config.items() if key != "name"}
     lowering, dtype = fields.pop("lowering", None), fields.pop("dtype", "float32")
     if lowering == "auto":
@@ -187,6 +196,20 @@ def dense_model(config: Mapping[str, Any]) -> nn.Module:
 def _hashable(value: Any) -> Any:
     """Lists, which JSON makes of tuples, as tuples again."""
     return tuple(_hashable(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _check_numbers(field: str, value: Any) -> None:
+    """Sizes count something and dropouts are shares: Flax takes any number without a word."""
+    most = math.nextafter(1, 0) if "dropout" in field else sys.maxsize
+    several = isinstance(value, list | tuple)
+    for number in value if several else (value,):
+        if several and number is None:  # --config.model.stage_sizes=None
+            raise UserError(f"config.model.{field} is {value!r}", "give numbers, as in (3,4)")
+        if isinstance(number, int | float) and not 0 <= number <= most:  # NaN is not either
+            raise UserError(
+                f"config.model.{field} is {value!r}",
+                "choose 0 or more, and less than 1" if most < 1 else "choose 0 or more",
+            )
 
 
 def _choose(key: str, value: Any, options: Collection[str]) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import platform
@@ -12,20 +13,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from mvo_jax.devices import distributed, parallel
+from mvo_jax.devices import computation, distributed, parallel
+from mvo_jax.devices.environment import processor
 from mvo_jax.errors import UserError
-from mvo_jax.files import cannot_write, replace_file
+from mvo_jax.files import cannot_write, local_path, replace_file
 from mvo_jax.runs import goodput
 from mvo_jax.settings import FREE_ON_RESUME, LATER
 
 SOURCE = Path(__file__).resolve().parents[2]
+_GIT_SECONDS = 30  # a file system of a cluster may take long to say what has changed
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+
+
+log = logging.getLogger(__name__)
+OnMetrics = Callable[[int, str, Mapping[str, Any]], object]
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -43,29 +50,53 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist", "is this the folder of a run?") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}", "is this the folder of a run, and readable?"
+        ) from error
     except ValueError as error:
         raise UserError(
             f"{path} is damaged: {error}", "restore it from a copy, or start a new run folder"
         ) from error
 
 
+def git_revision() -> str:
+    """Revision of this code, or why there is none."""
+    if not (SOURCE / ".git").exists():  # a folder above may be a checkout of something else
+        return "not a git checkout"
+    # A hook's variables would point at its own repository.
+    environment = {k: v for k, v in os.environ.items() if k not in ("GIT_DIR", "GIT_WORK_TREE")}
+    try:
+        told = subprocess.run(
+            ["git", "-C", str(SOURCE), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            env={**environment, "LC_ALL": "C"},
+            timeout=_GIT_SECONDS,
+        )
+    except OSError as error:
+        return f"unknown: git cannot be run ({error.strerror})"
+    except subprocess.TimeoutExpired:
+        return f"unknown: git gave no answer in {_GIT_SECONDS} s"
+    reason = (told.stderr.strip() or f"git ended with {told.returncode}").splitlines()[0]
+    return told.stdout.strip() or f"unknown: {reason}"
+
+
 def provenance() -> dict[str, Any]:
     """The command, versions, devices and the git revision of this code."""
-    revision = subprocess.run(
-        ["git", "-C", str(SOURCE), "describe", "--always", "--dirty", "--abbrev=12"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "command": " ".join(sys.argv),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git_revision": revision.stdout.strip() or "not a git checkout",
+        "git_revision": git_revision(),
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "processor": processor(),
         "backend": jax.default_backend(),
         "devices": [str(device) for device in parallel.devices()],
         "processes": distributed.count(),
+        "settings": computation.settings(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
@@ -97,7 +128,8 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path).expanduser().resolve()
+        # Not Path.resolve, which does not return from a link to itself.
+        self.path = Path(os.path.realpath(local_path(path, "the run folder")))
 
     @property
     def metrics_path(self) -> Path:
@@ -185,6 +217,25 @@ class RunFolder:
         path = self.path / "provenance.json"
         return read_json(path) if path.exists() else []
 
+    def data_dir(self, named: str) -> str:
+        """Where the run's data lie: where its last start found them, if they are there still.
+
+        Args:
+            named: ``config.data.dir``, which may be relative to a folder that is not this one.
+        """
+        with contextlib.suppress(UserError):  # an evaluation can spare a damaged file
+            places = [start["data_dir"] for start in self._provenance() if "data_dir" in start]
+            if places and Path(places[-1]).is_dir():
+                return places[-1]
+        return named
+
+    def data_hashes(self) -> dict[str, str]:
+        """Content hashes of the splits of the last start; empty where none is known."""
+        with contextlib.suppress(UserError):
+            known = [start["data"] for start in self._provenance() if "data" in start]
+            return known[-1] if known else {}
+        return {}
+
     def check_config(self, config: Mapping[str, Any]) -> None:
         """Check that the run of this folder has the same config.
 
@@ -256,12 +307,16 @@ class MetricsWriter:
     Args:
         folder: the run's folder.
         first_step: TensorBoard hides what earlier starts wrote from this step on.
+        on_metrics: called with step, kind and values of every row once it is written, in the first
+            process. After a kill it hears of repeated steps again. What it raises is logged, once,
+            and it is not called any more: a tracker that is down ends no run.
 
     Raises:
         UserError: the files cannot be written; a full disk has its own exit code.
     """
 
-    def __init__(self, folder: RunFolder, first_step: int):
+    def __init__(self, folder: RunFolder, first_step: int, on_metrics: OnMetrics | None = None):
+        self._on_metrics = on_metrics
         self._writes = distributed.is_first()
         if not self._writes:
             return
@@ -307,6 +362,16 @@ class MetricsWriter:
                 self._events.flush()
         except OSError as error:
             raise cannot_write(self._path, error) from error
+        self._tell(step, kind, finite)
+
+    def _tell(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
+        if self._on_metrics is None:
+            return
+        try:
+            self._on_metrics(step, kind, values)
+        except Exception as error:  # whatever a tracker raises
+            log.warning(f"on_metrics failed and is not called any more: {error!r}")
+            self._on_metrics = None
 
     def _write_all(self, content: bytes) -> None:
         while content:  # the last bytes before a full disk are written, and then it says so

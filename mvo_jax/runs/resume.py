@@ -7,14 +7,15 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mvo_jax.devices import distributed
+from mvo_jax.devices import computation, distributed
 from mvo_jax.errors import UserError
 from mvo_jax.runs.checkpoint import Checkpoints
 from mvo_jax.runs.folder import RunFolder, config_changes
 from mvo_jax.runs.schedule import due
 
 log = logging.getLogger(__name__)
-NO_BEST = {"step": -1, "auc": -2.0}  # less than any AUC, and than the -1 of an undefined one
+NO_BEST = {"step": -1, "auc": -2.0, "score": None}
+_LESS_IS_BETTER = ("brier", "loss")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,25 +25,35 @@ class Identity:
     Attributes:
         config: the resolved config.
         data: content hashes of the splits by name.
+        settings: of JAX, which change what is computed; see ``computation.settings``.
+        rounding: what changes the last bits only; see ``computation.rounding``.
         allow_config_change: go on from a checkpoint of another config.
         allow_data_change: go on from a checkpoint of other data.
+        allow_settings_change: go on from a checkpoint of other settings.
     """
 
     config: Mapping[str, Any]
     data: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rounding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     allow_config_change: bool = False
     allow_data_change: bool = False
+    allow_settings_change: bool = False
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint keeps of it: JSON content."""
-        return json.loads(json.dumps({"config": self.config, "data": self.data}))
+        kept = ("config", "data", "settings", "rounding")
+        return json.loads(json.dumps({name: getattr(self, name) for name in kept}))
 
-    def check(self, meta: Mapping[str, Any]) -> None:
+    def check(self, meta: Mapping[str, Any]) -> dict[str, list[str]]:
         """Compare with what a checkpoint keeps.
 
+        Returns:
+            What differs and is no reason to stop, for ``provenance.json``.
+
         Raises:
-            UserError: the checkpoint is of another config or of other data, which is not allowed;
-                every difference is listed.
+            UserError: the checkpoint is of another config, of other data or of other settings,
+                which is not allowed; every difference is listed.
         """
         # A checkpoint written through the library may say nothing of them.
         config = config_changes(meta.get("config") or self.config, self.config)
@@ -52,9 +63,12 @@ class Identity:
             for name, now in self.data.items()
             if name in before and before[name] != now
         ]
+        # Checkpoints of earlier revisions do not say under what they were computed.
+        settings = computation.changes(meta.get("settings") or {}, self.settings)
         for what, changes, allowed, flag in (
             ("config", config, self.allow_config_change, "--allow_config_change"),
             ("content of the data", data, self.allow_data_change, "--allow_data_change"),
+            ("setting of JAX", settings, self.allow_settings_change, "--allow_settings_change"),
         ):
             if changes and not allowed:
                 raise UserError(
@@ -64,6 +78,11 @@ class Identity:
                 )
             if changes:
                 _warn(f"going on under another {what}: {'; '.join(changes)}")
+        rounding = computation.changes(meta.get("rounding") or {}, self.rounding)
+        if rounding:
+            _warn(f"going on where results round otherwise: {'; '.join(rounding)}")
+        found = {"settings_changes": settings, "rounding_changes": rounding}
+        return {name: changes for name, changes in found.items() if changes}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +92,7 @@ class Start:
     Attributes:
         state: restored, as numpy arrays; None where the run begins from its seed.
         step: updates done.
-        best: 'step' and 'auc' of the best checkpoint so far.
+        best: of the best checkpoint so far, see ``best_of``.
         evaluate: whether the state is still to be evaluated.
         window: metrics of the steps since the last training row of the log.
     """
@@ -109,10 +128,15 @@ def resume(
         return Start()
     restored = checkpoints.read("latest")
     meta = restored.meta
-    identity.check(meta)
+    if found := identity.check(meta):
+        folder.note(found)
     state, step = restored.fill(shapes()), meta["step"]
     best, evaluate = best_so_far(
-        folder, checkpoints, meta, evaluation_due=due(step, options).evaluate
+        folder,
+        checkpoints,
+        meta,
+        evaluation_due=due(step, options).evaluate,
+        metric=options.best_metric,
     )
     folder.forget_after(step, evaluation=evaluate)
     warn_missing_rows(folder, step, meta.get("rows"))
@@ -124,10 +148,46 @@ def comparable(auc: float | None) -> float:
     return -1.0 if auc is None or math.isnan(auc) else float(auc)
 
 
-def is_better(auc: float | None, best: Mapping[str, Any]) -> bool:
-    """Whether a state replaces the best; where no AUC is defined, the newest does."""
-    value = comparable(auc)
-    return value > best["auc"] or value == best["auc"] == -1.0
+def best_of(step: int, row: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """What is kept of a state that may be the best one.
+
+    Args:
+        step: of the state.
+        row: metrics of the validation split.
+        metric: by which the best is chosen, ``config.train.best_metric``.
+
+    Returns:
+        'step', 'auc' (-1 where it is undefined), 'metric', and 'score': its value, turned so that
+        more is better; None where it is undefined.
+    """
+    value = row.get(metric)
+    score = None if value is None or math.isnan(value) else float(value)
+    if score is not None and metric in _LESS_IS_BETTER:
+        score = -score
+    return {"step": step, "auc": comparable(row.get("auc")), "metric": metric, "score": score}
+
+
+def is_better(found: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
+    """Whether a state replaces the best; where the metric is not defined, the newest does.
+
+    Args:
+        found: of the state, see ``best_of``.
+        best: of the best so far.
+    """
+    score, before = found["score"], best["score"]
+    return before is None or (score is not None and score > before)
+
+
+def stops_early(step: int, best: Mapping[str, Any], options: Any) -> bool:
+    """Whether the run has ended because nothing became better; a function of what a save keeps.
+
+    Args:
+        step: that was evaluated.
+        best: of the best so far.
+        options: ``config.train``.
+    """
+    evaluations = (step - best["step"]) // options.eval_every
+    return best["step"] >= 0 and 0 < options.early_stopping <= evaluations
 
 
 def best_so_far(
@@ -136,6 +196,7 @@ def best_so_far(
     meta: Mapping[str, Any],
     *,
     evaluation_due: bool,
+    metric: str = "auc",
 ) -> tuple[dict[str, Any], bool]:
     """The best so far, and whether a restored state is still to be evaluated.
 
@@ -147,22 +208,35 @@ def best_so_far(
         checkpoints: of the run.
         meta: of the restored state.
         evaluation_due: whether its step is one to evaluate.
+        metric: by which the best is chosen.
     """
-    best, step, evaluate = _best_that_is_kept(checkpoints, meta), meta["step"], evaluation_due
+    step, evaluate = meta["step"], evaluation_due
+    best = _best_that_is_kept(checkpoints, meta, metric)
     for row in folder.history():
         if evaluation_due and (row["step"], row["kind"]) == (step, "validation"):
-            better = is_better(row["auc"], best)
+            found = best_of(step, row, metric)
+            better = is_better(found, best)
             # Logged, and killed before the best was saved: evaluated again.
             evaluate = better and max(checkpoints.steps("best"), default=-1) < step
             if better and not evaluate:
-                best = {"step": step, "auc": comparable(row["auc"])}
+                best = found
     return tuple(json.loads(distributed.exchange(json.dumps([best, evaluate]))[0]))
 
 
-def _best_that_is_kept(checkpoints: Checkpoints, meta: Mapping[str, Any]) -> dict[str, Any]:
+def _best_that_is_kept(
+    checkpoints: Checkpoints, meta: Mapping[str, Any], metric: str
+) -> dict[str, Any]:
     """The best up to a checkpoint, if it can still be evaluated."""
     best = dict(meta.get("best") or NO_BEST)
     if best["step"] < 0:
+        return dict(NO_BEST)
+    if "score" not in best:  # of an earlier revision, which knew the AUC alone
+        best |= {"metric": "auc", "score": None if best["auc"] < 0 else best["auc"]}
+    if best["metric"] != metric:
+        _warn(
+            f"the best checkpoint, of step {best['step']}, was chosen by {best['metric']}; the "
+            f"best by {metric} of the validations to come will be kept"
+        )
         return dict(NO_BEST)
     kept = checkpoints.best_meta()
     # A newer one is at least as good, and this run is going to find it again.

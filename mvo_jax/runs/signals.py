@@ -1,4 +1,4 @@
-"""SIGTERM and SIGUSR1: save and leave in time; a second one: leave at once.
+"""SIGTERM, SIGUSR1 and SIGHUP: save and leave in time; a second one: leave at once.
 
 Python runs signal handlers in the main thread between two of its instructions, which may be a
 minute away while XLA compiles. So the handlers do nothing: a thread is woken through the
@@ -17,7 +17,7 @@ from mvo_jax.devices import distributed
 from mvo_jax.errors import EXIT_INTERRUPTED
 
 log = logging.getLogger(__name__)
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 # Ten seconds are promised; Slurm and Kubernetes give thirty before they kill.
 GRACE_SECONDS = 8.0
 _LEAVE_SECONDS = 1.5  # for finishing what is under way, after the grace
@@ -25,9 +25,10 @@ _WHEN_SAFE = 0.5  # for the loop to notice, when it has nothing to save
 
 
 class Interruption:
-    """Context in which the two signals ask a run to stop.
+    """Context in which the signals ask a run to stop.
 
-    Outside of the main thread, and after the context, signals do what they did before.
+    SIGHUP does not where it was ignored before, as ``nohup`` has it. Outside of the main thread,
+    and after the context, signals do what they did before.
 
     Attributes:
         requested: the signal that asked the run to stop; None so far.
@@ -53,6 +54,8 @@ class Interruption:
         os.set_blocking(self._write, False)
         self._old_wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue
             self._previous[number] = signal.signal(number, _do_nothing)
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
         return self
@@ -70,6 +73,9 @@ class Interruption:
             if content[0] not in SIGNALS:
                 continue
             if self.requested is not None:
+                # A terminal that closes sends SIGHUP, and so does its shell.
+                if content[0] == signal.SIGHUP:
+                    continue
                 self._leave("a second signal")
             self.requested = signal.Signals(content[0])
             name = self.requested.name

@@ -105,6 +105,7 @@ function show(state) {
   at("threshold").textContent = `${state.threshold.toFixed(3)} (${state.origin})`;
   at("scale").textContent = state.scale.toFixed(2);
   at("results").hidden = !done;
+  at("maps").hidden = !state.maps;
   if (state.phase === "working") {
     showProgress(state.series ? `Predicting, series ${state.done + 1} of ${state.series}` : "Reading", state.series ? state.done / state.series : 0);
   } else showProgress("", null);
@@ -132,11 +133,13 @@ function rows(id, values) {
   }
 }
 
+const placed = { given: "you", motion: "motion, to be reviewed" };
+
 function card(one, index, state) {
   const card = make(document.createDocumentFragment(), "article", { class: "slice", id: `slice-${index}` });
   const header = make(card, "header");
   make(header, "h3", {}, `Patient ${one.patient_id}, slice ${one.slice_index}`);
-  make(header, "span", { class: "note" }, `crop placed by ${one.centre_from === "given" ? "you" : one.centre_from}`);
+  make(header, "span", { class: "note" }, `crop placed by ${placed[one.centre_from] ?? one.centre_from}`);
   make(header, "span", { class: "verdict" }, verdict(one.suspected));
   const views = make(card, "div", { class: "views" });
   views.append(source(one, index));

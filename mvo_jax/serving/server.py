@@ -22,7 +22,8 @@ from urllib.parse import unquote
 from mvo_jax.evaluation.pages import render
 from mvo_jax.evaluation.pages.case_results import RESEARCH_ONLY
 from mvo_jax.serving.refusal import Refusal
-from mvo_jax.serving.session import MAX_BYTES, Session
+from mvo_jax.serving.session import Session
+from mvo_jax.serving.upload import MAX_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
             return _as_json(session.state()), "application/json"
         if path == "predictions.csv":
             return session.table(), "text/csv; charset=utf-8"
+        if path == "maps.zip":
+            return session.maps(), "application/zip"
         if found := re.fullmatch(r"(beat|source)/(\d{1,6})\.webp", path):
             return getattr(session, found[1])(int(found[2])), "image/webp"
         raise Refusal(404, "not found", "load the page again")

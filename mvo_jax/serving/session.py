@@ -4,7 +4,6 @@ Nothing of it is on the disk but the images as they came, in a folder that only 
 and that goes with the process.
 """
 
-import contextlib
 import dataclasses
 import io
 import logging
@@ -12,8 +11,8 @@ import math
 import shutil
 import tempfile
 import threading
-from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,21 +23,21 @@ from mvo_jax.data.importers.archive import renamed, unpack
 from mvo_jax.data.importers.cine import Importer, Options, Series, printable
 from mvo_jax.data.importers.formats import choose_importer
 from mvo_jax.data.importers.table import Row, Table
+from mvo_jax.data.map_files import MapWriter
 from mvo_jax.data.slices import Clip, Rejected
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.figures import pictures
 from mvo_jax.evaluation.pages.case_results import case_row, patient_rows
 from mvo_jax.files import write_csv
 from mvo_jax.predict_images import Model
+from mvo_jax.serving import upload
 from mvo_jax.serving.refusal import Refusal
+from mvo_jax.serving.upload import Upload
 
 log = logging.getLogger(__name__)
 
-MAX_BYTES = 2 << 30  # of an upload, and of what a .zip holds
-MAX_FILES = 20_000
 MAX_SLICES = 500  # each keeps half a megabyte
-_ROOM_BYTES = 256 << 20  # of the disk that stays free
-_CHUNK = 1 << 20
+_NO_FILE_HERE = ("picture", "animation", "map")  # columns of predict's table
 _CENTRE = ("centre_row", "centre_column")
 
 
@@ -76,7 +75,7 @@ class Session:
         self._predictor = model.predictor(model.batch_size, with_mask=True)
         self._root = Path(tempfile.mkdtemp(prefix="mvo_jax-serve-"))  # mode 0700
         self._lock = threading.RLock()
-        self._round, self._closed = 0, False
+        self._round = 0
         self._job: threading.Thread | None = None
         self._reset()
 
@@ -84,7 +83,7 @@ class Session:
         self._round += 1
         self._folder = self._root / str(self._round)
         self._phase, self._error = "empty", None
-        self._bytes, self._files, self._writing = 0, 0, 0
+        self._upload = Upload(self._folder / "dropped")
         self._done, self._series_count = 0, 0
         self._importer: Importer | None = None
         self._read_from = self._named = self._folder
@@ -98,60 +97,18 @@ class Session:
         """Store one file.
 
         Args:
-            name: path relative to what was dropped, ``/`` between its parts.
-            stream: of which ``length`` bytes are read.
-            length: of the file.
+            name: see ``Upload.receive``; the same for the others.
+            stream: of its bytes.
+            length: how many these are.
 
         Raises:
-            Refusal: a path that could lead out of the folder or that is there already, too many
-                bytes or files, images that are being read just now, or a stream that ends early.
+            Refusal: see ``Upload.receive``; also while those before are read and deleted.
         """
-        parts = _parts(name)
         with self._lock:
-            if self._closed or self._phase not in ("empty", "receiving"):
-                raise Refusal(409, "images are here already", "clear them first")
-            if self._job is not None and self._job.is_alive():  # it reads those of the round before
+            if self._job is not None and self._job.is_alive() and self._phase == "empty":
                 raise Refusal(409, "the images before are being deleted", "drop them again")
-            if self._files >= MAX_FILES or self._bytes + length > MAX_BYTES:
-                raise Refusal(
-                    413,
-                    f"more than {MAX_BYTES >> 20} MB or {MAX_FILES} files",
-                    "drop one patient at a time, or use: python -m mvo_jax predict",
-                )
-            if shutil.disk_usage(self._root).free < length + _ROOM_BYTES:
-                raise Refusal(507, "the disk is full", "free some space")
-            path, now = self._folder.joinpath("dropped", *parts), self._round
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                file = path.open("xb")
-            except OSError as error:
-                cause = f"{printable(name)} cannot be stored ({error.strerror})"
-                raise Refusal(409, cause, "drop it once, under another name") from error
-            self._phase = "receiving"
-            self._bytes, self._files = self._bytes + length, self._files + 1
-            self._writing += 1
-        left = length
-        try:
-            with file:
-                while left and (chunk := stream.read(min(left, _CHUNK))):
-                    try:
-                        left -= file.write(chunk)
-                    except OSError as error:
-                        cause = f"{printable(name)} cannot be stored ({error.strerror})"
-                        raise Refusal(507, cause, "free some space") from error
-        finally:
-            with self._lock:
-                if now == self._round:
-                    self._writing -= 1
-                    if left:
-                        self._bytes, self._files = self._bytes - length, self._files - 1
-                        self._phase = "receiving" if self._files else "empty"
-                if left or now != self._round:
-                    path.unlink(missing_ok=True)
-        if now != self._round:
-            raise Refusal(409, "these images were deleted", "drop them again")
-        if left:
-            raise Refusal(400, f"{printable(name)} ended early", "drop it again")
+            receiving = self._upload
+        receiving.receive(name, stream, length)
 
     # Predicting
 
@@ -159,11 +116,10 @@ class Session:
         """Begin to read and predict what was received; ``state`` tells how far it is.
 
         Raises:
-            Refusal: nothing was received, or it is being read already.
+            Refusal: nothing was received, not all of it, or it is being read already.
         """
         with self._lock:
-            if self._closed or self._phase != "receiving" or self._writing:
-                raise Refusal(409, "no images are waiting", "drop some first")
+            self._upload.seal()
             self._phase = "working"
             arguments = self._round, self._folder
             self._job = threading.Thread(target=self._work, args=arguments, daemon=True)
@@ -197,7 +153,7 @@ class Session:
         (only, *more) = sorted(dropped.iterdir())
         self._read_from = self._named = dropped if more else only
         self._read_from = unpack(
-            self._named, folder / "unpacked", limit=MAX_BYTES, most_names=MAX_FILES
+            self._named, folder / "unpacked", limit=upload.MAX_BYTES, most_names=upload.MAX_FILES
         )
         self._importer = choose_importer(self._read_from)
 
@@ -224,13 +180,16 @@ class Session:
                         f"more than {MAX_SLICES} slices", "use: python -m mvo_jax predict"
                     )
 
-    def _predict_series(self, series: Series) -> tuple[list[Case], list[Rejected]]:
+    def _predict_series(
+        self, series: Series, only: str | None = None
+    ) -> tuple[list[Case], list[Rejected]]:
+        """Read a series and predict its slices, or one of them by its case id."""
         assert self._importer is not None
         options = Options(table=Table(rows=self._moved))
         read = read_series(
             self._importer.load, series, options, self.model.geometry, with_overview=True
         )
-        clips = [one for one in read if isinstance(one, Clip)]
+        clips = [one for one in read if isinstance(one, Clip) and only in (None, one.case_id)]
         failed = [one for one in read if isinstance(one, Rejected)]
         failed = [
             dataclasses.replace(one, cause=self._shown(one.cause), remedy=_for_page(one.remedy))
@@ -277,15 +236,17 @@ class Session:
             case, before = self._cases[index], dict(self._moved)
             self._moved[case.clip.case_id] = Row(0, case_id=case.clip.case_id, centre=centre)
             try:
-                cases, failed = self._predict_series(case.series)
-                moved = [one for one in cases if one.clip.case_id == case.clip.case_id]
-                if not moved:
-                    first = failed[0]
-                    raise UserError(first.cause, first.remedy)
+                cases, failed = self._predict_series(case.series, only=case.clip.case_id)
+                if not cases:
+                    own = [one for one in failed if one.case_id == case.clip.case_id] or failed
+                    raise UserError(own[0].cause, own[0].remedy)
             except UserError as error:
                 self._moved = before
                 raise Refusal(422, self._shown(error.cause), _for_page(error.remedy)) from error
-            self._cases[index] = dataclasses.replace(moved[0], version=case.version + 1)
+            # Slices of one stack are known by their having one grid.
+            clip = dataclasses.replace(cases[0].clip, grid=case.clip.grid)
+            version = case.version + 1
+            self._cases[index] = dataclasses.replace(cases[0], clip=clip, version=version)
 
     # Showing
 
@@ -296,7 +257,7 @@ class Session:
             rows = [case.row for case in self._cases]
             return {
                 "phase": self._phase,
-                "files": self._files,
+                "files": self._upload.files,
                 "series": self._series_count,
                 "done": self._done,
                 "error": self._error,
@@ -305,6 +266,7 @@ class Session:
                 "threshold": self.threshold.value,
                 "origin": self.threshold.origin,
                 "scale": self._scale(),
+                "maps": finished and any(map(_has_map_file, self._cases)),
                 "slices": [_shown_case(case) for case in self._cases] if finished else [],
                 "patients": patient_rows(rows, self.threshold) if finished else [],
                 "failed": [
@@ -355,10 +317,33 @@ class Session:
                 raise Refusal(404, "nothing was predicted", "drop images first")
             rows = [case.row for case in self._cases]
             path = self._folder / "predictions.csv"
-            write_csv(path, [key for key in rows[0] if key not in ("picture", "animation")], rows)
+            write_csv(path, [key for key in rows[0] if key not in _NO_FILE_HERE], rows)
             content = path.read_bytes()
             path.unlink()
             return content
+
+    def maps(self) -> bytes:
+        """A ``.zip`` of the coarse maps on the voxels of their sources, as ``predict --nifti``.
+
+        Raises:
+            Refusal: nothing was predicted, or nothing that has maps and a place in space.
+        """
+        with self._lock:
+            kept = [case for case in self._cases if _has_map_file(case)]
+            if self._phase != "done" or not kept:
+                raise Refusal(404, "there is no map in space", "drop DICOM or NIfTI images")
+            folder = self._folder / "maps"
+            writer = MapWriter(folder)
+            for case in kept:
+                assert case.coarse_mask is not None
+                writer.add(case.clip, case.coarse_mask)
+            writer.close()
+            content = io.BytesIO()
+            with zipfile.ZipFile(content, "w") as archive:
+                for path in sorted(folder.iterdir()):
+                    archive.write(path, path.name)
+            shutil.rmtree(folder)
+            return content.getvalue()
 
     def _shown(self, text: str) -> str:
         """A message that names what was dropped, not where it was put."""
@@ -376,6 +361,7 @@ class Session:
         """
         with self._lock:
             folder, job = self._folder, self._job
+            self._upload.delete()
             self._reset()
         if job is not None:
             job.join(seconds)
@@ -383,10 +369,14 @@ class Session:
 
     def close(self) -> None:
         """Delete everything, the folder itself too; nothing is received any more."""
-        with self._lock:
-            self._closed = True
         self.clear(seconds=5)
+        with self._lock:
+            self._upload.delete()
         shutil.rmtree(self._root, ignore_errors=True)
+
+
+def _has_map_file(case: Case) -> bool:
+    return case.coarse_mask is not None and case.clip.grid is not None
 
 
 def _for_page(remedy: str) -> str:
@@ -409,24 +399,3 @@ def _shown_case(case: Case) -> dict[str, Any]:
         "map": case.coarse_mask is not None,
         "version": case.version,
     }
-
-
-def _parts(name: str) -> Sequence[str]:
-    """The parts of a dropped file's path.
-
-    Raises:
-        Refusal: it could mean another place, or no system would take it.
-    """
-    parts = name.split("/")
-    with contextlib.suppress(UnicodeEncodeError):
-        sound = (
-            PurePosixPath(name).parts == tuple(parts)
-            and len(name.encode()) <= 1024
-            and len(parts) <= 16
-            and all(len(part.encode()) <= 200 for part in parts)
-            and not any(part in (".", "..") or set(part) & set("\\:\0\r\n") for part in parts)
-            and name[:1] != "/"
-        )
-        if sound:
-            return parts
-    raise Refusal(400, f"{printable(name)[:80]!r} is no name for a file", "rename it")

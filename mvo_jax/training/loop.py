@@ -47,16 +47,16 @@ def train(
         folder: opened for this config.
         split: training cases; those of a ``StreamedSplit`` are read while the device computes,
             with the same result.
-        validate: maps {'params', 'batch_stats'} to metrics of the validation split, 'auc' among
-            them, by which the best checkpoint is chosen. The test split is never seen here.
+        validate: maps {'params', 'batch_stats'} to metrics of the validation split, among them
+            'auc' and ``config.train.best_metric``. The test split is never seen here.
         identity: what a checkpoint must be of; the config alone where None.
         initial: variables that a run without a checkpoint starts from, whole or in part.
         profile_steps: steps to trace into the folder 'profile' of the run; 0 for none.
         supervision: the clock, the signals and the lock of this start.
 
     Returns:
-        {'step', 'loss', 'best_step', 'best_auc', 'seconds'}: the last logged training loss and the
-        best validation AUC, nan where it was never defined.
+        {'step', 'loss', 'best_step', 'best_auc', 'stopped_early', 'seconds'}: the last logged
+        training loss and the validation AUC of the best checkpoint, nan where it is not defined.
 
     Raises:
         UserError: a loss or gradient is not finite (the step and its cases are named, and the last
@@ -87,7 +87,7 @@ def train(
         contextlib.closing(dispatches),
     ):
         try:
-            while evaluate or recorder.step < options.total_steps:
+            while evaluate or not recorder.done:
                 leave_if_asked(supervision.interruption, dispatches, recorder, state)
                 if evaluate:
                     recorder.evaluate(state, validate)

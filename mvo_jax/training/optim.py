@@ -1,14 +1,16 @@
 """Optimisers and the polynomial schedule (paper section 3.2; details from the released code)."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from mvo_jax.settings import OptimizerSettings
-
-OPTIMISERS = ("adamw", "sgd")
+from mvo_jax.errors import UserError
+from mvo_jax.settings import OPTIMISERS, OptimizerSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,11 +49,62 @@ def learning_rate_schedule(settings: OptimiserSettings) -> optax.Schedule:
     return rate
 
 
+def frozen_parts(settings: OptimizerSettings) -> tuple[str, ...]:
+    """Parts of the model that ``config.optimizer.freeze`` names."""
+    return tuple(part for word in settings.freeze.split(",") if (part := word.strip()))
+
+
+def rates_by_part(settings: OptimizerSettings) -> dict[str, float]:
+    """Factors of the learning rate that ``config.optimizer.rate_by_part`` gives.
+
+    Raises:
+        UserError: an entry is not PART=FACTOR, or the factor is negative or not finite.
+    """
+    rates: dict[str, float] = {}
+    for word in filter(None, settings.rate_by_part.split(",")):
+        part, _, text = (piece.strip() for piece in word.partition("="))
+        try:
+            rates[part] = float(text)
+        except ValueError:
+            rates[part] = math.nan
+        if not part or not 0 <= rates[part] < math.inf:
+            raise UserError(
+                f"config.optimizer.rate_by_part has {word!r}",
+                "write PART=FACTOR with a factor of 0 or more, as in trunk=0.1,encoder=0.5",
+            )
+    return rates
+
+
+def check_parts(settings: OptimizerSettings, params: Mapping[str, Any]) -> None:
+    """Check that the parts to freeze and those with a rate of their own are there.
+
+    Args:
+        settings: of the optimiser.
+        params: of the model, or their shapes.
+
+    Raises:
+        UserError: a part that the model does not have, or nothing left to train.
+    """
+    frozen = frozen_parts(settings)
+    for key, parts in (("freeze", frozen), ("rate_by_part", rates_by_part(settings))):
+        for part in parts:
+            if part not in params:
+                raise UserError(
+                    f"config.optimizer.{key} names {part!r}, which the model does not have",
+                    f"its parts are {', '.join(params)}",
+                )
+    if set(frozen) >= set(params):
+        raise UserError("config.optimizer.freeze leaves nothing to train", "name fewer parts")
+
+
 def make_optimiser(settings: OptimiserSettings) -> optax.GradientTransformation:
     """The optimiser with its schedule.
 
+    Frozen parts have no moments, no decay and no share in the norm that is clipped.
+
     Raises:
         ValueError: an unknown name.
+        UserError: see ``rates_by_part``.
     """
     rate = learning_rate_schedule(settings)
     parts = []
@@ -66,4 +119,24 @@ def make_optimiser(settings: OptimiserSettings) -> optax.GradientTransformation:
         parts.append(optax.scale_by_learning_rate(rate))
     else:
         raise ValueError(f"optimiser {settings.name!r} is unknown; choose from {OPTIMISERS}")
-    return optax.chain(*parts)
+    optimiser = optax.chain(*parts)
+    if frozen := frozen_parts(settings):
+
+        def labels(params: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                part: jax.tree.map(lambda _, held=part in frozen: held, tree)
+                for part, tree in params.items()
+            }
+
+        by_label = {False: optimiser, True: optax.set_to_zero()}
+        optimiser = optax.multi_transform(by_label, labels)
+    if rates := rates_by_part(settings):
+
+        def scaled(updates: Any, _: Any) -> Any:
+            return {
+                part: optax.tree.scale(rates.get(part, 1.0), tree) for part, tree in updates.items()
+            }
+
+        # Last, so that it scales decay and momentum as a smaller rate would.
+        optimiser = optax.chain(optimiser, optax.stateless(scaled))
+    return optimiser

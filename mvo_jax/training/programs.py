@@ -13,6 +13,7 @@ from mvo_jax.devices import parallel
 from mvo_jax.devices.memory import device_bytes, largest_batch, program_bytes, too_large
 from mvo_jax.errors import UserError
 from mvo_jax.runs.goodput import Clock
+from mvo_jax.training.optim import frozen_parts
 from mvo_jax.training.setup import Experiment
 from mvo_jax.training.state import TrainState
 from mvo_jax.training.step import make_resident_step, make_streamed_step, make_train_step
@@ -121,7 +122,7 @@ def explain(config: Any, experiment: Experiment, split: AnySplit | None) -> User
     fits = largest_batch(
         lambda size: program_bytes(compile_step(config, experiment, split, size)),
         failed=config.train.batch_size,
-        multiple=len(experiment.devices),
+        multiple=len(experiment.devices) * config.train.accumulate,
         limit=limit,
     )
     return too_large(config.train.batch_size, fits, limit, "config.train.batch_size")
@@ -135,6 +136,8 @@ def parallel_step(config: Any, experiment: Experiment, *, streamed: bool) -> Cal
         experiment.loss,
         ema_decay=experiment.ema_decay,
         axis_name=parallel.AXIS,
+        accumulate=config.train.accumulate,
+        frozen=frozen_parts(experiment.optimiser_settings),
     )
     make = make_streamed_step if streamed else make_resident_step
     step = make(

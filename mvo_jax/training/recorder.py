@@ -11,10 +11,10 @@ from mvo_jax.devices import distributed
 from mvo_jax.errors import EXIT_NON_FINITE, RunInterrupted, UserError
 from mvo_jax.runs import goodput
 from mvo_jax.runs.checkpoint import Checkpoints
-from mvo_jax.runs.folder import MetricsWriter, RunFolder, write_json
+from mvo_jax.runs.folder import MetricsWriter, OnMetrics, RunFolder, write_json
 from mvo_jax.runs.goodput import Clock
 from mvo_jax.runs.lock import RunLock
-from mvo_jax.runs.resume import Identity, Start, comparable, is_better, logged_rows
+from mvo_jax.runs.resume import Identity, Start, best_of, is_better, logged_rows, stops_early
 from mvo_jax.runs.signals import Interruption
 from mvo_jax.training.progress import Progress
 from mvo_jax.training.state import TrainState
@@ -31,11 +31,13 @@ class Supervision:
         clock: where the time goes; started by the caller.
         interruption: entered by the caller; asks the loop to save and stop.
         lock: of the folder, held by the caller; None in all processes but the first.
+        on_metrics: hears of every row of ``metrics.jsonl``; see ``folder.MetricsWriter``.
     """
 
     clock: Clock = dataclasses.field(default_factory=Clock)
     interruption: Interruption = dataclasses.field(default_factory=Interruption)
     lock: RunLock | None = None
+    on_metrics: OnMetrics | None = None
 
 
 class Recorder:
@@ -51,7 +53,7 @@ class Recorder:
 
     Attributes:
         step: updates so far, some of which may be under way.
-        best: 'step' and 'auc' of the best checkpoint.
+        best: of the best checkpoint, see ``resume.best_of``.
         loss: mean training loss since the last row, or of it; nan before the first step.
     """
 
@@ -66,13 +68,14 @@ class Recorder:
     ):
         self.step, self.best, self.loss = start.step, start.best, math.nan
         self._folder, self._checkpoints, self._identity = folder, checkpoints, identity.meta()
+        self._options = config.train
         self._batch_size, self._window = config.train.batch_size, MetricsWindow(start.window)
         self._clock, self._interruption = supervision.clock, supervision.interruption
         self._clock.first_step = self._clock.step = start.step
         self._saved_step, self._saved_at = start.step, time.perf_counter()
-        self._has_work = start.evaluate or start.step < config.train.total_steps
+        self._has_work = start.evaluate or not self.done
         self._progress = Progress(start.step, config.train.total_steps)
-        self._writer = MetricsWriter(folder, start.step)
+        self._writer = MetricsWriter(folder, start.step, supervision.on_metrics)
         self._exit = contextlib.ExitStack()
         for record in supervision.lock.account() if supervision.lock else ():
             if "last_step" in record:  # it was killed before it could account for itself
@@ -91,6 +94,16 @@ class Recorder:
 
     def __exit__(self, *error: Any) -> None:
         self._exit.__exit__(*error)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether nothing became better for as long as ``config.train.early_stopping`` says."""
+        return stops_early(self.step, self.best, self._options)
+
+    @property
+    def done(self) -> bool:
+        """Whether no step is left to do; asked after an evaluation that was due."""
+        return self.step >= self._options.total_steps or self.stopped_early
 
     @property
     def seconds_since_save(self) -> float:
@@ -178,19 +191,26 @@ class Recorder:
         self._writer.write(self.step, "validation", result)
         values = "  ".join(f"{key} {value:.4f}" for key, value in result.items())
         self._progress.line(f"step {self.step}: validation {values}")
-        if is_better(result["auc"], self.best):
-            self.best = {"step": self.step, "auc": comparable(result["auc"])}
+        found = best_of(self.step, result, self._options.best_metric)
+        if is_better(found, self.best):
+            self.best = found
             with self._clock.during("save"):
                 self._checkpoints.save_best(state, {**self._identity, **self.best})
+        elif self.stopped_early:
+            self._progress.line(
+                f"stopped early: {self._options.best_metric} was not better than at step "
+                f"{self.best['step']} in {self._options.early_stopping} evaluations"
+            )
 
     def summary(self) -> dict[str, Any]:
-        """'step', 'loss', 'best_step' and 'best_auc'; nan where no AUC was defined."""
+        """'step', 'loss', 'best_step', 'best_auc' and 'stopped_early'; nan where undefined."""
         auc = self.best["auc"] if self.best["auc"] >= 0 else math.nan
         return {
             "step": self.step,
             "loss": self.loss,
             "best_step": self.best["step"],
             "best_auc": auc,
+            "stopped_early": self.stopped_early,
         }
 
     def _account(self, ended: str) -> None:

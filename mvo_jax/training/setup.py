@@ -94,6 +94,13 @@ def set_up(
         devices = parallel.devices(config.train.num_devices)
     if train:
         parallel.check_divisible(config.train.batch_size, len(devices))
+        if config.train.batch_size % (len(devices) * config.train.accumulate):
+            raise UserError(
+                f"a batch of {config.train.batch_size} cannot be made of config.train.accumulate="
+                f"{config.train.accumulate} micro-batches on {len(devices)} devices",
+                f"choose a batch size that is a multiple of "
+                f"{len(devices) * config.train.accumulate}",
+            )
 
     settings = optim.OptimiserSettings(**config.optimizer, total_steps=config.train.total_steps)
     experiment = Experiment(
@@ -128,14 +135,15 @@ def set_up(
             f"choose 1 to {config.data.image_size}, the size of the image",
         )
     # Abstract shapes only: finds a clip the network cannot take before any data is made.
-    _checked("model", experiment.state_shapes)
+    shapes = _checked("model", experiment.state_shapes)
+    optim.check_parts(settings, shapes.params)
     return experiment
 
 
 def _checked(part: str, build: Any) -> Any:
     try:
         return build()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise UserError(
             f"config.{part} cannot be built: {str(error).splitlines()[0]}",
             f"change the value in config.{part} or config.data",

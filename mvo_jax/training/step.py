@@ -1,6 +1,6 @@
 """One training step and one evaluation step: pure functions, the same on one device or many."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -135,6 +135,8 @@ def make_train_step(
     *,
     ema_decay: float = 0.0,
     axis_name: str | None = None,
+    accumulate: int = 1,
+    frozen: Sequence[str] = (),
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
     """Build ``train_step(state, batch, key) -> (state, metrics)``.
 
@@ -144,6 +146,10 @@ def make_train_step(
         loss_settings: form and weights of the loss.
         ema_decay: share of the old average kept at each step; 0 keeps no average.
         axis_name: device axis under ``parallel.data_parallel``; None on one device.
+        accumulate: micro-batches that the batch is cut into; the gradient is the mean of theirs.
+            Each normalises by its own statistics, the running ones move on with each, and each has
+            dropout masks of its own.
+        frozen: parts of the model that need no gradient.
 
     Returns:
         A pure function. ``batch`` is this device's part as ``make_batch`` returns it; ``key`` is
@@ -153,11 +159,19 @@ def make_train_step(
 
     loss_fn = make_loss(model, loss_settings)
 
+    def loss_of_trained(params: Any, *rest: Any) -> Any:
+        held = {part: lax.stop_gradient(params[part]) for part in frozen}
+        return loss_fn({**params, **held}, *rest)
+
+    def gradient(params: Any, batch_stats: Any, batch: Batch, key: Array) -> Any:
+        grads, (_, updated, metrics) = jax.grad(
+            loss_of_trained if frozen else loss_fn, has_aux=True
+        )(params, batch_stats, batch, key)
+        return grads, updated.get("batch_stats", {}), metrics
+
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:
-        grads, (_, updated, metrics) = jax.grad(loss_fn, has_aux=True)(
-            state.params, state.batch_stats, batch, key
-        )
-        batch_stats = updated.get("batch_stats", {})
+        take = gradient if accumulate == 1 else accumulated(gradient, accumulate)
+        grads, batch_stats, metrics = take(state.params, state.batch_stats, batch, key)
         if axis_name is not None:
             # Devices hold equal shares of the batch, so a mean of means is the global mean.
             grads, metrics = lax.pmean((grads, metrics), axis_name)
@@ -166,6 +180,41 @@ def make_train_step(
         return state, metrics
 
     return train_step
+
+
+def accumulated(gradient: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """``gradient(params, batch_stats, batch, key)`` of a batch, one micro-batch after the other.
+
+    A step stays one step: nothing is kept between steps, so a schedule, a resume and the sample
+    stream know nothing of it (optax.MultiSteps counts micro-batches as steps of its own).
+
+    Args:
+        gradient: to (gradients, batch_stats, metrics), means over its batch.
+        count: micro-batches, of equal size.
+    """
+
+    def of_batch(params: Any, batch_stats: Any, batch: Batch, key: Array) -> Any:
+        parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+
+        def add(carry: Any, now: Any) -> tuple[Any, Metrics]:
+            batch_stats, total = carry
+            index, part = now
+            grads, batch_stats, metrics = gradient(
+                params, batch_stats, part, jax.random.fold_in(key, index)
+            )
+            return (batch_stats, jax.tree.map(jnp.add, total, grads)), metrics
+
+        nothing = jax.tree.map(jnp.zeros_like, params)
+        (batch_stats, total), metrics = lax.scan(
+            add,
+            (batch_stats, nothing),
+            (jnp.arange(count), parts),
+            unroll=jax.default_backend() == "cpu",  # see make_resident_step
+        )
+        grads = jax.tree.map(lambda leaf: leaf / count, total)
+        return grads, batch_stats, jax.tree.map(lambda values: values.mean(axis=0), metrics)
+
+    return of_batch
 
 
 def make_resident_step(

@@ -111,7 +111,9 @@ def test_training_beside_torch(tmp_path):
 
 
 def test_inference_beside_torch(tmp_path):
-    rows = run_script(tmp_path, "inference", *TINY, "--part=classify")["rows"]
-    assert [row["impl"] for row in rows] == ["jax", "torch"]
+    rows = run_script(tmp_path, "inference", *TINY, "--part=classify", "--onnx")["rows"]
+    assert [row["impl"] for row in rows] == ["jax", "torch", "onnx"]
     for row in rows:
         assert 0 < row["final_result"] < 1  # a mean probability
+    # The graph is that of the torch contender, in float32.
+    assert rows[2]["final_result"] == pytest.approx(rows[1]["final_result"], abs=1e-6)

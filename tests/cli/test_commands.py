@@ -78,8 +78,9 @@ def test_train_then_eval(trained, command):
 def test_eval_of_another_split_and_checkpoint(trained, command):
     result = command("eval.py", f"--workdir={trained}", "--split=validation", "--checkpoint=latest")
     assert result.returncode == 0, result.stderr
-    assert (trained / "report_validation.html").exists()
-    summary = json.loads((trained / "metrics_validation.json").read_text())
+    assert (trained / "report_validation_latest.html").exists()
+    assert f"report: {trained / 'report_validation_latest.html'}" in result.stdout
+    summary = json.loads((trained / "metrics_validation_latest.json").read_text())
     assert summary["checkpoint"] == {"which": "latest", "step": 50}
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def get_config(argument=""):
 """
 
 
-def prepared(folder: Path, **options: int) -> Path:
+def prepared(folder: Path, **options: Any) -> Path:
     write_images(folder / "images", frames=8, image_size=32, **options)
     arguments = [str(folder / "images"), f"--out={folder / 'cohort'}", *SHAPE]
     assert run("prepare", arguments) == 0

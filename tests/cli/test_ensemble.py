@@ -124,6 +124,23 @@ def test_calibrated_probabilities_are_scaled_and_say_so(runs, images, alone, tmp
     assert "not scaled" in (alone[0] / "summary.html").read_text()
 
 
+def test_each_run_of_an_ensemble_has_its_own_temperature(runs, images, alone, tmp_path):
+    expected, copies = [], []
+    for run_folder, by_itself, temperature in zip(runs, alone, (2.5, 0.5, 1.0), strict=True):
+        path = Path(shutil.copytree(run_folder, tmp_path / run_folder.name))
+        metrics = json.loads((path / "metrics_validation.json").read_text())
+        metrics["temperature"]["value"] = temperature
+        (path / "metrics_validation.json").write_text(json.dumps(metrics))
+        copies.append(path)
+        before = column(by_itself, "probability")
+        expected.append(sigmoid(np.log(before / (1 - before)) / temperature))
+    out = predict(copies, images, tmp_path / "out", "--calibrated")
+    np.testing.assert_allclose(column(out, "probability"), np.mean(expected, axis=0), atol=1e-6)
+    content = json.loads((out / "predictions.json").read_text())
+    assert content["threshold"]["origin"].endswith("scaled as its probabilities are")
+    assert all(f"temperature {value}" in content["probability"] for value in ("2.5", "0.5", "1.0"))
+
+
 def test_a_run_without_a_temperature_is_refused(runs, images, tmp_path, refused):
     path = Path(shutil.copytree(runs[0], tmp_path / "run"))
     metrics = json.loads((path / "metrics_validation.json").read_text())

@@ -78,6 +78,76 @@ def test_nothing_given(refused):
     assert "no experiment given" in refused("summary")[0]
 
 
+@pytest.mark.parametrize(
+    ("flags", "cause", "remedy"),
+    [
+        (["--config.augment.flip", "False"], "unexpected argument 'False'", "flip=False"),
+        (["--config.model.stage_sizes[0]=3"], "--config.model.stage_sizes[0]=3", "whole value"),
+        (["--config.model.stage_sizes[7]=3"], "--config.model.stage_sizes[7]=3", "whole value"),
+        (["--config.model.stage_sizes=None"], "config.model.stage_sizes is (1, None)", "numbers"),
+        (["--config.seed=None"], "--config.seed=None", "--help"),
+        (["--config.optimizer.name=None"], "config.optimizer.name is 'None'", "adamw"),
+        (["--config.eval.threshold_rule=best"], "config.eval.threshold_rule is 'best'", "youden"),
+        (["--config.model.head_dropout=1.5"], "config.model.head_dropout is 1.5", "less than 1"),
+        (["--config.model.head_dropout=nan"], "config.model.head_dropout is nan", "less than 1"),
+        (["--config.model.num_layers=-1"], "config.model.num_layers is -1", "0 or more"),
+        (["--config.model.num_heads=0"], "config.model cannot be built", "config.model"),
+        (["--config.optimizer.learning_rate=1e39"], "learning_rate is 1e+39", "or less"),
+        (["--config.train.total_steps=4294967296"], "total_steps is 4294967296", "or less"),
+        (["--config.optimizer.ema_decay=1.0"], "ema_decay is 1.0", "0 to 0.999999"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_value_or_a_word_that_means_nothing_is_named(
+    refused, tiny, tmp_path, flags, cause, remedy
+):
+    found = refused("train", *tiny, *flags, f"--workdir={tmp_path / 'run'}")
+    assert cause in found[0]
+    assert remedy in found[1]
+    assert not (tmp_path / "run").exists()
+
+
+ADDRESSES = ["gs://bucket/run", "s3://b/x", "https://a/b", "gs:/bucket/run"]
+
+
+@pytest.mark.parametrize("path", [*ADDRESSES, "", "  ", "~no-such-user-here/run"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "--config=demo", "--workdir={}"],
+        ["train", "--config=demo", "--workdir=unused", "--config.data.dir={}"],
+        ["eval", "--workdir={}"],
+        ["eval", "--workdir=unused", "--out={}"],
+        ["predict", "--workdir=unused", "images", "--out={}"],
+        ["prepare", "{}", "--out=unused"],
+        ["convert", "--source={}", "--out=unused.pth", "--layout=released"],
+        ["compare", "--config=baselines", "--out={}"],
+        ["study", "--config=configs/studies/ceiling.py", "--out={}"],
+        ["phantom", "--data_dir={}"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_no_path_of_this_machine_is_refused_at_once(refused, words, path):
+    verb, *arguments = [word.format(path) for word in words]
+    cause, _ = refused(verb, *arguments)
+    reason = "is empty" if not path.strip() else "no such home" if "~" in path else "an address"
+    assert reason in cause
+    assert not any((Path.cwd() / name).exists() for name in ("unused", "gs:", "s3:", "~"))
+
+
+def test_a_backend_that_is_not_there(refused, monkeypatch):
+    from mvo_jax.cli import phantom
+
+    def fail(_: list[str]) -> None:
+        raise RuntimeError("Unable to initialize backend 'cuda': no GPU\nmore")
+
+    monkeypatch.setattr(phantom, "main", fail)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    cause, remedy = refused("phantom")
+    assert cause.endswith("'cuda': Unable to initialize backend 'cuda': no GPU")
+    assert "unset JAX_PLATFORMS" in remedy
+
+
 def test_unknown_flag_and_stray_words(refused, tmp_path):
     assert "wrkdir" in refused("eval", f"--wrkdir={tmp_path}", f"--workdir={tmp_path}")[0]
     assert "stray" in refused("eval", f"--workdir={tmp_path}", "stray")[0]
@@ -147,6 +217,7 @@ def test_data_folder_that_cannot_be_written(refused, tiny, tmp_path):
 def test_eval_of_an_empty_or_missing_folder(refused, tmp_path):
     assert "config.json does not exist" in refused("eval", f"--workdir={tmp_path}")[0]
     assert "does not exist" in refused("eval", f"--workdir={tmp_path / 'none'}")[0]
+    assert "cannot read /dev/null/run" in refused("eval", "--workdir=/dev/null/run")[0]
     (tmp_path / "config.json").write_text("[1, 2")
     assert "config.json is damaged" in refused("eval", f"--workdir={tmp_path}")[0]
 

@@ -9,12 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
 
 from mvo_jax.cli.main import run
+from mvo_jax.data.cohort import heart
+from mvo_jax.data.cohort.locate import Found
 from mvo_jax.evaluation.pages import case_results
+from tests.data.importers import writers
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = Path(os.environ.get("MVO_JAX_SAMPLES", ROOT.parent / "shared" / "samples"))
@@ -86,6 +90,12 @@ def images(tmp_path) -> Path:
     return folder
 
 
+@pytest.fixture
+def unsure(monkeypatch) -> None:
+    """A locator that finds nothing."""
+    monkeypatch.setattr(heart, "locate", lambda slices: Found(np.zeros(2), 0.25))
+
+
 def test_eval_scores_patients_too(evaluated):
     cases, patients = (
         rows(evaluated / f"predictions_{name}test.csv") for name in ("", "patients_")
@@ -145,13 +155,17 @@ def test_a_cohort_is_predicted_as_eval_does(evaluated, cohorts, tmp_path, capsys
 
 
 def test_images_are_brought_to_the_geometry_and_a_bad_file_stops_nothing(
-    evaluated, images, tmp_path, refused, monkeypatch
+    evaluated, images, tmp_path, refused, monkeypatch, unsure
 ):
     monkeypatch.setattr(case_results, "_EMBEDDED", 2)  # the page of three names its pictures
     out = tmp_path / "out"
     cause, _ = refused("predict", f"--workdir={evaluated}", images, f"--out={out}", code=4)
     assert "c.npz" in cause
     assert [row["case_id"] for row in rows(out / "predictions.csv")] == ["a_s00", "a_s01", "b"]
+    assert {
+        (row["centre_from"], row["confidence"], row["crop_to_review"])
+        for row in rows(out / "predictions.csv")
+    } == {("motion", "0.25", "1")}
     assert [row["case_id"] for row in rows(out / "failed.csv")] == ["c"]
     assert [r["slices"] for r in rows(out / "predictions_patients.csv")] == ["2", "1"]
     content = json.loads((out / "predictions.json").read_text())
@@ -163,6 +177,7 @@ def test_images_are_brought_to_the_geometry_and_a_bad_file_stops_nothing(
         f"pictures/{case}.{kind}" for case in ("a_s00", "a_s01", "b") for kind in ("webp", "png")
     ]
     assert "Not predicted" in page
+    assert page.count("crop to review</strong>") == 3
     assert "truth unknown" in page
     assert not (out / "unpacked").exists()
 
@@ -297,6 +312,29 @@ def test_a_cohort_of_another_geometry(evaluated, tmp_path, refused):
     assert len(rows(tmp_path / "out" / "predictions.csv")) == 2
 
 
+def test_maps_go_back_to_the_source_as_nifti(evaluated, cohorts, images, tmp_path, refused):
+    source, out = tmp_path / "nifti", tmp_path / "out"
+    writers.write_nifti(source, "n", beating(2).swapaxes(0, 1), None, pixel_mm=1.5)
+    cause, _ = refused("predict", f"--workdir={evaluated}", cohorts, "--nifti", f"--out={out}")
+    assert "crops alone" in cause
+    assert not out.exists()
+    assert run("predict", [f"--workdir={evaluated}", str(source), "--nifti", f"--out={out}"]) == 0
+    assert {row["map"] for row in rows(out / "predictions.csv")} == {"maps/n_mvo_map.nii.gz"}
+    cine, coarse = (
+        nibabel.Nifti1Image.from_filename(path)
+        for path in (source / "n_cine.nii.gz", out / "maps/n_mvo_map.nii.gz")
+    )
+    assert coarse.shape == cine.shape[:3]
+    assert np.ravel(coarse.affine).tolist() == np.ravel(cine.affine).tolist()
+    assert coarse.get_fdata().any()
+    # No place in space: told, and the predictions are there.
+    (images / "c.npz").unlink()
+    out = tmp_path / "none"
+    assert run("predict", [f"--workdir={evaluated}", str(images), "--nifti", f"--out={out}"]) == 0
+    assert {row["map"] for row in rows(out / "predictions.csv")} == {""}
+    assert not (out / "maps").exists()
+
+
 def test_predict_on_real_cine(evaluated, tmp_path):
     source = SAMPLES / "sunnybrook" / "dicom" / "SCD0000101"
     if not source.is_dir():
@@ -320,6 +358,33 @@ def test_inspect_of_a_simulated_cohort(cohorts, tmp_path, capsys):
     assert "http" not in re.sub(r"base64,[A-Za-z0-9+/=]+", "", text)
 
 
+def test_inspect_shows_every_decision(tmp_path, capsys):
+    source, page = tmp_path / "source", tmp_path / "page.html"
+    drawn = np.zeros((2, 96, 96), np.uint8)
+    drawn[1, 36:60, 36:60], drawn[1, 40:44, 40:44] = 3, 2
+    writers.write_dicom(source, "A", beating(2).swapaxes(0, 1), drawn, pixel_mm=1.5)
+    shutil.copy(next((source / "A").glob("*_0.dcm")), source / "A" / "copy.dcm")
+    mirrored = nibabel.Nifti1Image(drawn.T, np.eye(4))
+    nibabel.save(mirrored, source / "B_lge_mask.nii.gz")
+    assert run("inspect", [str(source), f"--out={page}", "--image_size=32"]) == 4
+    assert "images: 21: 20 used, 1 copies" in capsys.readouterr().out
+    text = re.sub(r"<[^>]+>", "|", page.read_text())
+    for words in (
+        "What is not used", "B_lge_mask.nii.gz is named like a drawing", "rename it like",
+        "10 used, 1 copies", "1 copies (same SOPInstanceUID) left out", "as stored",
+        "|1 of 2|", "|none|", "|mask|", "|MVO|", "|unlabelled|",
+    ):  # fmt: skip
+        assert words in text
+    # A cohort says what was noted when it was prepared.
+    cohort = tmp_path / "cohort"
+    shape = ["--image_size=32", "--fractions=1,0,0", "--jobs=1"]
+    assert run("prepare", [str(source), f"--out={cohort}", *shape]) == 0
+    assert run("inspect", [str(cohort), f"--out={page}"]) == 4  # one class in a split
+    text = page.read_text()
+    assert "1 copies (same SOPInstanceUID) left out" in text
+    assert "B_lge_mask.nii.gz is named like a drawing" in text
+
+
 def test_inspect_of_images_with_faults(images, tmp_path, refused, capsys):
     shutil.copy(images / "b.npz", images / "again.npz")
     page = tmp_path / "page.html"
@@ -333,19 +398,19 @@ def test_inspect_of_images_with_faults(images, tmp_path, refused, capsys):
     assert "c.npz" in text
 
 
-def test_inspect_knows_what_prepare_did(images, tmp_path, capsys):
+def test_inspect_knows_what_prepare_did(images, tmp_path, capsys, unsure):
     out, page = tmp_path / "cohort", tmp_path / "page.html"
     assert run("prepare", [str(images), f"--out={out}", "--jobs=1"]) == 0
     printed = capsys.readouterr().out
-    assert "3 crops were placed by the motion" in printed
+    assert "3 crops are to be reviewed" in printed
     assert "3 slices of 2 patients, without label" in printed
     assert run("inspect", [str(out), f"--out={page}"]) == 0
     printed = capsys.readouterr().out
     assert "frames in the source: 10 (2), 25 (1)" in printed
     assert "crops placed by: motion (3)" in printed
     assert f"rejected: 1 when it was prepared, see {out / 'rejected.csv'}" in printed
-    assert "look    crop placed by motion" in printed
-    assert page.read_text().count("crop by motion") == 3
+    assert "look    crop to review" in printed
+    assert page.read_text().count(", crop to review") == 3
 
 
 @pytest.fixture(scope="module")

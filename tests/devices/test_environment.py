@@ -48,6 +48,16 @@ def test_a_home_that_cannot_be_written_compiles_each_time(tmp_path):
     assert FOLDER not in configured(tmp_path / "file")
 
 
+def test_a_user_without_a_home_compiles_each_time(monkeypatch):
+    def no_home(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", no_home)
+    variables: dict[str, str] = {}
+    configure(variables)
+    assert FOLDER not in variables
+
+
 def test_entries_cut_short_or_changed_are_removed(tmp_path):
     whole = zlib.compress(b"a program" * 1000)
     changed = bytearray(whole)

@@ -8,8 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,14 @@ def pair_of(tmp_path_factory) -> Callable[..., Ended]:
         "NPROC": "16",
     }
 
-    def pair_of(action: str, *, counts: Any = (2, 2), seconds: int = 30, **options: Any) -> Ended:
+    def pair_of(
+        action: str,
+        *,
+        counts: Any = (2, 2),
+        seconds: int = 30,
+        second: Mapping[str, str] = MappingProxyType({}),  # variables of the second process
+        **options: Any,
+    ) -> Ended:
         with socket.create_server(("localhost", 0)) as server:
             address = f"localhost:{server.getsockname()[1]}"
         words = [address, str(seconds), action, json.dumps(options)]
@@ -49,7 +57,7 @@ def pair_of(tmp_path_factory) -> Callable[..., Ended]:
             subprocess.Popen(
                 [sys.executable, "-u", "-m", "tests.pair_process", *words, str(index), str(count)],
                 cwd=ROOT,
-                env=environment,
+                env={**environment, **(second if index else {})},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -95,8 +103,9 @@ def test_processes_talk(pair):
         assert result["exchange"] == ["hello from 0", "hello from 1"]
         assert result["first_then_others"] == f"seen by {index}"
         assert result["failure of the first"] == "the disk is full"
+        host = socket.gethostname()
         assert result["another config"] == (
-            "process 1 has another config.seed than process 0: 1, not 0"
+            f"process 1 on {host} has another config.seed than process 0 on {host}: 1, not 0"
         )
         assert result["same config"] == result["shared"] == "nothing was wrong"
         assert result["not shared"].startswith("process 1 does not see")
@@ -201,7 +210,23 @@ def test_a_mistake_in_one_process_ends_the_other(only, pair_of):
 def test_a_mistake_that_all_find_is_said_by_all(pair_of):
     for code, output, _ in pair_of("fail", only=None):
         assert code == EXIT_USER_ERROR, output
-        assert "error: process 1 has another seed than process 0: 1, not 0" in output
+        host = socket.gethostname()
+        assert f"error: process 1 on {host} has another seed than process 0 on {host}" in output
+
+
+# One of each class; tests/devices/test_computation.py has all of them in one process.
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("JAX_ENABLE_X64", "1", "jax_enable_x64"),
+        ("JAX_PLATFORMS", "cuda", "JAX_PLATFORMS"),
+    ],
+)
+def test_one_setting_that_differs_is_refused_before_a_device_starts(name, value, words, pair_of):
+    host = socket.gethostname()
+    for code, output, _ in pair_of("fail", only=None, second={name: value}):
+        assert code == EXIT_USER_ERROR, output
+        assert f"process 1 on {host} has another {words} than process 0 on {host}" in output
 
 
 def test_processes_that_disagree_on_their_number(pair_of):

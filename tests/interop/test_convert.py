@@ -4,9 +4,11 @@ import importlib.metadata
 import json
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -24,6 +26,16 @@ DEAD = {
     "decode_head.bert_branch.clsfc.bias": (1,),
     "decode_head.bert_branch.conv_seg3D.weight": (2, 2, 1, 1, 1),
 }
+
+
+@pytest.fixture(scope="module")
+def random_bits(random_bits) -> Callable[[Any], Any]:
+    """Bytes that are numbers: a checkpoint with NaN or infinity is refused."""
+
+    def finite(array: np.ndarray) -> np.ndarray:
+        return np.where(np.isfinite(array), array, np.copysign(np.float32(0), array))
+
+    return lambda like: jax.tree.map(finite, random_bits(like))
 
 
 @pytest.fixture
@@ -113,12 +125,84 @@ def test_same_source_gives_the_same_bytes(state, small_model, tmp_path):
     assert provenance["rules_version"] == convert.RULES_VERSION
 
 
-def test_prefix_of_data_parallel_training_is_taken_off(state, small_model, tmp_path, same_bits):
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    "prefixes",
+    [["module."], ["_orig_mod."], ["model."], ["module.", "_orig_mod."], ["model.", "model."]],
+    ids="".join,
+)
+def test_what_stands_before_every_name_is_taken_off(
+    state, small_model, tmp_path, same_bits, suffix, prefixes
+):
+    prefixed = {"".join(prefixes) + key: value for key, value in state.items()}
+    weight_files.write_torch(tmp_path / f"prefixed{suffix}", prefixed)
+    content = read(tmp_path / f"prefixed{suffix}", small_model)
+    assert content.provenance["unwrapped"] == prefixes
     plain = read(save(tmp_path / "plain.pth", state), small_model)
-    prefixed = {f"module.{key}": value for key, value in state.items()}
-    content = read(save(tmp_path / "module.pth", {"state_dict": prefixed}), small_model)
-    assert content.provenance["unwrapped"] == ["state_dict", "module."]
     assert same_bits(flatten(content.variables), flatten(plain.variables))
+
+
+def test_the_counter_of_averaged_weights_and_their_wrapper(state, small_model, tmp_path):
+    averaged = {f"module.{key}": value for key, value in state.items()}
+    averaged["n_averaged"] = np.array(3)
+    content = read(save(tmp_path / "a.pth", {"state_dict": averaged}), small_model)
+    assert content.provenance["unwrapped"] == ["state_dict", "n_averaged", "module."]
+
+
+def test_a_prefix_that_a_layout_has_itself_stays():
+    arrays = {"module.model.head.weight": np.zeros(1), "module.model.norm.bias": np.zeros(1)}
+    layout = convert.find_layout("timesformer", "released")
+    kept, taken = weight_files.without_prefixes(arrays, layout.knows)
+    assert taken == ("module.",)
+    assert set(kept) == {"model.head.weight", "model.norm.bias"}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_half_precision_is_cast_up_and_told(state, small_model, tmp_path, dtype, suffix):
+    from safetensors.torch import save_file
+
+    tensors = {key: torch.from_numpy(np.ones_like(value)) for key, value in state.items()}
+    halves = {
+        key: t.to(getattr(torch, dtype)) if t.is_floating_point() else t
+        for key, t in tensors.items()
+    }
+    path = tmp_path / f"half{suffix}"
+    save_file(halves, path) if suffix == ".safetensors" else torch.save(halves, path)
+    content = read(path, small_model)
+    count = sum(t.is_floating_point() for t in tensors.values())
+    assert content.provenance["cast_to_float32"] == {dtype: count}
+    flat = flatten(content.variables)
+    assert {value.dtype for value in flat.values()} == {np.dtype(np.float32)}
+    assert all((value == 1).all() for value in flat.values())
+
+
+def test_one_of_several_sets_of_weights_is_named(state, small_model, tmp_path, same_bits):
+    ema = {key: np.ones_like(value) for key, value in state.items()}
+    both = {"model": state, "model_ema": ema, "optimizer": {"state": {}, "param_groups": []}}
+    path = save(tmp_path / "both.pth", both)
+    with pytest.raises(UserError, match="holds 2 sets of weights: model, model_ema") as caught:
+        read(path, small_model)
+    assert "--weights_key=model" in caught.value.remedy
+    with pytest.raises(UserError, match="no weights under 'ema'"):
+        read(path, small_model, weights_key="ema")
+    chosen = read(path, small_model, weights_key="model_ema")
+    assert chosen.provenance["unwrapped"] == ["model_ema"]
+    alone = read(save(tmp_path / "ema.pth", ema), small_model)
+    assert same_bits(flatten(chosen.variables), flatten(alone.variables))
+    flat = {f"{name}.{key}": v for name in ("model", "ema") for key, v in both["model"].items()}
+    weight_files.write_torch(tmp_path / "flat.safetensors", flat)
+    assert read(tmp_path / "flat.safetensors", small_model, weights_key="ema").provenance[
+        "unwrapped"
+    ] == ["ema."]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_that_is_no_number_is_refused(state, small_model, tmp_path, value):
+    key = next(key for key in state if key.endswith("bias"))
+    broken = {**state, key: np.full_like(state[key], value)}
+    with pytest.raises(UserError, match="holds NaN or infinity in params/"):
+        read(save(tmp_path / "a.pth", broken), small_model)
 
 
 @pytest.mark.parametrize(("found", "wanted"), [(3, 1), (1, 3)])
@@ -220,7 +304,7 @@ def test_truncated_files(suffix, kept, state, small_model, tmp_path):
     [
         ([1, 2], "holds a list, not a state dict"),
         ({"a": "text", "b": 1.5}, "2 entries that are no plain arrays: a (str), b (float)"),
-        ({"a": torch.zeros(2, dtype=torch.bfloat16)}, "a (torch.bfloat16"),
+        ({"a": torch.zeros(2).to_sparse()}, "a (torch.float32, torch.sparse_coo)"),
         ({"blocks.0.weight": torch.zeros(2)}, "without a rule: blocks.0.weight"),
         ({}, "keys missing"),
     ],

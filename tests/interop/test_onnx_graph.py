@@ -8,6 +8,7 @@ import onnxruntime
 import pytest
 import torch
 
+from mvo_jax.errors import UserError
 from mvo_jax.interop.convert import model_shapes
 from mvo_jax.interop.layouts import twin_layout
 from mvo_jax.interop.onnx_graph import normalise, onnx_bytes, whole_model
@@ -28,7 +29,8 @@ NETWORKS = [(name, {}) for name in SMALL if name not in ("mvo_net", "timesformer
 )
 def test_every_system_as_its_twin(name, network):
     case = Case(name, network=network)
-    clip = (*case.clip[:3], 1)
+    frames, height, width = case.clip[:3]
+    clip = frames, height, width, 1
     weights = {key: value.numpy() for key, value in draw_weights(case, seed=0).state_dict().items()}
     variables = to_flax(weights, model_shapes(case.config, clip), twin_layout(case.config))
     whole = whole_model(case.config, variables, clip)
@@ -37,7 +39,7 @@ def test_every_system_as_its_twin(name, network):
     graph = onnx.load_from_string(content)
     assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param  # a batch of any size
     assert not any(node.metadata_props or node.doc_string for node in graph.graph.node)
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    session: Any = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     clips = np.random.default_rng(0).integers(0, 256, (3, *clip), dtype=np.uint8)
     for batch in (clips, clips[:1]):  # the size that was traced is another one, 2
@@ -57,3 +59,9 @@ def test_a_constant_clip_stays_quiet():
     assert normal.dtype == torch.float32
     assert not normal[0].any()
     assert normal[1].std(correction=0).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_a_network_without_a_twin_says_what_it_can_be():
+    with pytest.raises(UserError, match="'mean_frame' has no twin") as caught:
+        whole_model({"name": "mean_frame"}, {}, (8, 32, 32, 1))
+    assert "--format=jax" in caught.value.remedy

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -333,6 +334,45 @@ def test_going_on_under_another_config_or_on_other_data_is_told_and_kept(attempt
     assert "going on under another content of the data: train " in ended.text
 
 
+@pytest.mark.parametrize(
+    ("context", "words"),
+    [
+        (lambda: jax.enable_x64(True), "jax_enable_x64 False -> True"),
+        (
+            lambda: jax.default_prng_impl("rbg"),
+            "jax_default_prng_impl 'threefry2x32' -> 'rbg'",
+        ),
+        (lambda: jax.threefry_partitionable(False), "jax_threefry_partitionable True -> False"),
+        (
+            lambda: jax.default_matmul_precision("highest"),
+            "jax_default_matmul_precision 'default' -> 'highest'",
+        ),
+    ],
+)
+def test_another_setting_of_jax_is_refused_unless_allowed(attempt, run, context, words):
+    before = bytes_of(run)
+    with context():
+        ended = attempt(run)
+        assert ended.code == EXIT_USER_ERROR
+        assert f"the checkpoint is of another setting of JAX ({words})" in ended.text
+        assert "go on with --allow_settings_change" in ended.text
+        assert bytes_of(run) == before
+        ended = attempt(run, allow_settings_change=True)
+    assert ended.code == 0, ended.text
+    assert f"going on under another setting of JAX: {words}" in ended.text
+    assert json.loads((run / "provenance.json").read_text())[-1]["settings_changes"] == [words]
+
+
+def test_what_only_rounds_is_told_and_kept(attempt, run, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_other=1")
+    ended = attempt(run)
+    assert ended.code == 0, ended.text
+    assert "going on where results round otherwise: xla_flags " in ended.text
+    kept = json.loads((run / "provenance.json").read_text())[-1]
+    assert kept["rounding_changes"][0].startswith("xla_flags ")
+    assert kept["settings"]["jax_enable_x64"] is False
+
+
 def test_what_does_not_change_the_result_may_change(attempt, reference, run):
     shutil.rmtree(newest(run))
     free = {
@@ -498,8 +538,38 @@ def test_an_evaluation_that_does_not_fit(attempt, reference, tmp_path, monkeypat
     assert tiny_run.outcome(tmp_path / "run") == reference
 
 
-@pytest.mark.parametrize("number", interruption.SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize("at", [1, 6, 8, 20])
+@pytest.mark.parametrize(
+    ("git", "words"),
+    [
+        (None, "unknown: git cannot be run (No such file or directory)"),
+        (
+            "echo \"fatal: detected dubious ownership in repository at '/code'\" >&2; exit 128",
+            "unknown: fatal: detected dubious ownership in repository at '/code'",
+        ),
+        ("exit 3", "unknown: git ended with 3"),
+        ("echo v1-3-gabc", "v1-3-gabc"),
+        ("exec sleep 5", "unknown: git gave no answer in 0.2 s"),
+    ],
+    ids=str,
+)
+def test_why_the_revision_is_not_known_is_said(monkeypatch, tmp_path, git, words):
+    if git is not None:
+        (tmp_path / "git").write_text(f"#!/bin/sh\nPATH=/usr/bin:/bin\n{git}\n")
+        (tmp_path / "git").chmod(0o755)
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(run_folder, "SOURCE", tmp_path)
+    monkeypatch.setattr(run_folder, "_GIT_SECONDS", 0.2 if "sleep" in (git or "") else 30)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run_folder.git_revision() == words
+    monkeypatch.setattr(run_folder, "SOURCE", tmp_path / "installed")
+    assert run_folder.git_revision() == "not a git checkout"
+
+
+@pytest.mark.parametrize(
+    ("number", "at"),
+    [*((signal.SIGTERM, at) for at in (1, 6, 8, 20)), (signal.SIGUSR1, 6), (signal.SIGHUP, 6)],
+    ids=str,
+)
 def test_a_signal_saves_and_leaves(attempt, reference, tmp_path, monkeypatch, number, at):
     run = tmp_path / "run"
 
@@ -520,6 +590,25 @@ def test_a_signal_saves_and_leaves(attempt, reference, tmp_path, monkeypatch, nu
     assert ended.code == 0
     assert "goodput of all 2 starts" in ended.text
     assert tiny_run.outcome(run) == reference
+
+
+def hang_up(before: Any) -> Any:
+    """What a run is asked for after two SIGHUPs where ``before`` was the handler."""
+    previous = signal.signal(signal.SIGHUP, before)
+    try:
+        with interruption.Interruption() as asked:
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGHUP)
+                time.sleep(0.1)
+            return asked.requested
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+def test_a_terminal_that_closes_may_say_so_twice_and_nohup_is_kept(monkeypatch):
+    monkeypatch.setattr(interruption.Interruption, "_leave", lambda *_: pytest.fail("left"))
+    assert hang_up(signal.SIG_DFL) == signal.SIGHUP
+    assert hang_up(signal.SIG_IGN) is None
 
 
 def wait_for_the_thread(patch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ def test_a_folder_is_dropped_a_crop_moved_and_all_deleted(serving, cine, tmp_pat
         first, second = browser.evaluate(CARDS)
         for text in (first, second):
             assert "MVO suspected" in text
-            assert "crop placed by motion" in text
+            assert "crop placed by motion, to be reviewed" in text
             assert "Patient A<b>" in text  # as text, not as markup
         browser.wait("[...document.images].every(image => image.complete)")
         widths = browser.evaluate("[...document.images].map(image => image.naturalWidth)")
@@ -43,10 +43,10 @@ def test_a_folder_is_dropped_a_crop_moved_and_all_deleted(serving, cine, tmp_pat
         sources = "[...document.querySelectorAll('.views image')].map(one => one.href.baseVal)"
         assert browser.evaluate(sources) == ["source/0.webp?0", "source/1.webp?0"]
 
-        # A click on pixel (row 40, column 100): the crop of 32 pixels from a whole pixel.
-        browser.click(*browser.evaluate(PLACE % (100.5, 40.5)))
+        # A click between the pixels: the crop of 32 of them then starts at a whole one.
+        browser.click(*browser.evaluate(PLACE % (101, 41)))
         browser.wait("document.querySelector('#slice-1').innerText.includes('by you')")
-        assert browser.evaluate(BOX) == [84, 24, 32, 32]
+        assert browser.evaluate(BOX) == [85, 25, 32, 32]
         one, moved = browser.evaluate(CARDS)
         assert one == first
         assert "not suspected" in moved
@@ -54,8 +54,8 @@ def test_a_folder_is_dropped_a_crop_moved_and_all_deleted(serving, cine, tmp_pat
         table = "fetch('predictions.csv').then(answer => answer.text())"
         *_, last = csv.DictReader(io.StringIO(browser.evaluate(table)))
         # The pointer is at whole pixels of the screen, a third of one of the source.
-        assert abs(float(last["centre_row"]) - 40) < 0.4
-        assert abs(float(last["centre_column"]) - 100) < 0.4
+        assert abs(float(last["centre_row"]) - 40.5) < 0.4
+        assert abs(float(last["centre_column"]) - 100.5) < 0.4
 
         # Loaded again it shows the same; then everything is deleted.
         browser.send("Page.reload")

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from mvo_jax.predict_images import predict_images
-from mvo_jax.serving import session as session_module
+from mvo_jax.serving import upload
 from tests.serving.model import BrightMiddle
 
 
@@ -27,6 +27,7 @@ def test_a_file_is_predicted_shown_corrected_and_deleted(serving, cine):
     assert (state["phase"], state["error"]) == ("done", None)
     assert [one["case_id"] for one in state["slices"]] == ["beating_s00", "beating_s01"]
     assert [row["slices"] for row in state["patients"]] == [2]
+    assert not state["maps"]  # .npz has no place in space
     before = state["slices"][1]
     assert before["centre_from"] == "motion"
     assert (before["width"], before["height"]) == (128, 96)
@@ -46,7 +47,7 @@ def test_a_file_is_predicted_shown_corrected_and_deleted(serving, cine):
     assert status == 200
     first, moved = json.loads(content)["slices"]
     assert first == state["slices"][0]
-    assert moved["box"] == [84, 24, 116, 56]  # around pixel (40, 100), from a whole pixel
+    assert moved["box"] == [85, 25, 117, 57]  # around pixel (40, 100), halves go up
     assert moved["centre_from"] == "given"
     assert moved["version"] == 1
     assert not moved["suspected"]
@@ -84,6 +85,36 @@ def test_a_folder_and_an_archive_give_what_predict_gives(serving, cine, tmp_path
     ]
 
 
+def test_maps_are_those_of_predict_and_a_moved_one_stays_in_its_stack(serving, cine, tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    frames = np.load(cine)["cine"].transpose(3, 2, 0, 1).astype(np.float32)  # x, y, slice, time
+    path = tmp_path / "stack.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(frames, np.diag([1.5, 1.5, 8, 1])), path)
+
+    def maps(client) -> np.ndarray:
+        status, content = client.ask("GET", "maps.zip")
+        assert status == 200
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            (name,) = archive.namelist()
+            (tmp_path / name).write_bytes(archive.read(name))
+        return nibabel.load(tmp_path / name).get_fdata()
+
+    client = serving()
+    state = client.predict(path)
+    assert state["maps"]
+    before = maps(client)
+    predict_images(BrightMiddle(), path, tmp_path / "out", nifti=True)
+    (written,) = (tmp_path / "out" / "maps").iterdir()
+    np.testing.assert_array_equal(before, nibabel.load(written).get_fdata())
+    place = {"slice": 0, "row": 40, "column": 20}
+    assert client.ask("POST", "move", json.dumps(place).encode())[0] == 200
+    after = maps(client)
+    moved = [not np.array_equal(before[..., k], after[..., k]) for k in range(2)]
+    assert sorted(moved) == [False, True]
+    assert client.ask("POST", "clear")[0] == 200
+    assert client.ask("GET", "maps.zip")[0] == 404
+
+
 @pytest.mark.parametrize(
     ("content", "name", "words"),
     [
@@ -99,9 +130,9 @@ def test_bad_images_are_told_and_others_can_follow(
     serving, cine, tmp_path, monkeypatch, content, name, words
 ):
     if name == "many.zip":
-        monkeypatch.setattr(session_module, "MAX_FILES", 3)
+        monkeypatch.setattr(upload, "MAX_FILES", 3)
     if name == "bomb.zip":
-        monkeypatch.setattr(session_module, "MAX_BYTES", 1 << 22)
+        monkeypatch.setattr(upload, "MAX_BYTES", 1 << 22)
     if content is None:
         with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("../../out.npz" if name == "out.zip" else "a.npz", bytes(1 << 23))
@@ -171,12 +202,12 @@ def test_too_much_is_refused_before_it_is_read(serving, monkeypatch, tmp_path):
     assert [path for path in root.rglob("*") if path.is_file()] == []
     # All files together, and their number.
     assert client.ask("POST", "clear")[0] == 200
-    monkeypatch.setattr(session_module, "MAX_BYTES", 100)
+    monkeypatch.setattr(upload, "MAX_BYTES", 100)
     assert client.ask("PUT", "files/a", bytes(60))[0] == 200
     assert client.ask("PUT", "files/b", bytes(60))[0] == 413
     assert client.ask("PUT", "files/a", b"x")[0] == 409  # there already
     assert client.ask("PUT", "files/a/b", b"x")[0] == 409
-    monkeypatch.setattr(session_module, "MAX_FILES", 3)
+    monkeypatch.setattr(upload, "MAX_FILES", 3)
     assert [client.ask("PUT", f"files/{i}", b"x")[0] for i in range(4)] == [200, 200, 413, 413]
     assert client.ask("POST", "move", bytes(5000))[0] == 413
 

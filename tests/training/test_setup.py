@@ -50,7 +50,7 @@ def test_all_devices_by_default(tiny_config):
         ({"model.num_outputs": 3}, "config.model.num_outputs is 3"),
         ({"model.num_outputs": 2, "loss.form": "released"}, "'released' is defined for one output"),
         ({"loss.form": "focal"}, "config.loss.form is 'focal'"),
-        ({"optimizer.name": "adam"}, "optimiser 'adam' is unknown"),
+        ({"optimizer.name": "adam"}, "config.optimizer.name is 'adam'"),
     ],
     ids=str,
 )

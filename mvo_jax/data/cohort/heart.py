@@ -1,11 +1,13 @@
-"""Where the left ventricle is: by what is drawn, else by its motion."""
+"""Where the left ventricle is: by what is drawn, else by the locator, else by its motion."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from mvo_jax.data.cohort.locate import MIN_CONFIDENCE, locate
 from mvo_jax.data.labels import MYOCARDIUM
 from mvo_jax.data.slices import CineSlice
 
@@ -14,6 +16,45 @@ _RADIUS_MM = (12.0, 40.0)  # of the cavity, from a small apex to a dilated ventr
 _RADIUS_STEP_MM, _CELL_MM = 1.5, 2.0
 _ROUNDS = 6  # of moving the centre; it rests after three or four
 _PRIOR = 0.2  # standard deviation of where hearts lie, as a share of the image's shorter side
+
+
+class Placed(NamedTuple):
+    """A ventricle, and what found it.
+
+    Attributes:
+        centre: ``[2]``, pixels (row, column) from the image's outer edge.
+        by: ``locator``, or ``motion``: an estimate that a person must look at.
+        confidence: of the locator; None where it was not asked.
+    """
+
+    centre: np.ndarray
+    by: str
+    confidence: float | None
+
+
+def find_heart(slices: Sequence[CineSlice], locator: int) -> list[Placed]:
+    """Centre of the left ventricle in each slice, from all of them if possible.
+
+    The locator looks at the stack; where it is unsure of that, at each slice; where it is unsure of
+    a slice too, the motion of the stack is taken, which ``Placed.by`` says.
+
+    Args:
+        slices: sound ones of one patient, of one size and one known spacing.
+        locator: version; 0 knows the motion only.
+    """
+    motion = functools.cache(lambda: heart_centre(slices))
+    if locator == 0:
+        return [Placed(motion(), "motion", None)] * len(slices)
+    stack = locate(slices)
+    if stack.confidence >= MIN_CONFIDENCE:
+        return [Placed(stack.centre, "locator", stack.confidence)] * len(slices)
+    out = []
+    for one in slices:
+        found = locate([one]) if len(slices) > 1 else stack
+        sure = found.confidence >= MIN_CONFIDENCE
+        centre, by = (found.centre, "locator") if sure else (motion(), "motion")
+        out.append(Placed(centre, by, found.confidence))
+    return out
 
 
 def has_centre(one: CineSlice) -> bool:
@@ -107,7 +148,7 @@ def ring_votes(edges: Edges, size_mm: np.ndarray) -> np.ndarray:
     return best / max(float(best.sum()), 1e-12)
 
 
-def heart_centre(slices: Sequence[CineSlice]) -> np.ndarray | None:
+def heart_centre(slices: Sequence[CineSlice]) -> np.ndarray:
     """Centre of the left ventricle of a stack by its motion, pixels from the image's outer edge.
 
     Short-axis slices have the ventricle in about the same place, so their votes are summed. They
@@ -116,17 +157,13 @@ def heart_centre(slices: Sequence[CineSlice]) -> np.ndarray | None:
     point. Without any edge it is the image's middle.
 
     Args:
-        slices: sound ones of one patient.
+        slices: sound ones of one patient, of one size and one known spacing.
 
     Returns:
-        float ``[2]`` (row, column); None where the slices do not share size and a known spacing.
+        float ``[2]`` (row, column).
     """
-    grids = {(s.cine.shape[1:], s.pixel_mm) for s in slices}
-    if len(grids) != 1:
-        return None
-    ((shape, pixel_mm),) = grids
-    if pixel_mm is None:
-        return None
+    shape, pixel_mm = slices[0].cine.shape[1:], slices[0].pixel_mm
+    assert pixel_mm is not None
     edges = [moving_edges(s.cine, pixel_mm) for s in slices]
     mm = np.array(pixel_mm)
     size_mm = np.array(shape) * mm

@@ -53,7 +53,7 @@ _RENAME = "rename one, or give case ids in a table"
 MANIFEST_COLUMNS = (
     "case_id", "patient_id", "slice", "label", "split", "source", "spacing_mm", "frames", "sha256",
     "source_frames", "first_frame", "start_row", "start_column", "step_row", "step_column",
-    "centre_from", "grey_low", "grey_high", "note",
+    "centre_from", "confidence", "grey_low", "grey_high", "note",
 )  # fmt: skip
 REJECTED_COLUMNS = ("case_id", "patient_id", "source", "cause", "remedy")
 
@@ -365,6 +365,7 @@ def _manifest_row(row: Row) -> Row:
         "slice": row["slice_index"],
         "label": "" if row["label"] == UNLABELLED else row["label"],
         "spacing_mm": "" if row["spacing_mm"] is None else f"{row['spacing_mm']:.6g}",
+        "confidence": "" if row["confidence"] is None else f"{row['confidence']:.2f}",
         **{k: f"{row[k]:.6g}" for k in ("step_row", "step_column", "grey_low", "grey_high")},
     }
 

@@ -33,6 +33,19 @@ def resample_space(cine: np.ndarray, window: Window) -> np.ndarray:
     return rows @ (cine.astype(np.float32) @ columns.T)
 
 
+def resample_image(cine: np.ndarray, step: np.ndarray, shape: np.ndarray) -> np.ndarray:
+    """Whole images in another spacing, float32 ``[T, *shape]``.
+
+    Args:
+        cine: ``[T, H, W]``.
+        step: source pixels an output pixel, (row, column).
+        shape: output pixels, (row, column).
+    """
+    rows = _space_weights(cine.shape[1], 0.0, float(step[0]), int(shape[0]))
+    columns = _space_weights(cine.shape[2], 0.0, float(step[1]), int(shape[1]))
+    return rows @ (cine.astype(np.float32) @ columns.T)
+
+
 @lru_cache(maxsize=64)
 def _time_weights(source: int, frames: int, first: int) -> np.ndarray:
     """Weights ``[frames, source]`` of the periodic cubic spline through all phases."""

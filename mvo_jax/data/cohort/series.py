@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mvo_jax.data.cohort.faults import label_fault, slice_fault
-from mvo_jax.data.cohort.heart import has_centre, heart_centre
+from mvo_jax.data.cohort.heart import Placed, find_heart, has_centre
 from mvo_jax.data.cohort.resample import resample_mask, resample_space, resample_time
 from mvo_jax.data.cohort.window import choose_window
 from mvo_jax.data.importers.cine import (
@@ -64,13 +64,30 @@ def read_series(
                     done if isinstance(done, Rejected) else _with_overview(done, one)
                     for one, done in zip(slices, results, strict=True)
                 ]
+            results = _with_first_note(slices, results)
             return [*results, *(lost for one in slices for lost in one.unplaced)]
     except UserError as error:
         images = error.images if isinstance(error, RefusedSeries) else 0
         return [series.rejected(error.cause, error.remedy, images)]
+    except ModuleNotFoundError as error:
+        cause = f"{printable(series.path)} needs the package {error.name}, which is not installed"
+        return [series.rejected(cause, "pip install 'mvo_jax[images]'")]
     except Exception as error:  # whatever a library makes of one bad file, the rest goes on
         cause = f"{printable(series.path)}: {type(error).__name__}: {printable(error)[:200]}"
         return [series.rejected(cause, "check the file, or leave it out")]
+
+
+def _with_first_note(
+    slices: Sequence[CineSlice], results: Sequence[Clip | Rejected]
+) -> list[Clip | Rejected]:
+    """The first slice has the notes of its series: where it is refused the next one tells them."""
+    out = list(results)
+    first = next((i for i, done in enumerate(out) if isinstance(done, Clip)), 0)
+    clip = out[first]
+    if first and isinstance(clip, Clip) and slices[0].note:
+        notes = "; ".join(filter(None, (slices[0].note, clip.note)))
+        out[first] = dataclasses.replace(clip, note=notes)
+    return out
 
 
 def prepare_series(
@@ -94,18 +111,14 @@ def prepare_series(
     fault = label_fault(slices, label)
     faults = [slice_fault(one, still_images=still_images) for one in slices]
     sound = [one for one, wrong in zip(slices, faults, strict=True) if wrong is None]
-    grids: dict[Any, list[CineSlice]] = defaultdict(list)
-    for one in sound:
-        grids[_grid(one)].append(one)
-    drawn = all(map(has_centre, sound))
-    centres = {grid: None if drawn else heart_centre(them) for grid, them in grids.items()}
+    placed = _placed(sound, target)
     out: list[Clip | Rejected] = []
     for one, wrong in zip(slices, faults, strict=True):
         try:
             for error in (fault, wrong, label_fault([one], one.label)):
                 if error is not None:
                     raise error
-            out.append(_prepare(one, target, label, centres[_grid(one)]))
+            out.append(_prepare(one, target, label, placed.get(id(one))))
         except UserError as error:
             images = sum(one.images.values())
             names = one.case_id, one.patient_id, one.source
@@ -113,12 +126,23 @@ def prepare_series(
     return out
 
 
-def _grid(one: CineSlice) -> tuple:
-    """Slices of one grid share the centre of the heart."""
-    return one.cine.shape[1:], one.pixel_mm
+def _placed(sound: Sequence[CineSlice], target: Target) -> dict[int, Placed]:
+    """Where the heart is in each slice, by ``id``; empty where all slices say it themselves.
+
+    Slices of one grid share it, also with those that say it themselves.
+    """
+    grids: dict[Any, list[CineSlice]] = defaultdict(list)
+    for one in sound:
+        if one.pixel_mm is not None:
+            grids[one.cine.shape[1:], one.pixel_mm].append(one)
+    found = {}
+    for them in grids.values():
+        if not all(map(has_centre, them)):
+            found.update(zip(map(id, them), find_heart(them, target.locator), strict=True))
+    return found
 
 
-def _prepare(one: CineSlice, target: Target, label: int | None, centre: np.ndarray | None) -> Clip:
+def _prepare(one: CineSlice, target: Target, label: int | None, heart: Placed | None) -> Clip:
     if target.orientation < one.orientation_rule:
         raise UserError(
             f"{printable(one.source)}: {one.case_id} was turned otherwise when the run's data were "
@@ -126,7 +150,7 @@ def _prepare(one: CineSlice, target: Target, label: int | None, centre: np.ndarr
             "prepare those data again with this version and train on them, or predict with the "
             "version of mvo_jax that trained the run",
         )
-    window = choose_window(one, target, centre)
+    window = choose_window(one, target, heart)
     first, known = 0, end_diastole(one)  # one out of range is refused, used or not
     if target.end_diastole_first:
         if known is None:

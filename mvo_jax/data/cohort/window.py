@@ -2,24 +2,24 @@
 
 import numpy as np
 
-from mvo_jax.data.cohort.heart import has_centre, heart_centre, heart_region
+from mvo_jax.data.cohort.heart import Placed, find_heart, has_centre, heart_region
 from mvo_jax.data.importers.cine import printable
 from mvo_jax.data.slices import CineSlice, Target, Window
 from mvo_jax.errors import UserError
 
 
-def choose_window(one: CineSlice, target: Target, heart: np.ndarray | None = None) -> Window:
+def choose_window(one: CineSlice, target: Target, heart: Placed | None = None) -> Window:
     """The crop: centred on the heart, moved as little as needed to hold all of the myocardium.
 
     The centre is the one given, else the middle of the myocardium (LGE mask or contours), else
-    that of the motion. The window stays inside the image where the image is large enough, and
-    starts at a whole source pixel, so that a source already in the target's geometry is kept
+    what ``find_heart`` finds. The window stays inside the image where the image is large enough,
+    and starts at a whole source pixel, so that a source already in the target's geometry is kept
     bit by bit.
 
     Args:
         one: the slice.
         target: spacing and size.
-        heart: ``heart_centre`` of the series; that of the slice where None.
+        heart: ``find_heart`` of the series; that of the slice where None.
 
     Raises:
         UserError: no spacing is known and the image is not of the target's size, or the
@@ -41,6 +41,7 @@ def choose_window(one: CineSlice, target: Target, heart: np.ndarray | None = Non
 
     region = heart_region(one)
     box = None if region is None else _bounds(region)
+    confidence = None
     if one.centre is not None:
         centre, origin = np.array(one.centre) + 0.5, "given"
         if not ((centre >= 0) & (centre <= shape)).all():
@@ -52,14 +53,13 @@ def choose_window(one: CineSlice, target: Target, heart: np.ndarray | None = Non
     elif has_centre(one) and box is not None:
         centre, origin = box.mean(axis=0), "contours" if one.anatomy else "mask"
     else:
-        found = heart_centre([one]) if heart is None else heart
-        assert found is not None  # the spacing is known
-        centre, origin = found, "motion"
+        found = find_heart([one], target.locator)[0] if heart is None else heart
+        centre, origin, confidence = found
     start = centre - extent / 2
     # Inside the image where it can be; around its middle where it cannot.
     start = np.where(extent <= shape, np.clip(start, 0, np.maximum(shape - extent, 0)), start)
     start = np.where(np.isclose(extent, shape, rtol=0, atol=1.0), (shape - extent) / 2, start)
-    start = np.round(start)
+    start = np.floor(start + 0.5)  # halves go up, not to even
     if box is not None:
         low, high = box
         if (high - low > extent + 1e-6).any():
@@ -72,9 +72,8 @@ def choose_window(one: CineSlice, target: Target, heart: np.ndarray | None = Non
                 "(all cases then have that spacing)",
             )
         start = np.clip(start, high - extent, low)
-    return Window(
-        (float(start[0]), float(start[1])), (float(step[0]), float(step[1])), size, origin
-    )
+    corner, steps = (float(start[0]), float(start[1])), (float(step[0]), float(step[1]))
+    return Window(corner, steps, size, origin, confidence)
 
 
 def _bounds(region: np.ndarray) -> np.ndarray:

@@ -151,6 +151,7 @@ def _row(clip: Clip, series: Series, recipe: Recipe, path: Path, *, position: in
         "step_row": clip.window.step[0],
         "step_column": clip.window.step[1],
         "centre_from": clip.window.centre_from,
+        "confidence": clip.window.confidence,
         "grey_low": clip.intensity[0],
         "grey_high": clip.intensity[1],
         "result": path.relative_to(path.parents[1]).as_posix(),

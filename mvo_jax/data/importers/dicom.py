@@ -1,7 +1,8 @@
 """DICOM cine: classic single-frame, enhanced multi-frame and old multi-frame.
 
 One folder directly below the source is one patient (or study); a source that holds DICOM files
-itself is one. LGE masks come as NIfTI files, matched by their world coordinates.
+itself is one. LGE masks are files beside it (NIfTI, NRRD, DICOM SEG), matched by their world
+coordinates, or segmentations and contours of cvi42 in the folder itself.
 
 ``dicom_headers.py`` reads headers, ``dicom_files.py`` lists the images, ``dicom_stack.py`` finds
 the short-axis stack among them, ``dicom_phases.py`` one beat of each slice, and
@@ -13,7 +14,7 @@ import itertools
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,24 @@ from mvo_jax.data.importers.cine import (
     quiet_readers,
     square_pixel,
 )
+from mvo_jax.data.importers.cvi42 import is_workspace
+from mvo_jax.data.importers.dicom_drawings import read_drawings
 from mvo_jax.data.importers.dicom_headers import Image, is_dicom, read_headers
-from mvo_jax.data.importers.dicom_phases import count_beats
+from mvo_jax.data.importers.dicom_phases import count_beats, is_one_place
 from mvo_jax.data.importers.dicom_pixels import read_pixels
+from mvo_jax.data.importers.dicom_seg import is_segmentation
 from mvo_jax.data.importers.dicom_stack import read_stack
 from mvo_jax.data.importers.masks import place_mask
-from mvo_jax.data.importers.nifti import below, find_masks, read_mask, without_cine
+from mvo_jax.data.importers.nifti import (
+    below,
+    find_masks,
+    named_in_table,
+    without_cine,
+)
+from mvo_jax.data.importers.sheets import even_grid
+from mvo_jax.data.importers.volume import Volume
 from mvo_jax.data.importers.walk import files_below, subfolders
-from mvo_jax.data.slices import CineSlice
+from mvo_jax.data.slices import CineSlice, Grid
 from mvo_jax.errors import UserError
 
 _FIRST_FILES = 5  # of a folder, to see whose it is
@@ -47,7 +58,8 @@ def recognise(source: Path) -> bool:
     """A DICOM file, or one among the first files of a folder."""
     if source.is_file():
         return is_dicom(source)
-    return any(is_dicom(path) for path, _ in zip(files_below(source), range(500), strict=False))
+    first = (path for path, _ in zip(files_below(source), range(500), strict=False))
+    return any(is_dicom(path) and not is_segmentation(path) for path in first)
 
 
 def find(source: Path, options: Options) -> Iterator[Series]:
@@ -60,9 +72,12 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         yield Series(name=source.stem, path=source)
         return
     masks = find_masks(source, options)
+    drawings = {*masks.values(), *named_in_table(source, options)}
+    workspaces = [path for path in files_below(source) if is_workspace(path)]
     used: dict[str, Path] = {}  # mask of each case
+    taken: set[Path] = set()  # workspaces
 
-    def series(folder: Path) -> Series:
+    def series(folder: Path, parts: Sequence[Path] = (), *, loose: bool = False) -> Series:
         row = options.table.row(folder.name)
         detail: dict[str, Any] = {}
         if row is not None and row.mask is not None:
@@ -70,30 +85,52 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         elif folder.name in masks:
             detail["mask"] = masks[folder.name]
         used[folder.name] = detail.get("mask", folder)
+        own = [
+            path
+            for path in workspaces
+            if path.stem.removesuffix("_lge_mask") == folder.name
+            or (path.parent == source if loose else {folder, *parts} & set(path.parents))
+        ]
+        taken.update(own)
+        if len(own) > 1:
+            cause = (
+                f"{printable(own[1])} and {printable(own[0])} are both contours of {folder.name!r}"
+            )
+            detail["refused"] = cause, "leave one of them in the source"
+        elif own:
+            detail["workspace"] = own[0]
         return Series(name=folder.name, path=folder, detail=detail)
 
     with os.scandir(source) as entries:
-        loose = any(is_dicom(Path(e.path)) for e in entries if not e.is_dir() and e.name[0] != ".")
+        files = [Path(e.path) for e in entries if not e.is_dir() and e.name[0] != "."]
+    loose = any(is_dicom(path) and path not in drawings for path in files)
     if loose:
-        one = series(source)
+        one = series(source, loose=True)
         yield dataclasses.replace(one, detail={**one.detail, "loose": True})
-    examinations: dict[Any, list[Path]] = defaultdict(list)
+    firsts: dict[Path, Image | None] = {}
     for folder in subfolders(_unwrapped(source)):
-        if any(is_dicom(path) for path in files_below(folder)):
-            is_named = folder.name in masks or options.table.row(folder.name) is not None
-            alone = is_named or options.patient_from == "folder"
-            examinations[folder if alone else _examination(folder) or folder].append(folder)
+        if any(is_dicom(path) and path not in drawings for path in files_below(folder)):
+            firsts[folder] = _first_image(folder)
+    examinations: dict[Any, list[Path]] = defaultdict(list)
+    for folder, first in firsts.items():
+        is_named = folder.name in masks or options.table.row(folder.name) is not None
+        alone = is_named or options.patient_from == "folder"
+        examinations[folder if alone else _examination(first) or folder].append(folder)
+    about = _shared_names([first for first in firsts.values() if first is not None])
     for folders in examinations.values():
+        first = firsts[folders[0]]
+        patient = {} if first is None else {"patient": about.get(first.patient_id.strip())}
         if len(folders) == 1:
-            yield series(folders[0])
+            one = series(folders[0])
+            yield dataclasses.replace(one, detail={**one.detail, **patient})
             continue
         name = "_".join(folder.name for folder in folders)[:60]
         if len(examinations) == 1 and not loose:
             name = source.name
-        one = series(source if name == source.name else source / name)
+        one = series(source if name == source.name else source / name, folders)
         parts = {f"folder {i}": folder for i, folder in enumerate(folders)}
-        yield dataclasses.replace(one, path=source, detail={**one.detail, **parts})
-    yield from without_cine(source, options, set(used.values()), used)
+        yield dataclasses.replace(one, path=source, detail={**one.detail, **patient, **parts})
+    yield from without_cine(source, options, {*used.values(), *taken}, used)
 
 
 def _unwrapped(source: Path) -> Path:
@@ -102,12 +139,17 @@ def _unwrapped(source: Path) -> Path:
     inner = subfolders(folders[0]) if len(folders) == 1 else []
     if len(inner) < 2:
         return source
-    patients = {one[0] for folder in inner if (one := _examination(folder))}
+    # Of those whose name is nobody's each examination is one.
+    patients = {
+        (first.patient_id, first.study if _is_nobody(first) else "")
+        for folder in inner
+        if (first := _first_image(folder)) is not None
+    }
     return folders[0] if len(patients) > 1 else source
 
 
-def _examination(folder: Path) -> tuple[str, ...] | None:
-    """Patient and examination of the first grey image of a folder; None where it does not say."""
+def _first_image(folder: Path) -> Image | None:
+    """The first grey image of a folder, by which it is told whose it is."""
     for path in itertools.islice(filter(is_dicom, files_below(folder)), _FIRST_FILES):
         try:
             with quiet_readers():
@@ -115,10 +157,39 @@ def _examination(folder: Path) -> tuple[str, ...] | None:
         except UserError:  # a screenshot; of another fault reading the series will say so
             continue
         if first is not None:
-            is_nobody = _NO_NAME.fullmatch(first.patient_id.strip().casefold())
-            frame = first.frame_of_reference if is_nobody else ""
-            return (first.patient_id, first.study, frame) if first.study else None
+            return first
     return None
+
+
+def _is_nobody(image: Image) -> bool:
+    return _NO_NAME.fullmatch(image.patient_id.strip().casefold()) is not None
+
+
+def _examination(first: Image | None) -> tuple[str, ...] | None:
+    """Patient and examination of a folder; None where its images do not say."""
+    if first is None or not first.study:
+        return None
+    frame = first.frame_of_reference if _is_nobody(first) else ""
+    return first.patient_id, first.study, frame
+
+
+def _shared_names(firsts: Sequence[Image]) -> dict[str, tuple[bool, str]]:
+    """PatientIDs in several examinations: (whether of several people, what is made of it)."""
+    by_name: dict[str, list[Image]] = defaultdict(list)
+    for first in firsts:
+        by_name[first.patient_id.strip()].append(first)
+    out = {}
+    for name, images in by_name.items():
+        studies = {image.study for image in images}
+        if not name or len(studies) < 2 or _is_nobody(images[0]):
+            continue
+        births, sexes = ({image.person[i] for image in images} - {""} for i in (0, 1))
+        said = f"PatientID {printable(name)!r} is in {len(studies)} examinations"
+        if len(births) > 1 or len(sexes) > 1:
+            out[name] = True, f"{said} of several people (dates of birth or sex differ)"
+        else:
+            out[name] = False, f"{said}: one patient is taken for granted (else --patient_from)"
+    return out
 
 
 def load(series: Series, options: Options) -> list[CineSlice]:
@@ -131,38 +202,77 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     stack = read_stack(series, options)
     sound = [one.images for one in stack.slices if one.refusal is None]
     decoded = read_pixels(sound)
-    if not sound[0][0].interval:
+    first = sound[0][0]
+    if first.position is None and first.location is None:
+        _check_one_place(series, decoded)
+    if not first.interval:
         _check_one_beat(series, decoded)
-    mask = read_mask(series.detail["mask"], options) if "mask" in series.detail else None
-    patient, about_patient = _patient(sound[0][0], series, options)
-    stack.account.notes += about_patient
+    drawn = read_drawings(series, options, stack)
+    patient, about_patient = _patient(first, series, options)
+    stack.account.notes += [*about_patient, *drawn.notes]
     volumes = [
         images[0].volume(series.path, cine) for images, cine in zip(sound, decoded, strict=True)
     ]
-    placed = None if mask is None else place_mask(series, mask, volumes)
+    placed = None if drawn.mask is None else place_mask(series, drawn.mask, volumes)
+    stack.account.notes += () if placed is None else placed.notes
+    grids = _grids(series.path, volumes)
     out, sound_before = [], 0
     for z, one in enumerate(stack.slices):
-        first = one.images[0]
+        image = one.images[0]
         notes, images = list(one.account.notes), Counter(one.account.left)
         images["used"] = len(one.images) if one.refusal is None else one.account.found
         if z == 0:
             notes, images = stack.account.notes + notes, stack.account.left + images
         about: dict[str, Any] = {
             "patient_id": patient,
-            "pixel_mm": first.spacing or square_pixel(options.pixel_mm),
-            "position_mm": first.distance,
+            "pixel_mm": image.spacing or square_pixel(options.pixel_mm),
+            "position_mm": image.distance,
             "note": "; ".join(notes),
             "images": dict(images),
         }
         if one.refusal is None:
             about["cine"] = volumes[sound_before].data[:, 0]
             about |= {} if placed is None else placed.fields(sound_before)
+            about["anatomy"] = drawn.anatomy.get(sound_before, {})
+            about["grid"], about["plane"] = grids[sound_before]
             sound_before += 1
         else:
-            about["cine"] = np.zeros((0, *first.shape), np.uint8)
+            about["cine"] = np.zeros((0, *image.shape), np.uint8)
             about["refusal"] = one.refusal.cause, one.refusal.remedy
         out.append(series.slice(z, len(stack.slices), **about))
-    return out
+    lost = (*out[0].unplaced, *drawn.unplaced)
+    return [dataclasses.replace(out[0], unplaced=lost), *out[1:]]
+
+
+def _grids(path: Path, volumes: Sequence[Volume]) -> list[tuple[Grid | None, int]]:
+    """The voxels of each slice: of the stack where its slices are alike and even, else its own."""
+    own: list[tuple[Grid | None, int]] = [(one.grid, 0) for one in volumes]
+    grids = [one.grid for one in volumes if one.grid is not None]
+    alike = {(grid.shape, grid.flips) for grid in grids}
+    if len(grids) < len(volumes) or len(alike) > 1:
+        return own
+    try:
+        affine, numbers = even_grid(path, [grid.affine for grid in grids])
+    except UserError:
+        return own
+    width, height, _ = grids[0].shape
+    grid = Grid((width, height, max(numbers) + 1), affine, flips=grids[0].flips)
+    return [(grid, number) for number in numbers]
+
+
+def _check_one_place(series: Series, slices: list[np.ndarray]) -> None:
+    """Check that images without any place look like one slice.
+
+    Raises:
+        UserError: they look like several.
+    """
+    if not all(map(is_one_place, slices)):
+        raise RefusedSeries(
+            f"{printable(series.path)}: neither position nor SliceLocation says which images are "
+            "of one slice, and they look like several slices",
+            "export the series again with ImagePositionPatient, or put each slice into a folder",
+            images=sum(map(len, slices)),
+        )
 
 
 def _check_one_beat(series: Series, slices: list[np.ndarray]) -> None:
@@ -187,11 +297,14 @@ def _patient(first: Image, series: Series, options: Options) -> tuple[str, list[
     header = first.patient_id.strip()
     if not header or options.patient_from == "folder":
         return series.name, []
-    if _NO_NAME.fullmatch(header.casefold()):
+    if _is_nobody(first):
         return series.name, [
             f"PatientID {printable(header)!r} names nobody: {series.name!r} is used"
         ]
-    return header, []
+    of_several, said = series.detail.get("patient") or (False, "")
+    if of_several:
+        return series.name, [f"{said}: {series.name!r} is used"]
+    return header, [said] if said else []
 
 
 DICOM = Importer("dicom", "DICOM cine, single-frame or multi-frame", recognise, find, load)

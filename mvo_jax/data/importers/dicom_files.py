@@ -37,11 +37,13 @@ class Account:
         found: how many there are.
         left: reason -> images that are not used.
         notes: sentences about them.
+        images: all of them, each once; of the folder, not of its slices.
     """
 
     found: int = 0
     left: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
+    images: list[Image] = field(default_factory=list)
 
     def leave(self, images: Iterable[Image], reason: str, why: str = "") -> None:
         """Leave images out, with a sentence a series."""
@@ -88,8 +90,18 @@ def find_images(series: Series, options: Options, account: Account) -> list[Imag
         raise UserError(
             f"{printable(series.path)} holds no DICOM image", "leave it out of the source"
         )
-    images = _chosen(series, options, _without_copies(images, account), account)
-    _check_patient(series, images, options)
+    account.images = _without_copies(images, account)
+    _check_patient(series, account.images, options)
+    drawn = [image for image in account.images if image.modality == "SEG"]
+    if drawn:
+        account.left["of segmentations"] += len(drawn)
+    images = [image for image in account.images if image.modality != "SEG"]
+    if not images:
+        raise UserError(
+            f"{printable(series.path)} holds no cine: {len(drawn)} images of segmentations",
+            "put them into the folder of the cine they belong to",
+        )
+    images = _chosen(series, options, images, account)
     kept = []
     others: dict[str, list[Image]] = defaultdict(list)
     for image in images:
@@ -154,20 +166,24 @@ def _check_patient(series: Series, images: list[Image], options: Options) -> Non
 
 def _other_kind(image: Image) -> str | None:
     """What an image is instead of cine, as far as its header says it surely."""
-    if image.modality == "SEG":
-        return "segmentations (masks are read as NIfTI)"
     if _PHASE_IMAGES & set(image.image_type):
         return "phase maps"
-
-    def says(pattern: str) -> bool:
-        words = image.words.casefold()
-        return re.search(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", words) is not None
-
-    if says(_TAGGING):
+    if _says(image, _TAGGING):
         return "tagging"
     if "cine" in image.words.casefold():  # "cine after LGE" is cine
         return None
-    return next((kind for kind, pattern in _NO_CINE.items() if says(pattern)), None)
+    return next((kind for kind, pattern in _NO_CINE.items() if _says(image, pattern)), None)
+
+
+def late_enhancement(image: Image) -> bool:
+    """Whether an image is called late enhancement, phase-sensitive or not."""
+    cine = "cine" in image.words.casefold()
+    return not cine and _says(image, _NO_CINE["late enhancement"])
+
+
+def _says(image: Image, pattern: str) -> bool:
+    words = image.words.casefold()
+    return re.search(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", words) is not None
 
 
 def _paths(series: Series) -> list[Path]:

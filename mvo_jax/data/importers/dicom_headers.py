@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from mvo_jax.data.importers.cine import check_size, printable, reading
-from mvo_jax.data.importers.orientation import as_displayed, display_flips, patient_affine
-from mvo_jax.data.importers.volume import Volume
+from mvo_jax.data.importers.orientation import as_displayed, patient_affine
+from mvo_jax.data.importers.volume import Volume, scanned_volume
 from mvo_jax.errors import UserError
 
 MAX_FILES = 20_000  # of one patient; also frames of one file
@@ -26,7 +26,8 @@ _FRAME_GROUPS = (
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
-    "SeriesDescription", "ProtocolName", "PatientID", "FrameOfReferenceUID", "Modality",
+    "SeriesDescription", "ProtocolName", "PatientID", "PatientBirthDate", "PatientSex",
+    "FrameOfReferenceUID", "Modality",
     "ImageType", "ScanningSequence", "SequenceVariant", "SequenceName", "EchoNumbers", "EchoTime",
     "Rows", "Columns", "SamplesPerPixel", "PixelSpacing", "ImageOrientationPatient",
     "ImagePositionPatient", "SliceLocation", "SliceThickness", "TriggerTime", "NominalInterval",
@@ -50,6 +51,7 @@ class Image:
     description: str
     words: str
     patient_id: str
+    person: tuple[str, str]  # date of birth and sex; compared, never kept
     modality: str
     image_type: tuple[str, ...]
     sequence: tuple[str, ...]
@@ -96,12 +98,17 @@ class Image:
         return float(normal @ np.array(self.position))
 
     @property
-    def flips(self) -> tuple[bool, bool]:
-        """Whether (rows, columns) are reversed for display."""
+    def plane(self) -> np.ndarray | None:
+        """(Column, row, slice) index to RAS mm, as stored; None where it does not say."""
         if self.orientation is None or self.position is None:
-            return False, False
-        affine = self._affine(self.orientation, self.position)
-        return display_flips(affine[:3, 0], affine[:3, 1])
+            return None
+        spacing = self.spacing or (1.0, 1.0)
+        steps = (spacing[1], spacing[0], self.thickness)
+        return patient_affine(np.array(self.orientation), np.array(self.position), steps)
+
+    def shown(self, image: np.ndarray) -> np.ndarray:
+        """``[..., H, W]`` as stored, turned as it is displayed."""
+        return image if self.plane is None else as_displayed(image, self.plane)[0]
 
     def volume(self, path: Path, cine: np.ndarray) -> Volume:
         """A slice of which this is one image, with its world geometry, as displayed.
@@ -111,16 +118,11 @@ class Image:
             cine: ``[T, H, W]`` as stored.
         """
         spacing = self.spacing or (1.0, 1.0)
-        data, affine = cine[:, None], np.diag([spacing[1], spacing[0], self.thickness, 1.0])
-        if self.orientation is None or self.position is None:
-            return Volume(path, data, affine, spacing, oriented=False)
-        data, affine = as_displayed(data, self._affine(self.orientation, self.position))
-        return Volume(path, data, affine, spacing, oriented=True)
-
-    def _affine(self, orientation: tuple[float, ...], position: tuple[float, ...]) -> np.ndarray:
-        spacing = self.spacing or (1.0, 1.0)
-        steps = (spacing[1], spacing[0], self.thickness)
-        return patient_affine(np.array(orientation), np.array(position), steps)
+        if self.plane is None:
+            affine = np.diag([spacing[1], spacing[0], self.thickness, 1.0])
+            return Volume(path, cine[:, None], affine, spacing, oriented=False)
+        out = scanned_volume(path, cine[:, None], self.plane, oriented=True)
+        return dataclasses.replace(out, pixel_mm=spacing)
 
 
 def is_dicom(path: Path) -> bool:
@@ -270,6 +272,9 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
         "description": printable(text["SeriesDescription"]),
         "words": f"{text['SeriesDescription']} {text['ProtocolName']} {text['SequenceName']}",
         "patient_id": text["PatientID"],
+        "person": tuple(
+            str(header.get(name, "") or "").strip() for name in ("PatientBirthDate", "PatientSex")
+        ),
         "modality": str(header.get("Modality", "") or ""),
         "image_type": _texts(header.get("ImageType", None)),
         "sequence": tuple(
@@ -343,7 +348,8 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
                 _seconds(str(value(content, "FrameAcquisitionDateTime") or "")[8:]),
                 _seconds(header.get("AcquisitionTime")),
             ),
-            instance=top.instance if alone and top.instance is not None else float(frame),
+            # By file and, within it, by frame: one file may hold all slices of a phase.
+            instance=(top.instance or 0.0) + (0.0 if alone else frame / MAX_FILES),
             acquisition=_number(value(content, "FrameAcquisitionNumber")) or top.acquisition,
             interval=_number(value(heart, "RRIntervalTimeNominal")) or top.interval,
             echo_time=_number(value("MREchoSequence", "EffectiveEchoTime")) or top.echo_time,

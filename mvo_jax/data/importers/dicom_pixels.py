@@ -44,6 +44,8 @@ def _pixels(path: Path) -> np.ndarray:
     with reading(path, " as DICOM"):
         data = read_file(path)
         syntax = data.file_meta.TransferSyntaxUID
+        if not syntax.is_transfer_syntax:
+            raise ValueError(f"the transfer syntax {syntax} is none")
     what = f": compressed pixels ({syntax.name})" if syntax.is_compressed else ": its pixels"
     with reading(path, what):
         if syntax.is_compressed and not get_decoder(syntax).is_available:

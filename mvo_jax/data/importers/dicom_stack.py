@@ -18,6 +18,7 @@ from mvo_jax.errors import UserError
 _SAME_TURN_DEGREES = 6.0
 _SAME_PLACE_MM = 0.5  # from one position to the next, and twice that from first to last
 _SAME_SPACING = 2e-3  # relative
+_SKEW = 0.05  # of lengths and cosines of directions: headers of two digits are 0.01 off
 # Direction of the long axis of the left ventricle in most people (left, posterior, head), and how
 # far that of a short-axis stack may lie from it; and how near an oblique stack comes to an axis of
 # the body.
@@ -112,6 +113,7 @@ def _read_stack(series: Series, options: Options, account: Account) -> Stack:
             why = _why_not(other, chosen)
             account.leave(other.images, why)
     _check_one_kind(series, chosen, candidates)
+    _check_turn(series, chosen)
     used = {image.series for there in chosen.cine for image in there}
     out = []
     for there in chosen.places:
@@ -236,6 +238,28 @@ def _choose(series: Series, candidates: list[_Candidate]) -> _Candidate:
             series, cine, f"the largest stack ({first.images[0].name}) is no short axis"
         )
     return first
+
+
+def _check_turn(series: Series, chosen: _Candidate) -> None:
+    """Check that rows and columns run in two directions at right angles.
+
+    Raises:
+        UserError: ImageOrientationPatient says something else.
+    """
+    for turn in {image.orientation for image in chosen.images if image.orientation is not None}:
+        axes = np.array(turn).reshape(2, 3)
+        length = np.linalg.norm(axes, axis=1)
+        if (
+            not np.isfinite(axes).all()
+            or (abs(length - 1) > _SKEW).any()
+            or (abs(float(axes[0] @ axes[1])) > _SKEW)
+        ):
+            raise UserError(
+                f"{printable(series.path)}: ImageOrientationPatient of {chosen.images[0].name} is "
+                f"({', '.join(f'{v:g}' for v in turn)}), which are no two directions at right "
+                "angles",
+                "export the series again with its orientation",
+            )
 
 
 def _check_one_kind(series: Series, chosen: _Candidate, candidates: list[_Candidate]) -> None:
@@ -375,6 +399,7 @@ def _say_what_is_odd(stack: Sequence[StackSlice], account: Account) -> None:
         )
         account.notes.append(f"the field of view changes: {sizes}")
     turns = [np.array(i.orientation).reshape(2, 3) for i in firsts if i.orientation is not None]
+    turns = [turn / np.linalg.norm(turn, axis=1, keepdims=True) for turn in turns if turn.any()]
     if turns:
         cosines = [min(1.0, float((turn * turns[0]).sum(axis=1).min())) for turn in turns]
         widest = float(np.degrees(np.arccos(min(cosines))))

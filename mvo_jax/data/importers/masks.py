@@ -1,29 +1,31 @@
 """An LGE mask on the slices of a cine: every drawing lands on one, or is named."""
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from mvo_jax.data.importers.cine import Series, printable
-from mvo_jax.data.importers.volume import Volume
-from mvo_jax.data.labels import BACKGROUND, INFARCT, MVO, MYOCARDIUM, has_mvo
+from mvo_jax.data.importers.segments import join_drawings
+from mvo_jax.data.importers.volume import SAME_MM, Volume
+from mvo_jax.data.labels import MVO, has_mvo
 from mvo_jax.data.slices import CineSlice, Rejected
 from mvo_jax.errors import UserError
 
-log = logging.getLogger(__name__)
-
-_SAME_MM = 1e-2  # of affines: closer grids are one
-_TIE = 0.05  # of the slice distance: closer calls go to both slices
+# Of the slice distance: closer calls go to both slices. Repositioning between cine and LGE and the
+# depth of breath-holds move the heart by a millimetre or two, so which is nearer by less is chance.
+_TIE = 0.05
 _HALF = 0.5 * (1 + _TIE)  # of the slice distance: as far as a slice reaches
 _ROUNDING = 1e-3  # of a pixel: affines are stored in float32, and halves go up, not to even
-_MOST_TILT = 30.0  # degrees between slices of LGE and cine
-_SKEW = 0.1  # cosine between axes of a mask
-# Where two drawings meet in a pixel the first of these counts.
-_RANK = np.zeros(4, np.uint8)
-_RANK[[BACKGROUND, MYOCARDIUM, INFARCT, MVO]] = range(4)
+# Degrees between slices of LGE and cine. Planned on one another they differ by a few; beyond this a
+# crop's edge lies a slice and more away from the plane of the other.
+_MOST_TILT = 30.0
+# Cosine between axes of a mask: 6 degrees, more than a gantry or a rounded header turns one axis
+# against another, less than any lost sign does.
+_SKEW = 0.1
+_SAME_TURN = 0.02  # of direction cosines: a degree, as far as headers of two digits round
+_SAME_STEP = 0.01  # relative, of pixels: headers are rounded to 0.01 mm
 _COPY_HEADER = (
     "write the mask with the header of the cine it was drawn on (in Python: "
     "nibabel.Nifti1Image(mask, cine.affine)), or both without orientation"
@@ -38,11 +40,15 @@ class PlacedMask:
         labels: uint8 ``[H, W]`` of each slice.
         has_mvo: whether the slices of the mask that reach a slice have MVO, as drawn.
         unplaced: drawn slices of the mask that reach none.
+        drawn_on: the slices of the mask that reach a slice, in words.
+        notes: what was taken for granted.
     """
 
     labels: Sequence[np.ndarray]
     has_mvo: Sequence[bool]
     unplaced: tuple[Rejected, ...]
+    drawn_on: Sequence[str]
+    notes: tuple[str, ...] = ()
 
     def fields(self, z: int) -> dict[str, Any]:
         """What a ``CineSlice`` has of it; the first slice speaks for the drawings without one."""
@@ -50,6 +56,7 @@ class PlacedMask:
             "lge_mask": self.labels[z],
             "has_mvo": self.has_mvo[z],
             "unplaced": self.unplaced if z == 0 else (),
+            "drawn_on": self.drawn_on[z],
         }
 
 
@@ -87,16 +94,17 @@ def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> Placed
                 f"{printable(slices[0].path)} {grid[::-1]}, and no orientation to match them by",
                 "export both with their orientation, or the mask on the cine's grid",
             )
-        return PlacedMask(list(volume), [has_mvo(one) for one in volume], ())
+        numbers = [_in_words([z], mask) for z in range(len(volume))]
+        drawn = [has_mvo(one) for one in volume]
+        return PlacedMask(list(volume), drawn, (), numbers, mask.notes)
     positions = _positions(mask, slices)
-    _check_grids(mask, slices, positions)
+    notes = (*mask.notes, *_check_grids(mask, slices, positions))
     taken = _sources(positions, _slice_distance(positions, mask, slices[0]), len(volume))
     labels, drawn = [], []
     for one, position, sources in zip(slices, positions, taken, strict=True):
         joined = np.zeros(one.data.shape[2:], np.uint8)
         for k in sources:
-            new = _sampled(mask, one, k, shift=k - position)
-            joined = np.where(_RANK[new] > _RANK[joined], new, joined)
+            joined = join_drawings(joined, _sampled(mask, one, k, shift=k - position))
         labels.append(joined)
         drawn.append(any(has_mvo(volume[k]) for k in sources))
     if volume.any() and not any(one.any() for one in labels):
@@ -106,7 +114,14 @@ def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> Placed
             "check that LGE and cine are of one patient and one examination, with their "
             "orientation",
         )
-    return PlacedMask(labels, drawn, _unplaced(series, mask, positions, taken))
+    unplaced = _unplaced(series, mask, positions, taken)
+    return PlacedMask(labels, drawn, unplaced, [_in_words(k, mask) for k in taken], notes)
+
+
+def _in_words(sources: Sequence[int], mask: Volume) -> str:
+    """As "0, 1 of 6"; slices of the mask on which something is drawn."""
+    drawn = [str(k) for k in sources if mask.data[0, k].any()]
+    return f"{', '.join(drawn)} of {len(mask.data[0])}" if drawn else ""
 
 
 def _positions(mask: Volume, slices: Sequence[Volume]) -> np.ndarray:
@@ -194,8 +209,8 @@ def _unplaced(
     return tuple(out)
 
 
-def _check_grids(mask: Volume, slices: Sequence[Volume], positions: np.ndarray) -> None:
-    """Refuse a mask whose grid contradicts the cine's; tell of one that is merely another.
+def _check_grids(mask: Volume, slices: Sequence[Volume], positions: np.ndarray) -> list[str]:
+    """Refuse a mask whose grid contradicts the cine's; a note of one that is merely another.
 
     Raises:
         UserError: the mask's orientation is a writer's default, skewed, mirrored or tilted.
@@ -206,10 +221,10 @@ def _check_grids(mask: Volume, slices: Sequence[Volume], positions: np.ndarray) 
     same_shape = mask.data.shape[1:] == (len(slices), *cine.data.shape[2:])
     if (
         same_shape
-        and np.allclose(mask.affine[:, plane], cine.affine[:, plane], rtol=0, atol=_SAME_MM)
-        and np.allclose(positions, np.arange(len(slices)), rtol=0, atol=_SAME_MM)
+        and np.allclose(mask.affine[:, plane], cine.affine[:, plane], rtol=0, atol=SAME_MM)
+        and np.allclose(positions, np.arange(len(slices)), rtol=0, atol=SAME_MM)
     ):
-        return
+        return []
     if mask.is_default or cine.is_default:
         which, other = (mask, cine) if mask.is_default else (cine, mask)
         raise UserError(
@@ -233,20 +248,21 @@ def _check_grids(mask: Volume, slices: Sequence[Volume], positions: np.ndarray) 
             "check the orientation of both; resample the mask onto the slices of the cine",
         )
     if not same_shape:
-        return
-    same_steps = np.allclose(steps[:2], np.linalg.norm(cine.affine[:3, :2], axis=0), rtol=0.01)
-    mirrored = cine.turn is not None and mask.turn != cine.turn
-    if same_steps and np.allclose(unit, own, atol=0.02) and mirrored:
+        return []
+    own_steps = np.linalg.norm(cine.affine[:3, :2], axis=0)
+    same_steps = np.allclose(steps[:2], own_steps, rtol=_SAME_STEP)
+    mirrored = None not in (mask.turn, cine.turn) and mask.turn != cine.turn
+    if same_steps and np.allclose(unit, own, atol=_SAME_TURN) and mirrored:
         raise UserError(
             f"{name} has the shape of {printable(cine.path)}, and its axes run the other way "
             "from another corner: signs of its orientation look lost, and it may be mirrored",
             _COPY_HEADER,
         )
     apart = float(np.abs(mask.affine - cine.affine)[:3, 3].max())
-    log.warning(
-        f"{name} has the shape of {printable(cine.path)} on another grid (corners {apart:.1f} mm "
-        "apart): its labels are taken where its orientation says"
-    )
+    return [
+        f"{printable(mask.path.name)} has the shape of {printable(cine.path.name)} on another grid "
+        f"(corners {apart:.1f} mm apart): its labels are taken where its orientation says"
+    ]
 
 
 def to_slices(
@@ -268,6 +284,7 @@ def to_slices(
     """
     count = cine.data.shape[1]
     placed = None if mask is None else place_mask(series, mask, cine.slices())
+    notes = "; ".join((*cine.notes, *(() if placed is None else placed.notes)))
     return [
         series.slice(
             z,
@@ -278,6 +295,9 @@ def to_slices(
             end_diastole=end_diastole,
             position_mm=z * cine.slice_mm,
             orientation_rule=cine.rule,
+            note=notes if z == 0 else "",
+            grid=cine.grid,
+            plane=z,
             **({} if placed is None else placed.fields(z)),
         )
         for z in range(count)

@@ -17,9 +17,11 @@ from mvo_jax.data.importers.cine import (
     Options,
     Series,
     check_size,
-    map_mask,
     printable,
 )
+from mvo_jax.data.importers.cvi42 import is_workspace
+from mvo_jax.data.importers.mask_files import SUFFIX as MASK_SUFFIX
+from mvo_jax.data.importers.mask_files import read_mask
 from mvo_jax.data.importers.masks import to_slices
 from mvo_jax.data.importers.volume import Volume, check_shape, read_cine, read_volume
 from mvo_jax.data.importers.walk import files_below
@@ -30,7 +32,7 @@ log = logging.getLogger(__name__)
 
 CINE_PATTERN = "**/{case}_cine.nii*"
 PHASE_PATTERN = "**/{case}_cine*{phase}.nii*"  # one file a phase
-MASK_PATTERN = "**/{case}_lge_mask.nii*"
+MASK_PATTERN = "**/{case}_lge_mask.*"  # of the kinds in mask_files.py
 _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 # Words in the name of a drawing, whatever its pattern.
 _DRAWING = re.compile(
@@ -50,7 +52,7 @@ def stem(path: Path) -> str:
 
 def name_below(source: Path, path: Path) -> str:
     """A path below the source as patterns see it: the suffix in small letters."""
-    return _SUFFIX.sub(lambda found: found[0].lower(), path.relative_to(source).as_posix())
+    return MASK_SUFFIX.sub(lambda found: found[0].lower(), path.relative_to(source).as_posix())
 
 
 def recognise(source: Path) -> bool:
@@ -113,7 +115,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
             )
             yield Series(row.case_id or stem(path), path, row.patient_id, detail)
         niftis = (path for path in files_below(source) if is_nifti(path))
-        _warn_unread(source, niftis, _in_table(source, options))
+        _warn_unread(source, niftis, named_in_table(source, options))
         return
     masks = find_masks(source, options)
     used: set[Path] = set(masks.values())
@@ -174,17 +176,18 @@ def without_cine(
         cases: names of the cines.
     """
     mask = pattern_to_regex(options.mask_pattern or MASK_PATTERN)
-    named_by_table = _in_table(source, options)
+    named_by_table = named_in_table(source, options)
     cine = pattern_to_regex(CINE_PATTERN)
     loose = [re.compile(one.pattern, re.IGNORECASE) for one in (mask, cine)]
     others = []
     for path in files_below(source):
-        if path in used or path in named_by_table or not is_nifti(path):
+        if path in used or path in named_by_table or not _may_be_drawing(path):
             continue
         name = name_below(source, path)
         match = None if cine.fullmatch(name) else _first_match(loose, name)
-        if match is None and not _DRAWING.search(stem(path)):
-            others.append(path)
+        if match is None and not _is_named_drawing(path):
+            if is_nifti(path):
+                others.append(path)
             continue
         guess = match["case"] if match else stem(path)
         by_small = {case.lower(): case for case in sorted(cases)}
@@ -202,11 +205,23 @@ def without_cine(
                 + ", pair them in a table (columns cine and mask), or take it out of the source"
             )
         name = "_".join(path.relative_to(source).with_name(stem(path)).parts)
+        name = MASK_SUFFIX.sub("", name)
         yield Series(name, path, detail={"refused": (cause, remedy)})
     _warn_unread(source, others, ())
 
 
-def _in_table(source: Path, options: Options) -> set[Path]:
+def _may_be_drawing(path: Path) -> bool:
+    return MASK_SUFFIX.search(path.name) is not None or is_workspace(path)
+
+
+def _is_named_drawing(path: Path) -> bool:
+    """Whether a name says that this is a drawing; that of a DICOM file may be anything."""
+    if path.suffix.lower() in (".dcm", ".xml", ".cvi42wsx", ".cvi42ws"):
+        return is_workspace(path)
+    return _DRAWING.search(MASK_SUFFIX.sub("", path.name)) is not None or ".seg." in path.name
+
+
+def named_in_table(source: Path, options: Options) -> set[Path]:
     """Files that the table names."""
     return {
         below(source, name, options.table.path)
@@ -237,7 +252,7 @@ def find_masks(source: Path, options: Options) -> dict[str, Path]:
     masks: dict[str, Path] = {}
     for path in files_below(source):
         match = pattern.fullmatch(name_below(source, path))
-        if match is None:
+        if match is None or not (options.mask_pattern or MASK_SUFFIX.search(path.name)):
             continue
         case = match["case"]
         if case in masks:
@@ -308,12 +323,6 @@ def _read_phases(name: str, phases: list[tuple[int, Path]]) -> Volume:
                 "all phases of a case have one grid",
             )
     return dataclasses.replace(first, data=np.concatenate([one.data for one in volumes]))
-
-
-def read_mask(path: Path, options: Options) -> Volume:
-    """A 3-D mask in the project's values."""
-    volume = read_volume(path, axes=3)
-    return dataclasses.replace(volume, data=map_mask(path, volume.data, options.mask_values))
 
 
 NIFTI = Importer("nifti", "NIfTI 4-D cine with 3-D LGE masks", recognise, find, load)

@@ -57,13 +57,12 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     for one, stored in zip(slices, read_stack(series, options).slices, strict=True):
         images = stored.images
         anatomy = {}
-        flip_rows, flip_columns = images[0].flips
         for t, image in enumerate(images):
             number = re.search(r"(\d+)$", image.path.stem)
             drawn = contours.get(int(number[1]), {}) if number else {}
             if drawn:
                 mask = anatomy_of(drawn.get("i"), drawn.get("o"), image.shape)
-                anatomy[t] = mask[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1]
+                anatomy[t] = image.shown(mask)
         out.append(dataclasses.replace(one, anatomy=anatomy))
     return out
 

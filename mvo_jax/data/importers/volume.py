@@ -4,21 +4,28 @@ NIfTI stores (X, Y, Z, T); this is the one place where it is transposed.
 """
 
 import dataclasses
-import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mvo_jax.data.importers.cine import check_size, printable, reading
-from mvo_jax.data.importers.orientation import AS_STORED, Turn, as_displayed, turn_of, turned
+from mvo_jax.data.importers.orientation import (
+    AS_STORED,
+    Turn,
+    as_displayed,
+    display_flips,
+    turn_of,
+    turned,
+)
+from mvo_jax.data.slices import Grid
 from mvo_jax.errors import UserError
 
-log = logging.getLogger(__name__)
-
 _MAX_SLICES = 60
-_SAME_SIZE = 0.01  # relative; headers round
-_SAME_MM = 1e-2  # of affines: closer grids are one
+_SAME_SIZE = 0.01  # relative: pixdim and sform are rounded each for itself, to 0.01 mm by some
+SAME_MM = 1e-2  # of affines: closer grids are one; float32 of a corner 300 mm away is off by 2e-5,
+# text headers of six digits by 5e-4, and a hundredth of a pixel moves no label
 _UNIT_MM = {"mm": 1.0, "unknown": 1.0, "meter": 1e3, "micron": 1e-3}
 
 
@@ -34,6 +41,8 @@ class Volume:
         oriented: whether the file states an orientation.
         turn: what was done to the stored axes; None of what is read image by image.
         is_default: the stated orientation is the identity, as software writes that knows none.
+        grid: the axes as they are stored; None of what is read image by image.
+        notes: what was taken for granted when it was read.
     """
 
     path: Path
@@ -43,6 +52,8 @@ class Volume:
     oriented: bool
     turn: Turn | None = None
     is_default: bool = False
+    grid: Grid | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def slice_mm(self) -> float:
@@ -67,9 +78,6 @@ class Volume:
 def read_volume(path: Path, *, axes: int | None = None) -> Volume:
     """Read a NIfTI file.
 
-    It is turned as ``orientation.py`` says; a file that states no orientation is taken as it lies
-    and named in a warning.
-
     Args:
         path: ``.nii`` or ``.nii.gz``.
         axes: 4 for a cine, 3 for a mask; None for either.
@@ -92,48 +100,42 @@ def read_volume(path: Path, *, axes: int | None = None) -> Volume:
         header, affine = image.header, np.array(image.affine, float)
         spatial, _ = header.get_xyzt_units()
         affine[:3] *= _UNIT_MM.get(spatial, 1.0)
-        turn = _stored_turn(path, header, shape, affine)
+        oriented = _is_oriented(header)
+        # A damaged header is refused before its pixels are read.
+        turn, notes = stored_turn(path, shape, affine, oriented=oriented)
+        if oriented:
+            notes += _check_header_agrees(printable(path), header, shape, turn)
         slope, intercept = image.dataobj.slope, image.dataobj.inter
         plain = slope in (1.0, None) and intercept in (0.0, None)
         data = np.asarray(image.dataobj, None if plain else np.float32)
-    oriented = _is_oriented(header)
-    is_default = oriented and np.array_equal(np.abs(affine), np.eye(4))
-    if not oriented:
-        log.warning(
-            f"{printable(path)} states no orientation: it is taken as it is stored, X as columns "
-            "and Y as rows"
-        )
-    elif is_default:
-        log.warning(
-            f"{printable(path)} has the identity as its orientation, pixels and slices of 1 mm: "
-            "software writes that where it knows none"
-        )
-    data, affine = turned(data.reshape(*shape[:3], -1), affine, turn)
-    return Volume(path, data, affine, _pixel_mm(affine), oriented, turn, is_default)
+    data = data.reshape(*shape[:3], -1)
+    return stored_volume(path, data, affine, turn, oriented=oriented, notes=notes)
 
 
-def _is_oriented(header: Any) -> bool:
-    return bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+def stored_turn(
+    path: Path, shape: tuple[int, ...], affine: np.ndarray, *, oriented: bool
+) -> tuple[Turn, list[str]]:
+    """How the stored axes of a file are turned for display, and what is taken for granted.
 
-
-def _stored_turn(path: Path, header: Any, shape: tuple[int, ...], affine: np.ndarray) -> Turn:
-    """How a file's axes are turned for display.
+    Args:
+        path: for messages.
+        shape: of the stored axes, the first three of space.
+        affine: float ``[4, 4]`` of these to RAS mm.
+        oriented: whether the file states an orientation; if not it is taken as it lies.
 
     Raises:
-        UserError: the header contradicts itself or does not say, or too many slices for a stack.
+        UserError: the affine maps to no volume, does not say which axis is that of the slices, or
+            there are too many slices for a stack.
     """
     name = printable(path)
     _check_affine(path, affine)
-    turn: Turn | None = AS_STORED
-    if _is_oriented(header):
-        turn = turn_of(shape, affine)
-        _check_header_agrees(name, header, shape, turn)
+    turn = turn_of(shape, affine) if oriented else AS_STORED
     if turn is None:
         raise UserError(
             f"{name}: {'x'.join(map(str, shape[:3]))} voxels of "
             f"{_listed(np.linalg.norm(affine[:3, :3], axis=0))} mm do not say which axis is that "
             "of the slices",
-            "check the order of the axes: NIfTI wants (X, Y, Z, T)",
+            "store the slices along the third axis, (X, Y, Z)",
         )
     slices = shape[turn.order[2]]
     if slices > _MAX_SLICES:
@@ -142,23 +144,95 @@ def _stored_turn(path: Path, header: Any, shape: tuple[int, ...], affine: np.nda
             "stack",
             "check the order of the axes: NIfTI wants (X, Y, Z, T), not (T, X, Y, Z)",
         )
-    return turn
+    if not oriented:
+        return turn, [
+            f"{printable(path.name)} states no orientation: it is taken as it is stored, X as "
+            "columns and Y as rows"
+        ]
+    if _is_default(affine):
+        return turn, [
+            f"{printable(path.name)} has the identity as its orientation, pixels and slices of "
+            "1 mm: software writes that where it knows none"
+        ]
+    return turn, []
 
 
-def _check_header_agrees(name: str, header: Any, shape: tuple[int, ...], turn: Turn | None) -> None:
-    """Refuse a header whose parts describe different grids.
+def stored_volume(
+    path: Path,
+    data: np.ndarray,
+    affine: np.ndarray,
+    turn: Turn,
+    *,
+    oriented: bool,
+    notes: Sequence[str],
+) -> Volume:
+    """A volume from the axes of its file.
+
+    Args:
+        path: where it was read.
+        data: ``(X, Y, Z, T)`` as stored.
+        affine: float ``[4, 4]`` of the first three to RAS mm.
+        turn: from ``stored_turn``.
+        oriented: whether the file states an orientation.
+        notes: from ``stored_turn``.
+    """
+    grid = Grid(data.shape[:3], affine, turn.order, turn.flips, oriented)
+    shown, shown_affine = turned(data, affine, turn)
+    return Volume(
+        path,
+        shown,
+        shown_affine,
+        _pixel_mm(shown_affine),
+        oriented=oriented,
+        turn=turn,
+        is_default=oriented and _is_default(affine),
+        grid=grid,
+        notes=tuple(notes),
+    )
+
+
+def write_volume(path: Path, data: np.ndarray, grid: Grid, description: str) -> None:
+    """Write values from 0 to 1 on the voxels of a source as NIfTI.
+
+    Args:
+        path: ``.nii.gz``.
+        data: ``(X, Y, Z)`` as stored.
+        grid: of the source; without orientation the file states none either.
+        description: for the header, at most 79 characters.
+    """
+    import nibabel
+
+    image = nibabel.Nifti1Image(data, grid.affine if grid.oriented else None)
+    if not grid.oriented:
+        image.header.set_zooms(np.linalg.norm(grid.affine[:3, :3], axis=0))
+    image.header["descrip"], image.header["cal_max"] = description.encode(), 1.0
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)
+
+
+def _is_default(affine: np.ndarray) -> bool:
+    return np.array_equal(np.abs(affine), np.eye(4))
+
+
+def _is_oriented(header: Any) -> bool:
+    return bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+
+
+def _check_header_agrees(name: str, header: Any, shape: tuple[int, ...], turn: Turn) -> list[str]:
+    """Refuse a header whose parts describe different grids; tell of another thickness.
 
     Raises:
         UserError: sform and pixdim (which is qform's too) differ in the size of a pixel, or sform
             and qform in how the image is turned.
     """
+    notes = []
     if header["sform_code"] > 0:
         by_pixdim = np.abs(np.array(header["pixdim"][1:4], float))
         by_sform = np.linalg.norm(header.get_sform()[:3, :3], axis=0)
         wrong = np.flatnonzero(~np.isclose(by_pixdim, by_sform, rtol=_SAME_SIZE)).tolist()
         listed = f"{_listed(by_pixdim)} mm in its pixdim, {_listed(by_sform)} mm in its sform"
-        if turn is not None and wrong == [turn.order[2]]:  # the thickness, perhaps without the gap
-            log.warning(f"{name}: a voxel has {listed}; the distance of slices is the sform's")
+        if wrong == [turn.order[2]]:  # the thickness, perhaps without the gap
+            notes.append(f"a voxel has {listed}; the distance of slices is the sform's")
         elif wrong:
             raise UserError(
                 f"{name} contradicts itself: a voxel has {listed}",
@@ -166,11 +240,12 @@ def _check_header_agrees(name: str, header: Any, shape: tuple[int, ...], turn: T
             )
     if header["sform_code"] > 0 and header["qform_code"] > 0:
         other = turn_of(shape, np.array(header.get_qform(), float))
-        if turn is not None and (other is None or other[:2] != turn[:2]):
+        if other is None or other[:2] != turn[:2]:
             raise UserError(
                 f"{name} contradicts itself: its sform and its qform turn the image differently",
                 "find out which is right and write the file again with it in both",
             )
+    return notes
 
 
 def _listed(sizes: np.ndarray) -> str:
@@ -220,7 +295,7 @@ def check_shape(mask: Volume, cine: Volume, of: str) -> None:
     shape = cine.data.shape if len(mask.data) > 1 else (1, *cine.data.shape[1:])
     if mask.data.shape != shape:
         raise UserError(f"{printable(mask.path)} has another shape than {of}", "copy both again")
-    alike = mask.turn == cine.turn or np.allclose(mask.affine, cine.affine, rtol=0, atol=_SAME_MM)
+    alike = mask.turn == cine.turn or np.allclose(mask.affine, cine.affine, rtol=0, atol=SAME_MM)
     if not alike:
         raise UserError(
             f"{printable(mask.path)} has another orientation than {of}: it may be mirrored",
@@ -241,9 +316,18 @@ def oriented_volume(path: Path, data: np.ndarray, affine: np.ndarray, *, oriente
         UserError: the affine maps to no volume.
     """
     _check_affine(path, affine)
+    return scanned_volume(path, data, affine, oriented=oriented)
+
+
+def scanned_volume(path: Path, data: np.ndarray, affine: np.ndarray, *, oriented: bool) -> Volume:
+    """``oriented_volume`` of a grid that is known to be sound."""
+    stored, flips = affine, (False, False)
     if oriented:
+        flips = display_flips(affine[:3, 0], affine[:3, 1])
         data, affine = as_displayed(data, affine)
-    return Volume(path, data, affine, _pixel_mm(affine), oriented)
+    shape = (*data.shape[:-3:-1], data.shape[1])
+    grid = Grid(shape, stored, flips=(flips[1], flips[0], False), oriented=oriented)
+    return Volume(path, data, affine, _pixel_mm(affine), oriented, grid=grid)
 
 
 def _check_affine(path: Path, affine: np.ndarray) -> None:

@@ -13,6 +13,7 @@ from mvo_jax.data.phantom.patient import PRESETS
 from mvo_jax.errors import UserError
 
 MIN_FRAMES, MIN_IMAGE_SIZE = 8, 32
+MOST = 1024  # frames, or pixels of a side: more is a slip of the keyboard
 MAX_SLICES = 9  # 10 mm apart, more would leave the ventricle
 
 MAX_MISREGISTRATION_MM = 10.0  # the shift is cut at 25 mm then, and the heart stays in the image
@@ -114,11 +115,11 @@ class CohortSpec:
                     f"data.{key} is {value!r}, which the simulated cohort does not have.",
                     f"Set data.{key} to one of: {', '.join(known)}.",
                 )
-        for key, least in (
-            ("seed", 0),
-            ("frames", MIN_FRAMES),
-            ("image_size", MIN_IMAGE_SIZE),
-            ("slices_per_patient", 1),
+        for key, least, most in (
+            ("seed", 0, 2**32 - 1),
+            ("frames", MIN_FRAMES, MOST),
+            ("image_size", MIN_IMAGE_SIZE, MOST),
+            ("slices_per_patient", 1, MAX_SLICES),
         ):
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -127,12 +128,11 @@ class CohortSpec:
                     f"{least}.",
                     f"Set data.{key} to {least} or more.",
                 )
-        if self.slices_per_patient > MAX_SLICES:
-            raise UserError(
-                f"data.slices_per_patient is {self.slices_per_patient}; a simulated ventricle has "
-                f"room for {MAX_SLICES} slices.",
-                f"Set data.slices_per_patient to {MAX_SLICES} or less.",
-            )
+            if value > most:
+                raise UserError(
+                    f"data.{key} is {value}; the simulated cohort takes {most} at most.",
+                    f"Set data.{key} to {most} or less.",
+                )
         # False for nan too.
         if not 0 <= self.misregistration_mm <= MAX_MISREGISTRATION_MM:
             raise UserError(

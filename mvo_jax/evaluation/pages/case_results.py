@@ -88,8 +88,12 @@ def case_row(
         **_spread(members),
         "decision": int(probability >= threshold.value),
         "threshold": threshold.value,
+        "centre_from": clip.centre_from,
+        "confidence": clip.confidence,
+        "crop_to_review": int(clip.needs_review),
         "picture": None,
         "animation": None,
+        "map": None,
     }
 
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mvo_jax.data.checks import Finding
+from mvo_jax.data.checks import MOST_DECISIONS, Decision, Finding
 from mvo_jax.data.slices import Clip
 from mvo_jax.evaluation.figures import pictures
 from mvo_jax.evaluation.pages.render import render_page
@@ -22,6 +22,8 @@ def write_montage(
     facts: Mapping[str, str],
     findings: Sequence[Finding],
     tiles: Sequence[tuple[Clip, Sequence[str]]],
+    decisions: Sequence[Decision] = (),
+    rejected: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Writes one HTML file that needs nothing else.
 
@@ -33,6 +35,8 @@ def write_montage(
         facts: what holds for all splits, e.g. the number of frames.
         findings: what looks wrong, faults first.
         tiles: clips to show, each with what is wrong with it.
+        decisions: how the slices were read.
+        rejected: case_id, source, cause and remedy of what is not used.
 
     Raises:
         UserError: the file cannot be written.
@@ -52,7 +56,7 @@ def write_montage(
                     pictures.webp(pictures.masked_frame(video, clip.lge_mask, side=_TILE)), "webp"
                 ),
                 "has_mask": clip.lge_mask is not None,
-                "by_motion": clip.centre_from == "motion",
+                "needs_review": clip.needs_review,
                 "wrong": list(wrong),
             }
         )
@@ -63,6 +67,10 @@ def write_montage(
         facts=facts,
         findings=findings,
         tiles=shown,
+        decisions=decisions,
+        cases=sum(row["cases"] for row in table),
+        rejected=rejected[:MOST_DECISIONS],
+        all_rejected=len(rejected),
         lge_colours=pictures.OVERLAY_COLOURS,
     )
     replace_file(path, text)

@@ -224,7 +224,6 @@ def test_labels(values, told, label):
 @pytest.mark.parametrize("pixel", [(1.5, 1.5), (1.2, 1.6)])
 def test_the_ventricle_is_found_by_its_motion(centre, pixel):
     found = heart_centre([one(beating(centre), pixel_mm=pixel)])
-    assert found is not None
     assert np.hypot(*((found - 0.5 - centre) * pixel)) < 3.0
 
 
@@ -238,7 +237,6 @@ def test_a_brighter_ventricle_that_moves_more_does_not_draw_the_crop():
         inner = np.hypot(rows - 48, columns - 56) < 33
         cine[t][outer & ~inner] = 900
     found = heart_centre([one(cine)])
-    assert found is not None
     assert np.hypot(*((found - 0.5 - [48, 56]) * 1.5)) < 8.0
 
 
@@ -247,11 +245,10 @@ def test_slices_help_each_other():
     noise = np.random.default_rng(1).normal(300, 20, (FRAMES, SIZE, SIZE))
     stack = [one(beating((36, 60), seed=s), slice_index=s) for s in range(3)]
     stack.append(one(noise, slice_index=3))
-    results = prepare_series(stack, Target(image_size=32))
+    results = prepare_series(stack, Target(image_size=32, locator=0))
     windows = [where(r) for r in results if isinstance(r, Clip)]
     assert len(windows) == 4
     assert len({w.start for w in windows}) == 1
-    assert heart_centre([stack[0], one(beating(size=80), slice_index=4)]) is None
     mixed = prepare_series([stack[0], one(beating((40, 40), size=80))], Target(image_size=32))
     assert all(isinstance(r, Clip) for r in mixed)
 
@@ -275,10 +272,8 @@ def test_a_damaged_slice_harms_no_other():
 def test_where_nothing_moves_the_middle_is_taken():
     still = np.repeat(beating()[:1], FRAMES, axis=0)
     found = heart_centre([one(still)])
-    assert found is not None
     assert np.hypot(*(found - SIZE / 2)) * 1.5 < 25  # harmonics of rounding at most
     nowhere = heart_centre([one(np.zeros((FRAMES, SIZE, SIZE)))])
-    assert nowhere is not None
     assert nowhere.tolist() == [SIZE / 2, SIZE / 2]
 
 

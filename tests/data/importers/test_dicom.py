@@ -301,8 +301,8 @@ SOUND: dict[str, tuple[Write, dict[str, int], str]] = {
     ),
     "a segmentation": (
         segmentation,
-        {"segmentations (masks are read as NIfTI)": FRAMES},
-        "segmentations",
+        {"of segmentations": FRAMES},
+        "",
     ),
     "screenshots first": (
         screenshots_first,
@@ -495,7 +495,7 @@ def compressed_without_syntax(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "words"),
     [
-        (two_examinations, ["2 examinations", "'ANON'", "in A17", "in B02"]),
+        (lambda f: two_examinations(f / "deep"), ["2 examinations", "'ANON'", "in A17", "in B02"]),
         (two_patients, ["2 patients: ANNA, BERT"]),
         (beats_without_interval, ["24 phases", "CardiacNumberOfImages is 12", "several beats"]),
         (beats_that_are_seen, ["3 heart beats", "no NominalInterval"]),
@@ -571,6 +571,136 @@ def test_one_enhanced_image_a_file(order, where, tmp_path):
         setattr(image, f"{where}FunctionalGroupsSequence", pydicom.Sequence([group]))
         image.save_as(path)
     assert np.array_equal(pixels(read(tmp_path)), CINE)
+
+
+@pytest.mark.parametrize(
+    ("order", "by"),
+    [
+        ("delay", "phase"), ("trigger", "phase"), ("instance", "phase"),
+        ("delay", "slice"), ("instance", "slice"),
+    ],
+)  # fmt: skip
+def test_one_enhanced_file_a_phase_or_a_slice(order, by, tmp_path):
+    """Several files of several frames; times in the groups, at the top level, or only numbers."""
+    count = FRAMES if by == "phase" else SLICES
+    for n in range(count):
+        part = CINE[n : n + 1] if by == "phase" else CINE[:, n : n + 1]
+        path = writers.write_enhanced(tmp_path / "parts" / f"{(5 * n) % count}", "anna", part)
+        image = pydicom.dcmread(path / "multi.dcm")
+        image.InstanceNumber = n + 1
+        if order == "trigger":
+            image.TriggerTime = 30.0 * n
+        for group in image.PerFrameFunctionalGroupsSequence:
+            del group.FrameContentSequence[0].TemporalPositionIndex
+            if order != "delay":
+                del group.CardiacSynchronizationSequence
+            elif by == "phase":
+                times = group.CardiacSynchronizationSequence[0]
+                times.NominalCardiacTriggerDelayTime = 30.0 * n
+            if by == "slice":
+                group.PlanePositionSequence[0].ImagePositionPatient = [0, 0, -8.0 * n]
+        (tmp_path / "anna").mkdir(exist_ok=True)
+        image.save_as(tmp_path / "anna" / f"{(5 * n) % count:02d}.dcm")
+    shutil.rmtree(tmp_path / "parts")
+    assert np.array_equal(pixels(read(tmp_path)), CINE[:, ::-1])
+
+
+# Where little is said
+
+
+def in_motion(slices: int, frames: int, seed: int = 0) -> np.ndarray:
+    """Slices that differ, each a disc that beats once; ``[T, Z, H, W]``."""
+    draws = np.random.default_rng(seed)
+    still = draws.integers(0, 500, (slices, SIZE, SIZE))
+    at = np.hypot(*(np.mgrid[:SIZE, :SIZE] - SIZE / 2 + 0.5))
+    radius = 5 + 2 * np.cos(2 * np.pi * np.arange(frames) / frames)
+    disc = 200 * np.clip(radius[:, None, None] - at, 0, 1)[:, None]
+    return (still + disc + draws.integers(0, 15, (frames, slices, SIZE, SIZE))).astype(np.uint16)
+
+
+def bare_series(folder: Path, order: Callable[[int, int], int], slices: int, **tags: Any) -> None:
+    """Nothing but InstanceNumber says what is what."""
+    nothing = {
+        "ImagePositionPatient": None, "ImageOrientationPatient": None, "SliceLocation": None,
+        "TriggerTime": None, "CardiacNumberOfImages": None,
+    }  # fmt: skip
+    series(folder, in_motion(slices, FRAMES), InstanceNumber=order, **nothing, **tags)
+
+
+@pytest.mark.parametrize(
+    ("order", "tags"),
+    [
+        (lambda t, z: t + z * FRAMES, {}),
+        (lambda t, z: z + t * SLICES, {}),
+        (lambda t, z: t + z * FRAMES, {"AcquisitionNumber": lambda t, z: z}),
+        (lambda t, z: t + z * FRAMES, {"SeriesInstanceUID": lambda t, z: f"1.2.{z}"}),
+    ],
+    ids=["by slice", "by phase", "acquisition", "series"],
+)
+def test_several_slices_without_a_place_are_never_one(order, tags, tmp_path):
+    bare_series(tmp_path, order, SLICES, **tags)
+    with pytest.raises(UserError) as refusal:
+        read(tmp_path)
+    assert refusal.value.remedy
+
+
+def test_one_slice_without_a_place_is_read_and_told(tmp_path):
+    bare_series(tmp_path, lambda t, z: t, 1)
+    (one,) = read(tmp_path)
+    assert np.array_equal(one.cine, in_motion(1, FRAMES)[:, 0])
+    assert "taken as one slice" in one.note
+
+
+def test_beats_of_uneven_length_are_seen(tmp_path):
+    """2.2 s, no interval, no count: under the three seconds that no beat lasts."""
+    still, disc = in_motion(SLICES, 1)[0], in_motion(SLICES, 60)
+    lengths = (15, 11, 18)
+    beats = [disc[np.arange(n) * 60 // n] for n in lengths]
+    uneven = np.concatenate(beats)
+    assert still.shape == uneven.shape[1:]
+    series(
+        tmp_path, uneven, CardiacNumberOfImages=None, TriggerTime=lambda t, z: 50.0 * t,
+    )  # fmt: skip
+    with pytest.raises(UserError, match="3 heart beats"):
+        read(tmp_path)
+    shutil.rmtree(tmp_path / "anna")
+    series(tmp_path, in_motion(SLICES, 44), CardiacNumberOfImages=None)
+    assert len(read(tmp_path)) == SLICES
+
+
+# Whose it is
+
+
+def examinations(folder: Path, *people: dict[str, Any]) -> None:
+    for k, tags in enumerate(people):
+        whole = {"StudyInstanceUID": f"1.2.{k}", "FrameOfReferenceUID": f"1.2.{k}.1", **tags}
+        writers.write_series(folder / ("A17", "B02")[k], CINE, **whole)
+
+
+@pytest.mark.parametrize(
+    ("people", "patients", "words"),
+    [
+        (
+            ({"PatientBirthDate": "19500101"}, {"PatientBirthDate": "19610203"}),
+            "A17 B02",
+            "several",
+        ),
+        (({"PatientSex": "M"}, {"PatientSex": "F"}), "A17 B02", "people"),
+        (({"PatientSex": "M"}, {"PatientSex": "M"}), "P1 P1", "taken for granted"),
+        (({}, {"PatientBirthDate": "19500101"}), "P1 P1", "P1' is in 2 examinations"),
+    ],
+)
+def test_one_ordinary_name_in_two_examinations(people, patients, words, tmp_path):
+    examinations(tmp_path, *people)
+    slices = read_all(tmp_path)
+    assert [them[0].patient_id for them in slices] == patients.split()
+    assert all(words in them[0].note for them in slices)
+
+
+def test_a_wrapper_folder_of_patients_without_names(tmp_path):
+    examinations(tmp_path / "source" / "export", {"PatientID": "ANON"}, {"PatientID": "ANON"})
+    slices = read_all(tmp_path / "source")
+    assert [them[0].patient_id for them in slices] == ["A17", "B02"]
 
 
 # What the commands say

@@ -357,6 +357,19 @@ def test_palettes_of_greys_are_applied_and_those_of_masks_are_labels(tmp_path):
     assert np.array_equal(one.lge_mask, MVO_RING)
 
 
+def test_a_palette_as_pillow_makes_it_gives_the_greys_of_the_images(tmp_path):
+    """64 greys chosen by Pillow for each frame, as field data come: never the indices."""
+    for t, frame in enumerate(BEAT):
+        image = Image.fromarray(frame).convert("RGB").quantize(64)
+        assert image.mode == "P"
+        image.save(tmp_path / f"P_{t:02d}_input.png")
+    (one,) = read(tmp_path, pixel_mm=PIXEL_MM)
+    off = np.abs(one.cine.astype(int) - BEAT)
+    assert off.max() <= 4  # 101 greys in 64: neighbours share one
+    indices = np.stack([np.asarray(Image.open(p)) for p in sorted(tmp_path.glob("*.png"))])
+    assert np.abs(indices.astype(int) - BEAT).max() > 100
+
+
 def test_a_palette_of_colours_is_refused(tmp_path):
     for t, frame in enumerate(BEAT):
         image = Image.fromarray(frame)

@@ -136,10 +136,9 @@ def test_pixels_are_those_of_the_files(read):
         folder = SOURCE / "dicom" / "SCD0000101"
         stack = [one.images for one in read_stack(Series("a", folder), Options()).slices]
         for one, images in zip(slices, stack, strict=True):
-            rows, columns = (-1 if flip else 1 for flip in images[0].flips)
             for frame, image in zip(one.cine, images, strict=True):
                 stored = pydicom.dcmread(image.path).pixel_array
-                assert np.array_equal(frame, stored[::rows, ::columns])
+                assert np.array_equal(frame, image.shown(stored))
 
 
 @pytest.mark.parametrize("patient", DICOM_PATIENTS)
@@ -210,8 +209,12 @@ def shifted(one: CineSlice, rows: int, columns: int) -> CineSlice:
 
 
 @pytest.mark.parametrize("together", [True, False], ids=["the stack", "slice by slice"])
-def test_the_motion_places_the_crop_without_contours(read, stacks, together):
-    """The epicardium is inside, and the centre within what a crop of 128 mm forgives."""
+def test_the_locator_places_the_crop_without_contours(read, stacks, together):
+    """The epicardium is inside, and the centre within what a crop of 128 mm forgives.
+
+    The weights that ship have seen these patients: docs/locator.md has figures of those that have
+    not. This holds reading, locating and cropping together.
+    """
     cases = list(read.values())
     for slices in stacks.values():
         cases += [[shifted(s, *by) for s in slices] for by in ((-12, 4), (12, 12))]
@@ -223,7 +226,8 @@ def test_the_motion_places_the_crop_without_contours(read, stacks, together):
             region = heart_region(one)
             if region is None:
                 continue
-            assert result.centre_from == "motion"
+            assert result.centre_from == "locator"
+            assert result.confidence is not None
             assert one.pixel_mm is not None
             corners = np.argwhere(region)
             middle = (corners.min(axis=0) + corners.max(axis=0)) / 2
@@ -232,8 +236,8 @@ def test_the_motion_places_the_crop_without_contours(read, stacks, together):
             lost.append(outside(one, result))
     print(f"{len(apart)} slices: {np.median(apart):.1f} mm, at most {max(apart):.1f} mm off")
     assert max(lost) == 0
-    assert np.median(apart) < 8
-    assert max(apart) < (15 if together else 22)
+    assert np.median(apart) < 5
+    assert max(apart) < 12
 
 
 def test_prepared_as_a_cohort(tmp_path):

@@ -1,0 +1,267 @@
+"""What is drawn on the images of a DICOM folder: a mask beside it, segmentations, contours.
+
+Contours of cvi42 on the cine are its anatomy; on late enhancement they are the myocardium and the
+MVO. An infarct is no contour there but the result of a threshold, which a workspace does not hold.
+"""
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mvo_jax.data.importers import cvi42
+from mvo_jax.data.importers.cine import Options, Series, printable
+from mvo_jax.data.importers.contours import fill
+from mvo_jax.data.importers.cvi42 import Contour
+from mvo_jax.data.importers.dicom_files import late_enhancement
+from mvo_jax.data.importers.dicom_headers import Image
+from mvo_jax.data.importers.dicom_phases import MIN_PHASES
+from mvo_jax.data.importers.dicom_seg import read_seg
+from mvo_jax.data.importers.dicom_stack import Stack
+from mvo_jax.data.importers.mask_files import read_mask
+from mvo_jax.data.importers.sheets import even_grid
+from mvo_jax.data.importers.volume import Volume, oriented_volume
+from mvo_jax.data.labels import CAVITY, MVO, MYOCARDIUM, WALL
+from mvo_jax.data.slices import Rejected
+from mvo_jax.errors import UserError
+
+_SAME_PLACE_MM = 0.5  # as slices of the cine are told apart
+
+
+@dataclasses.dataclass
+class Drawings:
+    """What is drawn.
+
+    Attributes:
+        mask: of the LGE, in the project's values.
+        anatomy: (sound slice, frame) -> uint8 ``[H, W]`` as displayed, 1 cavity, 2 myocardium.
+        unplaced: segmentations that cannot be read, and MVO on images which are not there.
+        notes: what is not read.
+    """
+
+    mask: Volume | None = None
+    anatomy: dict[int, dict[int, np.ndarray]] = dataclasses.field(default_factory=dict)
+    unplaced: list[Rejected] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def read_drawings(series: Series, options: Options, stack: Stack) -> Drawings:
+    """The drawings of a patient.
+
+    Args:
+        series: ``mask`` and ``workspace`` of its detail are files beside the images.
+        options: meaning of mask values.
+        stack: the cine; its account has all images of the folder.
+
+    Raises:
+        UserError: a file that cannot be read, or several masks of one LGE.
+    """
+    out = Drawings()
+    named = series.detail.get("mask")
+    workspace = series.detail.get("workspace")
+    if named is not None and cvi42.is_workspace(named):
+        named, workspace = None, named
+    masks: list[tuple[Path, Volume]] = []
+    if named is not None:
+        masks.append((named, read_mask(named, options)))
+    segmentations = {image.path for image in stack.account.images if image.modality == "SEG"}
+    if workspace is not None:
+        out = _contours(series, workspace, stack)
+        if out.mask is not None:
+            masks.append((workspace, out.mask))
+    for path in sorted(segmentations - {named}):
+        _note_frame(path, (i for i in stack.account.images if i.path == path), stack, out)
+        try:
+            masks.append((path, read_seg(path, options.mask_values)))
+        except UserError as error:  # nobody named it: it may be of something else
+            lost = series.rejected(error.cause, f"{error.remedy}; or take it out of the folder")
+            name = f"{series.name}_{path.stem}"
+            out.unplaced.append(dataclasses.replace(lost, case_id=name, source=str(path)))
+    if len(masks) > 1:
+        listed = ", ".join(printable(path.name) for path, _ in masks)
+        raise UserError(
+            f"{printable(series.path)} has {len(masks)} drawings of the LGE: {listed}",
+            "leave one of them in the source",
+        )
+    out.mask = masks[0][1] if masks else None
+    return out
+
+
+def _contours(series: Series, workspace: Path, stack: Stack) -> Drawings:
+    """The contours of a workspace on the images of the folder.
+
+    Raises:
+        UserError: it cannot be read, has no contour of a known name, or LGE of several series.
+    """
+    drawn = cvi42.read_workspace(workspace)
+    names = Counter(c.name for contours in drawn.values() for c in contours)
+    unknown = {name: n for name, n in names.items() if name not in cvi42.KNOWN}
+    listed = ", ".join(f"{printable(name)} ({n})" for name, n in sorted(unknown.items()))
+    if len(unknown) == len(names):
+        raise UserError(
+            f"{printable(workspace)} has no contour that is known; there are {listed or 'none'}",
+            f"known are {', '.join(cvi42.KNOWN)}",
+        )
+    out = Drawings()
+    if unknown:
+        out.notes.append(f"{printable(workspace.name)}: contours that are not read: {listed}")
+    images: dict[str, list[Image]] = defaultdict(list)
+    for image in stack.account.images:
+        images[image.uid].append(image)
+    sound = [one.images for one in stack.slices if one.refusal is None]
+    phases = {i.uid: (z, t) for z, cine in enumerate(sound) for t, i in enumerate(cine)}
+    on_lge: dict[str, list[Contour]] = {}
+    elsewhere: list[tuple[str, list[Contour]]] = []
+    for uid, contours in drawn.items():
+        there = images.get(uid, [])
+        if len(there) == 1 and uid in phases and not _has_mvo(contours):
+            z, t = phases[uid]
+            mask = _anatomy(contours, there[0])
+            if mask.any():
+                out.anatomy.setdefault(z, {})[t] = there[0].shown(mask)
+        elif len(there) == 1 and _is_lge(there[0], contours, stack.account.images):
+            on_lge[uid] = contours
+        else:
+            elsewhere.append((uid, contours))
+    _say_elsewhere(series, workspace, elsewhere, images, out)
+    if on_lge:
+        _note_frame(workspace, (images[uid][0] for uid in on_lge), stack, out)
+        out.mask = _lge_mask(workspace, on_lge, images, stack.account.images)
+    return out
+
+
+def _note_frame(path: Path, drawn_on: Iterable[Image], stack: Stack, out: Drawings) -> None:
+    """Tell of drawings whose coordinates may not be those of the cine."""
+    own = {image.frame_of_reference for one in stack.slices for image in one.images} - {""}
+    if own and {image.frame_of_reference for image in drawn_on} - {"", *own}:
+        out.notes.append(
+            f"{printable(path.name)} has another frame of reference than the cine (was the patient "
+            "moved?): it is placed by its coordinates all the same"
+        )
+
+
+def _has_mvo(contours: Iterable[Contour]) -> bool:
+    return any(c.name == cvi42.NO_REFLOW for c in contours)
+
+
+def _is_lge(image: Image, contours: Sequence[Contour], images: Sequence[Image]) -> bool:
+    """Whether an image is late enhancement: by its name, its contours, or as a still."""
+    if late_enhancement(image) or any(c.name in cvi42.ON_LGE for c in contours):
+        return True
+    same = [
+        i
+        for i in images
+        if i.series == image.series
+        and (None in (i.distance, image.distance) or _apart(i, image) < _SAME_PLACE_MM)
+    ]
+    return len(same) < MIN_PHASES
+
+
+def _apart(one: Image, other: Image) -> float:
+    return abs((one.distance or 0.0) - (other.distance or 0.0))
+
+
+def _region(contours: Iterable[Contour], name: str, shape: tuple[int, int]) -> np.ndarray:
+    """Pixels inside any contour of a name."""
+    out = np.zeros(shape, bool)
+    for contour in contours:
+        if contour.name == name:
+            out |= fill(contour.points, shape)
+    return out
+
+
+def _anatomy(contours: Sequence[Contour], image: Image) -> np.ndarray:
+    out = np.zeros(image.shape, np.uint8)
+    out[_region(contours, cvi42.EPICARDIUM, image.shape)] = WALL
+    out[_region(contours, cvi42.ENDOCARDIUM, image.shape)] = CAVITY
+    return out
+
+
+def _lge_mask(
+    workspace: Path,
+    drawn: dict[str, list[Contour]],
+    images: dict[str, list[Image]],
+    all_images: Sequence[Image],
+) -> Volume:
+    """Myocardium and MVO of the late enhancement, on the stack of those images.
+
+    Raises:
+        UserError: they are of several series, or do not say where they lie.
+    """
+    firsts = [images[uid][0] for uid in drawn]
+    series = {image.series: image.name for image in firsts}
+    if len(series) > 1:
+        raise UserError(
+            f"{printable(workspace)} has drawings on several LGE series: "
+            f"{', '.join(sorted(series.values()))}",
+            "leave one of those series in the folder, or export only its contours",
+        )
+    if any(image.plane is None for image in firsts):
+        raise UserError(
+            f"{printable(workspace)}: the LGE images it is drawn on do not say where they lie",
+            "export them again with ImagePositionPatient",
+        )
+    planes, masks = [], []
+    for image, contours in zip(firsts, drawn.values(), strict=True):
+        mask = np.zeros(image.shape, np.uint8)
+        ring = _region(contours, cvi42.EPICARDIUM, image.shape)
+        ring &= ~_region(contours, cvi42.ENDOCARDIUM, image.shape)
+        mask[ring] = MYOCARDIUM
+        mask[_region(contours, cvi42.NO_REFLOW, image.shape)] = MVO
+        planes.append(image.plane)
+        masks.append(mask)
+    # Slices without a drawing belong to the stack: they tell how far its slices are apart.
+    others = [
+        i.plane
+        for i in all_images
+        if i.series in series and i.shape == firsts[0].shape and i.plane is not None
+    ]
+    try:
+        affine, numbers = even_grid(workspace, [*planes, *others])
+    except UserError:
+        affine, numbers = even_grid(workspace, planes)
+    out = np.zeros((max(numbers) + 1, *firsts[0].shape), np.uint8)
+    for z, mask in zip(numbers[: len(masks)], masks, strict=True):
+        if out[z].any():
+            raise UserError(
+                f"{printable(workspace)}: two images of one place have drawings",
+                "export the contours of one of them",
+            )
+        out[z] = mask
+    return oriented_volume(workspace, out[None], affine, oriented=True)
+
+
+def _say_elsewhere(
+    series: Series,
+    workspace: Path,
+    elsewhere: Sequence[tuple[str, Sequence[Contour]]],
+    images: dict[str, list[Image]],
+    out: Drawings,
+) -> None:
+    """A row of the rejected for MVO that has no image to lie on, a note for other contours."""
+    lost = 0
+    for uid, contours in elsewhere:
+        if not any(c.name in cvi42.KNOWN for c in contours):
+            continue
+        if not _has_mvo(contours):
+            lost += 1
+            continue
+        there = images.get(uid, [])
+        why = "an image that is not in the folder"
+        if there:
+            why = f"a cine image ({there[0].name})"
+        if len(there) > 1:
+            why = f"a file of several images ({there[0].name})"
+        one = series.rejected(
+            f"{printable(workspace)}: MVO is drawn on {why}, {printable(uid)}",
+            "put the LGE images that belong to the workspace into the folder, one image a file",
+        )
+        name = f"{series.name}_lge_{printable(uid)[-12:]}"
+        out.unplaced.append(dataclasses.replace(one, case_id=name, source=str(workspace)))
+    if lost:
+        out.notes.append(
+            f"{printable(workspace.name)}: contours on {lost} images that are not used or not in "
+            "the folder"
+        )

@@ -1,0 +1,128 @@
+"""DICOM segmentations (PS3.3 A.51 and A.101): binary or label map, segments by their labels.
+
+Read with pydicom alone: a segmentation is a multi-frame image, and each frame says which segment it
+is of and where it lies.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mvo_jax.data.importers.cine import check_size, printable, quiet_readers, reading
+from mvo_jax.data.importers.dicom_headers import read_file
+from mvo_jax.data.importers.orientation import patient_affine
+from mvo_jax.data.importers.segments import join_segments, segment_values
+from mvo_jax.data.importers.sheets import even_volume
+from mvo_jax.data.importers.volume import Volume, oriented_volume
+from mvo_jax.errors import UserError
+
+_THICKNESS_MM = 8.0  # of a single slice where the header is silent
+_SAME_PLACE_MM = 0.01  # of frames of several segments on one slice: positions are text
+
+
+def is_segmentation(path: Path) -> bool:
+    """Whether a file is a DICOM segmentation."""
+    try:
+        with quiet_readers():
+            return read_file(path, specific_tags=["Modality"]).get("Modality") == "SEG"
+    except Exception:  # whatever it is, it is none
+        return False
+
+
+def read_seg(path: Path, mask_values: Mapping[int, int]) -> Volume:
+    """A mask in the project's values, ``data`` ``[1, Z, H, W]``.
+
+    Slices without a frame are empty. Where segments overlap, MVO counts before infarct before
+    myocardium.
+
+    Args:
+        path: of the file.
+        mask_values: meaning of segment numbers; counts for more than the segments' labels.
+
+    Raises:
+        UserError: damaged, no segmentation, probabilities, segments without a meaning, or frames
+            that make no stack.
+    """
+    with reading(path, " as DICOM segmentation"):
+        data = read_file(path)
+        if data.get("Modality") != "SEG":
+            raise UserError(
+                f"{printable(path)} is no segmentation (Modality {data.get('Modality')})",
+                "export the drawing as DICOM SEG, NRRD or NIfTI",
+            )
+        frames = int(data.NumberOfFrames)
+        check_size(path, int(data.Rows) * int(data.Columns) * frames, 2)
+        names = {
+            int(one.SegmentNumber): str(one.get("SegmentLabel", "")) for one in data.SegmentSequence
+        }
+        values = segment_values(path, names, mask_values)
+        groups = data.PerFrameFunctionalGroupsSequence
+        if len(groups) != frames:
+            raise ValueError(f"{frames} frames and headers of {len(groups)}")
+        pixels = data.pixel_array.reshape(frames, int(data.Rows), int(data.Columns))
+        kind = str(data.get("SegmentationType", "BINARY"))
+        if kind == "FRACTIONAL":
+            pixels = _whole(path, pixels, int(data.MaximumFractionalValue))
+        planes = [_plane(path, data, group) for group in groups]
+        layers = [
+            _layers(kind, frame, group, values) for frame, group in zip(pixels, groups, strict=True)
+        ]
+    at: dict[tuple[float, ...], int] = {}  # corner -> slice
+    slices: list[list[tuple[np.ndarray, int]]] = []
+    kept: list[np.ndarray] = []
+    for plane, own in zip(planes, layers, strict=True):
+        key = tuple(np.floor(plane[:3, 3] / _SAME_PLACE_MM + 0.5))
+        if key not in at:
+            at[key] = len(slices)
+            slices.append([])
+            kept.append(plane)
+        slices[at[key]] += own
+    drawn = [join_segments(own, pixels.shape[1:]) for own in slices]
+    mask, affine = even_volume(path, kept, drawn)
+    return oriented_volume(path, mask[None], affine, oriented=True)
+
+
+def _whole(path: Path, pixels: np.ndarray, most: int) -> np.ndarray:
+    if not np.isin(pixels, (0, most)).all():
+        raise UserError(
+            f"{printable(path)} holds probabilities (SegmentationType FRACTIONAL)",
+            "export labels (BINARY), not probabilities",
+        )
+    return pixels // max(most, 1)
+
+
+def _layers(
+    kind: str, frame: np.ndarray, group: Any, values: Mapping[int, int]
+) -> list[tuple[np.ndarray, int]]:
+    """Where each segment is in a frame, and its value."""
+    if kind == "LABELMAP":
+        numbers = [int(n) for n in np.unique(frame) if n]
+        return [(frame == n, values[n]) for n in numbers]
+    number = int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+    return [(frame != 0, values[number])]
+
+
+def _plane(path: Path, data: Any, own: Any) -> np.ndarray:
+    """(Column, row, slice) index of a frame to RAS mm."""
+    shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
+
+    def value(sequence: str, name: str) -> Any:
+        for group in (own, shared):
+            if sequence in group and name in group[sequence][0]:
+                return group[sequence][0][name].value
+        return None
+
+    turn = value("PlaneOrientationSequence", "ImageOrientationPatient")
+    corner = value("PlanePositionSequence", "ImagePositionPatient")
+    spacing = value("PixelMeasuresSequence", "PixelSpacing")
+    if turn is None or corner is None or spacing is None:
+        raise UserError(
+            f"{printable(path)} does not say where its frames lie",
+            "export it again with plane positions, or as NRRD or NIfTI",
+        )
+    measures = "PixelMeasuresSequence"
+    step = value(measures, "SpacingBetweenSlices") or value(measures, "SliceThickness")
+    steps = float(spacing[1]), float(spacing[0]), float(step or _THICKNESS_MM)
+    return patient_affine(np.array(turn, float), np.array(corner, float), steps)

@@ -1,0 +1,189 @@
+"""NRRD masks: label maps, and ``.seg.nrrd`` of 3D Slicer with named segments, also in layers.
+
+http://teem.sourceforge.net/nrrd/format.html; of segmentations the Slicer manual, "Segmentations".
+"""
+
+import io
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from mvo_jax.data.importers.cine import check_size, map_mask, printable, reading
+from mvo_jax.data.importers.segments import join_segments, segment_values
+from mvo_jax.data.importers.volume import Volume, stored_turn, stored_volume
+from mvo_jax.errors import UserError
+
+# Signs by which the axes of a space become right, anterior, superior.
+_TO_RAS = {
+    "right-anterior-superior": (1, 1, 1), "ras": (1, 1, 1),
+    "left-anterior-superior": (-1, 1, 1), "las": (-1, 1, 1),
+    "left-posterior-superior": (-1, -1, 1), "lps": (-1, -1, 1),
+}  # fmt: skip
+_UNIT_MM = {"": 1.0, "mm": 1.0, "millimeter": 1.0, "cm": 10.0, "m": 1000.0, "um": 1e-3}
+_MAX_LAYERS = 256
+
+
+def read_nrrd(path: Path, mask_values: Mapping[int, int]) -> Volume:
+    """A mask in the project's values, ``data`` ``[1, Z, H, W]``.
+
+    Segments are told apart by their names; where they overlap, MVO counts before infarct before
+    myocardium. Without an orientation the file is taken as it lies and that is noted.
+
+    Args:
+        path: ``.nrrd``, header and data in one file.
+        mask_values: meaning of label values, also of segments; empty: their names, or of a label
+            map without names the project's own.
+
+    Raises:
+        UserError: damaged, detached data, too large, more axes than a mask has, or segments without
+            a meaning.
+    """
+    import nrrd
+
+    with reading(path, " as NRRD"):
+        with path.open("rb") as file:
+            header = nrrd.read_header(file)
+            stored = _read_values(path, header, file)
+        affine, oriented = _affine(path, header)
+        space = _space_axes(path, header)
+        stored = np.moveaxis(stored, space, (-3, -2, -1))  # a list of layers comes first
+        layers = stored.reshape(-1, *stored.shape[-3:])
+        names, of_layer = _segments(header, has_list=stored.ndim > 3)
+    turn, notes = stored_turn(path, layers.shape[1:], affine, oriented=oriented)
+    if names:
+        values = segment_values(path, names, mask_values)
+        parts = []
+        for number, (layer, label) in of_layer.items():
+            if layer >= len(layers):
+                raise UserError(
+                    f"{printable(path)}: segment {number} lies in layer {layer} of {len(layers)}",
+                    "save the segmentation again",
+                )
+            parts.append((layers[layer] == label, values[number]))
+        mask = join_segments(parts, layers.shape[1:])
+        unnamed = set(np.unique(layers).tolist()) - {0} - {label for _, label in of_layer.values()}
+        if unnamed:
+            raise UserError(
+                f"{printable(path)} has the values {sorted(unnamed)[:8]}, which are no segment of "
+                "its header",
+                "save the segmentation again",
+            )
+    elif len(layers) > 1:
+        raise UserError(
+            f"{printable(path)} has {len(layers)} layers and no segment in its header",
+            "save it as a label map of three axes, or from 3D Slicer as .seg.nrrd",
+        )
+    else:
+        mask = map_mask(path, layers[0], mask_values)
+    return stored_volume(path, mask[..., None], affine, turn, oriented=oriented, notes=notes)
+
+
+def _read_values(path: Path, header: dict[str, Any], file: BinaryIO) -> np.ndarray:
+    """The array in the order of the header's axes.
+
+    Raises:
+        UserError: the data lie in another file, or are larger than can be read.
+    """
+    import nrrd
+
+    if {"data file", "datafile"} & header.keys():
+        raise UserError(
+            f"{printable(path)} has its data in another file", "save it as one .nrrd file"
+        )
+    sizes = [int(n) for n in header["sizes"]]
+    if any(n < 1 for n in sizes):
+        raise UserError(f"{printable(path)} claims {sizes} voxels", "write the file again")
+    check_size(path, int(np.prod(sizes, dtype=object)), 8)
+    if header["encoding"] not in ("gzip", "gz"):
+        if header["encoding"] not in ("raw", "ascii", "ASCII", "text", "txt"):
+            raise UserError(
+                f"{printable(path)} has the encoding {header['encoding']}",
+                "save it with gzip, or uncompressed",
+            )
+        return nrrd.read_data(header, file)
+    # Unpacked here, because the library would go on as long as something comes, as of a bomb.
+    most = int(np.prod(sizes, dtype=object)) * 8 + 1
+    unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(file.read(), most)
+    return nrrd.read_data({**header, "encoding": "raw"}, io.BytesIO(unpacked))
+
+
+def _space_axes(path: Path, header: Mapping[str, Any]) -> list[int]:
+    """Which three axes are those of space.
+
+    Raises:
+        UserError: there are not three of them, or more than a list of layers beside them.
+    """
+    axes = len(header["sizes"])
+    directions = header.get("space directions")
+    if directions is None:
+        kinds = header.get("kinds", ["domain"] * axes)
+        space = [i for i, kind in enumerate(kinds) if kind in ("domain", "space", "none", "???")]
+    else:
+        rows = [np.asarray(row, float) if row is not None else None for row in directions]
+        space = [i for i, r in enumerate(rows) if r is not None and np.isfinite(r).all()]
+    layers = int(np.prod([n for i, n in enumerate(header["sizes"]) if i not in space] or [1]))
+    if len(space) != 3 or axes > 4 or layers > _MAX_LAYERS:
+        raise UserError(
+            f"{printable(path)} has the axes {'x'.join(map(str, header['sizes']))}, "
+            f"{len(space)} of them in space",
+            "save a mask of three axes, or a .seg.nrrd of 3D Slicer",
+        )
+    return space
+
+
+def _affine(path: Path, header: Mapping[str, Any]) -> tuple[np.ndarray, bool]:
+    """(Stored axes of space to RAS mm, whether the file states where they lie).
+
+    Raises:
+        UserError: a space or unit that is not known.
+    """
+    space = _space_axes(path, header)
+    out = np.eye(4)
+    directions, name = header.get("space directions"), str(header.get("space", "")).lower()
+    if directions is None:
+        spacings = np.asarray(header.get("spacings", [1.0] * len(header["sizes"])), float)[space]
+        out[:3, :3] = np.diag(np.where(np.isfinite(spacings), spacings, 1.0))
+        return out, False
+    units = {str(unit).strip('" ') for unit in header.get("space units", [""])}
+    if len(units) > 1 or not units <= _UNIT_MM.keys():
+        raise UserError(f"{printable(path)} has the units {sorted(units)}", "save it in mm")
+    out[:3, :3] = np.array([directions[i] for i in space], float).T * _UNIT_MM[units.pop()]
+    if name not in _TO_RAS:
+        if name not in ("", "scanner-xyz"):
+            raise UserError(
+                f"{printable(path)} has the space {printable(name)!r}", "save it in LPS or RAS"
+            )
+        return out, False
+    if header.get("space origin") is None:
+        raise UserError(
+            f"{printable(path)} has no space origin", "save it again, with where it lies"
+        )
+    out[:3, 3] = np.asarray(header["space origin"], float)
+    out[:3] *= np.array(_TO_RAS[name], float)[:, None]
+    return out, True
+
+
+def _segments(
+    header: Mapping[str, Any], *, has_list: bool
+) -> tuple[dict[int, str], dict[int, tuple[int, int]]]:
+    """Names of the segments and their (layer, label value), both by the label value.
+
+    Where label values repeat, as between layers, segments are numbered from 1 in their order. Files
+    before Slicer 4.11 have a layer a segment.
+    """
+    found = []
+    for i in range(_MAX_LAYERS):
+        if f"Segment{i}_ID" not in header and f"Segment{i}_Name" not in header:
+            break
+        name = str(header.get(f"Segment{i}_Name", header.get(f"Segment{i}_ID")))
+        layer = int(header.get(f"Segment{i}_Layer", i if has_list else 0))
+        found.append((name, layer, int(header.get(f"Segment{i}_LabelValue", 1))))
+    labels = [label for *_, label in found]
+    numbers = labels if len(set(labels)) == len(labels) else range(1, len(found) + 1)
+    return (
+        {n: name for n, (name, *_) in zip(numbers, found, strict=True)},
+        {n: (layer, label) for n, (_, layer, label) in zip(numbers, found, strict=True)},
+    )

@@ -1,0 +1,100 @@
+"""Images that lie in space one by one, as those of DICOM do, as one volume of even slices."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mvo_jax.data.importers.cine import check_size, printable
+from mvo_jax.errors import UserError
+
+# Off an even grid, by which no drawing comes to lie on another slice of 5 mm and more; headers
+# round positions to 0.01 mm, and scanners place the slices of one stack exactly.
+_UNEVEN_MM = 0.5
+_SAME_TURN = 1e-3  # of direction cosines: a tenth of a pixel over 100 of them; one stack has one
+_SAME_STEP = 1e-3  # relative, of pixels: a quarter of a pixel over 256
+_WHOLE = 0.05  # off a whole number of steps: half a millimetre of 10
+
+
+def even_grid(path: Path, planes: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int]]:
+    """The grid that images lie on.
+
+    Slices may be missing between them: the distance of the grid is the stated one where the
+    smallest is some times that, else the smallest.
+
+    Args:
+        path: for messages.
+        planes: float ``[4, 4]`` of each, (column, row, slice) index to RAS mm; its third column is
+            the stated distance to the next slice.
+
+    Returns:
+        (affine of the grid; number of each image on it, ascending along its normal).
+
+    Raises:
+        UserError: they differ in direction or size of a pixel, or lie at uneven distances.
+    """
+    first = planes[0]
+    steps = np.linalg.norm(first[:3, :3], axis=0)
+    unit = first[:3, :3] / steps
+    for other in planes[1:]:
+        other_steps = np.linalg.norm(other[:3, :2], axis=0)
+        if not np.allclose(other_steps, steps[:2], rtol=_SAME_STEP) or not np.allclose(
+            other[:3, :2] / other_steps, unit[:, :2], atol=_SAME_TURN
+        ):
+            raise UserError(
+                f"{printable(path)}: its images differ in direction or in the size of a pixel",
+                "export the drawings of one stack of parallel slices",
+            )
+    corners = np.array([one[:3, 3] for one in planes])
+    along: np.ndarray = np.asarray(corners @ unit[:, 2], float)
+    gaps = np.asarray(np.diff(np.sort(along)), float)
+    apart = gaps[gaps > _UNEVEN_MM]
+    step = float(steps[2])
+    if len(apart):
+        times = float(apart.min()) / step
+        whole = max(1.0, np.floor(times + 0.5))
+        step = float(apart.min()) / (whole if abs(times - whole) < _WHOLE else 1.0)
+    numbers = np.floor((along - along.min()) / step + 0.5).astype(int)
+    # The mean distance, as those between neighbours are rounded each for itself.
+    slope, start = np.polyfit(numbers, corners, 1) if numbers.any() else (unit[:, 2] * step, first)
+    start = start if numbers.any() else corners[0]
+    off = float(np.linalg.norm(corners - (start + numbers[:, None] * slope), axis=1).max())
+    if off > _UNEVEN_MM:
+        listed = ", ".join(f"{mm:.1f}" for mm in np.unique(np.round(along - along.min(), 2))[:12])
+        raise UserError(
+            f"{printable(path)}: its slices lie at {listed} mm, which are no even distances",
+            "export a stack of evenly spaced slices, or the mask on the grid of the cine",
+        )
+    affine = first.copy()
+    affine[:3, 2], affine[:3, 3] = slope, start
+    return affine, numbers.tolist()
+
+
+def even_volume(
+    path: Path, planes: Sequence[np.ndarray], images: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """A volume of labels from images that lie one by one; slices without an image are empty.
+
+    Args:
+        path: for messages.
+        planes: see ``even_grid``.
+        images: uint8 ``[H, W]`` of each.
+
+    Returns:
+        (uint8 ``[Z, H, W]``, affine).
+
+    Raises:
+        UserError: as ``even_grid``, or two images lie at one place.
+    """
+    affine, numbers = even_grid(path, planes)
+    if len(set(numbers)) < len(numbers):
+        raise UserError(
+            f"{printable(path)}: several of its images lie at one place",
+            "export one drawing of each slice",
+        )
+    shape = max(numbers) + 1, *images[0].shape
+    check_size(path, int(np.prod([int(n) for n in shape], dtype=object)), 1)
+    out = np.zeros(shape, np.uint8)
+    for z, image in zip(numbers, images, strict=True):
+        out[z] = image
+    return out, affine

@@ -1,0 +1,1 @@
+"""Where the left ventricle is in a cine: a small network, run without JAX."""

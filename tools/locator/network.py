@@ -1,0 +1,109 @@
+"""The locator's network in Flax, as it is trained; mvo_jax/data/locator/network.py runs it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from mvo_jax.data.locator.network import CHANNELS
+
+_EPSILON = 1e-5
+
+
+def _blocks(x: jax.Array) -> jax.Array:
+    """2x2 pixels become channels: ``[N, H, W, C]`` to ``[N, H/2, W/2, 4C]``."""
+    n, h, w, c = x.shape
+    x = x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, h // 2, w // 2, 4 * c)
+
+
+def _pixels(x: jax.Array) -> jax.Array:
+    """The inverse of ``_blocks``."""
+    n, h, w, c = x.shape
+    x = x.reshape(n, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(n, 2 * h, 2 * w, c // 4)
+
+
+class UNet(nn.Module):
+    """A U-Net whose finest level works on blocks of 2x2 pixels, so that one core can train it.
+
+    Attributes:
+        folded: without batch normalisation, which then is part of kernels and biases.
+    """
+
+    folded: bool = False
+
+    @nn.compact
+    def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
+        """Logit of the cavity.
+
+        Args:
+            image: ``[N, H, W]`` from ``normalised``; sides are multiples of 16.
+            train: use and update the statistics of the batch.
+
+        Returns:
+            ``[N, H, W]``.
+        """
+
+        def layer(name: str, x: jax.Array, channels: int, size: int = 3) -> jax.Array:
+            x = nn.Conv(channels, (size, size), use_bias=self.folded, name=name)(x)
+            if not self.folded:
+                norm = nn.BatchNorm(
+                    use_running_average=not train,
+                    momentum=0.98,
+                    epsilon=_EPSILON,
+                    name=f"{name}_norm",
+                )
+                x = norm(x)
+            return nn.relu(x)
+
+        c = CHANNELS
+        x = _blocks(image[..., None])
+        x = layer("down0b", layer("down0a", x, c[0]), c[0])
+        skips = [x]
+        for i in (1, 2, 3):
+            x = _blocks(x) if i == 1 else nn.max_pool(x, (2, 2), (2, 2))
+            x = layer(f"down{i}b", layer(f"down{i}a", x, c[i]), c[i])
+            skips.append(x)
+        for i in (2, 1, 0):
+            x = layer(f"across{i}", x, c[i], 1)
+            x = x.repeat(2, axis=1).repeat(2, axis=2) + skips[i]
+            x = layer(f"up{i}", x, c[i])
+        return _pixels(nn.Conv(4, (3, 3), name="head")(x))[..., 0]
+
+
+def fold_normalisation(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Kernels and biases that do what convolutions and batch normalisations do one after the other.
+
+    Returns:
+        'NAME/kernel' and 'NAME/bias' -> float32, for both forward passes.
+    """
+    params = flatten_dict(jax.device_get(variables["params"]), sep="/")
+    stats = flatten_dict(jax.device_get(variables["batch_stats"]), sep="/")
+    out = {}
+    for name in sorted({key.split("/")[0] for key in params if key.endswith("/kernel")}):
+        kernel = np.asarray(params[f"{name}/kernel"], np.float64)
+        if f"{name}_norm/scale" in params:
+            norm = f"{name}_norm"
+            deviation = np.sqrt(np.asarray(stats[f"{norm}/var"], np.float64) + _EPSILON)
+            scale = params[f"{norm}/scale"] / deviation
+            kernel = kernel * scale
+            bias = params[f"{norm}/bias"] - stats[f"{norm}/mean"] * scale
+        else:
+            bias = params[f"{name}/bias"]
+        out[f"{name}/kernel"] = kernel.astype(np.float32)
+        out[f"{name}/bias"] = np.asarray(bias, np.float32)
+    return out
+
+
+def folded_variables(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What ``UNet(folded=True)`` takes, from the arrays of ``fold_normalisation``."""
+    out: dict[str, dict[str, jax.Array]] = {}
+    for key, value in weights.items():
+        name, part = key.split("/")
+        out.setdefault(name, {})[part] = jnp.asarray(value, jnp.float32)
+    return {"params": out}
