@@ -9,6 +9,11 @@ programs are kept on disk too.
 """
 
 import importlib
+import os
+
+# From 1.29 on onnxruntime reports to its maker, from its import on, and keeps files for that in the
+# folder of temporary files and in ~/.cache. Nothing leaves the machine here.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 _MODULES = {

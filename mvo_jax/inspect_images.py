@@ -58,7 +58,9 @@ def inspect_images(
         UserError: a source that cannot be read, or a page that cannot be written.
     """
     inspection, montage = Inspection(), Montage(tiles)
-    with tempfile.TemporaryDirectory() as scratch:
+    # Beside the page: the temporary folder of a container may be small.
+    near = page.parent if page.parent.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=near) as scratch:
         opened = open_source(
             source, form=form, options=options or Options(), scratch=Path(scratch) / "unpacked"
         )

@@ -356,7 +356,7 @@ def _check_value(name: str, value: Any, field: dataclasses.Field) -> None:
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
         raise UserError(f"{name} is {value!r}", f"set it to a value of the type {kind.__name__}")
     if field.metadata["path"]:
-        local_path(value, name)
+        local_path(str(value), name)
     choices, least, most = (field.metadata[key] for key in ("choices", "least", "most"))
     if choices and value not in choices:
         raise UserError(

@@ -134,7 +134,7 @@ def trial(out: Path) -> list[Ended]:
 
 def main() -> int:
     """Print a line a command; 1 where one is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="The commands on a bare machine.")
     parser.add_argument("--out", type=Path, required=True)
     found = trial(parser.parse_args().out.resolve())
     for ended in found:

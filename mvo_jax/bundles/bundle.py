@@ -220,6 +220,8 @@ def _onnx(path: Path, about: About) -> Compute:
     """What onnxruntime makes of a graph."""
     import onnxruntime
 
+    # For Windows, and for a notebook that imported onnxruntime first; see mvo_jax/__init__.py.
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -91,8 +91,13 @@ def parse(
             f"write {before}={rest[0]}" if assign else "see --help",
         )
     for name in _PATHS:
-        if name in values and values[name].value not in (None, values[name].default):
-            values[name].value = local_path(values[name].value, f"--{name}")
+        given: Any = values[name].value if name in values else None
+        if given is None or given == values[name].default:
+            continue
+        if isinstance(given, list):  # several runs or bundles
+            values[name].value = [local_path(path, f"--{name}") for path in given]
+        else:
+            values[name].value = local_path(given, f"--{name}")
     if with_config and "config" not in values:
         raise UserError("no experiment given", "add --config demo, for example")
     return values

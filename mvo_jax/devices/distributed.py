@@ -90,7 +90,7 @@ def joined(
         check_same(
             {
                 **computation.settings(),
-                "JAX_PLATFORMS": jax.config.jax_platforms or "",
+                "JAX_PLATFORMS": jax.config.values["jax_platforms"] or "",
                 **computation.installation(),
             },
             SAME_START,

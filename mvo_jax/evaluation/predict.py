@@ -193,6 +193,8 @@ def validation_metrics(
     if also == "average_precision":
         metrics[also] = average_precision(predictions.label, predictions.probability)
     if also == "loss" and loss is not None and predictions.logits is not None:
-        each = classification_loss(jnp.asarray(predictions.logits), predictions.label, loss)
+        each = classification_loss(
+            jnp.asarray(predictions.logits), jnp.asarray(predictions.label), loss
+        )
         metrics[also] = float(each.mean()) + loss.mask_loss_weight * metrics.get("mask_mse", 0.0)
     return metrics

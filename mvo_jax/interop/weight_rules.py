@@ -62,24 +62,21 @@ class PatchKernel(Reorder):
     """A linear map of flattened square patches, which torch stores as a 2-D convolution.
 
     Flax: ``[p * p * channels, features]``, by row, column, channel; torch: ``[features, channels,
-    p, p]``.
-
-    Attributes:
-        channels: of the image.
+    p, p]``. Images have one channel or three; the rows tell which, as 3 p^2 is no square number.
     """
-
-    channels: int = 3
 
     def to_flax(self, array: np.ndarray) -> np.ndarray:
         """The convolution's kernel as a matrix."""
-        if array.ndim != 4 or array.shape[1] != self.channels or array.shape[2] != array.shape[3]:
+        if array.ndim != 4 or array.shape[1] not in (1, 3) or array.shape[2] != array.shape[3]:
             raise ValueError(f"{array.shape} is no kernel of square patches")
         return np.ascontiguousarray(array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0]))
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         """The matrix as the convolution's kernel."""
-        side = math.isqrt(array.shape[0] // self.channels)
-        kernel = array.reshape(side, side, self.channels, array.shape[1])
+        rows, features = array.shape
+        channels = 1 if math.isqrt(rows) ** 2 == rows else 3
+        side = math.isqrt(rows // channels)
+        kernel = array.reshape(side, side, channels, features)
         return np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
 
 

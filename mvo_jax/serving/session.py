@@ -102,9 +102,11 @@ class Session:
             length: how many these are.
 
         Raises:
-            Refusal: see ``Upload.receive``.
+            Refusal: see ``Upload.receive``; also while those before are read and deleted.
         """
         with self._lock:
+            if self._job is not None and self._job.is_alive() and self._phase == "empty":
+                raise Refusal(409, "the images before are being deleted", "drop them again")
             receiving = self._upload
         receiving.receive(name, stream, length)
 
@@ -128,6 +130,8 @@ class Session:
         try:
             self._open(folder)
             self._read_all(now)
+            if now != self._round:
+                return
             if not self._cases:
                 first = self._failed[0]
                 raise UserError(f"nothing could be predicted: {first.cause}", first.remedy)
@@ -135,6 +139,8 @@ class Session:
         except UserError as wrong:
             end, error = "failed", (self._shown(wrong.cause), _for_page(wrong.remedy))
         except Exception as wrong:
+            if now != self._round:  # what was being read has been deleted
+                return
             log.exception("prediction failed")
             cause = self._shown(f"{type(wrong).__name__}: {wrong}")[:200]
             end, error = "failed", (cause, "check the images, or drop them again")
@@ -374,8 +380,9 @@ def _has_map_file(case: Case) -> bool:
 
 
 def _for_page(remedy: str) -> str:
-    """What to do, for somebody who gives no flags here."""
-    return f"{remedy} of: python -m mvo_jax predict" if "--" in remedy else remedy
+    """What to do, for somebody who gives no flags here; said once, however often it is asked."""
+    where = " of: python -m mvo_jax predict"
+    return remedy + where if "--" in remedy and not remedy.endswith(where) else remedy
 
 
 def _shown_case(case: Case) -> dict[str, Any]:

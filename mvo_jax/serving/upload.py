@@ -60,6 +60,8 @@ class Upload:
         finally:
             with self._lock:
                 self._writing -= 1
+                if left:  # the file never was there: neither are its bytes
+                    self._files, self._bytes = self._files - 1, self._bytes - length
                 if left or self._deleted:
                     path.unlink(missing_ok=True)
         if self._deleted:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax
@@ -128,7 +128,7 @@ def make_optimiser(settings: OptimiserSettings) -> optax.GradientTransformation:
                 for part, tree in params.items()
             }
 
-        by_label = {False: optimiser, True: optax.set_to_zero()}
+        by_label: dict[Hashable, Any] = {False: optimiser, True: optax.set_to_zero()}
         optimiser = optax.multi_transform(by_label, labels)
     if rates := rates_by_part(settings):
 

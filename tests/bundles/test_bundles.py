@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -141,6 +142,16 @@ def test_the_card_is_one_for_the_hub(bundle):
         "20.0 to 900.0 become 0 to 255",
     ):
         assert sentence in card.text
+
+
+def test_onnxruntime_reports_to_nobody(bundle, tmp_path):
+    # Its report to its maker begins with files in these two folders, at the import.
+    code = f"from mvo_jax.bundles.bundle import load_bundle; load_bundle({str(bundle)!r})"
+    places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(tmp_path))
+    environment = {**os.environ, **places}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_is_copied_whole_or_not(bundle, copy, tmp_path):

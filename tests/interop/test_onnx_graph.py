@@ -16,14 +16,19 @@ from mvo_jax.interop.parity.cases import SMALL, Case
 from mvo_jax.interop.parity.pair import draw_weights
 from mvo_jax.interop.weight_rules import to_flax
 
-# The other form of TimeSformer, whose attention has groups, and softmax in place of sigmoid.
-NETWORKS = {"timesformer": {"form": "gated", "num_outputs": 2}}
-
-
+# Both forms of TimeSformer: attention of groups with softmax in place of sigmoid; one grey channel,
+# as the reduced config has, into a convolution over patches.
+GATED: dict[str, Any] = {"form": "gated", "num_outputs": 2}
+GREY: dict[str, Any] = {"form": "released", "in_channels": 1}
 # tests/bundles has mvo_net.
-@pytest.mark.parametrize("name", [name for name in SMALL if name != "mvo_net"])
-def test_every_system_as_its_twin(name):
-    case = Case(name, network=NETWORKS.get(name, {}))
+NETWORKS = [(name, {}) for name in SMALL if name not in ("mvo_net", "timesformer")]
+
+
+@pytest.mark.parametrize(
+    ("name", "network"), [*NETWORKS, ("timesformer", GATED), ("timesformer", GREY)]
+)
+def test_every_system_as_its_twin(name, network):
+    case = Case(name, network=network)
     frames, height, width = case.clip[:3]
     clip = frames, height, width, 1
     weights = {key: value.numpy() for key, value in draw_weights(case, seed=0).state_dict().items()}
@@ -32,7 +37,7 @@ def test_every_system_as_its_twin(name):
     content = onnx_bytes(whole, clip)
 
     graph = onnx.load_from_string(content)
-    assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param  # a batch of any size
     assert not any(node.metadata_props or node.doc_string for node in graph.graph.node)
     session: Any = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]

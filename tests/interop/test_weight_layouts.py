@@ -321,7 +321,7 @@ def test_orientation_of_each_kind_of_kernel():
     assert flax[0, 2, 1, 2] == transposed[1, 2, 2, 0]
 
     kernel = np.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4)  # [out, channel, y, x]
-    rule = PatchKernel(channels=3)
+    rule = PatchKernel()
     matrix = rule.to_flax(kernel)
     assert matrix.shape == (48, 2)
     assert matrix[(2 * 4 + 1) * 3 + 2, 1] == kernel[1, 2, 2, 1]
@@ -331,3 +331,6 @@ def test_orientation_of_each_kind_of_kernel():
             rule.to_flax(wrong)
     with pytest.raises(ValueError, match="reshape"):
         rule.to_torch(matrix[:-1])
+    grey = rule.to_flax(kernel[:, :1])
+    assert grey[2 * 4 + 1, 1] == kernel[1, 0, 2, 1]
+    np.testing.assert_array_equal(rule.to_torch(grey), kernel[:, :1])

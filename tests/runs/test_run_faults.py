@@ -508,7 +508,7 @@ def test_what_is_not_finite_stops_the_run(attempt, reference, run, monkeypatch, 
     assert tiny_run.outcome(run) == reference
 
 
-def out_of_memory(*_: Any) -> Any:
+def out_of_memory(*_: Any, **__: Any) -> Any:
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1234 bytes")
 
 

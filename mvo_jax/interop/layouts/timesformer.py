@@ -55,7 +55,7 @@ def _released() -> tuple[Module, ...]:
         Leaf("params", "position", "pos_embed"),
         Leaf("params", "time_position", "time_embed"),
     )
-    patches = (Leaf("params", "kernel", "weight", PatchKernel(channels=3)), BIAS)
+    patches = (Leaf("params", "kernel", "weight", PatchKernel()), BIAS)
     return (
         ("", "model", tokens),
         ("patch_embedding", "model.patch_embed.proj", patches),
