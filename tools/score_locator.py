@@ -9,7 +9,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.numpy
@@ -78,9 +78,8 @@ def changes() -> Mapping[str, Change]:
             middle = (np.array(image.shape) - 1) / 2
             order = 0 if image.dtype == bool else 1
             matrix = np.full(2, 1 / factor)
-            return ndimage.affine_transform(
-                image, matrix, middle - middle * matrix, order=order, mode="constant"
-            )
+            offset: Any = middle - middle * matrix
+            return ndimage.affine_transform(image, matrix, offset, order=order, mode="constant")
 
         return change
 
@@ -223,7 +222,7 @@ def score_empty(frames: Frames, weights: Mapping[str, Weights]) -> None:
     together: dict[str, list[bool]] = {}
     for patient in np.unique(frames.patient):
         of = frames.of([patient])
-        for kind, images in empty_cuts(of.image, of.cavity.any(axis=0)):
+        for kind, images in empty_cuts(of.image, np.asarray(of.cavity.any(axis=0))):
             maps = np.stack([probability(one[None], _PIXEL, weights[patient]) for one in images])
             together.setdefault(kind, []).append(unsure(maps))
             alone.setdefault(kind, []).extend(unsure(one[None]) for one in maps)
@@ -302,7 +301,7 @@ def row(name: str, text: str) -> None:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="lv_cavity.npz")
     parser.add_argument("--weights", type=Path, required=True, help="folder of foldN.safetensors")
     parser.add_argument("--samples", type=Path, help="folder with dicom/ and short_axis_cine.npz")

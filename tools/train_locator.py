@@ -69,12 +69,10 @@ STAGES = {
     "begun1": Stage("without12", (1,), 300),
     "begun2": Stage("without12", (2,), 300),
     "without34": Stage("start", (3, 4), 450),
-    "begun3": Stage("without34", (3,), 300),
-    "begun4": Stage("without34", (4,), 300),
+    "fold3": Stage("without34", (3,), 300),
+    "fold4": Stage("without34", (4,), 300),
     "fold1": Stage("begun1", (1,), 200),
     "fold2": Stage("begun2", (2,), 200),
-    "fold3": Stage("begun3", (3,), 200),
-    "fold4": Stage("begun4", (4,), 200),
 }
 
 
@@ -144,7 +142,8 @@ def train(
     params, stats = start["params"], start["batch_stats"]
     now = Progress(params, stats, optimizer.init(params), 0)
     if out.is_file():
-        now = serialization.from_bytes(now, out.read_bytes())
+        stored: Any = serialization.from_bytes(now, out.read_bytes())
+        now = Progress(*stored)
 
     update = compiled_update(steps)
     params, stats, state, losses = now.params, now.batch_stats, now.optimizer, []
@@ -160,7 +159,8 @@ def train(
             content = serialization.to_bytes(Progress(params, stats, state, step + 1))
             replace_with(out, lambda path, content=content: path.write_bytes(content))
             saved = time.monotonic()
-    return {"params": params, "batch_stats": stats}
+    # On the host: several stages begin here, and the first would take the arrays from the others.
+    return jax.device_get({"params": params, "batch_stats": stats})
 
 
 def write_weights(path: Path, variables: Any) -> None:
@@ -171,7 +171,7 @@ def write_weights(path: Path, variables: Any) -> None:
 
 def main() -> None:
     """Train what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="lv_cavity.npz")
     parser.add_argument("--out", type=Path, required=True, help="folder of the weights")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -166,7 +167,7 @@ def transformed(
     middle = np.argwhere(cavity).mean(axis=0)
     reach = 0.5 * SIDE - 40 / SPACING_MM  # of the heart's centre from the picture's
     to = rng.uniform(-reach, reach, 2) if rng.random() < 0.6 else rng.normal(0, 4, 2)
-    offset = middle - matrix @ (to + (SIDE - 1) / 2)
+    offset: Any = middle - matrix @ (to + (SIDE - 1) / 2)
 
     def carried(array: np.ndarray, order: int = 1) -> np.ndarray:
         return ndimage.affine_transform(array, matrix, offset, (SIDE, SIDE), order=order)

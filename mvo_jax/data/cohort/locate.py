@@ -1,7 +1,7 @@
 """Where the left ventricle is, by the locator's network, and how far that is to be believed."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
@@ -19,7 +19,7 @@ from mvo_jax.data.locator.network import (
 from mvo_jax.data.slices import CineSlice
 
 FRAMES = 12  # of a slice that are looked at, evenly spaced; more change nothing that was measured
-MIN_CONFIDENCE = 0.6
+MIN_CONFIDENCE = 0.8
 _NEAR_MM = 25.0  # a cavity's radius or so: blood further away is another place
 # What a frame must show there. Of frames with a ventricle 99 in 100 do, of others few.
 _LEAST_PEAK, _LEAST_MM2, _LEAST_SHARE = 0.9, 150.0, 0.3
@@ -98,7 +98,8 @@ def joint_centre(maps: np.ndarray) -> tuple[np.ndarray, float]:
     peak = float(together.max())
     if peak < 0.05:
         return (np.array(together.shape) - 1) / 2, 0.0
-    parts, count = ndimage.label(together > 0.5 * peak)
+    labelled: Any = ndimage.label(together > 0.5 * peak)
+    parts, count = labelled
     largest = int(np.argmax(ndimage.sum_labels(together, parts, range(1, count + 1)))) + 1
     centre = np.array(ndimage.center_of_mass(together * (parts == largest)))
     rows, columns = np.indices(together.shape)

@@ -16,6 +16,7 @@ from threadpoolctl import ThreadpoolController
 CHANNELS = (16, 48, 96, 128)  # of the four levels
 SPACING_MM = 3.6
 SIDE = 96  # pixels of a training image: 346 mm
+_AT_ONCE = 4  # images: a wrong spacing in a header makes large ones
 MULTIPLE = 16  # pixels of the image in one of the coarsest level
 
 Weights = Mapping[str, np.ndarray]
@@ -27,7 +28,7 @@ _threads = functools.cache(ThreadpoolController)
 @functools.cache
 def shipped_weights() -> Weights:
     """The weights of the package, float32."""
-    content = resources.files(__package__).joinpath("weights.safetensors").read_bytes()
+    content = resources.files("mvo_jax.data.locator").joinpath("weights.safetensors").read_bytes()
     arrays = safetensors.numpy.load(content)
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
@@ -61,7 +62,11 @@ def cavity_probability(weights: Weights, images: np.ndarray) -> np.ndarray:
         float32 ``[N, H, W]``.
     """
     with _threads().limit(limits=1, user_api="blas"):
-        return _forward(weights, images)
+        parts = [
+            _forward(weights, images[first : first + _AT_ONCE])
+            for first in range(0, len(images), _AT_ONCE)
+        ]
+    return np.concatenate(parts)
 
 
 def _forward(weights: Weights, images: np.ndarray) -> np.ndarray:
