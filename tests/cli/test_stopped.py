@@ -1,11 +1,15 @@
 """A command that is stopped from outside leaves no half-written folder."""
 
+import errno
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from mvo_jax.errors import UserError
+from mvo_jax.files import new_folder
 
 STOPPED = """
 import os, signal, sys, time
@@ -35,3 +39,10 @@ def test_nothing_stays(name, code, tmp_path):
     )
     assert ended.returncode == code
     assert list(work.iterdir()) == []
+
+
+def test_a_full_disk_keeps_nothing_and_says_so(tmp_path):
+    with pytest.raises(UserError) as caught, new_folder(tmp_path / "out"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert (caught.value.exit_code, caught.value.remedy.count("nothing of it was kept")) == (5, 1)
+    assert list(tmp_path.iterdir()) == []
