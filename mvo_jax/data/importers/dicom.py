@@ -51,7 +51,10 @@ from mvo_jax.errors import UserError
 
 _FIRST_FILES = 5  # of a folder, to see whose it is
 # What anonymisers write for every patient.
-_NO_NAME = re.compile(r"anon(?:ym\w*)?|unknown|none|n/?a|patient|test|x+|0+|de-?identified|removed")
+_NO_NAME = re.compile(
+    r"(?:anon(?:ym\w*)?|unknown|none|null|n/?a|test|x+|0+|de-?identified|removed|redacted)"
+    r"(?:[\^ _-]*(?:patient|name|id))?|patient"
+)
 
 
 def recognise(source: Path) -> bool:
