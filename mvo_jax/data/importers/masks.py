@@ -135,7 +135,8 @@ def _slice_distance(positions: np.ndarray, mask: Volume, one: Volume) -> float:
     """Distance of the cine's slices, in slices of the mask; of a single one its thickness."""
     if len(positions) == 1:
         return max(one.slice_mm / mask.slice_mm, 1e-6)
-    return max(float(np.median(np.abs(np.diff(np.sort(positions))))), 1e-6)
+    gaps = np.sort(np.diff(np.sort(positions)))
+    return max(float(gaps[(len(gaps) - 1) // 2]), 1e-6)  # of two the smaller: one may be a gap
 
 
 def _sources(positions: np.ndarray, distance: float, count: int) -> list[list[int]]:

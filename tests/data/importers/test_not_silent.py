@@ -144,3 +144,32 @@ def test_files_of_another_format_are_told(tmp_path, caplog):
         read(tmp_path)
     assert "formats npz, which are not read" in caplog.messages[0]
     assert "1 .zip files" in caplog.messages[1]
+
+
+def write_mask(path: Path, mvo_at: int, slices: int = 3) -> None:
+    """Slices 8 mm apart on the cine's grid; MVO in one, myocardium in all."""
+    mask = np.full((slices, 16, 16), 3, np.uint8)
+    mask[mvo_at, 4:6, 4:6] = 2
+    grid = np.diag([-2.0, -2.0, 8.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(mask.transpose(2, 1, 0), grid), path)
+
+
+def test_the_drawing_of_a_refused_slice_stays_with_it(tmp_path):
+    """Left to the slices that remain it would lie in the middle of two and label both."""
+    files = writers.write_series(tmp_path / "A17", images(slices=3))
+    files[12 + 5].unlink()
+    write_mask(tmp_path / "A17_lge_mask.nii.gz", mvo_at=1)
+    low, refused, high = read(tmp_path)
+    assert refused.refusal is not None
+    assert [low.has_mvo, high.has_mvo] == [False, False]
+
+
+def test_a_drawing_beside_a_gap_of_the_cine(tmp_path):
+    """Slices at 0, 8 and 40 mm; the MVO at 16 mm is that of none of them."""
+    writers.write_series(
+        tmp_path / "A17", images(slices=3), ImagePositionPatient=lambda t, z: [0, 0, (0, 8, 40)[z]]
+    )
+    write_mask(tmp_path / "A17_lge_mask.nii.gz", mvo_at=2)
+    slices = read(tmp_path)
+    assert not any(one.has_mvo for one in slices)
+    assert "slice 2 of 3 has MVO and lies 8.0 mm" in slices[0].unplaced[0].cause
