@@ -135,6 +135,20 @@ def replace_with(path: str | os.PathLike, write: Callable[[Path], object]) -> No
         raise cannot_write(path, error) from error
 
 
+def check_new(path: str | os.PathLike) -> None:
+    """Say at once, before hours of computing, that ``new_folder`` would refuse.
+
+    Raises:
+        UserError: the path holds something.
+    """
+    path = Path(path).expanduser().absolute()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(
+            f"{path} exists already and is not an empty folder",
+            "choose another --out, or move it away",
+        )
+
+
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """A folder to fill under another name; it takes its own name only if nothing goes wrong.
@@ -151,11 +165,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     path = Path(path).expanduser().absolute()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.incomplete")
     try:
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise UserError(
-                f"{path} exists already and is not an empty folder",
-                "choose another --out, or move it away",
-            )
+        check_new(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         try:
@@ -166,4 +176,7 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        told = cannot_write(path, error)
+        if is_full(error):  # unlike a run, a folder that is whole or not keeps no part
+            told.remedy = "free some space and repeat the command; nothing of it was kept"
+        raise told from error

@@ -331,7 +331,9 @@ def _of_bundle(folder: RunFolder, num_devices: int) -> TrainedRun:
     """The weights of a bundle in the model that its config describes."""
     about = read_about(folder.path)
     variables = read_variables(whole_file(folder.path, about, WEIGHTS)).variables
-    config = config_from_json(about.config)
+    # A bundle tells no path, and a config with an empty one is refused.
+    data = {**about.config["data"], "dir": "not-in-the-bundle"}
+    config = config_from_json({**about.config, "data": data})
     experiment = set_up(config, devices=parallel.devices(num_devices), train=False)
     which, step = about.checkpoint["which"], about.checkpoint["step"]
     return TrainedRun(folder, config, experiment, variables, which, step, about)

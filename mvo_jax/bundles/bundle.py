@@ -211,7 +211,8 @@ def from_pretrained(name: str | Path, *, revision: str | None = None, form: str 
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
             f"{name} is no folder here and could not be had from the Hub: {reason}",
-            "correct the name or the revision; a private model needs `hf auth login`",
+            "correct the name of the folder, or of the model and its revision; the Hub needs a "
+            "connection and, for a private model, `hf auth login`",
         ) from error
     return load_bundle(found, form=form)
 

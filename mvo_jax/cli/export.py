@@ -47,7 +47,10 @@ def main(arguments: list[str]) -> None:
         raise UserError(
             f"--format is {','.join(forms)!r}", f"name one or more of {', '.join(_FORMS)}, once"
         )
+    from mvo_jax.files import check_new
     from mvo_jax.trained_run import load_run
+
+    check_new(values.out)
 
     run = load_run(values.workdir, checkpoint=values.checkpoint, data_dir=values.data_dir)
     about = run.save_pretrained(values.out, forms=forms, check=values.check)

@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -39,6 +40,8 @@ VERBS = {
 # not depend on it. The products are small: one thread is also the fastest.
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _READ_IMAGES = ("prepare", "inspect", "predict", "serve")
+# What they write is in a folder of another name until it is whole.
+_WHOLE_OR_NOT = ("predict", "export")
 _COMPUTE = ("train", "eval", "compare", "study", "crossval", "predict", "export")
 # Packages that an installation may lack, and the extra of pyproject.toml that has them.
 _EXTRAS = {
@@ -178,12 +181,27 @@ def main(verb: str = "") -> int:
         return _all_was_printed(0) if asked else EXIT_USER_ERROR
     if verb in _COMPUTE:
         restart_with_huge_pages()
+    if verb in _WHOLE_OR_NOT:
+        _leave_nothing_behind()
     try:
         return _all_was_printed(run(verb, arguments))
     except SystemExit as end:  # --help, or a run that was asked to stop
         if end.code:
             raise
         return _all_was_printed(0)
+
+
+def _leave_nothing_behind() -> None:
+    """SIGTERM and a closed terminal unwind the command, so that half a folder does not stay."""
+
+    def stop(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not stop the deleting
+        raise SystemExit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP; nohup ignores it, and so do we
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, stop)
 
 
 def _all_was_printed(code: int) -> int:

@@ -6,6 +6,7 @@ const at = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 const UPLOADS = 4; // at a time
 let busy = false;
+let drop = 0; // number of the images that this window shows or sends; another window may drop others
 
 function make(parent, tag, attributes = {}, text = "") {
   const space = ["svg", "image", "rect"].includes(tag) ? SVG : "http://www.w3.org/1999/xhtml";
@@ -64,7 +65,7 @@ async function upload(files) {
   const waiting = kept[Symbol.iterator](); // shared, so that each file is taken once
   const send = async () => {
     for (const { path, file } of waiting) {
-      await ask("PUT", `files/${path.split("/").map(encodeURIComponent).join("/")}`, file);
+      await ask("PUT", `files/${path.split("/").map(encodeURIComponent).join("/")}?drop=${drop}`, file);
       sent += file.size;
       showProgress(`Copying ${kept.length} files`, sent / Math.max(total, 1));
     }
@@ -79,7 +80,7 @@ async function predict(collect) {
     showError("");
     show(await ask("POST", "clear", ""));
     await upload(await collect());
-    await ask("POST", "predict", "");
+    await ask("POST", `predict?drop=${drop}`, "");
     await wait();
   } catch (error) {
     showProgress("", null);
@@ -102,6 +103,7 @@ async function wait() {
 
 function show(state) {
   const done = state.phase === "done";
+  drop = state.drop;
   at("threshold").textContent = `${state.threshold.toFixed(3)} (${state.origin})`;
   at("scale").textContent = state.scale.toFixed(2);
   at("results").hidden = !done;
@@ -144,7 +146,7 @@ function card(one, index, state) {
   const views = make(card, "div", { class: "views" });
   views.append(source(one, index));
   const beside = one.map ? ", beside it with the predicted map" : "";
-  make(views, "img", { alt: `One heart beat${beside}`, src: `beat/${index}.webp?${one.version}-${state.scale}` });
+  make(views, "img", { alt: `One heart beat${beside}`, src: `beat/${index}.webp?${one.version}-${state.scale}&drop=${drop}` });
   const line = make(card, "div", { class: "probability" });
   make(make(line, "span", {}, "Probability of MVO "), "strong", {}, one.probability.toFixed(3));
   bar(line, one.probability, state.threshold);
@@ -167,7 +169,7 @@ function source(one, index) {
   view.push(Math.max(one.width, right) - view[0], Math.max(one.height, bottom) - view[1]);
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", view.join(" "));
-  const name = make(svg, "image", { href: `source/${index}.webp?${one.version}`, width: one.width, height: one.height });
+  const name = make(svg, "image", { href: `source/${index}.webp?${one.version}&drop=${drop}`, width: one.width, height: one.height });
   name.setAttribute("aria-label", "Source and crop");
   make(svg, "rect", { x: left, y: top, width: across, height: down });
   const next = make(svg, "rect", { class: "next", width: across, height: down });
@@ -185,7 +187,7 @@ function source(one, index) {
     try {
       // The server counts from the centre of pixel 0, the picture from its edge.
       const [row, column] = [y, x].map((value) => Math.round(10 * (value - 0.5)) / 10);
-      show(await ask("POST", "move", JSON.stringify({ slice: index, row, column })));
+      show(await ask("POST", `move?drop=${drop}`, JSON.stringify({ slice: index, row, column })));
     } catch (error) {
       at(`slice-${index}`).classList.remove("busy");
       showError(error.message);

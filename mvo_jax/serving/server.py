@@ -17,7 +17,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 from mvo_jax.evaluation.pages import render
 from mvo_jax.evaluation.pages.case_results import RESEARCH_ONLY
@@ -132,6 +132,15 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(403, "this comes from another page", "open the address as printed")
         return rest
 
+    def _drop(self) -> int | None:
+        """Number of the images that the asking page means; a plain client may leave it out."""
+        given = parse_qs(self.path.partition("?")[2]).get("drop")
+        if given is None:
+            return None
+        if not re.fullmatch(r"[0-9]{1,9}", given[0]):
+            raise Refusal(400, "this is no number of a drop", "load the page again")
+        return int(given[0])
+
     def _get(self, path: str) -> tuple[bytes, str]:
         session = self.server.session
         if path in self.server.files:
@@ -143,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "maps.zip":
             return session.maps(), "application/zip"
         if found := re.fullmatch(r"(beat|source)/(\d{1,6})\.webp", path):
-            return getattr(session, found[1])(int(found[2])), "image/webp"
+            return getattr(session, found[1])(int(found[2]), self._drop()), "image/webp"
         raise Refusal(404, "not found", "load the page again")
 
     def _put(self, path: str) -> tuple[bytes, str]:
@@ -152,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = [unquote(part) for part in path.removeprefix("files/").split("/")]
         if any("/" in part for part in parts):
             raise Refusal(400, "this is no name for a file", "rename it")
-        self.server.session.receive("/".join(parts), self.rfile, self._length())
+        self.server.session.receive("/".join(parts), self.rfile, self._length(), self._drop())
         return b"{}", "application/json"
 
     def _post(self, path: str) -> tuple[bytes, str]:
@@ -161,11 +170,11 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(413, "this message is too long", "load the page again")
         body = self.rfile.read(length)
         if path == "predict":
-            session.predict()
+            session.predict(self._drop())
         elif path == "clear":
             session.clear()
         elif path == "move":
-            session.move(*_asked_move(body))
+            session.move(*_asked_move(body), self._drop())
         else:
             raise Refusal(404, "not found", "load the page again")
         return _as_json(session.state()), "application/json"

@@ -93,18 +93,33 @@ class Session:
 
     # Receiving
 
-    def receive(self, name: str, stream: io.BufferedIOBase, length: int) -> None:
+    def _check(self, drop: int | None) -> None:
+        """Refuse what a window asks that shows, or sends, other images than those that are here."""
+        if drop not in (None, self._round):
+            raise Refusal(
+                409,
+                "images were dropped or deleted in another window",
+                "load the page again, or drop yours again",
+            )
+
+    def receive(
+        self, name: str, stream: io.BufferedIOBase, length: int, drop: int | None = None
+    ) -> None:
         """Store one file.
 
         Args:
             name: see ``Upload.receive``; the same for the others.
             stream: of its bytes.
             length: how many these are.
+            drop: that it belongs to, by its number in ``state``; None is the one that is here. A
+                second window must not mix its files, crops and pictures with those of the first.
 
         Raises:
-            Refusal: see ``Upload.receive``; also while those before are read and deleted.
+            Refusal: another drop is here, or the one before is being deleted; see
+                ``Upload.receive``.
         """
         with self._lock:
+            self._check(drop)
             if self._job is not None and self._job.is_alive() and self._phase == "empty":
                 raise Refusal(409, "the images before are being deleted", "drop them again")
             receiving = self._upload
@@ -112,13 +127,17 @@ class Session:
 
     # Predicting
 
-    def predict(self) -> None:
+    def predict(self, drop: int | None = None) -> None:
         """Begin to read and predict what was received; ``state`` tells how far it is.
+
+        Args:
+            drop: see ``receive``; the same for the others.
 
         Raises:
             Refusal: nothing was received, not all of it, or it is being read already.
         """
         with self._lock:
+            self._check(drop)
             self._upload.seal()
             self._phase = "working"
             arguments = self._round, self._folder
@@ -220,7 +239,7 @@ class Session:
         probability = np.concatenate([part["probability"] for part in parts])
         return probability, np.concatenate(masks) if masks else None
 
-    def move(self, index: int, centre: tuple[float, float]) -> None:
+    def move(self, index: int, centre: tuple[float, float], drop: int | None = None) -> None:
         """Put the crop of a slice elsewhere and predict it again.
 
         Args:
@@ -231,6 +250,7 @@ class Session:
             Refusal: no such slice, a centre outside the image, or no prediction is ready.
         """
         with self._lock:
+            self._check(drop)
             if self._phase != "done" or not 0 <= index < len(self._cases):
                 raise Refusal(409, "there is no such slice", "wait until all are predicted")
             case, before = self._cases[index], dict(self._moved)
@@ -257,6 +277,7 @@ class Session:
             rows = [case.row for case in self._cases]
             return {
                 "phase": self._phase,
+                "drop": self._round,
                 "files": self._upload.files,
                 "series": self._series_count,
                 "done": self._done,
@@ -279,30 +300,31 @@ class Session:
         masks = (case.coarse_mask for case in self._cases if case.coarse_mask is not None)
         return pictures.map_maximum(masks)
 
-    def _case(self, index: int) -> Case:
+    def _case(self, index: int, drop: int | None) -> Case:
         with self._lock:
+            self._check(drop)
             if self._phase != "done" or not 0 <= index < len(self._cases):
                 raise Refusal(404, "there is no such slice", "load the page again")
             return self._cases[index]
 
-    def beat(self, index: int) -> bytes:
+    def beat(self, index: int, drop: int | None = None) -> bytes:
         """The beating clip of a slice beside its map, an animated WebP.
 
         Raises:
             Refusal: no such slice.
         """
-        case = self._case(index)
+        case = self._case(index, drop)
         return pictures.animation(
             case.clip.video[..., 0], case.coarse_mask, map_maximum=self._scale()
         )
 
-    def source(self, index: int) -> bytes:
+    def source(self, index: int, drop: int | None = None) -> bytes:
         """The first frame of a slice as it lies in the source, a WebP.
 
         Raises:
             Refusal: no such slice.
         """
-        overview = self._case(index).clip.overview
+        overview = self._case(index, drop).clip.overview
         assert overview is not None
         return pictures.webp(Image.fromarray(overview.image))
 

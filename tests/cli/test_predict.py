@@ -476,6 +476,8 @@ def test_what_export_and_a_bundle_refuse(evaluated, bundle, images, tmp_path, re
     assert "config.json does not exist" in cause
     cause, _ = refused("export", f"--workdir={evaluated}", f"--out={evaluated}", "--format=onnx")
     assert "not an empty folder" in cause
+    cause, _ = refused("export", f"--workdir={images}", f"--out={evaluated}")  # before it computes
+    assert "not an empty folder" in cause
     bare = tmp_path / "bare"
     shutil.copytree(evaluated, bare)
     shutil.rmtree(bare / "checkpoints" / "best")

@@ -41,7 +41,7 @@ def test_a_folder_is_dropped_a_crop_moved_and_all_deleted(serving, cine, tmp_pat
         widths = browser.evaluate("[...document.images].map(image => image.naturalWidth)")
         assert widths == [2 * 256 + 6] * 2
         sources = "[...document.querySelectorAll('.views image')].map(one => one.href.baseVal)"
-        assert browser.evaluate(sources) == ["source/0.webp?0", "source/1.webp?0"]
+        assert browser.evaluate(sources) == [f"source/{index}.webp?0&drop=2" for index in range(2)]
 
         # A click between the pixels: the crop of 32 of them then starts at a whole one.
         browser.click(*browser.evaluate(PLACE % (101, 41)))

@@ -1,7 +1,9 @@
 """What is dropped, broken off, deleted and dropped again: no round of images touches another."""
 
 import io
+import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -59,6 +61,28 @@ def test_an_upload_that_broke_off_does_not_count(cine):
     session.receive("half.npz", io.BytesIO(content), len(content))
     assert session.state()["files"] == 1
     session.close()
+
+
+def test_two_windows_do_not_mix_their_images(serving, cine):
+    client = serving()
+    first = json.loads(client.ask("POST", "clear")[1])["drop"]
+    assert client.ask("PUT", f"files/first.npz?drop={first}", cine.read_bytes())[0] == 200
+    second = json.loads(client.ask("POST", "clear")[1])["drop"]  # another window drops
+    status, told = client.ask("PUT", f"files/more.npz?drop={first}", cine.read_bytes())
+    assert (status, b"in another window" in told) == (409, True)
+    assert client.ask("PUT", f"files/second.npz?drop={second}", cine.read_bytes())[0] == 200
+    assert client.ask("POST", f"predict?drop={first}")[0] == 409
+    assert client.ask("POST", f"predict?drop={second}")[0] == 200
+    while (state := client.state())["phase"] == "working":
+        time.sleep(0.02)
+    assert [one["case_id"] for one in state["slices"]] == ["second_s00", "second_s01"]
+    place = json.dumps({"slice": 0, "row": 40, "column": 100}).encode()
+    assert client.ask("POST", f"move?drop={first}", place)[0] == 409
+    for path in ("beat/0.webp", "source/0.webp"):
+        assert client.ask("GET", f"{path}?0&drop={first}")[0] == 409
+        assert client.ask("GET", f"{path}?0&drop={second}")[0] == 200
+    assert client.ask("POST", f"move?drop={second}", place)[0] == 200
+    assert client.ask("POST", "move?drop=x", place)[0] == 400
 
 
 def test_a_remedy_is_said_once(serving, tmp_path):
