@@ -293,12 +293,17 @@ def _shared(config: Any, own_parts: Sequence[str]) -> dict[str, Any]:
 def _open(comparison: Comparison, out: Path) -> None:
     """Create the folder, or check that it holds this comparison; more rows and seeds may come."""
     shared = _shared(next(iter(comparison.first_configs().values())), comparison.own_parts)
-    about = json.loads(json.dumps({**comparison.about, "split": comparison.split, **shared}))
+    about = json.loads(json.dumps({**comparison.about, "split": comparison.split}))
     if (out / MARKER).exists():
         old = read_json(out / MARKER)
-        changed = [key for key in about if old.get(key) != about[key]]
+        changed = [
+            f"{key} {old.get(key)!r} -> {value!r}"
+            for key, value in about.items()
+            if old.get(key) != value
+        ]
+        changed += config_changes({part: old[part] for part in shared if part in old}, shared)
         if changed:
-            what = "; ".join(f"{key} {old.get(key)!r} -> {about[key]!r}" for key in changed)
+            what = "; ".join(changed)
             raise UserError(
                 f"{out} holds another comparison ({what})",
                 "choose another --out, or repeat the command of that comparison",
@@ -306,7 +311,7 @@ def _open(comparison: Comparison, out: Path) -> None:
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not the folder of a comparison", "choose another --out")
     else:
-        write_json(out / MARKER, about)
+        write_json(out / MARKER, {**about, **shared})
     if comparison.study is not None:
         write_json(out / comparison.page.about, {**comparison.study, "paper": comparison.paper})
 
