@@ -51,7 +51,10 @@ from mvo_jax.errors import UserError
 
 _FIRST_FILES = 5  # of a folder, to see whose it is
 # What anonymisers write for every patient.
-_NO_NAME = re.compile(r"anon(?:ym\w*)?|unknown|none|n/?a|patient|test|x+|0+|de-?identified|removed")
+_NO_NAME = re.compile(
+    r"(?:anon(?:ym\w*)?|unknown|none|null|n/?a|test|x+|0+|de-?identified|removed|redacted)"
+    r"(?:[\^ _-]*(?:patient|name|id))?|patient"
+)
 
 
 def recognise(source: Path) -> bool:
@@ -213,7 +216,14 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     volumes = [
         images[0].volume(series.path, cine) for images, cine in zip(sound, decoded, strict=True)
     ]
-    placed = None if drawn.mask is None else place_mask(series, drawn.mask, volumes)
+    placed = None
+    if drawn.mask is not None:  # on the refused slices too, or their drawings go to the next ones
+        sound_volumes = iter(volumes)
+        every = [
+            next(sound_volumes) if one.refusal is None else _without_pixels(one.images[0], series)
+            for one in stack.slices
+        ]
+        placed = place_mask(series, drawn.mask, every)
     stack.account.notes += () if placed is None else placed.notes
     grids = _grids(series.path, volumes)
     out, sound_before = [], 0
@@ -232,7 +242,7 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         }
         if one.refusal is None:
             about["cine"] = volumes[sound_before].data[:, 0]
-            about |= {} if placed is None else placed.fields(sound_before)
+            about |= {} if placed is None else placed.fields(z)
             about["anatomy"] = drawn.anatomy.get(sound_before, {})
             about["grid"], about["plane"] = grids[sound_before]
             sound_before += 1
@@ -242,6 +252,11 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         out.append(series.slice(z, len(stack.slices), **about))
     lost = (*out[0].unplaced, *drawn.unplaced)
     return [dataclasses.replace(out[0], unplaced=lost), *out[1:]]
+
+
+def _without_pixels(image: Image, series: Series) -> Volume:
+    """The place of a slice that is refused."""
+    return image.volume(series.path, np.zeros((1, *image.shape), np.uint8))
 
 
 def _grids(path: Path, volumes: Sequence[Volume]) -> list[tuple[Grid | None, int]]:

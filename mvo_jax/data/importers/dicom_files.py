@@ -15,6 +15,7 @@ from mvo_jax.data.importers.dicom_headers import (
     is_dicom,
     read_headers,
 )
+from mvo_jax.data.importers.dicom_pixels import same_pixels
 from mvo_jax.data.importers.walk import files_below
 from mvo_jax.errors import UserError
 
@@ -121,11 +122,19 @@ def find_images(series: Series, options: Options, account: Account) -> list[Imag
 
 
 def _without_copies(images: list[Image], account: Account) -> list[Image]:
-    """Every image once. A UID that an anonymiser gave to all images is no sign of a copy."""
+    """Every image once. A UID that an anonymiser gave to all images is no sign of a copy.
+
+    Neither is it where the pixels differ, as in filtered images that kept the UID.
+    """
     kept: dict[Any, Image] = {}
+    same: dict[tuple[Path, Path], bool] = {}
     for image in images:
         key = replace(image, path=Path()) if image.uid else image
-        kept.setdefault(key, image)
+        paths = kept.setdefault(key, image).path, image.path
+        if paths not in same:
+            same[paths] = paths[0] == paths[1] or same_pixels(*paths)
+        if not same[paths]:
+            kept[image] = image
     copies = len(images) - len(kept)
     if copies:
         account.left["copies"] += copies

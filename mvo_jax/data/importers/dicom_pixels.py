@@ -38,6 +38,17 @@ def read_pixels(slices: Sequence[Sequence[Image]]) -> list[np.ndarray]:
     return out
 
 
+def same_pixels(one: Path, other: Path) -> bool:
+    """Whether two files hold the same pixels; files that cannot be decoded only if stored so."""
+    first, second = (read_file(path).get("PixelData") for path in (one, other))
+    if first == second:
+        return True
+    try:
+        return np.array_equal(_pixels(one), _pixels(other))
+    except UserError:
+        return False
+
+
 def _pixels(path: Path) -> np.ndarray:
     from pydicom.pixels import apply_modality_lut, get_decoder
 
@@ -54,6 +65,13 @@ def _pixels(path: Path) -> np.ndarray:
                 "installed",
                 "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress the "
                 "files (gdcmconv --raw)",
+            )
+        high, stored = data.get("HighBit"), int(data.BitsStored)
+        if high is not None and int(high) != stored - 1 and not syntax.is_compressed:
+            raise UserError(
+                f"{printable(path)} has {stored} bits a pixel below bit {high} (HighBit): where "
+                "they lie is not sure",
+                f"export the images again; if they are the low bits, HighBit is {stored - 1}",
             )
         raw = data.pixel_array
         if data.get("PhotometricInterpretation", "") == "MONOCHROME1":  # low values are white

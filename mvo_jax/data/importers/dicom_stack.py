@@ -333,8 +333,9 @@ def _one_source(there: list[Image], options: Options, account: Account) -> list[
             sources.append([image])
     cine = [s for s in sources if len(s) >= MIN_PHASES]
     if not cine:
+        differ = " that differ in series, kind, size or spacing" if len(sources) > 1 else ""
         raise UserError(
-            f"the slices have {[len(there)]} images, {MIN_PHASES} are the least",
+            f"the slices have {list(map(len, sources))} images{differ}, {MIN_PHASES} are the least",
             f"export {there[0].name} again, or leave that slice out",
         )
     if len(cine) > 1 and options.repeats is None:
@@ -398,6 +399,13 @@ def _say_what_is_odd(stack: Sequence[StackSlice], account: Account) -> None:
             for (shape, spacing), n in grids.items()
         )
         account.notes.append(f"the field of view changes: {sizes}")
+    for one in stack:
+        shift = 0.0 if one.refusal else _shift_in_plane(one.images)
+        if shift > max(one.images[0].spacing or (1.0,)):
+            account.notes.append(
+                f"the images of the slice at {_at(one.images[0])} lie up to {shift:.1f} mm beside "
+                "one another and are taken as they are stored"
+            )
     turns = [np.array(i.orientation).reshape(2, 3) for i in firsts if i.orientation is not None]
     turns = [turn / np.linalg.norm(turn, axis=1, keepdims=True) for turn in turns if turn.any()]
     if turns:
@@ -405,6 +413,16 @@ def _say_what_is_odd(stack: Sequence[StackSlice], account: Account) -> None:
         widest = float(np.degrees(np.arccos(min(cosines))))
         if widest > 0.5:
             account.notes.append(f"the slices are turned by {widest:.1f} degrees from one another")
+
+
+def _shift_in_plane(images: Sequence[Image]) -> float:
+    """How far the images of a slice lie beside one another in its plane, mm."""
+    turn = images[0].orientation
+    if turn is None:
+        return 0.0
+    places = [[image.along(np.array(axis)) for image in images] for axis in (turn[:3], turn[3:])]
+    known = [[at for at in along if at is not None] for along in places]
+    return max((max(along) - min(along) for along in known if along), default=0.0)
 
 
 def _ambiguous(series: Series, candidates: list[_Candidate], why: str) -> UserError:

@@ -4,14 +4,17 @@ A module of one's own may add a line at run time: ``IMPORTERS["name"] = Importer
 """
 
 import dataclasses
+import logging
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
 
 from mvo_jax.data.importers.cine import Importer, Options, Series, printable
-from mvo_jax.data.importers.walk import what_is_there
+from mvo_jax.data.importers.walk import files_below, what_is_there
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 # Layouts before the general formats they are made of: the first that recognises a source is taken.
 # An importer, or where it is: a format is imported when it is asked for.
@@ -64,11 +67,28 @@ def choose_importer(source: Path, name: str = "auto") -> Importer:
         return importer_of(name)
     for importer in map(importer_of, IMPORTERS):
         if importer.recognise(source):
+            _tell_of_others(source, importer)
             return importer
     raise UserError(
         f"{printable(source)} is in no format that is recognised: it holds {what_is_there(source)}",
         f"say which with --format: {', '.join(IMPORTERS)}",
     )
+
+
+def _tell_of_others(source: Path, taken: Importer) -> None:
+    """Warn of other formats and archives in a folder, which are not read; NIfTI says so itself."""
+    if source.is_file() or taken.name not in ("png", "segment", "dicom", "nifti", "npz"):
+        return
+    names = [name for name in ("png", "segment", "dicom", "npz") if name != taken.name]
+    also = [name for name in names if importer_of(name).recognise(source)]
+    if also:
+        log.warning(
+            f"{printable(source)} is read as {taken.name}; it also holds files of the formats "
+            f"{', '.join(also)}, which are not read (--format chooses)"
+        )
+    archives = sum(path.suffix.lower() == ".zip" for path in files_below(source))
+    if archives:
+        log.warning(f"{archives} .zip files below {printable(source)} are not read: unpack them")
 
 
 def load_series(

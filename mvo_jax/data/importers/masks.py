@@ -21,9 +21,6 @@ _ROUNDING = 1e-3  # of a pixel: affines are stored in float32, and halves go up,
 # Degrees between slices of LGE and cine. Planned on one another they differ by a few; beyond this a
 # crop's edge lies a slice and more away from the plane of the other.
 _MOST_TILT = 30.0
-# Cosine between axes of a mask: 6 degrees, more than a gantry or a rounded header turns one axis
-# against another, less than any lost sign does.
-_SKEW = 0.1
 _SAME_TURN = 0.02  # of direction cosines: a degree, as far as headers of two digits round
 _SAME_STEP = 0.01  # relative, of pixels: headers are rounded to 0.01 mm
 _COPY_HEADER = (
@@ -138,7 +135,8 @@ def _slice_distance(positions: np.ndarray, mask: Volume, one: Volume) -> float:
     """Distance of the cine's slices, in slices of the mask; of a single one its thickness."""
     if len(positions) == 1:
         return max(one.slice_mm / mask.slice_mm, 1e-6)
-    return max(float(np.median(np.abs(np.diff(np.sort(positions))))), 1e-6)
+    gaps = np.sort(np.diff(np.sort(positions)))
+    return max(float(gaps[(len(gaps) - 1) // 2]), 1e-6)  # of two the smaller: one may be a gap
 
 
 def _sources(positions: np.ndarray, distance: float, count: int) -> list[list[int]]:
@@ -233,12 +231,6 @@ def _check_grids(mask: Volume, slices: Sequence[Volume], positions: np.ndarray) 
             _COPY_HEADER,
         )
     unit = mask.affine[:3, :3] / steps
-    skew = np.abs(unit.T @ unit - np.eye(3)).max()
-    if skew > _SKEW:
-        raise UserError(
-            f"{name}: the axes of its orientation are not at right angles (signs may be lost)",
-            _COPY_HEADER,
-        )
     own = cine.affine[:3, :3] / np.linalg.norm(cine.affine[:3, :3], axis=0)
     tilt = np.degrees(np.arccos(min(1.0, abs(float(unit[:, 2] @ own[:, 2])))))
     if tilt > _MOST_TILT:

@@ -38,6 +38,12 @@ _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _DRAWING = re.compile(
     r"(?<![a-z])(masks?|seg|segmentation|labels?|mvo|scar|gt|roi|contours?)(?![a-z])", re.IGNORECASE
 )
+# Forms of images that nothing here reads (cines least of all), named like a mask or a cine.
+_UNREAD_FORM = re.compile(
+    r"(.+)_(lge_mask|cine)\.((?:seg\.)?n(?:rrd|hdr)|mh[ad]|hdr|nii\.(?:bz2|xz|zst)|mgz|mnc|tiff?|png"
+    r"|np[yz]|mat|xml)",
+    re.IGNORECASE,
+)
 
 
 def is_nifti(path: Path) -> bool:
@@ -208,6 +214,30 @@ def without_cine(
         name = MASK_SUFFIX.sub("", name)
         yield Series(name, path, detail={"refused": (cause, remedy)})
     _warn_unread(source, others, ())
+    known = {*used, *named_by_table}
+    yield from _in_other_forms(source, known, cases, [*named_by_table, *used])
+
+
+def _in_other_forms(
+    source: Path, known: Collection[Path], cases: Collection[str], read: Iterable[Path]
+) -> Iterator[Series]:
+    """Masks and cines by their names, in forms that are not read, where no other file is read."""
+    mask = pattern_to_regex(MASK_PATTERN)
+    masked = {found["case"] for path in read if (found := mask.fullmatch(name_below(source, path)))}
+    for path in files_below(source):
+        found = _UNREAD_FORM.fullmatch(path.name)
+        if found is None or path in known or is_workspace(path):
+            continue
+        is_mask = found[2].lower() == "lge_mask"
+        if found[1] in (masked if is_mask else cases) or (is_mask and _may_be_drawing(path)):
+            continue
+        what, forms = ("a cine", "NIfTI or DICOM")
+        if is_mask:
+            what, forms = "a mask", "NIfTI, NRRD (header and data in one file) or DICOM SEG"
+        cause = f"{printable(path)} is named like {what}, in a form that is not read"
+        remedy = f"export it as {forms}, or take it out of the source"
+        name = "_".join(path.relative_to(source).with_name(path.name.partition(".")[0]).parts)
+        yield Series(name, path, detail={"refused": (cause, remedy)})
 
 
 def _may_be_drawing(path: Path) -> bool:

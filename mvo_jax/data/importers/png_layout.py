@@ -92,6 +92,11 @@ def load(series: Series, options: Options) -> list[CineSlice]:
             f"{printable(series.path)}: frames of case {series.name} differ in size",
             "export all frames in one size",
         )
+    if len({image.dtype for image in images}) > 1:
+        raise UserError(
+            f"{printable(series.path)}: frames of case {series.name} have 8 bits and 16 bits",
+            "export all frames with the same number of bits",
+        )
     mask = None
     if masks:
         mask = map_mask(masks[0], read_png(masks[0], is_mask=True), options.mask_values or _VALUES)
@@ -125,7 +130,8 @@ def read_png(path: Path, *, is_mask: bool = False) -> np.ndarray:
                     "export grey images",
                 )
             return grey[..., 0]
-        return np.asarray(image).astype(np.uint8 if image.mode == "1" else None)
+        pixels = np.asarray(image)
+        return pixels.astype(np.uint8) if image.mode == "1" else pixels
 
 
 PNG = Importer("png", "the released code's PNG layout", recognise, find, load)

@@ -24,6 +24,9 @@ from mvo_jax.errors import UserError
 
 _MAX_SLICES = 60
 _SAME_SIZE = 0.01  # relative: pixdim and sform are rounded each for itself, to 0.01 mm by some
+# Cosine between two axes: 6 degrees, more than a gantry or a rounded header turns one axis against
+# another, less than any lost sign does.
+_SKEW = 0.1
 SAME_MM = 1e-2  # of affines: closer grids are one; float32 of a corner 300 mm away is off by 2e-5,
 # text headers of six digits by 5e-4, and a hundredth of a pixel moves no label
 _UNIT_MM = {"mm": 1.0, "unknown": 1.0, "meter": 1e3, "micron": 1e-3}
@@ -335,6 +338,14 @@ def _check_affine(path: Path, affine: np.ndarray) -> None:
         raise UserError(
             f"{printable(path)}: the orientation in the header is no orientation",
             "write the file again with its orientation (in NIfTI its sform or qform)",
+        )
+    unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if np.abs(unit.T @ unit - np.eye(3)).max() > _SKEW:
+        raise UserError(
+            f"{printable(path)}: the axes of its orientation are not at right angles (signs may be "
+            "lost)",
+            "write the file again with its orientation (a mask: with the header of its cine), or "
+            "resample it to a straight grid",
         )
 
 

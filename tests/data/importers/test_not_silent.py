@@ -1,0 +1,175 @@
+"""What once changed or lost pixels, masks or patients without a word."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from mvo_jax.data.importers.cine import Options
+from mvo_jax.data.importers.formats import choose_importer, load_series
+from mvo_jax.data.slices import CineSlice
+from mvo_jax.errors import UserError
+from tests.data.importers import writers
+
+
+def images(frames: int = 12, slices: int = 2, size: int = 16) -> np.ndarray:
+    """``[T, Z, H, W]``, slices that differ more than their phases."""
+    random = np.random.default_rng(0)
+    still = random.integers(0, 200, (1, slices, size, size))
+    return (still + random.integers(0, 40, (frames, slices, size, size))).astype(np.uint16)
+
+
+def change(path: Path, **tags) -> None:
+    data = pydicom.dcmread(path)
+    for name, value in tags.items():
+        setattr(data, name, value)
+    data.save_as(path)
+
+
+def read(source: Path) -> list[CineSlice]:
+    importer = choose_importer(source)
+    found = importer.find(source, Options())
+    return [one for series in found for one in load_series(importer.load, series, Options())]
+
+
+def test_the_uid_of_a_copy_with_other_pixels(tmp_path):
+    """A filtered series that kept the UIDs is no copy: nothing says which of the two is meant."""
+    folder, cine = tmp_path / "A17", images()
+    for path in writers.write_series(folder, cine):
+        shutil.copy(path, folder / f"again_{path.name}")
+    assert np.array_equal(read(tmp_path)[0].cine, cine[:, 0])
+    for path in folder.glob("again_*"):
+        data = pydicom.dcmread(path)
+        writers.set_pixels(data, data.pixel_array[::-1].copy())
+        data.save_as(path)
+    with pytest.raises(UserError, match="nothing tells the images apart"):
+        read(tmp_path)
+
+
+def test_a_copy_that_is_compressed(tmp_path):
+    folder, cine = tmp_path / "A17", images()
+    for path in writers.write_series(folder, cine):
+        data = pydicom.dcmread(path)
+        data.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+        data.save_as(folder / f"again_{path.name}")
+    (first, _) = read(tmp_path)
+    assert np.array_equal(first.cine, cine[:, 0])
+    assert first.images["copies"] == cine.shape[0] * cine.shape[1]
+
+
+def test_bits_that_do_not_lie_low(tmp_path):
+    """12 bits at the top of 16: read from the low bits they wrap around."""
+    for path in writers.write_series(tmp_path / "A17", images() << 8):
+        change(path, BitsStored=12, HighBit=15)
+    with pytest.raises(UserError, match="HighBit"):
+        read(tmp_path)
+
+
+def test_a_slice_that_moves_in_its_plane_is_told(tmp_path):
+    writers.write_series(
+        tmp_path / "A17", images(), ImagePositionPatient=lambda t, z: [20.0 * (t > 5), 0, 8 * z]
+    )
+    assert "up to 20.0 mm beside one another" in read(tmp_path)[0].note
+
+
+def test_a_slice_of_two_spacings_says_so(tmp_path):
+    writers.write_series(
+        tmp_path / "A17", images(), PixelSpacing=lambda t, z: [1.0 + (t > 5), 1.0 + (t > 5)]
+    )
+    with pytest.raises(UserError, match=r"\[6, 6\] images that differ"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["Anonymous^Patient", "ANON_ID", "REDACTED", "null"])
+def test_more_names_of_nobody(name, tmp_path):
+    for patient, study in (("A17", "1.2.1"), ("B02", "1.2.2")):
+        writers.write_series(
+            tmp_path / patient, images(slices=1), PatientID=name, StudyInstanceUID=study
+        )
+    assert [one.patient_id for one in read(tmp_path)] == ["A17", "B02"]
+
+
+@pytest.mark.parametrize("form", ["nifti", "dicom"])
+@pytest.mark.parametrize("suffix", ["nhdr", "seg.nhdr", "mha", "nii.bz2", "tif"])
+def test_a_mask_or_cine_in_a_form_that_is_not_read(form, suffix, tmp_path):
+    cine = images()
+    if form == "nifti":
+        writers.write_nifti(tmp_path, "A17", cine, None)
+    else:
+        writers.write_series(tmp_path / "A17", cine)
+    (tmp_path / f"A17_lge_mask.{suffix}").touch()
+    with pytest.raises(UserError, match=r"like a mask, in a form that is not read") as refused:
+        read(tmp_path)
+    assert f"A17_lge_mask.{suffix}" in refused.value.cause
+    nibabel.save(  # a picture beside the mask that is read is none of our business
+        nibabel.Nifti1Image(np.full((16, 16, 2), 3, np.uint8), writers.affine(2.0)),
+        tmp_path / "A17_lge_mask.nii.gz",
+    )
+    assert len(list(choose_importer(tmp_path).find(tmp_path, Options()))) == 1
+    (tmp_path / "B02_cine.mha").touch()
+    _, other = choose_importer(tmp_path).find(tmp_path, Options())
+    assert "like a cine, in a form that is not read" in other.detail["refused"][0]
+
+
+def test_a_cine_of_slanting_axes(tmp_path):
+    affine = writers.affine(2.0)
+    affine[0, 1] = 1.0
+    image = nibabel.Nifti1Image(images().transpose(3, 2, 1, 0), affine)
+    nibabel.save(image, tmp_path / "A17_cine.nii.gz")
+    with pytest.raises(UserError, match="not at right angles"):
+        read(tmp_path)
+
+
+def test_frames_of_8_and_16_bits(tmp_path):
+    for t, frame in enumerate(images()[:, 0]):
+        stored = frame * 257 if t % 2 else frame.astype(np.uint8)
+        Image.fromarray(stored).save(tmp_path / f"A17_{t:02d}_input.png")
+    with pytest.raises(UserError, match="8 bits and 16 bits"):
+        read(tmp_path)
+
+
+def test_files_of_another_format_are_told(tmp_path, caplog):
+    writers.write_nifti(tmp_path, "A17", images(), None)
+    with caplog.at_level(logging.WARNING):
+        read(tmp_path)
+    assert not caplog.messages
+    writers.write_npz(tmp_path, "B02", images()[:, 0], None)
+    (tmp_path / "C03.zip").touch()
+    with caplog.at_level(logging.WARNING):
+        read(tmp_path)
+    assert "formats npz, which are not read" in caplog.messages[0]
+    assert "1 .zip files" in caplog.messages[1]
+
+
+def write_mask(path: Path, mvo_at: int, slices: int = 3) -> None:
+    """Slices 8 mm apart on the cine's grid; MVO in one, myocardium in all."""
+    mask = np.full((slices, 16, 16), 3, np.uint8)
+    mask[mvo_at, 4:6, 4:6] = 2
+    grid = np.diag([-2.0, -2.0, 8.0, 1.0])
+    nibabel.save(nibabel.Nifti1Image(mask.transpose(2, 1, 0), grid), path)
+
+
+def test_the_drawing_of_a_refused_slice_stays_with_it(tmp_path):
+    """Left to the slices that remain it would lie in the middle of two and label both."""
+    files = writers.write_series(tmp_path / "A17", images(slices=3))
+    files[12 + 5].unlink()
+    write_mask(tmp_path / "A17_lge_mask.nii.gz", mvo_at=1)
+    low, refused, high = read(tmp_path)
+    assert refused.refusal is not None
+    assert [low.has_mvo, high.has_mvo] == [False, False]
+
+
+def test_a_drawing_beside_a_gap_of_the_cine(tmp_path):
+    """Slices at 0, 8 and 40 mm; the MVO at 16 mm is that of none of them."""
+    writers.write_series(
+        tmp_path / "A17", images(slices=3), ImagePositionPatient=lambda t, z: [0, 0, (0, 8, 40)[z]]
+    )
+    write_mask(tmp_path / "A17_lge_mask.nii.gz", mvo_at=2)
+    slices = read(tmp_path)
+    assert not any(one.has_mvo for one in slices)
+    assert "slice 2 of 3 has MVO and lies 8.0 mm" in slices[0].unplaced[0].cause
