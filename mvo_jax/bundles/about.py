@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -90,7 +91,7 @@ def read_about(folder: Path) -> About:
         UserError: no bundle, one of a newer format, a missing file, or a changed one.
     """
     path = folder / ABOUT
-    if not path.is_file():
+    if not os.path.isfile(path):  # no error for a name that is too long
         raise UserError(
             f"{folder} is no bundle: it has no {ABOUT}",
             "make one with: python -m mvo_jax export --workdir RUN --out BUNDLE",

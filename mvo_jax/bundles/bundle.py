@@ -6,6 +6,7 @@ prediction = load_bundle("bundle").predict(video)  # uint8 [B, T, H, W]
 """
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -192,7 +193,7 @@ def from_pretrained(name: str | Path, *, revision: str | None = None, form: str 
         UserError: see ``load_bundle``; also if there is neither folder nor model.
     """
     folder = Path(name).expanduser()
-    if folder.is_dir() or str(name).count("/") != 1 or str(name)[0] in "./~":
+    if os.path.isdir(folder) or str(name).count("/") != 1 or str(name)[0] in "./~":
         return load_bundle(folder, form=form)
     try:
         import huggingface_hub

@@ -23,8 +23,7 @@ def _define(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "bundle",
         None,
-        "In place of a run: folder that export wrote, or OWNER/NAME on the Hugging Face Hub. "
-        "Computed with onnxruntime, without JAX.",
+        "In place of a run: folder that export wrote. Computed with onnxruntime, without JAX.",
         flag_values=values,
     )
     flags.DEFINE_string("out", None, "Folder to write.", flag_values=values, required=True)
@@ -90,9 +89,9 @@ def _model(values: flags.FlagValues) -> "Model":
     for flag in ("checkpoint", "data_dir", "calibrated"):
         if values[flag].present:
             raise UserError(f"--{flag} is of a run, not of a bundle", "leave it out")
-    from mvo_jax.bundles.bundle import from_pretrained
+    from mvo_jax.bundles.bundle import load_bundle  # a mistyped folder is not looked up outside
 
-    return from_pretrained(values.bundle)
+    return load_bundle(values.bundle)
 
 
 def main(arguments: list[str]) -> None:

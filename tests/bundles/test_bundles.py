@@ -21,6 +21,7 @@ from mvo_jax import from_pretrained, load_bundle, load_run
 from mvo_jax.bundles import about as about_file
 from mvo_jax.bundles import jax_program, write
 from mvo_jax.bundles.about import ABOUT, CARD, CHECK, MODELS, WEIGHTS, read_about, write_about
+from mvo_jax.cli.main import run
 from mvo_jax.data.slices import Target
 from mvo_jax.errors import UserError
 from mvo_jax.interop.weight_files import read_variables
@@ -185,6 +186,14 @@ def test_a_name_on_the_hub(copy, monkeypatch, tmp_path):
     )
     with pytest.raises(UserError, match="could not be had from the Hub: no"):
         from_pretrained("clinic/mvo")
+
+
+def test_predict_looks_up_no_name_outside(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", pytest.fail)
+    for name in ("clinic/mvo", "n" * 300):
+        arguments = [f"--bundle={name}", f"--out={tmp_path / 'out'}", str(tmp_path)]
+        assert run("predict", arguments) == 2
+        assert "is no bundle" in capsys.readouterr().err
 
 
 def flip(path: Path) -> None:
