@@ -61,7 +61,7 @@ def config_from_json(content: Mapping[str, Any]) -> Any:
     """
     from ml_collections import ConfigDict
 
-    config = ConfigDict(content)
+    config: Any = ConfigDict(content)
     for name, default in LATER.items():
         _, part, key = name.split(".")
         if part in config and key not in config[part]:

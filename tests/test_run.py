@@ -92,8 +92,8 @@ def test_an_evaluation_says_which_checkpoint_it_is_of_and_overwrites_no_other(
     before = {path.name: path.read_bytes() for path in folder.glob("*[tn].*") if path.is_file()}
     assert {"report.html", "predictions_test.csv", "predictions_validation.csv"} <= {*before}
     out = tmp_path / "elsewhere"
-    for options in ({"checkpoint": "latest"}, {"out": out, "batch_size": 5}):
-        mvo_jax.evaluate(folder, splits=splits, **options)
+    mvo_jax.evaluate(folder, splits=splits, checkpoint="latest")
+    mvo_jax.evaluate(folder, splits=splits, out=out, batch_size=5)
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert (folder / "report_latest.html").exists()
     assert (folder / "predictions_validation_latest.csv").exists()

@@ -80,7 +80,7 @@ def tiny_split(name: str, seed: int, cases: int = 16, *, lesion: tuple[int, int]
 
 
 def start(
-    path: Path, clock: Clock, config: Any = None, *, data_seed: int = 0, **allowed: bool
+    path: Path, clock: Clock, config: Any = None, *, data_seed: int = 0, **allowed: Any
 ) -> dict[str, Any]:
     """One start of the run in a folder, as `train.py` makes it; returns the summary.
 

@@ -325,7 +325,7 @@ def test_maps_go_back_to_the_source_as_nifti(evaluated, cohorts, images, tmp_pat
         for path in (source / "n_cine.nii.gz", out / "maps/n_mvo_map.nii.gz")
     )
     assert coarse.shape == cine.shape[:3]
-    assert np.ravel(coarse.affine).tolist() == np.ravel(cine.affine).tolist()
+    assert np.array_equal(coarse.affine, cine.affine)  # type: ignore[arg-type]
     assert coarse.get_fdata().any()
     # No place in space: told, and the predictions are there.
     (images / "c.npz").unlink()
