@@ -14,7 +14,7 @@ import itertools
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         one = series(source, loose=True)
         yield dataclasses.replace(one, detail={**one.detail, "loose": True})
     firsts: dict[Path, Image | None] = {}
-    for folder in subfolders(_unwrapped(source)):
+    for folder in subfolders(_unwrapped(source, masks, drawings)):
         if any(is_dicom(path) and path not in drawings for path in files_below(folder)):
             firsts[folder] = _first_image(folder)
     examinations: dict[Any, list[Path]] = defaultdict(list)
@@ -136,10 +136,16 @@ def find(source: Path, options: Options) -> Iterator[Series]:
     yield from without_cine(source, options, {*used.values(), *taken}, used)
 
 
-def _unwrapped(source: Path) -> Path:
-    """The only folder of a source where that holds folders of several patients, as archives do."""
+def _unwrapped(source: Path, masks: Collection[str], drawings: Collection[Path]) -> Path:
+    """The only folder of a source where that holds folders of several patients, as archives do.
+
+    Or one that a mask is named after, and no other DICOM image.
+    """
     folders = subfolders(source)
     inner = subfolders(folders[0]) if len(folders) == 1 else []
+    if len(inner) == 1 and inner[0].name in masks and folders[0].name not in masks:
+        beside = (path for path in folders[0].iterdir() if path.is_file() and path not in drawings)
+        return source if any(map(is_dicom, beside)) else folders[0]
     if len(inner) < 2:
         return source
     # Of those whose name is nobody's each examination is one.
@@ -310,12 +316,19 @@ def _check_one_beat(series: Series, slices: list[np.ndarray]) -> None:
 def _patient(first: Image, series: Series, options: Options) -> tuple[str, list[str]]:
     """The patient of a series, and a note where the header's name stands for many."""
     header = first.patient_id.strip()
-    if not header or options.patient_from == "folder":
+    if options.patient_from == "folder":
         return series.name, []
-    if _is_nobody(first):
-        return series.name, [
-            f"PatientID {printable(header)!r} names nobody: {series.name!r} is used"
-        ]
+    if not header or _is_nobody(first):
+        notes = []
+        if header:
+            notes.append(f"PatientID {printable(header)!r} names nobody: {series.name!r} is used")
+        folders = [part.name for key, part in series.detail.items() if key.startswith("folder ")]
+        if folders:  # some anonymisers give one StudyInstanceUID to everybody
+            notes.append(
+                f"the folders {', '.join(map(printable, folders[:8]))} state one examination: one "
+                "patient is taken for granted (else --patient_from=folder)"
+            )
+        return series.name, notes
     of_several, said = series.detail.get("patient") or (False, "")
     if of_several:
         return series.name, [f"{said}: {series.name!r} is used"]

@@ -173,3 +173,22 @@ def test_a_drawing_beside_a_gap_of_the_cine(tmp_path):
     slices = read(tmp_path)
     assert not any(one.has_mvo for one in slices)
     assert "slice 2 of 3 has MVO and lies 8.0 mm" in slices[0].unplaced[0].cause
+
+
+@pytest.mark.parametrize("name", ["", "ANON"])
+def test_folders_of_nobody_that_state_one_examination(name, tmp_path):
+    """As of an anonymiser that gives everybody the same UIDs: nothing tells two patients apart."""
+    for patient, at in (("A17", 0.0), ("B02", 60.0)):
+        writers.write_series(tmp_path / patient, images(), PatientID=name, origin=(0, 0, at))
+    first, *_ = read(tmp_path)
+    assert "the folders A17, B02 state one examination" in first.note
+
+
+def test_a_wrapped_folder_that_a_mask_is_named_after(tmp_path):
+    writers.write_series(tmp_path / "export" / "A17", images(slices=3))
+    write_mask(tmp_path / "export" / "A17_lge_mask.nii.gz", mvo_at=1)
+    assert [(one.case_id, one.has_mvo) for one in read(tmp_path)] == [
+        ("A17_s00", False),
+        ("A17_s01", True),
+        ("A17_s02", False),
+    ]
