@@ -7,6 +7,7 @@ from typing import Any
 from absl import flags
 
 from mvo_jax.cli.flags import define_process_flags, joined, parse
+from mvo_jax.errors import UserError
 
 
 def _define(values: flags.FlagValues) -> None:
@@ -42,6 +43,12 @@ def _define(values: flags.FlagValues) -> None:
 def main(arguments: list[str]) -> dict[str, Any]:
     """Evaluate the run that the command line names; print the headline and the report's path."""
     values = parse(arguments, _define)
+    if values.data_dir is not None and not Path(values.data_dir).is_dir():
+        # A simulated cohort would otherwise be made anew in a folder that was misspelt.
+        raise UserError(
+            f"--data_dir names {values.data_dir}, which is no folder",
+            "give the folder that holds the data of the run",
+        )
     from mvo_jax.devices import distributed
     from mvo_jax.run import evaluate
 

@@ -76,6 +76,7 @@ def parse(
     except flags.Error as error:
         reason = str(error).strip().splitlines()[0]
         if missing := re.match(r"flag (--\w+)=None: Flag .* other than None", reason):
+            _refuse_typeset_dash(arguments)
             raise UserError(f"{missing[1]} is missing", "see --help") from error
         raise UserError(reason, "see --help, and the config file for its keys") from error
     for name in positional:
@@ -101,6 +102,16 @@ def parse(
     if with_config and "config" not in values:
         raise UserError("no experiment given", "add --config demo, for example")
     return values
+
+
+def _refuse_typeset_dash(arguments: list[str]) -> None:
+    """Name a flag whose hyphens a word processor made one dash, not the flag that it misses."""
+    for word in arguments:
+        if re.match("[\u2010-\u2015\u2212]", word):
+            raise UserError(
+                f"unexpected argument {word!r}: it begins with a typeset dash",
+                f"write --{word.lstrip(word[0])}, with two plain hyphens",
+            )
 
 
 def _print_help(values: flags.FlagValues, with_config: bool) -> None:

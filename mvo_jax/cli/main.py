@@ -111,6 +111,8 @@ def run(verb: str, arguments: list[str]) -> int:
     except UserError as error:
         if debug:
             raise
+        if _is_from_jax_config(error.__cause__):  # met first by a config file that imports JAX
+            return _refuse_variable(error.__cause__)
         print(f"error: {error.cause}\n  what to do: {error.remedy}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
@@ -130,12 +132,7 @@ def run(verb: str, arguments: list[str]) -> int:
         # JAX reads its variables when it is imported.
         if debug or not _is_from_jax_config(error):
             raise
-        print(
-            f"error: JAX does not take a variable of the environment: {error}\n"
-            "  what to do: unset it, or give one of the values that are named",
-            file=sys.stderr,
-        )
-        return EXIT_USER_ERROR
+        return _refuse_variable(error)
     except RuntimeError as error:
         if debug or not _NO_BACKEND.search(str(error)):
             raise
@@ -150,9 +147,18 @@ def run(verb: str, arguments: list[str]) -> int:
     return 0
 
 
-def _is_from_jax_config(error: BaseException) -> bool:
+def _refuse_variable(error: BaseException | None) -> int:
+    print(
+        f"error: JAX does not take a variable of the environment: {error}\n"
+        "  what to do: unset it, or give one of the values that are named",
+        file=sys.stderr,
+    )
+    return EXIT_USER_ERROR
+
+
+def _is_from_jax_config(error: BaseException | None) -> bool:
     """Whether JAX's own reading of its settings raised an error."""
-    trace = error.__traceback__
+    trace = error.__traceback__ if error is not None else None
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is not None and trace.tb_frame.f_code.co_filename.endswith(

@@ -367,7 +367,10 @@ def to_flax(
         problems["keys missing"].append(missing)
     problems.check(
         f"{source} does not fit the model in the {layout.name!r} layout",
-        "check that it comes from the same architecture (variant, width, input channels, frames, "
-        "mask size, decoder layout) and that the layout is named rightly",
+        "save it in float32, as by model.float().state_dict(); integers of a quantised model "
+        "have to be scaled back first"
+        if set(problems) == {"keys of wrong dtype"}
+        else "check that it comes from the same architecture (variant, width, input channels, "
+        "frames, mask size, decoder layout) and that the layout is named rightly",
     )
     return unflatten({path: filled[path] for path in wanted})

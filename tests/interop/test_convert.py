@@ -177,6 +177,17 @@ def test_half_precision_is_cast_up_and_told(state, small_model, tmp_path, dtype,
     assert all((value == 1).all() for value in flat.values())
 
 
+def test_another_precision_has_its_own_remedy(state, small_model, tmp_path):
+    doubles = {
+        key: value.astype(np.float64) if value.dtype == np.float32 else value
+        for key, value in state.items()
+    }
+    with pytest.raises(UserError, match="float64, not float32") as caught:
+        read(save(tmp_path / "double.pth", doubles), small_model)
+    assert "float32" in caught.value.remedy
+    assert "architecture" not in caught.value.remedy
+
+
 def test_one_of_several_sets_of_weights_is_named(state, small_model, tmp_path, same_bits):
     ema = {key: np.ones_like(value) for key, value in state.items()}
     both = {"model": state, "model_ema": ema, "optimizer": {"state": {}, "param_groups": []}}

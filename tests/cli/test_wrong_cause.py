@@ -1,0 +1,31 @@
+"""Mistakes whose message named another cause."""
+
+import os
+import subprocess
+import sys
+
+
+def test_typeset_dash_is_named(refused, tiny, tmp_path):
+    cause, remedy = refused("train", *tiny, f"\u2014workdir={tmp_path}")
+    assert "unexpected argument" in cause
+    assert f"--workdir={tmp_path}" in remedy
+
+
+def test_misspelt_data_folder_is_not_filled(refused, tmp_path):
+    folder = tmp_path / "dta"
+    cause, _ = refused("eval", f"--workdir={tmp_path}", f"--data_dir={folder}")
+    assert f"--data_dir names {folder}" in cause
+    assert not folder.exists()
+
+
+def test_variable_of_jax_is_not_blamed_on_the_config(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mvo_jax", "train", "--config=demo", f"--workdir={tmp_path}"],
+        env=os.environ | {"JAX_ENABLE_X64": "perhaps"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "error: JAX does not take a variable of the environment" in done.stderr
+    assert "get_config" not in done.stderr
