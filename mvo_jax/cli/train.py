@@ -52,9 +52,11 @@ def main(arguments: list[str]) -> dict[str, Any]:
         )
         if distributed.is_first():
             early = ", where it stopped early," if result["stopped_early"] else ""
+            chosen = values.config.train.best_metric
+            by = "" if chosen == "auc" else f", the best by {chosen}"
             print(
-                f"trained to step {result['step']}{early} in {result['seconds']:.0f} s; best "
-                f"validation AUC {result['best_auc']:.4f} at step {result['best_step']}; run "
-                f"folder {values.workdir}"
+                f"trained to step {result['step']}{early} in {result['seconds']:.0f} s; "
+                f"{'' if by else 'best '}validation AUC {result['best_auc']:.4f} at step "
+                f"{result['best_step']}{by}; run folder {values.workdir}"
             )
     return result

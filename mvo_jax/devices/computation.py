@@ -40,6 +40,8 @@ def installation() -> dict[str, Any]:
     # Where a compiler writes its dumps may differ from host to host.
     flags = os.environ.get("XLA_FLAGS", "").split()
     return {
+        # Every operation by itself: XLA joins none, so that they round in other places.
+        "jax_disable_jit": jax.config.jax_disable_jit,
         "xla_flags": " ".join(flag for flag in flags if not flag.startswith("--xla_dump")),
         "versions": {"mvo_jax": mvo_jax.__version__, **{name: version(name) for name in _PACKAGES}},
     }

@@ -29,3 +29,13 @@ def test_variable_of_jax_is_not_blamed_on_the_config(tmp_path):
     assert done.returncode == 2
     assert "error: JAX does not take a variable of the environment" in done.stderr
     assert "get_config" not in done.stderr
+
+
+def test_data_in_a_file_leave_no_run_behind(refused, tiny, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    out = tmp_path / "run"
+    for place in ("file", "file/below"):
+        flags = [f"--config.data.dir={tmp_path / place}", f"--workdir={out}"]
+        cause, _ = refused("train", *tiny, *flags)
+        assert f"{tmp_path / 'file'} is no folder" in cause
+        assert not out.exists()
