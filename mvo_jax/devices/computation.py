@@ -23,6 +23,7 @@ _SETTINGS = (
     "jax_random_seed_offset",
     "jax_numpy_dtype_promotion",
 )
+_EACH_BY_ITSELF = ("jax_disable_jit",)  # XLA joins no operations, which round in other places then
 _TF32 = "NVIDIA_TF32_OVERRIDE"  # of cuBLAS and cuDNN: a matmul precision that JAX does not know of
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -40,8 +41,7 @@ def installation() -> dict[str, Any]:
     # Where a compiler writes its dumps may differ from host to host.
     flags = os.environ.get("XLA_FLAGS", "").split()
     return {
-        # Every operation by itself: XLA joins none, so that they round in other places.
-        "jax_disable_jit": jax.config.jax_disable_jit,
+        **{name: getattr(jax.config, name) for name in _EACH_BY_ITSELF},
         "xla_flags": " ".join(flag for flag in flags if not flag.startswith("--xla_dump")),
         "versions": {"mvo_jax": mvo_jax.__version__, **{name: version(name) for name in _PACKAGES}},
     }

@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.uid import RLELossless
 
 from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.formats import choose_importer, load_series
@@ -55,7 +56,7 @@ def test_a_copy_that_is_compressed(tmp_path):
     folder, cine = tmp_path / "A17", images()
     for path in writers.write_series(folder, cine):
         data = pydicom.dcmread(path)
-        data.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+        data.compress(RLELossless, generate_instance_uid=False)
         data.save_as(folder / f"again_{path.name}")
     (first, _) = read(tmp_path)
     assert np.array_equal(first.cine, cine[:, 0])
