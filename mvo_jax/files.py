@@ -135,6 +135,22 @@ def replace_with(path: str | os.PathLike, write: Callable[[Path], object]) -> No
         raise cannot_write(path, error) from error
 
 
+def check_folder(path: str | os.PathLike, name: str) -> None:
+    """Say at once that a file stands where a folder is or will be made.
+
+    Args:
+        path: of the folder.
+        name: what it is, for messages.
+
+    Raises:
+        UserError: it, or the last of its parents that is there, is no folder.
+    """
+    folder = Path(path).expanduser().absolute()
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    if not os.path.isdir(there):
+        raise UserError(f"{name} is {folder}, and {there} is no folder", "name a folder")
+
+
 def check_new(path: str | os.PathLike) -> None:
     """Say at once, before hours of computing, that ``new_folder`` would refuse.
 

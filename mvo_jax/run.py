@@ -9,7 +9,7 @@ prediction = load_run("runs/mine").predict(video)  # uint8 [B, T, H, W]
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from mvo_jax.evaluation.predictions import (
 from mvo_jax.evaluation.sectors import infarct_sectors
 from mvo_jax.evaluation.statistics import by_patient
 from mvo_jax.evaluation.thresholds import Threshold, choose_thresholds
-from mvo_jax.files import local_path
+from mvo_jax.files import check_folder, local_path
 from mvo_jax.interop.convert import initial_variables
 from mvo_jax.interop.weight_files import read_variables
 from mvo_jax.interop.weight_sources import read_start
@@ -109,6 +109,7 @@ def train_and_evaluate(
         if splits is None:
             for name in ("train", "validation"):
                 split_bytes(config.data, name)
+            check_folder(config.data.dir, "config.data.dir")
         settings, rounding = computation.settings(), computation.rounding(experiment.devices)
         distributed.check_same(
             {"config": config.to_dict(), **settings, **rounding}, distributed.SAME_START
@@ -137,17 +138,12 @@ def train_and_evaluate(
         training, validation, data = _load_for_training(config, folder, splits)
 
         # 4. Training, with the best checkpoint chosen on the validation split.
-        predict = Predictor(
-            experiment, validation, batch_size=config.eval.batch_size, with_mask=True
-        )
         result = train(
             config,
             experiment,
             folder,
             training,
-            validate=lambda variables: validation_metrics(
-                predict(variables), also=config.train.best_metric, loss=experiment.loss
-            ),
+            validate=_validation(config, experiment, validation),
             identity=Identity(
                 config.to_dict(),
                 data,
@@ -164,6 +160,18 @@ def train_and_evaluate(
     if evaluate_on is None:
         return {**result, "evaluation": None}
     return {**result, "evaluation": evaluate(folder.path, split=evaluate_on, splits=splits)}
+
+
+def _validation(config: Any, experiment: Experiment, split: AnySplit) -> Callable[[Any], Any]:
+    """Variables to their metrics on the validation split."""
+    predict = Predictor(experiment, split, batch_size=config.eval.batch_size, with_mask=True)
+
+    def validate(variables: Any) -> Any:
+        return validation_metrics(
+            predict(variables), also=config.train.best_metric, loss=experiment.loss
+        )
+
+    return validate
 
 
 def evaluate(

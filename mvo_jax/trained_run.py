@@ -13,7 +13,7 @@ import numpy as np
 from mvo_jax.bundles.about import MODELS, WEIGHTS, About, is_bundle, read_about, whole_file
 from mvo_jax.bundles.write import CLIPS, write_bundle
 from mvo_jax.config_files import config_from_json
-from mvo_jax.data.clips import clip_batch, geometry_of
+from mvo_jax.data.clips import clip_batch, geometry_of, in_batches
 from mvo_jax.data.slices import Target
 from mvo_jax.data.splits import AnySplit, load_split
 from mvo_jax.devices import parallel
@@ -97,11 +97,7 @@ class TrainedRun:
         clips = clip_batch(video, self.experiment.clip_shape, taken_by="the run")
         size = min(len(clips), self.batch_size)
         predict = self.predictor(size, with_mask=True)
-        parts = [predict(clips[first : first + size]) for first in range(0, len(clips), size)]
-        joined: dict[str, Any] = {
-            key: np.concatenate([part[key] for part in parts]) for key in parts[0]
-        }
-        return {"coarse_mask": None, **joined}
+        return in_batches(predict, clips, size)
 
     def predictor(
         self, batch_size: int, *, with_mask: bool

@@ -1,6 +1,6 @@
 """The commands on a bare machine: what a container without anything leaves of them.
 
-python -m tools.bare --out /var/tmp/bare
+python -m tools.bare --out OUT
 
 No git, no HOME, no PATH, the locale C, closed stdin, a temporary folder that cannot be written; the
 code is read-only to the process, and under root its uid has no entry in passwd and ``/tmp`` holds

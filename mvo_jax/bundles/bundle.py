@@ -25,7 +25,7 @@ from mvo_jax.bundles.about import (
     versions,
     whole_file,
 )
-from mvo_jax.data.clips import clip_batch
+from mvo_jax.data.clips import clip_batch, in_batches
 from mvo_jax.data.slices import Target
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.thresholds import Threshold, given_threshold
@@ -117,14 +117,8 @@ class Bundle:
             UserError: clips of another type or shape, or none.
         """
         clips = clip_batch(video, self.about.clip_shape, taken_by="the bundle")
-        parts = [
-            self.compute(clips[first : first + self.batch_size], True)
-            for first in range(0, len(clips), self.batch_size)
-        ]
-        joined: dict[str, Any] = {
-            key: np.concatenate([part[key] for part in parts]) for key in parts[0]
-        }
-        return {"coarse_mask": None, **joined}
+        predict = self.predictor(self.batch_size, with_mask=True)
+        return in_batches(predict, clips, self.batch_size)
 
     def predictor(
         self, batch_size: int, *, with_mask: bool

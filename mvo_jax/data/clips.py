@@ -7,7 +7,7 @@ are in memory at a time.
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +312,21 @@ def clip_batch(video: np.ndarray, clip_shape: tuple[int, ...], *, taken_by: str)
             f"{taken_by} takes uint8 [B, {frames}, {height}, {width}] with B of 1 or more",
         )
     return clips
+
+
+def in_batches(
+    predict: Callable[[np.ndarray], Mapping[str, np.ndarray]], clips: np.ndarray, size: int
+) -> dict[str, Any]:
+    """What a model gives for clips ``[B, ...]``, ``size`` at once; 'coarse_mask' may be None.
+
+    Args:
+        predict: up to ``size`` clips to arrays by name.
+        clips: one or more.
+        size: of a batch.
+    """
+    parts = [predict(clips[first : first + size]) for first in range(0, len(clips), size)]
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    return {"coarse_mask": None, **joined}
 
 
 def batched(clips: Iterator[Clip], size: int) -> Iterator[list[Clip]]:

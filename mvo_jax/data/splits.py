@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import itertools
-import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -153,13 +152,6 @@ def split_bytes(data_config: Any, name: str) -> int:
         found = _cohort(data_config, name)
         return found.count * (found.cohort.frames + 1) * found.cohort.image_size**2
     spec = phantom_spec(data_config)
-    folder = Path(data_config.dir).expanduser().absolute()
-    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    if not os.path.isdir(there):
-        raise UserError(
-            f"config.data.dir is {folder}, and {there} is no folder",
-            "name a folder: the simulated cohort is made in it",
-        )
     pixels = spec.image_size**2
     return spec.split_size(name).patients * spec.slices_per_patient * (spec.frames + 1) * pixels
 

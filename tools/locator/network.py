@@ -9,23 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from mvo_jax.data.locator.network import CHANNELS
+from mvo_jax.data.locator.network import CHANNELS, blocks, pixels
 
 _EPSILON = 1e-5
-
-
-def _blocks(x: jax.Array) -> jax.Array:
-    """2x2 pixels become channels: ``[N, H, W, C]`` to ``[N, H/2, W/2, 4C]``."""
-    n, h, w, c = x.shape
-    x = x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(n, h // 2, w // 2, 4 * c)
-
-
-def _pixels(x: jax.Array) -> jax.Array:
-    """The inverse of ``_blocks``."""
-    n, h, w, c = x.shape
-    x = x.reshape(n, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(n, 2 * h, 2 * w, c // 4)
 
 
 class UNet(nn.Module):
@@ -62,18 +48,18 @@ class UNet(nn.Module):
             return nn.relu(x)
 
         c = CHANNELS
-        x = _blocks(image[..., None])
+        x = blocks(image[..., None])
         x = layer("down0b", layer("down0a", x, c[0]), c[0])
         skips = [x]
         for i in (1, 2, 3):
-            x = _blocks(x) if i == 1 else nn.max_pool(x, (2, 2), (2, 2))
+            x = blocks(x) if i == 1 else nn.max_pool(x, (2, 2), (2, 2))
             x = layer(f"down{i}b", layer(f"down{i}a", x, c[i]), c[i])
             skips.append(x)
         for i in (2, 1, 0):
             x = layer(f"across{i}", x, c[i], 1)
             x = x.repeat(2, axis=1).repeat(2, axis=2) + skips[i]
             x = layer(f"up{i}", x, c[i])
-        return _pixels(nn.Conv(4, (3, 3), name="head")(x))[..., 0]
+        return pixels(nn.Conv(4, (3, 3), name="head")(x))[..., 0]
 
 
 def fold_normalisation(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

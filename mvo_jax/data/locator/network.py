@@ -8,6 +8,7 @@ is trained; a test holds the two together.
 import functools
 from collections.abc import Mapping
 from importlib import resources
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -74,17 +75,17 @@ def _forward(weights: Weights, images: np.ndarray) -> np.ndarray:
         out = _convolution(x, weights[f"{name}/kernel"], weights[f"{name}/bias"])
         return np.maximum(out, 0, out=out)
 
-    x = layer("down0b", layer("down0a", _blocks(images[..., None])))
+    x = layer("down0b", layer("down0a", blocks(images[..., None])))
     skips = [x]
     for i in (1, 2, 3):
-        x = _blocks(x) if i == 1 else _largest(x)
+        x = blocks(x) if i == 1 else _largest(x)
         x = layer(f"down{i}b", layer(f"down{i}a", x))
         skips.append(x)
     for i in (2, 1, 0):
         x = layer(f"across{i}", x).repeat(2, axis=1).repeat(2, axis=2)
         x += skips[i]
         x = layer(f"up{i}", x)
-    logit = _pixels(_convolution(x, weights["head/kernel"], weights["head/bias"]))[..., 0]
+    logit = pixels(_convolution(x, weights["head/kernel"], weights["head/bias"]))[..., 0]
     return 1.0 / (1.0 + np.exp(-np.clip(logit, -60.0, 60.0)))
 
 
@@ -111,15 +112,15 @@ def _convolution(x: np.ndarray, kernel: np.ndarray, bias: np.ndarray) -> np.ndar
     return out.reshape(n, h, w, out_channels)
 
 
-def _blocks(x: np.ndarray) -> np.ndarray:
-    """2x2 pixels become channels: ``[N, H, W, C]`` to ``[N, H/2, W/2, 4C]``."""
+def blocks(x: Any) -> Any:
+    """2x2 pixels become channels, of NumPy or JAX: ``[N, H, W, C]`` to ``[N, H/2, W/2, 4C]``."""
     n, h, w, c = x.shape
     x = x.reshape(n, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(n, h // 2, w // 2, 4 * c)
 
 
-def _pixels(x: np.ndarray) -> np.ndarray:
-    """The inverse of ``_blocks``."""
+def pixels(x: Any) -> Any:
+    """The inverse of ``blocks``."""
     n, h, w, c = x.shape
     x = x.reshape(n, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(n, 2 * h, 2 * w, c // 4)
