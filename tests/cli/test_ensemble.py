@@ -115,6 +115,7 @@ def test_calibrated_probabilities_are_scaled_and_say_so(runs, images, alone, tmp
     out = predict([path], images, tmp_path / "out", "--calibrated")
     printed = capsys.readouterr().out
     assert "probabilities: scaled by temperature 2.5000, fitted on the validation split" in printed
+    # The logit is worked out from a probability in float32, whose last digit is 6e-8.
     np.testing.assert_allclose(column(out, "probability"), expected, atol=1e-6)
     assert (column(out, "decision") == column(alone[0], "decision")).all()
     threshold = column(alone[0], "threshold")[0]
@@ -135,6 +136,7 @@ def test_each_run_of_an_ensemble_has_its_own_temperature(runs, images, alone, tm
         before = column(by_itself, "probability")
         expected.append(sigmoid(np.log(before / (1 - before)) / temperature))
     out = predict(copies, images, tmp_path / "out", "--calibrated")
+    # As above: from probabilities in float32.
     np.testing.assert_allclose(column(out, "probability"), np.mean(expected, axis=0), atol=1e-6)
     content = json.loads((out / "predictions.json").read_text())
     assert content["threshold"]["origin"].endswith("scaled as its probabilities are")

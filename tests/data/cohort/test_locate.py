@@ -76,6 +76,7 @@ def test_numpy_and_flax_agree():
     folded: Any = UNet(folded=True).apply(folded_variables(shipped_weights()), images)
     mine = cavity_probability(fold_normalisation(variables), images)
     assert np.ptp(mine) > 0.01  # it depends on the image
+    # Both add up in float32, in another order.
     np.testing.assert_allclose(mine, jax.nn.sigmoid(logit), atol=1e-5)
     shipped = cavity_probability(shipped_weights(), images)
     np.testing.assert_allclose(shipped, jax.nn.sigmoid(folded), atol=1e-5)
