@@ -16,21 +16,21 @@ SPLIT, SEEDS = "validation_large", base.THREE
 FEATURES = base.FEATURES
 _STEPS, _DECAY, _LAMBDA = "train.total_steps", "optimizer.weight_decay", "loss.mask_loss_weight"
 _PAPER_DECAY = 0.01
-# Name: steps, weight decay, lambda.
+# Name: steps, weight decay, lambda. Where a name says no weight decay it is 0.1.
 _SETTINGS = {
     "decay 0.01": (500, _PAPER_DECAY, 20.0),
     "decay 0.1": (500, 0.1, 20.0),
     "decay 0.3": (500, 0.3, 20.0),
     "decay 1": (500, 1.0, 20.0),
-    "decay 0.1, lambda 0": (500, 0.1, 0.0),
-    "decay 0.1, lambda 200": (500, 0.1, 200.0),
-    "decay 0.01, 1000 steps": (1000, _PAPER_DECAY, 20.0),
-    "decay 0.1, 1000 steps": (1000, 0.1, 20.0),
+    "lambda 0": (500, 0.1, 0.0),
+    "lambda 200": (500, 0.1, 200.0),
+    "1000 steps decay 0.01": (1000, _PAPER_DECAY, 20.0),
+    "1000 steps decay 0.1": (1000, 0.1, 20.0),
 }
 ROWS: dict[str, dict[str, Any]] = {
     base.AREA_CHANGE: {},
     **{
-        name: {_STEPS: steps, _DECAY: decay, _LAMBDA: weight, "train.eval_every": 100}
+        name: {_STEPS: steps, _DECAY: decay, _LAMBDA: weight}
         for name, (steps, decay, weight) in _SETTINGS.items()
     },
 }

@@ -16,10 +16,10 @@ SPLIT, SEEDS = base.SPLIT, base.THREE
 # Training patients: cohort size and steps. Fewer patients than the paper's 440 get as many steps.
 SIZES = {
     440: ("paper", base.STEPS),
-    1760: ("patients1760", 2400),
+    1760: ("patients1760", 2 * base.STEPS),
     110: ("patients110", base.STEPS),
     220: ("patients220", base.STEPS),
-    7040: ("patients7040", 4800),
+    7040: ("patients7040", 4 * base.STEPS),
 }
 FEATURES = base.FEATURES
 ROWS: dict[str, dict[str, Any]] = {
