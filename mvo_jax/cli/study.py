@@ -77,6 +77,11 @@ def _source(path: str | None) -> dict[str, Any]:
             f"{path} is not a study ({', '.join(missing)} not defined)",
             "use a file of configs/studies, or `compare` for a config that has rows",
         )
+    if names := [name for name in source["ROWS"] if "," in name]:
+        raise UserError(
+            f"{path}: the row {names[0]!r} has a comma in its name, so --rows cannot name it",
+            "rename the row",
+        )
     return source
 
 

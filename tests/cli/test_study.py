@@ -254,3 +254,11 @@ def test_refused_before_anything_is_written(refused, tmp_path, flags, words):
     cause, _ = refused("study", f"--out={out}", *flags)
     assert words in cause
     assert not out.exists()
+
+
+def test_a_row_that_the_command_line_cannot_name_is_refused(refused, study_file, tmp_path):
+    path, out = tmp_path / "other.py", tmp_path / "out"
+    path.write_text(study_file.read_text() + '\nROWS = {"decay 0.1, lambda 0": {}}\n')
+    cause, _ = refused("study", f"--config={path}", f"--out={out}")
+    assert "'decay 0.1, lambda 0' has a comma" in cause
+    assert not out.exists()
