@@ -8,7 +8,7 @@ import numpy as np
 
 from mvo_jax.data.importers.cine import Series, printable
 from mvo_jax.data.importers.segments import join_drawings
-from mvo_jax.data.importers.volume import SAME_MM, Volume
+from mvo_jax.data.importers.volume import Volume, same_grid
 from mvo_jax.data.labels import MVO, has_mvo
 from mvo_jax.data.slices import CineSlice, Rejected
 from mvo_jax.errors import UserError
@@ -95,7 +95,7 @@ def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> Placed
         drawn = [has_mvo(one) for one in volume]
         return PlacedMask(list(volume), drawn, (), numbers, mask.notes)
     positions = _positions(mask, slices)
-    notes = (*mask.notes, *_check_grids(mask, slices, positions))
+    notes = (*mask.notes, *_check_grids(mask, slices))
     taken = _sources(positions, _slice_distance(positions, mask, slices[0]), len(volume))
     labels, drawn = [], []
     for one, position, sources in zip(slices, positions, taken, strict=True):
@@ -207,7 +207,7 @@ def _unplaced(
     return tuple(out)
 
 
-def _check_grids(mask: Volume, slices: Sequence[Volume], positions: np.ndarray) -> list[str]:
+def _check_grids(mask: Volume, slices: Sequence[Volume]) -> list[str]:
     """Refuse a mask whose grid contradicts the cine's; a note of one that is merely another.
 
     Raises:
@@ -215,13 +215,8 @@ def _check_grids(mask: Volume, slices: Sequence[Volume], positions: np.ndarray) 
     """
     cine, name = slices[0], printable(mask.path)
     steps = np.linalg.norm(mask.affine[:3, :3], axis=0)
-    plane = (0, 1, 3)
     same_shape = mask.data.shape[1:] == (len(slices), *cine.data.shape[2:])
-    if (
-        same_shape
-        and np.allclose(mask.affine[:, plane], cine.affine[:, plane], rtol=0, atol=SAME_MM)
-        and np.allclose(positions, np.arange(len(slices)), rtol=0, atol=SAME_MM)
-    ):
+    if same_shape and all(map(same_grid, mask.slices(), slices)):
         return []
     if mask.is_default or cine.is_default:
         which, other = (mask, cine) if mask.is_default else (cine, mask)
@@ -250,10 +245,11 @@ def _check_grids(mask: Volume, slices: Sequence[Volume], positions: np.ndarray) 
             "from another corner: signs of its orientation look lost, and it may be mirrored",
             _COPY_HEADER,
         )
-    apart = float(np.abs(mask.affine - cine.affine)[:3, 3].max())
+    pairs = zip(mask.slices(), slices, strict=True)
+    apart = max(np.linalg.norm(a.corners - b.corners, axis=1).max() for a, b in pairs)
     return [
         f"{printable(mask.path.name)} has the shape of {printable(cine.path.name)} on another grid "
-        f"(corners {apart:.1f} mm apart): its labels are taken where its orientation says"
+        f"(corners up to {apart:.1f} mm apart): its labels are taken where its orientation says"
     ]
 
 

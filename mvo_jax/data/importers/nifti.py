@@ -23,7 +23,7 @@ from mvo_jax.data.importers.cvi42 import is_workspace
 from mvo_jax.data.importers.mask_files import SUFFIX as MASK_SUFFIX
 from mvo_jax.data.importers.mask_files import read_mask
 from mvo_jax.data.importers.masks import to_slices
-from mvo_jax.data.importers.volume import Volume, check_shape, read_cine, read_volume
+from mvo_jax.data.importers.volume import Volume, check_shape, read_cine, read_volume, same_grid
 from mvo_jax.data.importers.walk import files_below
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
@@ -347,7 +347,7 @@ def _read_phases(name: str, phases: list[tuple[int, Path]]) -> Volume:
     volumes = [first, *(read_volume(path, axes=3) for _, path in phases[1:])]
     for volume in volumes:
         check_shape(volume, first, "the first phase")
-        if not np.allclose(volume.affine, first.affine, rtol=0, atol=1e-2):
+        if not same_grid(volume, first):
             raise UserError(
                 f"{printable(volume.path)} lies elsewhere than {printable(first.path)}",
                 "all phases of a case have one grid",
