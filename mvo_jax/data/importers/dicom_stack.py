@@ -12,6 +12,7 @@ from mvo_jax.data.importers.cine import Options, RefusedSeries, Series, printabl
 from mvo_jax.data.importers.dicom_files import Account, find_images
 from mvo_jax.data.importers.dicom_headers import Image
 from mvo_jax.data.importers.dicom_phases import MIN_PHASES, order_phases
+from mvo_jax.data.importers.orientation import slice_normal
 from mvo_jax.errors import UserError
 
 # Tolerances; slices of one stack are 5 mm apart and more, views some 30 degrees and more.
@@ -59,7 +60,7 @@ class _Candidate:
 
     def __init__(self, images: list[Image], key: tuple, turn: np.ndarray | None, path: Any):
         self.images, self.key = images, key
-        self.normal = None if turn is None else np.cross(turn[:3], turn[3:])
+        self.normal = None if turn is None else slice_normal(turn)
         self.places = _places(images, self.normal, path)
         self.cine = [there for there in self.places if len(there) >= MIN_PHASES]
 
@@ -399,6 +400,9 @@ def _say_what_is_odd(stack: Sequence[StackSlice], account: Account) -> None:
             for (shape, spacing), n in grids.items()
         )
         account.notes.append(f"the field of view changes: {sizes}")
+    used = [image for one in stack if one.refusal is None for image in one.images]
+    for loss, count in Counter(image.loss for image in used if image.loss).items():
+        account.notes.append(f"{count} of {len(used)} images were compressed with loss ({loss})")
     for one in stack:
         shift = 0.0 if one.refusal else _shift_in_plane(one.images)
         if shift > max(one.images[0].spacing or (1.0,)):

@@ -52,6 +52,96 @@ def test_the_uid_of_a_copy_with_other_pixels(tmp_path):
         read(tmp_path)
 
 
+def second_export(folder: Path, cine: np.ndarray) -> None:
+    """With UIDs, numbers and a name of its own."""
+    writers.write_series(
+        folder, cine, name="b", StudyInstanceUID="1.9", FrameOfReferenceUID="1.9.1",
+        SeriesInstanceUID="1.9.5", SeriesNumber=905, SeriesDescription="cine_sax again",
+        InstanceNumber=lambda t, z: 900 + t + 100 * z,
+    )  # fmt: skip
+
+
+def test_a_copy_of_a_series_under_other_uids_is_told(tmp_path):
+    cine = images(slices=3)
+    writers.write_series(tmp_path / "A17", cine, FrameOfReferenceUID="1.2.1")
+    second_export(tmp_path / "A17", cine[:, :2])  # of slices 0 and 1 alone
+    slices = read(tmp_path)
+    assert np.array_equal([one.cine for one in slices], cine.swapaxes(0, 1))
+    assert "series 905 'cine_sax again': 24 images left out, copies of series 5" in slices[0].note
+    assert slices[0].images["copies"] == 24
+
+
+def test_a_series_of_which_one_image_differs_is_no_copy(tmp_path):
+    cine = images()
+    writers.write_series(tmp_path / "A17", cine, FrameOfReferenceUID="1.2.1")
+    other = cine.copy()
+    other[7, 1, 3, 3] += 1
+    second_export(tmp_path / "A17", other)
+    with pytest.raises(UserError, match="2 examinations"):
+        read(tmp_path)
+
+
+def padding(files: list[Path], low: int, high: int) -> None:
+    for path in files:
+        data = pydicom.dcmread(path)
+        for tag, value in ((0x00280120, low), (0x00280121, high)):
+            data.add_new(tag, "SS" if low < 0 else "US", value)
+        data.save_as(path)
+
+
+@pytest.mark.parametrize("stored", [np.uint16, np.int16])
+def test_padding_moves_no_grey_window(stored, tmp_path):
+    """Values of PixelPaddingValue to PixelPaddingRangeLimit are as dark as the darkest pixel."""
+    cine = (images() + 300).astype(stored)
+    padded = cine.copy()
+    padded[:, :, :3], padded[:, :, -1] = 60_000 if stored is np.uint16 else -2000, 20
+    low = int(padded[0, 0, 0, 0])
+    padding(writers.write_series(tmp_path / "A17", padded), low, low + 100)
+    first, _ = read(tmp_path)
+    assert first.cine.min() == 20  # outside the range that is padding
+    assert (first.cine[:, :3] == 20).all()
+    assert np.array_equal(first.cine[:, 3:-1], cine[:, 0, 3:-1])
+
+
+def test_nothing_but_padding_is_refused(tmp_path):
+    padding(writers.write_series(tmp_path / "A17", images()), 0, 60_000)
+    with pytest.raises(UserError, match="every pixel of its slice is padding"):
+        read(tmp_path)
+
+
+def test_compression_with_loss_is_told(tmp_path):
+    files = writers.write_series(tmp_path / "A17", images())
+    for path in files[:5]:
+        change(
+            path, LossyImageCompression="01", LossyImageCompressionRatio=[2.5, 12],
+            LossyImageCompressionMethod=["ISO_10918_1", "ISO_15444_1"],
+        )  # fmt: skip
+    change(files[-1], LossyImageCompression="01")
+    for path in files[5:-1]:
+        change(path, LossyImageCompression="00")
+    note = read(tmp_path)[0].note
+    assert (
+        "5 of 24 images were compressed with loss (ISO_10918_1, ISO_15444_1, 2.5:1, 12.0:1)" in note
+    )
+    assert "1 of 24 images were compressed with loss (how is not said)" in note
+
+
+@pytest.mark.parametrize("rows", [1, -1])
+@pytest.mark.parametrize("columns", [1, -1])
+def test_mirrored_rows_number_the_slices_as_nifti_of_the_volume_does(rows, columns, tmp_path):
+    cine = images(slices=3)
+    turn = np.array([1.0 * columns, 0, 0, 0, rows, 0])
+    normal = np.cross(turn[:3], turn[3:])
+    writers.write_series(tmp_path / "dicom" / "A17", cine, turn=turn)
+    affine = np.diag([-2.0 * columns, -2.0 * rows, 8.0 * normal[2], 1.0])
+    (tmp_path / "nifti").mkdir()
+    nibabel.save(
+        nibabel.Nifti1Image(cine.transpose(3, 2, 1, 0), affine), tmp_path / "nifti/A17_cine.nii"
+    )
+    both = [[one.cine for one in read(tmp_path / form)] for form in ("dicom", "nifti")]
+    assert np.array_equal(*both)
+
+
 def test_a_copy_that_is_compressed(tmp_path):
     folder, cine = tmp_path / "A17", images()
     for path in writers.write_series(folder, cine):
