@@ -218,6 +218,21 @@ def without_cine(
     yield from _in_other_forms(source, known, cases, [*named_by_table, *used])
 
 
+def cines_by_name(source: Path, read: Collection[Path]) -> dict[Path, str]:
+    """NIfTI files that are named like a cine or one of its phases and are not read, with its case.
+
+    Args:
+        source: folder.
+        read: files that are.
+    """
+    expressions = [pattern_to_regex(pattern) for pattern in (CINE_PATTERN, PHASE_PATTERN)]
+    return {
+        path: match["case"]
+        for path in files_below(source)
+        if path not in read and (match := _first_match(expressions, name_below(source, path)))
+    }
+
+
 def _in_other_forms(
     source: Path, known: Collection[Path], cases: Collection[str], read: Iterable[Path]
 ) -> Iterator[Series]:

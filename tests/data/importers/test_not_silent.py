@@ -283,3 +283,20 @@ def test_a_wrapped_folder_that_a_mask_is_named_after(tmp_path):
         ("A17_s01", True),
         ("A17_s02", False),
     ]
+
+
+def test_nifti_cines_beside_dicom_are_told_with_the_choice(tmp_path, caplog):
+    writers.write_series(tmp_path / "A17", images())
+    for case in ("A17", "B02"):
+        writers.write_nifti(tmp_path, case, images(), None)
+    for t, frame in enumerate(images()):
+        phase = nibabel.Nifti1Image(frame.T, writers.affine(2.0))
+        nibabel.save(phase, tmp_path / f"C03_cine_t{t:02d}.nii.gz")
+    with caplog.at_level(logging.WARNING):
+        _, *refused = choose_importer(tmp_path).find(tmp_path, Options())
+    (told,) = caplog.messages
+    assert "A17_cine.nii.gz not read: A17 is read from its DICOM files (--format=nifti" in told
+    assert [one.name for one in refused] == ["B02", "C03"]
+    causes = [one.detail["refused"][0] for one in refused]
+    assert "B02_cine.nii.gz: a NIfTI cine by its name" in causes[0]
+    assert "and 11 more" in causes[1]
