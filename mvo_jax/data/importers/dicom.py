@@ -139,7 +139,8 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         yield dataclasses.replace(one, path=source, detail={**one.detail, **patient, **parts})
     read = {*used.values(), *taken, *drawings}
     cines = cines_by_name(source, read)
-    yield from _nifti_beside(source, cines, used)
+    niftis = {path: case for path, case in cines.items() if not is_dicom(path)}
+    yield from _nifti_beside(source, niftis, used)
     yield from without_cine(source, options, {*used.values(), *taken, *cines}, used)
 
 

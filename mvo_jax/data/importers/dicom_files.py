@@ -230,6 +230,8 @@ def _other_kind(image: Image) -> str | None:
     """What an image is instead of cine, as far as its header says it surely."""
     if _PHASE_IMAGES & set(image.image_type):
         return "phase maps"
+    if "MOSAIC" in image.image_type:  # many slices in one picture
+        return "mosaics"
     if _says(image, _TAGGING):
         return "tagging"
     if "cine" in image.words.casefold():  # "cine after LGE" is cine

@@ -32,8 +32,9 @@ _TAGS = [
     "SeriesDescription", "ProtocolName", "PatientID", "PatientBirthDate", "PatientSex",
     "FrameOfReferenceUID", "Modality",
     "ImageType", "ScanningSequence", "SequenceVariant", "SequenceName", "EchoNumbers", "EchoTime",
-    "Rows", "Columns", "SamplesPerPixel", "PixelSpacing", "ImageOrientationPatient",
-    "ImagePositionPatient", "SliceLocation", "SliceThickness", "TriggerTime", "NominalInterval",
+    "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelSpacing",
+    "ImageOrientationPatient", "ImagePositionPatient", "SliceLocation", "SliceThickness",
+    "TriggerTime", "NominalInterval",
     "HeartRate", "NominalCardiacTriggerDelayTime", "TemporalPositionIdentifier",
     "AcquisitionTime", "InstanceNumber", "AcquisitionNumber", "CardiacNumberOfImages",
     "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
@@ -62,6 +63,7 @@ class Image:
     echo: float | None
     echo_time: float | None
     shape: tuple[int, int]
+    bits: int
     spacing: tuple[float, float] | None
     orientation: tuple[float, ...] | None
     position: tuple[float, ...] | None
@@ -299,6 +301,7 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
         "echo": _first(header.get("EchoNumbers")),
         "echo_time": _first(header.get("EchoTime")),
         "shape": (int(header.Rows), int(header.Columns)),
+        "bits": int(_number(header.get("BitsAllocated")) or 0),
         "spacing": _numbers(header.get("PixelSpacing"), 2),
         "orientation": _numbers(header.get("ImageOrientationPatient"), 6),
         "position": _numbers(header.get("ImagePositionPatient"), 3),

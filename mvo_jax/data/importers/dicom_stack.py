@@ -19,6 +19,7 @@ from mvo_jax.errors import UserError
 _SAME_TURN_DEGREES = 6.0
 _SAME_PLACE_MM = 0.5  # from one position to the next, and twice that from first to last
 _SAME_SPACING = 2e-3  # relative
+_OF_A_SOURCE = "series", "shape", "bits", "image_type"
 _SKEW = 0.05  # of lengths and cosines of directions: headers of two digits are 0.01 off
 # Direction of the long axis of the left ventricle in most people (left, posterior, head), and how
 # far that of a short-axis stack may lie from it; and how near an oblique stack comes to an axis of
@@ -334,7 +335,7 @@ def _one_source(there: list[Image], options: Options, account: Account) -> list[
             sources.append([image])
     cine = [s for s in sources if len(s) >= MIN_PHASES]
     if not cine:
-        differ = " that differ in series, kind, size or spacing" if len(sources) > 1 else ""
+        differ = " that differ in series, kind, size, bits or spacing" if len(sources) > 1 else ""
         raise UserError(
             f"the slices have {list(map(len, sources))} images{differ}, {MIN_PHASES} are the least",
             f"export {there[0].name} again, or leave that slice out",
@@ -361,7 +362,7 @@ def _one_source(there: list[Image], options: Options, account: Account) -> list[
 
 
 def _is_same_source(one: Image, other: Image) -> bool:
-    if (one.series, one.shape, one.image_type) != (other.series, other.shape, other.image_type):
+    if any(getattr(one, name) != getattr(other, name) for name in _OF_A_SOURCE):
         return False
     if one.spacing is None or other.spacing is None:
         return one.spacing == other.spacing

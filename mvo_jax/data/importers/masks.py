@@ -17,6 +17,8 @@ from mvo_jax.errors import UserError
 # depth of breath-holds move the heart by a millimetre or two, so which is nearer by less is chance.
 _TIE = 0.05
 _HALF = 0.5 * (1 + _TIE)  # of the slice distance: as far as a slice reaches
+# A ventricle is some 100 mm long: of base, middle and apex alone two are at most 50 mm apart.
+_FARTHEST_MM = 60.0
 _ROUNDING = 1e-3  # of a pixel: affines are stored in float32, and halves go up, not to even
 # Degrees between slices of LGE and cine. Planned on one another they differ by a few; beyond this a
 # crop's edge lies a slice and more away from the plane of the other.
@@ -96,7 +98,15 @@ def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> Placed
         return PlacedMask(list(volume), drawn, (), numbers, mask.notes)
     positions = _positions(mask, slices)
     notes = (*mask.notes, *_check_grids(mask, slices))
-    taken = _sources(positions, _slice_distance(positions, mask, slices[0]), len(volume))
+    distance = _slice_distance(positions, mask, slices[0])
+    for path, mm in ((slices[0].path, distance * mask.slice_mm), (mask.path, mask.slice_mm)):
+        if mm > _FARTHEST_MM:
+            raise UserError(
+                f"{printable(path)}: its slices are {mm:g} mm apart, which are not those of one "
+                "heart",
+                "correct the distance of the slices in its header",
+            )
+    taken = _sources(positions, distance, len(volume))
     labels, drawn = [], []
     for one, position, sources in zip(slices, positions, taken, strict=True):
         joined = np.zeros(one.data.shape[2:], np.uint8)
@@ -233,6 +243,14 @@ def _check_grids(mask: Volume, slices: Sequence[Volume]) -> list[str]:
             f"{name}: its slices are tilted by {tilt:.0f} degrees against those of "
             f"{printable(cine.path)}",
             "check the orientation of both; resample the mask onto the slices of the cine",
+        )
+    height, width = cine.data.shape[2:]
+    exchanged = height != width and mask.data.shape[2:] == (width, height)
+    if exchanged and np.allclose(mask.affine, cine.affine, rtol=0, atol=_SAME_TURN):
+        raise UserError(
+            f"{name} has {height}x{width} pixels and {printable(cine.path)} {width}x{height}, on "
+            "one orientation: rows and columns of one of them look exchanged",
+            _COPY_HEADER,
         )
     if not same_shape:
         return []

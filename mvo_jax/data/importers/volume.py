@@ -31,6 +31,9 @@ _SKEW = 0.1
 # smallest pixel has 0.2 mm; direction cosines of four digits are 0.02 mm off 300 mm away, and
 # positions are written to 0.01 mm.
 _SAME_MM = 0.05
+# Between sform and qform: a quaternion of four digits moves a corner 300 mm away by 0.1 mm.
+# Programs that register images write to the sform alone, so more is told and not refused.
+_QUATERNION_MM = 0.5
 _UNIT_MM = {"mm": 1.0, "unknown": 1.0, "meter": 1e3, "micron": 1e-3}
 
 
@@ -256,6 +259,15 @@ def _check_header_agrees(name: str, header: Any, shape: tuple[int, ...], turn: T
             raise UserError(
                 f"{name} contradicts itself: its sform and its qform turn the image differently",
                 "find out which is right and write the file again with it in both",
+            )
+        ends = np.array([*np.ndindex(2, 2, 2)]) * (np.array(shape[:3]) - 1)
+        between = np.array(header.get_sform() - header.get_qform(), float)
+        apart = ends @ between[:3, :3].T + between[:3, 3]
+        farthest = float(np.linalg.norm(apart, axis=1).max())
+        if farthest > _QUATERNION_MM:
+            notes.append(
+                f"{name}: its sform and its qform lie up to {farthest:.1f} mm apart; the sform is "
+                "taken"
             )
     return notes
 

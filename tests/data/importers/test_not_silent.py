@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from pydicom.uid import RLELossless
 
+from mvo_jax.data.cohort.series import read_series
 from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.formats import choose_importer, load_series
-from mvo_jax.data.slices import CineSlice
+from mvo_jax.data.slices import CineSlice, Rejected, Target
 from mvo_jax.errors import UserError
 from tests.data.importers import writers
 
@@ -300,3 +301,87 @@ def test_nifti_cines_beside_dicom_are_told_with_the_choice(tmp_path, caplog):
     causes = [one.detail["refused"][0] for one in refused]
     assert "B02_cine.nii.gz: a NIfTI cine by its name" in causes[0]
     assert "and 11 more" in causes[1]
+
+
+def refusal(source: Path) -> str:
+    with pytest.raises(UserError) as refused:
+        read(source)
+    return refused.value.cause
+
+
+def test_a_mosaic_is_no_slice(tmp_path):
+    writers.write_series(tmp_path / "A17", images(), ImageType=["ORIGINAL", "PRIMARY", "MOSAIC"])
+    assert "24 images of mosaics" in refusal(tmp_path)
+
+
+def test_one_position_and_several_locations(tmp_path):
+    """Taken by their position the slices would pass as repeats of one."""
+    writers.write_series(tmp_path / "A17", images(slices=3), ImagePositionPatient=[0, 0, 0])
+    assert "SliceLocation from 0 to 16 mm" in refusal(tmp_path)
+
+
+def test_phases_of_8_and_16_bits(tmp_path):
+    for path in writers.write_series(tmp_path / "A17", images())[::2]:
+        data = pydicom.dcmread(path)
+        writers.set_pixels(data, data.pixel_array.astype(np.uint8))
+        data.save_as(path)
+    assert "[6, 6] images that differ in series, kind, size, bits" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_trigger_times_of_some(order, tmp_path):
+    """InstanceNumber stands in for them, unless those that are there contradict it."""
+    cine = images(slices=1)
+    writers.write_series(
+        tmp_path / "A17",
+        cine,
+        TriggerTime=lambda t, z: None if t % 4 == 1 else 40.0 * t,
+        InstanceNumber=lambda t, z: 50 + order * t,
+    )
+    if order < 0:
+        assert "9 of 12 images have a TriggerTime, and it contradicts" in refusal(tmp_path)
+    else:
+        (one,) = read(tmp_path)
+        assert np.array_equal(one.cine, cine[:, 0])
+        assert "3 of 12 images have no TriggerTime: phases are in the order of Inst" in one.note
+
+
+def test_a_sform_and_a_qform_that_lie_apart_are_told(tmp_path):
+    path = writers.write_nifti(tmp_path, "A17", images(), None)
+    stored = nibabel.load(path)
+    aside = stored.affine.copy()
+    for move, words in ((0.1, ""), (30.0, "lie up to 30.0 mm apart; the sform is taken")):
+        aside[0, 3] = move
+        stored.header.set_qform(aside, 1)
+        stored.header.set_sform(stored.affine, 1)
+        nibabel.save(nibabel.Nifti1Image(np.asarray(stored.dataobj), None, stored.header), path)
+        note = read(tmp_path)[0].note
+        assert words in note
+        assert bool(note) is bool(words)
+
+
+def test_a_mask_of_exchanged_axes(tmp_path):
+    cine = images()[..., :12]
+    writers.write_nifti(tmp_path, "A17", cine, np.full((2, 12, 16), 3, np.uint8))
+    assert "rows and columns of one of them look exchanged" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("wrong", ["cine", "mask"])
+def test_slices_that_are_too_far_apart_for_one_heart(wrong, tmp_path):
+    """All drawings would reach the same slice."""
+    step_mm = 8000.0 if wrong == "cine" else 8.0
+    writers.write_series(tmp_path / "A17", images(slices=3), step_mm=step_mm)
+    grid = np.diag([-2.0, -2.0, 8000.0 if wrong == "mask" else 8.0, 1.0])
+    mask = nibabel.Nifti1Image(np.full((16, 16, 3), 2, np.uint8), grid)
+    nibabel.save(mask, tmp_path / "A17_lge_mask.nii.gz")
+    cause = refusal(tmp_path)
+    assert "slices are 8000 mm apart" in cause
+    assert ("A17_lge_mask" in cause) is (wrong == "mask")
+
+
+def test_a_cine_that_is_one_still(tmp_path):
+    still = np.repeat(images(1), 12, axis=0)
+    writers.write_series(tmp_path / "A17", still)
+    (series,) = choose_importer(tmp_path).find(tmp_path, Options())
+    done = read_series(choose_importer(tmp_path).load, series, Options(), Target())
+    assert all(isinstance(one, Rejected) and "are one image" in one.cause for one in done)
