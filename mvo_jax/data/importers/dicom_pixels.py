@@ -46,7 +46,7 @@ def read_pixels(slices: Sequence[Sequence[Image]]) -> list[np.ndarray]:
 
 def _without_padding(cine: np.ndarray, path: Path) -> np.ndarray:
     """A slice whose padding, NaN as ``_pixels`` gives it, is as dark as its darkest pixel."""
-    padding = np.isnan(cine)
+    padding = np.isnan(cine) if cine.dtype.kind == "f" else np.zeros(1, bool)
     if not padding.any():
         return cine
     if padding.all():
@@ -104,6 +104,8 @@ def _pixels(path: Path) -> np.ndarray:
         else:
             values = apply_modality_lut(raw, data)
         values = values.astype(np.float32) if values.dtype == np.float64 else values
+        if values.dtype.kind == "f":  # of a damaged slope; infinite pixels are refused, as NaN was
+            values = np.where(np.isnan(values), np.float32("inf"), values)
         return values if padding is None else np.where(padding.reshape(values.shape), _NAN, values)
 
 
