@@ -13,7 +13,13 @@ import sys
 from collections.abc import Iterator
 
 from mvo_jax.cli.huge_pages import restart_with_huge_pages
-from mvo_jax.cli.streams import LastingStream, check_width, restart_in_utf8, secure_streams
+from mvo_jax.cli.streams import (
+    LastingStream,
+    check_width,
+    quiet_abandoned_work,
+    restart_in_utf8,
+    secure_streams,
+)
 from mvo_jax.devices.environment import configure
 from mvo_jax.errors import EXIT_USER_ERROR, UserError
 from mvo_jax.files import cannot_write
@@ -176,6 +182,7 @@ def main(verb: str = "") -> int:
         Exit code.
     """
     secure_streams()
+    quiet_abandoned_work()
     restart_in_utf8()
     check_width(os.environ)
     verb, *arguments = [verb, *sys.argv[1:]] if verb else (sys.argv[1:] or [""])
