@@ -140,8 +140,13 @@ class RunFolder:
         """The resolved config of the run.
 
         Raises:
-            UserError: not the folder of a run.
+            UserError: not the folder of a run, or one inside it.
         """
+        for above in self.path.parents:
+            if self.path.is_relative_to(above / "checkpoints") and (above / "config.json").exists():
+                raise UserError(
+                    f"{self.path} lies inside a run", f"name the folder of the run, {above}"
+                )
         return read_json(self.path / "config.json")
 
     def has_checkpoint(self) -> bool:
@@ -197,8 +202,10 @@ class RunFolder:
         """Make the folder where it is missing.
 
         Raises:
-            UserError: it cannot be made.
+            UserError: it cannot be made, or is the root of all folders.
         """
+        if self.path == self.path.parent:
+            raise UserError(f"the run folder is {self.path}", "choose a folder for the run alone")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
