@@ -88,6 +88,7 @@ def test_nothing_given(refused):
         (["--config.seed=None"], "--config.seed is 'None'", "a whole number"),
         (["--config.augment.flip=yes"], "--config.augment.flip is 'yes'", "true or false"),
         (["--config.optimizer.power=fast"], "--config.optimizer.power is 'fast'", "a number"),
+        (["--workdir=/nowhere/[1] *"], "has [ * in it", "choose a --workdir without"),
         (["--workdir=/"], "the run folder is /", "a folder for the run alone"),
         (["--config.optimizer.name=None"], "config.optimizer.name is 'None'", "adamw"),
         (["--config.eval.threshold_rule=best"], "config.eval.threshold_rule is 'best'", "youden"),

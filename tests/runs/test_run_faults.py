@@ -195,6 +195,10 @@ SURVIVED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda run: (shutil.rmtree(newest(run)), cut_last_line(run)),
         "step 20/20",
     ),
+    "a line of the metrics that is no row": (
+        lambda run: (run / "metrics.jsonl").open("a").write("3\n"),
+        "goodput: ",
+    ),
     "an owner that was killed": (
         lambda run: (run / OWNER).write_text('{"pid": 1, "host": "elsewhere", "now": 0}'),
         "goodput: ",
@@ -288,6 +292,18 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], int, str]] = {
         {},
         EXIT_USER_ERROR,
         "config.json is damaged",
+    ),
+    "config.json of another kind": (
+        lambda run: (run / "config.json").write_text("[1]"),
+        {},
+        EXIT_USER_ERROR,
+        "config.json is damaged: it holds no config",
+    ),
+    "tensorboard is a file": (
+        lambda run: (shutil.rmtree(run / "tensorboard"), (run / "tensorboard").touch()),
+        {},
+        EXIT_USER_ERROR,
+        "run/tensorboard: File exists",
     ),
     "damaged provenance.json": (
         lambda run: cut(run / "provenance.json"),
