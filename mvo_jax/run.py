@@ -53,6 +53,7 @@ from mvo_jax.runs.signals import Interruption
 from mvo_jax.runs.watchdog import Watchdog
 from mvo_jax.trained_run import GEOMETRY, TRAINING_MAP, TrainedRun, load_run
 from mvo_jax.training.loop import train
+from mvo_jax.training.lowering_trial import settle_lowering
 from mvo_jax.training.recorder import Supervision
 from mvo_jax.training.setup import Experiment, set_up
 
@@ -105,6 +106,7 @@ def train_and_evaluate(
         interruption = held.enter_context(Interruption())
 
         # 1. What can be found wrong before a folder is left behind.
+        config = settle_lowering(config, folder)
         experiment = set_up(config)
         if splits is None:
             for name in ("train", "validation"):
