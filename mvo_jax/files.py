@@ -45,29 +45,45 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error, or what caused it, says that the file system takes no more bytes.
+# Why a file system takes no more bytes, and what to do about it.
+_FULL = {
+    errno.ENOSPC: ("no space left", "free some space"),
+    errno.EDQUOT: ("the quota is used up", "free some space, or have the quota raised"),
+    errno.EFBIG: ("a file may not grow so large", "raise the limit of a file's size (ulimit -f)"),
+}
+
+
+def full(error: BaseException) -> int:
+    """The number of the error, or of what caused it, that says why no more bytes are taken, or 0.
 
     Libraries in C++ give the words of the system without its number.
     """
-    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in numbers:
-            return True
-        if any(os.strerror(number) in str(seen) for number in numbers):
-            return True
+        for number in _FULL:
+            if os.strerror(number) in str(seen) or getattr(seen, "errno", None) == number:
+                return number
         seen = seen.__cause__ or seen.__context__
-    return False
+    return 0
 
 
-def cannot_write(path: str | os.PathLike, error: BaseException) -> UserError:
-    """The error for a file that could not be written; a full disk has its own exit code."""
-    if is_full(error):
+def cannot_write(
+    path: str | os.PathLike,
+    error: BaseException,
+    *,
+    kept: str = "what was written before is kept, and the same command goes on",
+) -> UserError:
+    """The error for a file that could not be written; a full disk has its own exit code.
+
+    Args:
+        path: of the file.
+        error: as it was raised.
+        kept: what remains where the disk is full.
+    """
+    if number := full(error):
+        why, remedy = _FULL[number]
         return UserError(
-            f"no space left while writing {path}",
-            "free some space; what was written before is kept, and the same command goes on",
-            exit_code=EXIT_DISK_FULL,
+            f"{why} while writing {path}", f"{remedy}; {kept}", exit_code=EXIT_DISK_FULL
         )
     reason = (isinstance(error, OSError) and error.strerror) or str(error).partition("\n")[0][:200]
     return UserError(
@@ -192,7 +208,6 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        told = cannot_write(path, error)
-        if is_full(error):  # unlike a run, a folder that is whole or not keeps no part
-            told.remedy = "free some space and repeat the command; nothing of it was kept"
-        raise told from error
+        # Unlike a run, a folder that is whole or not keeps no part.
+        kept = "nothing of it was kept; repeat the command"
+        raise cannot_write(path, error, kept=kept) from error

@@ -13,6 +13,7 @@ import pytest
 import mvo_jax
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.predictions import read_predictions
+from mvo_jax.interop.weight_sources import read_start
 from mvo_jax.run import report_suffix
 from mvo_jax.runs.folder import RunFolder, read_json, write_json
 from tests.small_run import make_random_split, make_tiny_config
@@ -158,6 +159,11 @@ def test_clips_of_another_kind_are_refused(trained, video):
 
 
 def test_no_run_and_no_such_checkpoint(trained, tmp_path):
+    inside = trained[0] / "checkpoints" / "best"
+    for action in (mvo_jax.load_run, lambda path: read_start(str(path))):
+        with pytest.raises(UserError, match="lies inside a run") as caught:
+            action(inside)
+        assert caught.value.remedy == f"name the folder of the run, {trained[0].resolve()}"
     with pytest.raises(UserError, match="does not exist"):
         mvo_jax.load_run(tmp_path / "nothing")
     with pytest.raises(UserError, match="choose best or latest"):
