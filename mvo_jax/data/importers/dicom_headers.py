@@ -5,6 +5,7 @@ What a header must hold, and what is made of one that holds something else, is d
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -228,13 +229,19 @@ def read_headers(path: Path) -> Iterator[Image]:
 
 
 def _number(value: Any) -> float | None:
-    return None if value in (None, "") else float(value)
+    if value in (None, ""):
+        return None
+    number = float(value)
+    if not math.isfinite(number):  # pydicom reads "nan", by which nothing can be put in order
+        raise ValueError(f"a number of the header is {number}")
+    return number
 
 
 def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
     if value is None or len(value) != count:
         return None
-    return tuple(float(v) for v in value)
+    numbers = tuple(number for v in value if (number := _number(v)) is not None)
+    return numbers if len(numbers) == count else None
 
 
 def _texts(value: Any) -> tuple[str, ...]:

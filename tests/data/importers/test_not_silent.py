@@ -3,18 +3,20 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.dataelem import RawDataElement
 from pydicom.uid import RLELossless
 
 from mvo_jax.data.cohort.series import read_series
 from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.formats import choose_importer, load_series
-from mvo_jax.data.slices import CineSlice, Rejected, Target
+from mvo_jax.data.slices import CineSlice, Clip, Rejected, Target
 from mvo_jax.errors import UserError
 from tests.data.importers import writers
 
@@ -131,7 +133,7 @@ def test_compression_with_loss_is_told(tmp_path):
 @pytest.mark.parametrize("columns", [1, -1])
 def test_mirrored_rows_number_the_slices_as_nifti_of_the_volume_does(rows, columns, tmp_path):
     cine = images(slices=3)
-    turn = np.array([1.0 * columns, 0, 0, 0, rows, 0])
+    turn = (columns, 0, 0, 0, rows, 0)
     normal = np.cross(turn[:3], turn[3:])
     writers.write_series(tmp_path / "dicom" / "A17", cine, turn=turn)
     affine = np.diag([-2.0 * columns, -2.0 * rows, 8.0 * normal[2], 1.0])
@@ -139,8 +141,8 @@ def test_mirrored_rows_number_the_slices_as_nifti_of_the_volume_does(rows, colum
     nibabel.save(
         nibabel.Nifti1Image(cine.transpose(3, 2, 1, 0), affine), tmp_path / "nifti/A17_cine.nii"
     )
-    both = [[one.cine for one in read(tmp_path / form)] for form in ("dicom", "nifti")]
-    assert np.array_equal(*both)
+    dicom, nifti = ([one.cine for one in read(tmp_path / form)] for form in ("dicom", "nifti"))
+    assert np.array_equal(dicom, nifti)
 
 
 def test_a_copy_that_is_compressed(tmp_path):
@@ -348,7 +350,7 @@ def test_trigger_times_of_some(order, tmp_path):
 
 def test_a_sform_and_a_qform_that_lie_apart_are_told(tmp_path):
     path = writers.write_nifti(tmp_path, "A17", images(), None)
-    stored = nibabel.load(path)
+    stored: Any = nibabel.load(path)
     aside = stored.affine.copy()
     for move, words in ((0.1, ""), (30.0, "lie up to 30.0 mm apart; the sform is taken")):
         aside[0, 3] = move
@@ -385,3 +387,36 @@ def test_a_cine_that_is_one_still(tmp_path):
     (series,) = choose_importer(tmp_path).find(tmp_path, Options())
     done = read_series(choose_importer(tmp_path).load, series, Options(), Target())
     assert all(isinstance(one, Rejected) and "are one image" in one.cause for one in done)
+
+
+@pytest.mark.parametrize("tag", ["TriggerTime", "ImagePositionPatient", "PixelSpacing"])
+def test_a_number_of_the_header_that_is_none(tag, tmp_path):
+    """The library reads "nan", and what is sorted by it lies anywhere."""
+    files = writers.write_series(tmp_path / "A17", images())
+    data = pydicom.dcmread(files[3])
+    count = {"TriggerTime": 1, "ImagePositionPatient": 3}.get(tag, 2)
+    raw = "\\".join(["nan"] * count).encode()
+    data[tag] = RawDataElement(data[tag].tag, "DS", len(raw), raw, 0, False, True)
+    data.save_as(files[3])
+    assert "i00_003.dcm cannot be read as DICOM (ValueError: a number of the header" in refusal(
+        tmp_path
+    )
+
+
+def test_a_mask_of_one_value_says_what_it_is_taken_for(tmp_path):
+    mask = np.zeros((2, 16, 16), np.uint8)
+    mask[:, 4:8, 4:8] = 1
+    writers.write_nifti(tmp_path, "A17", images(), mask)
+    first, _ = read(tmp_path)
+    assert "no other value than 1, which is taken as infarct" in first.note
+    assert first.has_mvo is False
+
+
+@pytest.mark.parametrize(("order", "again"), [([*range(12), 0], 1), (np.repeat(range(8), 2), 8)])
+def test_phases_that_are_there_again_are_told(order, again, tmp_path):
+    writers.write_nifti(tmp_path, "A17", images()[list(order), :1], None)
+    importer = choose_importer(tmp_path)
+    (series,) = importer.find(tmp_path, Options())
+    (clip,) = read_series(importer.load, series, Options(), Target())
+    assert isinstance(clip, Clip)
+    assert f"{again} of {len(order)} phases equal another in every pixel" in clip.note
