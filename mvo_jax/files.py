@@ -23,7 +23,8 @@ def local_path(text: str | os.PathLike, name: str) -> str:
         name: what it is, for messages.
 
     Raises:
-        UserError: it is empty, the address of a store, or below a home that nobody knows.
+        UserError: it is empty, the address of a store, below a home that nobody knows, or relative
+            to a folder that is gone.
     """
     path = os.fspath(text)
     if not path.strip():
@@ -36,6 +37,12 @@ def local_path(text: str | os.PathLike, name: str) -> str:
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
         raise UserError(f"{name} is {path!r}, and there is no such home", "give the path without ~")
+    try:
+        os.path.abspath(expanded)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{name} is {path!r}, and the current folder is gone", "change into one that is there"
+        ) from error
     return expanded
 
 
@@ -165,6 +172,18 @@ def check_folder(path: str | os.PathLike, name: str) -> None:
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
     if not os.path.isdir(there):
         raise UserError(f"{name} is {folder}, and {there} is no folder", "name a folder")
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Say at once, before hours of computing, that nothing can be written into a folder.
+
+    Raises:
+        UserError: it, or the last of its parents that is there, takes no files of this user.
+    """
+    folder = Path(path).absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not os.access(there, os.W_OK):
+        raise cannot_write(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
 
 
 def check_new(path: str | os.PathLike) -> None:

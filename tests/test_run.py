@@ -87,14 +87,22 @@ def test_a_loaded_run_predicts_what_the_evaluation_wrote(trained, splits):
 
 
 def test_an_evaluation_says_which_checkpoint_it_is_of_and_overwrites_no_other(
-    trained, splits, tmp_path
+    trained, splits, tmp_path, monkeypatch
 ):
     folder, _ = trained
     before = {path.name: path.read_bytes() for path in folder.glob("*[tn].*") if path.is_file()}
+    card = (folder / "cohort_card.json").stat().st_mtime_ns
     assert {"report.html", "predictions_test.csv", "predictions_validation.csv"} <= {*before}
     out = tmp_path / "elsewhere"
-    mvo_jax.evaluate(folder, splits=splits, checkpoint="latest")
     mvo_jax.evaluate(folder, splits=splits, out=out, batch_size=5)
+    # Nothing in the run's folder, which may be read-only, is written then.
+    assert (folder / "cohort_card.json").stat().st_mtime_ns == card
+    assert "test" in read_json(out / "cohort_card.json")["splits"]
+    mvo_jax.evaluate(folder, splits=splits, checkpoint="latest")
+    with monkeypatch.context() as patch:
+        patch.setattr("mvo_jax.files.os.access", lambda *_: False)
+        with pytest.raises(UserError, match=r"cannot write .*: Permission denied"):
+            mvo_jax.evaluate(folder, splits={})  # before the cases are looked at
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert (folder / "report_latest.html").exists()
     assert (folder / "predictions_validation_latest.csv").exists()

@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from mvo_jax.errors import UserError
+from mvo_jax.files import local_path
+
 
 def test_typeset_dash_is_named(refused, tiny, tmp_path):
     cause, remedy = refused("train", *tiny, f"\u2014workdir={tmp_path}")
@@ -52,3 +55,13 @@ def test_data_in_a_file_leave_no_run_behind(refused, tiny, tmp_path):
         cause, _ = refused("train", *tiny, *flags)
         assert f"{tmp_path / 'file'} is no folder" in cause
         assert not out.exists()
+
+
+def test_a_current_folder_that_is_gone_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UserError, match="the current folder is gone"):
+        local_path("run", "--workdir")
+    assert local_path("/run", "--workdir") == "/run"
