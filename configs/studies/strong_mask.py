@@ -1,0 +1,40 @@
+"""Lambda 1000 for 1,500 steps, chosen on ``validation_large``, scored on ``test_large`` once.
+
+python -m mvo_jax study --config configs/studies/strong_mask.py --out docs/evidence/strong_mask
+"""
+
+from typing import Any
+
+from . import base
+
+TITLE = "Strong mask"
+QUESTION = (
+    "With the lambda and the steps that were chosen on validation: does the mask help, does the "
+    "method pass area change alone, and does the map point better than the mean training map?"
+)
+SPLIT, SEEDS = base.SPLIT, base.THREE
+FEATURES = base.FEATURES
+STEPS, LAMBDA = 1500, 1000.0  # those of configs/strong_mask.py
+_LAMBDA = "loss.mask_loss_weight"
+ROWS: dict[str, dict[str, Any]] = {
+    base.AREA_CHANGE: {},
+    **{
+        name: {"train.total_steps": STEPS, _LAMBDA: weight}
+        for name, weight in (
+            (f"lambda {LAMBDA:g}", LAMBDA),
+            ("lambda 0", 0.0),
+            ("lambda 0.05", 0.05),
+            ("lambda 20", base.LAMBDA),
+        )
+    },
+}
+REFERENCES = {
+    f"lambda {LAMBDA:g}": (base.AREA_CHANGE, "lambda 0"),
+    "lambda 20": ("lambda 0",),
+    "lambda 0.05": ("lambda 0",),
+}
+
+
+def get_config(argument: str = "") -> Any:
+    """The experiment of one row; ``argument`` is a name of ``ROWS``."""
+    return base.row_of(ROWS, argument)
