@@ -14,7 +14,7 @@ QUESTION = (
 )
 SPLIT, SEEDS = base.SPLIT, base.THREE
 FEATURES = base.FEATURES
-STEPS, LAMBDA = 1500, 1000.0  # those of configs/strong_mask.py
+STEPS, LAMBDA = 1500, 1000.0  # those of configs/mvo.py:strong_mask
 _LAMBDA = "loss.mask_loss_weight"
 ROWS: dict[str, dict[str, Any]] = {
     base.AREA_CHANGE: {},
