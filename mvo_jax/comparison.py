@@ -38,8 +38,12 @@ from mvo_jax.evaluation.pages.study import STUDY_PAGE, Page
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.stored_run import (
     StoredRun,
+    check_config,
     read_stored_run,
+    run_file,
+    run_name,
     same_machine,
+    take_over,
     write_stored_run,
 )
 from mvo_jax.files import cannot_write
@@ -75,6 +79,7 @@ class Comparison:
             ``page.about`` of the folder; None makes the table of ``compare``.
         page: of a study.
         features: rows that are logistic models of features of the simulator, and no networks.
+        same_as: rows that another study has too: its folder, beside that of this one, and the row.
         shuffled: rows whose labels, with their masks, are shuffled among the cases of the training
             and of the validation split.
         named: keep the names of cases and patients in the files of the runs.
@@ -91,6 +96,7 @@ class Comparison:
     study: Mapping[str, Any] | None = None
     page: Page = STUDY_PAGE
     features: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    same_as: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     shuffled: frozenset[str] = frozenset()
     named: bool = False
 
@@ -141,11 +147,13 @@ def run_comparison(
                 if not claimed:
                     log.info(f"another process is at {name}, seed {seed}")
                 elif not _is_done(comparison, out, name, seed):
-                    folder = RunFolder(out / _run_name(name, seed))
-                    run = _do(comparison, name, seed, folder, costs)
-                    write_stored_run(_stored(out, name, seed), run)
+                    run = _stored_elsewhere(comparison, out, name, seed)
+                    if run is None:
+                        folder = out / run_name(name, seed)
+                        run = _do(comparison, name, seed, RunFolder(folder), costs)
+                    write_stored_run(run_file(out, name, seed), run)
                     if not comparison.keep_runs:
-                        shutil.rmtree(folder.path, ignore_errors=True)
+                        shutil.rmtree(out / run_name(name, seed), ignore_errors=True)
         except (UserError, jax.errors.JaxRuntimeError) as error:
             failures[name] = f"seed {seed}: {_one_line(error)}"
             log.warning(f"{name} failed: {failures[name]}")
@@ -161,9 +169,9 @@ def run_comparison(
 def missing_runs(comparison: Comparison, out: Path) -> list[str]:
     """Names of the runs that are not done yet, or are under way in another process."""
     return [
-        _run_name(name, seed)
+        run_name(name, seed)
         for seed, name in comparison.work()
-        if not _stored(out, name, seed).exists()
+        if not run_file(out, name, seed).exists()
     ]
 
 
@@ -184,15 +192,17 @@ def verify_runs(comparison: Comparison, out: Path, count: int) -> list[dict[str,
     """
     costs = _check(comparison)
     _open(comparison, out)
-    stored = [(seed, name) for seed, name in comparison.work() if _stored(out, name, seed).exists()]
+    stored = [
+        (seed, name) for seed, name in comparison.work() if run_file(out, name, seed).exists()
+    ]
     if not stored:
         raise UserError(f"{out} holds no finished run", "train some first, without --verify")
     results = []
     for seed, name in random.sample(stored, min(count, len(stored))):
         log.info(f"training {name}, seed {seed}, again")
-        before = read_stored_run(_stored(out, name, seed))
-        _check_config(before, comparison.configs[name][seed], _stored(out, name, seed))
-        folder = RunFolder(out / "verify" / _run_name(name, seed))
+        before = read_stored_run(run_file(out, name, seed))
+        check_config(before, comparison.configs[name][seed], run_file(out, name, seed))
+        folder = RunFolder(out / "verify" / run_name(name, seed))
         shutil.rmtree(folder.path, ignore_errors=True)
         again = _do(comparison, name, seed, folder, costs)
         shutil.rmtree(folder.path, ignore_errors=True)
@@ -200,28 +210,20 @@ def verify_runs(comparison: Comparison, out: Path, count: int) -> list[dict[str,
         pairs = ((before.scored, again.scored), (before.validation, again.validation))
         if any(a.cases != b.cases for a, b in pairs):
             raise UserError(
-                f"{_run_name(name, seed)} was scored on other cases than these",
+                f"{run_name(name, seed)} was scored on other cases than these",
                 "the data of the study have changed; start again in another --out",
             )
         difference = max(float(np.abs(a.probability - b.probability).max()) for a, b in pairs)
         allowed = 0.0 if same_machine(before.provenance, again.provenance) else 1e-5
         results.append(
             {
-                "run": _run_name(name, seed),
+                "run": run_name(name, seed),
                 "difference": difference,
                 "allowed": allowed,
                 "agrees": difference <= allowed,
             }
         )
     return results
-
-
-def _run_name(name: str, seed: int) -> str:
-    return f"{name.replace(' ', '_')}-seed{seed}"
-
-
-def _stored(out: Path, name: str, seed: int) -> Path:
-    return out / f"{_run_name(name, seed)}.json"
 
 
 def _check(comparison: Comparison) -> dict[str, tuple[int, float]]:
@@ -319,7 +321,7 @@ def _open(comparison: Comparison, out: Path) -> None:
 @contextlib.contextmanager
 def _claimed(out: Path, name: str, seed: int) -> Iterator[bool]:
     """Whether this process may do a run; no other may meanwhile. The kernel ends the lock."""
-    path = out / _LOCKS / f"{_run_name(name, seed)}.lock"
+    path = out / _LOCKS / f"{run_name(name, seed)}.lock"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path, thread_local=False, fallback_to_soft=False)
@@ -337,23 +339,23 @@ def _claimed(out: Path, name: str, seed: int) -> Iterator[bool]:
 
 def _is_done(comparison: Comparison, out: Path, name: str, seed: int) -> bool:
     """Whether a run is finished, and of this config."""
-    path = _stored(out, name, seed)
+    path = run_file(out, name, seed)
     if not path.exists():
         return False
-    _check_config(read_stored_run(path), comparison.configs[name][seed], path)
+    check_config(read_stored_run(path), comparison.configs[name][seed], path)
     if not comparison.keep_runs or name in comparison.features:
         return True
     # The last file that an evaluation writes.
     suffix = "" if comparison.split == "test" else f"_{comparison.split}"
-    return (out / _run_name(name, seed) / f"report{suffix}.html").exists()
+    return (out / run_name(name, seed) / f"report{suffix}.html").exists()
 
 
-def _check_config(run: StoredRun, config: Any, path: Path) -> None:
-    if changes := config_changes(run.config, config.to_dict()):
-        raise UserError(
-            f"{path} holds a run of another config ({'; '.join(changes)})",
-            "choose another --out, or delete that file to do the run again",
-        )
+def _stored_elsewhere(comparison: Comparison, out: Path, name: str, seed: int) -> StoredRun | None:
+    if name not in comparison.same_as or comparison.keep_runs:
+        return None
+    study, row = comparison.same_as[name]
+    path = run_file(out.parent / study, row, seed)
+    return take_over(path, name, comparison.configs[name][seed], comparison.split)
 
 
 def _do(
@@ -413,7 +415,7 @@ def _tabulate(
     rows: list[System] = []
     for name in configs:
         failed = failures.get(name)
-        stored = [_stored(out, name, seed) for seed in seeds]
+        stored = [run_file(out, name, seed) for seed in seeds]
         runs = [read_stored_run(path) for path in stored if path.exists() and not failed]
         scored = [ScoredRun(run.scored.predictions(split), run.threshold) for run in runs]
         speeds = [run.seconds_per_step for run in runs if run.seconds_per_step is not None]

@@ -22,7 +22,7 @@ from mvo_jax.training.setup import set_up
 
 # The command and the time of a start say nothing about the result.
 _PROVENANCE = (
-    *("git_revision", "python", "platform", "processor", "backend", "devices", "xla_flags"),
+    *("git_revision", "python", "platform", "processor", "cpus", "backend", "devices", "xla_flags"),
     *("settings", "versions"),
 )
 

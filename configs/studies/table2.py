@@ -28,6 +28,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "backbone SGD": {"model.variant": "backbone", **_SGD},
     "cgmr SGD": {"model.variant": "cgmr", **_SGD},
 }
+SAME_AS = {"full": ("patients", "440 mask")}
 REFERENCES = {
     "full": (base.AREA_CHANGE,),
     **{name: ("full",) for name in ROWS if name not in ("full", base.AREA_CHANGE)},

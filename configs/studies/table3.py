@@ -16,6 +16,7 @@ ROWS: dict[str, dict[str, Any]] = {
     base.AREA_CHANGE: {},
     **{name: {"model.mask_size": size} for name, size in SIZES.items()},
 }
+SAME_AS = {"mask 16": ("patients", "440 mask")}
 REFERENCES = {name: ("mask 16",) for name in SIZES if name != "mask 16"}
 PAPER = {
     "mask 4": {"auc": 68.68},

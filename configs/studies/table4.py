@@ -16,6 +16,10 @@ ROWS: dict[str, dict[str, Any]] = {
     base.AREA_CHANGE: {},
     **{f"lambda {weight:g}": {"loss.mask_loss_weight": float(weight)} for weight in WEIGHTS},
 }
+SAME_AS = {
+    "lambda 0": ("patients", "440 no mask"),
+    f"lambda {base.LAMBDA:g}": ("patients", "440 mask"),
+}
 REFERENCES = {f"lambda {weight:g}": ("lambda 0",) for weight in WEIGHTS if weight}
 PAPER = {
     "lambda 0.01": {"auc": 67.79},

@@ -32,7 +32,12 @@ def _define(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_string("out", None, "Folder of the study.", flag_values=values, required=True)
-    flags.DEFINE_list("rows", ["all"], "Rows: all, or names with commas.", flag_values=values)
+    flags.DEFINE_list(
+        "rows",
+        ["all"],
+        "Rows: all, or names with commas; a name that has a comma in quotes, '\"a, b\",c'.",
+        flag_values=values,
+    )
     flags.DEFINE_list("seeds", [], "Seeds; those of the file if empty.", flag_values=values)
     define_work_flags(values, keep_runs=False)
 
@@ -76,11 +81,6 @@ def _source(path: str | None) -> dict[str, Any]:
         raise UserError(
             f"{path} is not a study ({', '.join(missing)} not defined)",
             "use a file of configs/studies, or `compare` for a config that has rows",
-        )
-    if names := [name for name in source["ROWS"] if "," in name]:
-        raise UserError(
-            f"{path}: the row {names[0]!r} has a comma in its name, so --rows cannot name it",
-            "rename the row",
         )
     return source
 
@@ -154,6 +154,7 @@ def _comparison(values: flags.FlagValues, overrides: Sequence[str]) -> Any:
         },
         features=features,
         shuffled=frozenset(source.get("SHUFFLED", ())),
+        same_as=source.get("SAME_AS", {}),
     )
 
 

@@ -5,8 +5,10 @@ networks give them, so nothing is lost.
 """
 
 import base64
+import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,9 @@ from mvo_jax.errors import UserError
 from mvo_jax.evaluation.pages.render import plain
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.files import replace_file
+from mvo_jax.runs.folder import config_changes
+
+log = logging.getLogger(__name__)
 
 SCHEMA = 1
 
@@ -138,6 +143,16 @@ class StoredRun:
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
+def run_name(name: str, seed: int) -> str:
+    """What files and folders of a run are called."""
+    return f"{name.replace(' ', '_')}-seed{seed}"
+
+
+def run_file(out: Path, name: str, seed: int) -> Path:
+    """The file of a run in the folder of its study."""
+    return out / f"{run_name(name, seed)}.json"
+
+
 def write_stored_run(path: Path, run: StoredRun) -> None:
     """Write a run's file, as a whole or not at all.
 
@@ -172,9 +187,50 @@ def read_stored_run(path: Path) -> StoredRun:
         ) from error
 
 
+def check_config(run: StoredRun, config: Any, path: Path) -> None:
+    """Check that the run of a file has this config.
+
+    Raises:
+        UserError: it has another.
+    """
+    if changes := config_changes(run.config, config.to_dict()):
+        raise UserError(
+            f"{path} holds a run of another config ({'; '.join(changes)})",
+            "choose another --out, or delete that file to do the run again",
+        )
+
+
+def take_over(path: Path, name: str, config: Any, split: str) -> StoredRun | None:
+    """The run that another study has stored, as the run of a row of this one.
+
+    Args:
+        path: file of the run; need not exist.
+        name: of the row here.
+        config: resolved config of the row here.
+        split: that is scored here.
+
+    Returns:
+        None where the file is missing, or is of another config or split.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not path.exists():
+        return None
+    run = read_stored_run(path)
+    changes = config_changes(run.config, config.to_dict())
+    if run.split != split:
+        changes.append(f"split {run.split} -> {split}")
+    if changes:
+        log.warning(f"{path} is another experiment than {name!r} ({'; '.join(changes)})")
+        return None
+    log.info(f"{name!r} is taken from {path}")
+    return dataclasses.replace(run, name=name)
+
+
 def same_machine(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two provenances name one machine with one installation: equal bytes are due then."""
     keys = ("platform", "processor", "python", "backend", "devices", "xla_flags", "versions")
-    # Files of earlier revisions do not say their settings.
-    known = ("settings",) if "settings" in a and "settings" in b else ()
+    # Files of earlier revisions do not say their settings and how many CPUs they used.
+    known = [key for key in ("settings", "cpus") if key in a and key in b]
     return all(a.get(key) == b.get(key) for key in (*keys, *known))

@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from mvo_jax.data.processes import available_cores
 from mvo_jax.devices import computation, distributed, parallel
 from mvo_jax.devices.environment import processor
 from mvo_jax.errors import UserError
@@ -93,6 +94,7 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processor": processor(),
+        "cpus": available_cores(),  # XLA divides sums among so many threads
         "backend": jax.default_backend(),
         "devices": [str(device) for device in parallel.devices()],
         "processes": distributed.count(),

@@ -251,9 +251,21 @@ def test_refused_before_anything_is_written(refused, tmp_path, flags, words):
     assert not out.exists()
 
 
-def test_a_row_that_the_command_line_cannot_name_is_refused(refused, study_file, tmp_path):
-    path, out = tmp_path / "other.py", tmp_path / "out"
-    path.write_text(study_file.read_text() + '\nROWS = {"decay 0.1, lambda 0": {}}\n')
-    cause, _ = refused("study", f"--config={path}", f"--out={out}")
-    assert "'decay 0.1, lambda 0' has a comma" in cause
-    assert not out.exists()
+def test_a_row_that_another_study_has_is_taken_from_it(copied, study_file, capsys, no_training):
+    """Its runs are those of that row; a run of another config, or of another split, is not."""
+    path, out = study_file.parent / "second.py", copied.parent / "second"
+    rows = '\nROWS = {"a, b": {}}\nREFERENCES = {}\nSAME_AS = {"a, b": ("small", "full")}\n'
+    path.write_text(study_file.read_text() + rows)
+    command = [f"--config={path}", '--rows="a, b"']
+    assert run("study", [*command, f"--out={out}"]) == 0
+    theirs, ours = (
+        read_stored_run(path) for path in (copied / "full-seed1.json", out / "a,_b-seed1.json")
+    )
+    assert ours.name == "a, b"
+    np.testing.assert_array_equal(ours.scored.probability, theirs.scored.probability)
+    assert ours.provenance == theirs.provenance
+    command += [f"--out={copied.parent / 'third'}", "--config.train.total_steps=3"]
+    with pytest.raises(AssertionError, match="trained"):
+        run("study", command)
+    said = capsys.readouterr().err
+    assert "is another experiment than 'a, b' (config.train.total_steps 2 -> 3" in said
