@@ -23,7 +23,8 @@ def local_path(text: str | os.PathLike, name: str) -> str:
         name: what it is, for messages.
 
     Raises:
-        UserError: it is empty, the address of a store, or below a home that nobody knows.
+        UserError: it is empty, the address of a store, below a home that nobody knows, or relative
+            to a folder that is gone.
     """
     path = os.fspath(text)
     if not path.strip():
@@ -36,6 +37,12 @@ def local_path(text: str | os.PathLike, name: str) -> str:
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
         raise UserError(f"{name} is {path!r}, and there is no such home", "give the path without ~")
+    try:
+        os.path.abspath(expanded)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{name} is {path!r}, and the current folder is gone", "change into one that is there"
+        ) from error
     return expanded
 
 
@@ -45,29 +52,45 @@ def sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether an error, or what caused it, says that the file system takes no more bytes.
+# Why a file system takes no more bytes, and what to do about it.
+_FULL = {
+    errno.ENOSPC: ("no space left", "free some space"),
+    errno.EDQUOT: ("the quota is used up", "free some space, or have the quota raised"),
+    errno.EFBIG: ("a file may not grow so large", "raise the limit of a file's size (ulimit -f)"),
+}
+
+
+def full(error: BaseException) -> int:
+    """The number of the error, or of what caused it, that says why no more bytes are taken, or 0.
 
     Libraries in C++ give the words of the system without its number.
     """
-    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in numbers:
-            return True
-        if any(os.strerror(number) in str(seen) for number in numbers):
-            return True
+        for number in _FULL:
+            if os.strerror(number) in str(seen) or getattr(seen, "errno", None) == number:
+                return number
         seen = seen.__cause__ or seen.__context__
-    return False
+    return 0
 
 
-def cannot_write(path: str | os.PathLike, error: BaseException) -> UserError:
-    """The error for a file that could not be written; a full disk has its own exit code."""
-    if is_full(error):
+def cannot_write(
+    path: str | os.PathLike,
+    error: BaseException,
+    *,
+    kept: str = "what was written before is kept, and the same command goes on",
+) -> UserError:
+    """The error for a file that could not be written; a full disk has its own exit code.
+
+    Args:
+        path: of the file.
+        error: as it was raised.
+        kept: what remains where the disk is full.
+    """
+    if number := full(error):
+        why, remedy = _FULL[number]
         return UserError(
-            f"no space left while writing {path}",
-            "free some space; what was written before is kept, and the same command goes on",
-            exit_code=EXIT_DISK_FULL,
+            f"{why} while writing {path}", f"{remedy}; {kept}", exit_code=EXIT_DISK_FULL
         )
     reason = (isinstance(error, OSError) and error.strerror) or str(error).partition("\n")[0][:200]
     return UserError(
@@ -151,6 +174,18 @@ def check_folder(path: str | os.PathLike, name: str) -> None:
         raise UserError(f"{name} is {folder}, and {there} is no folder", "name a folder")
 
 
+def check_writable(path: str | os.PathLike) -> None:
+    """Say at once, before hours of computing, that nothing can be written into a folder.
+
+    Raises:
+        UserError: it, or the last of its parents that is there, takes no files of this user.
+    """
+    folder = Path(path).absolute()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not os.access(there, os.W_OK):
+        raise cannot_write(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
+
+
 def check_new(path: str | os.PathLike) -> None:
     """Say at once, before hours of computing, that ``new_folder`` would refuse.
 
@@ -192,7 +227,6 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        told = cannot_write(path, error)
-        if is_full(error):  # unlike a run, a folder that is whole or not keeps no part
-            told.remedy = "free some space and repeat the command; nothing of it was kept"
-        raise told from error
+        # Unlike a run, a folder that is whole or not keeps no part.
+        kept = "nothing of it was kept; repeat the command"
+        raise cannot_write(path, error, kept=kept) from error

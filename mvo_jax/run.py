@@ -41,7 +41,7 @@ from mvo_jax.evaluation.predictions import (
 from mvo_jax.evaluation.sectors import infarct_sectors
 from mvo_jax.evaluation.statistics import by_patient
 from mvo_jax.evaluation.thresholds import Threshold, choose_thresholds
-from mvo_jax.files import check_folder, local_path
+from mvo_jax.files import check_folder, check_writable, local_path
 from mvo_jax.interop.convert import initial_variables
 from mvo_jax.interop.weight_files import read_variables
 from mvo_jax.interop.weight_sources import read_start
@@ -53,6 +53,7 @@ from mvo_jax.runs.signals import Interruption
 from mvo_jax.runs.watchdog import Watchdog
 from mvo_jax.trained_run import GEOMETRY, TRAINING_MAP, TrainedRun, load_run
 from mvo_jax.training.loop import train
+from mvo_jax.training.lowering_trial import settle_lowering
 from mvo_jax.training.recorder import Supervision
 from mvo_jax.training.setup import Experiment, set_up
 
@@ -105,6 +106,7 @@ def train_and_evaluate(
         interruption = held.enter_context(Interruption())
 
         # 1. What can be found wrong before a folder is left behind.
+        config = settle_lowering(config, folder)
         experiment = set_up(config)
         if splits is None:
             for name in ("train", "validation"):
@@ -229,6 +231,7 @@ def evaluate(
     if batch_size is not None:
         config.eval.batch_size = batch_size
     written = folder.path if out is None else Path(local_path(out, "the folder to write")).resolve()
+    distributed.first_then_others(lambda: check_writable(written))
     evaluated = _load(config, split, splits)
     chosen_on = evaluated if split == "validation" else _load(config, "validation", splits)
     if split != "validation":
@@ -264,7 +267,7 @@ def evaluate(
         return summary  # all processes have the same; one writes it
 
     for one in (chosen_on, evaluated):
-        _note_split(folder, config, one, known=splits is None)
+        _note_split(folder, config, one, known=splits is None, written=written)
     _write_evaluation(
         written, split, run, chosen, validation, predictions, evaluated, summary, history
     )
@@ -345,10 +348,18 @@ def _load_for_training(
     return training, validation, data
 
 
-def _note_split(folder: RunFolder, config: Any, split: AnySplit, *, known: bool) -> None:
+def _note_split(
+    folder: RunFolder,
+    config: Any,
+    split: AnySplit,
+    *,
+    known: bool,
+    written: Path | None = None,
+) -> None:
     """Add a split to what the folder says of its cohort; ``known``: the config names its cases."""
-    path = folder.path / _COHORT_CARD
-    card = read_json(path) if path.exists() else {}
+    path = (written or folder.path) / _COHORT_CARD
+    before = path if path.exists() else folder.path / _COHORT_CARD
+    card = read_json(before) if before.exists() else {}
     about = cohort_card(config.data) if known else {"data": "cases given by the caller"}
     splits = card.get("splits", {})
     splits[split.name] = split_card(config.data, split, known=known)

@@ -15,6 +15,7 @@ from mvo_jax.errors import UserError
 from mvo_jax.evaluation.predict import ClipPredictor, Predictor
 from mvo_jax.runs.folder import RunFolder
 from mvo_jax.runs.signals import Interruption
+from mvo_jax.training import lowering_trial
 from mvo_jax.training.loop import train
 from mvo_jax.training.programs import draw, make_run_steps
 from mvo_jax.training.recorder import Supervision
@@ -66,10 +67,19 @@ def talk(folder: Path) -> dict[str, Any]:
         "two devices": [device.process_index for device in parallel.devices(2)],
         "three devices": refused(lambda: parallel.devices(3)),
         "own rows": parallel.own_rows(np.arange(8), parallel.devices()).tolist(),
+        "lowering": tried_lowering(folder),
         "batch of six": refused(
             lambda: set_up(make_tiny_config(**CHANGES, **{"train.batch_size": 6}))
         ),
     }
+
+
+def tried_lowering(folder: Path) -> str:
+    """What both have of a trial that process 0 makes, with real steps, on one of its devices."""
+    names = ("conv3d", "im2col_conv1d") if distributed.is_first() else ("conv2d",)
+    lowering_trial.TRIED, lowering_trial.SECONDS = {"cpu": names}, 0.1
+    config = make_tiny_config(**CHANGES)
+    return lowering_trial.settle_lowering(config, RunFolder(folder / "no run yet")).model.lowering
 
 
 def predictions(experiment: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pytest
 import mvo_jax
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.predictions import read_predictions
+from mvo_jax.interop.weight_sources import read_start
 from mvo_jax.run import report_suffix
 from mvo_jax.runs.folder import RunFolder, read_json, write_json
 from tests.small_run import make_random_split, make_tiny_config
@@ -86,14 +87,22 @@ def test_a_loaded_run_predicts_what_the_evaluation_wrote(trained, splits):
 
 
 def test_an_evaluation_says_which_checkpoint_it_is_of_and_overwrites_no_other(
-    trained, splits, tmp_path
+    trained, splits, tmp_path, monkeypatch
 ):
     folder, _ = trained
     before = {path.name: path.read_bytes() for path in folder.glob("*[tn].*") if path.is_file()}
+    card = (folder / "cohort_card.json").stat().st_mtime_ns
     assert {"report.html", "predictions_test.csv", "predictions_validation.csv"} <= {*before}
     out = tmp_path / "elsewhere"
-    mvo_jax.evaluate(folder, splits=splits, checkpoint="latest")
     mvo_jax.evaluate(folder, splits=splits, out=out, batch_size=5)
+    # Nothing in the run's folder, which may be read-only, is written then.
+    assert (folder / "cohort_card.json").stat().st_mtime_ns == card
+    assert "test" in read_json(out / "cohort_card.json")["splits"]
+    mvo_jax.evaluate(folder, splits=splits, checkpoint="latest")
+    with monkeypatch.context() as patch:
+        patch.setattr("mvo_jax.files.os.access", lambda *_: False)
+        with pytest.raises(UserError, match=r"cannot write .*: Permission denied"):
+            mvo_jax.evaluate(folder, splits={})  # before the cases are looked at
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert (folder / "report_latest.html").exists()
     assert (folder / "predictions_validation_latest.csv").exists()
@@ -158,6 +167,11 @@ def test_clips_of_another_kind_are_refused(trained, video):
 
 
 def test_no_run_and_no_such_checkpoint(trained, tmp_path):
+    inside = trained[0] / "checkpoints" / "best"
+    for action in (mvo_jax.load_run, lambda path: read_start(str(path))):
+        with pytest.raises(UserError, match="lies inside a run") as caught:
+            action(inside)
+        assert caught.value.remedy == f"name the folder of the run, {trained[0].resolve()}"
     with pytest.raises(UserError, match="does not exist"):
         mvo_jax.load_run(tmp_path / "nothing")
     with pytest.raises(UserError, match="choose best or latest"):

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 # Flags of any verb that take a path.
 _PATHS = ("workdir", "out", "data_dir", "source", "table", "bundle")
+# What a flag takes, by how absl begins to refuse another value.
+_TAKES = {
+    "('Non-boolean argument": "true or false",
+    "invalid literal for int()": "a whole number",
+    "could not convert string to float": "a number",
+}
 QUOTES = "'\""  # around the key in ml_collections' messages, once or twice
 
 
@@ -96,6 +102,9 @@ def parse(
         if missing := re.match(r"flag (--\w+)=None: Flag .* other than None", reason):
             _refuse_typeset_dash(arguments)
             raise UserError(f"{missing[1]} is missing", "see --help") from error
+        for begins, takes in _TAKES.items():
+            if other := re.match(rf"flag (--[\w.]+)=(.*?): {re.escape(begins)}", reason):
+                raise UserError(f"{other[1]} is {other[2]!r}", f"give {takes}") from error
         raise UserError(reason, "see --help, and the config file for its keys") from error
     for name in positional:
         if rest:

@@ -13,8 +13,14 @@ import sys
 from collections.abc import Iterator
 
 from mvo_jax.cli.huge_pages import restart_with_huge_pages
-from mvo_jax.cli.streams import LastingStream, check_width, restart_in_utf8, secure_streams
-from mvo_jax.devices.environment import configure
+from mvo_jax.cli.streams import (
+    LastingStream,
+    check_width,
+    quiet_abandoned_work,
+    restart_in_utf8,
+    secure_streams,
+)
+from mvo_jax.devices.environment import configure, why_xla_refuses
 from mvo_jax.errors import EXIT_USER_ERROR, UserError
 from mvo_jax.files import cannot_write
 
@@ -176,6 +182,7 @@ def main(verb: str = "") -> int:
         Exit code.
     """
     secure_streams()
+    quiet_abandoned_work()
     restart_in_utf8()
     check_width(os.environ)
     verb, *arguments = [verb, *sys.argv[1:]] if verb else (sys.argv[1:] or [""])
@@ -187,6 +194,14 @@ def main(verb: str = "") -> int:
         return _all_was_printed(0) if asked else EXIT_USER_ERROR
     if verb in _COMPUTE:
         restart_with_huge_pages()
+        starts_jax = not any(re.match("--help|-h$|--bundle", word) for word in arguments)
+        if starts_jax and (reason := why_xla_refuses(os.environ)):
+            print(
+                f"error: XLA does not take XLA_FLAGS: {reason}\n  what to do: correct the flag, or "
+                "unset XLA_FLAGS; flags change with the version of jaxlib",
+                file=sys.stderr,
+            )
+            return EXIT_USER_ERROR
     if verb in _WHOLE_OR_NOT:
         _leave_nothing_behind()
     try:

@@ -72,6 +72,21 @@ def _lasting(stream: Any, number: int) -> LastingStream:
     return LastingStream(stream.detach(), encoding=encoding, errors="backslashreplace", **options)
 
 
+def quiet_abandoned_work() -> None:
+    """Show no traceback of work that was given up because something else failed, which is said.
+
+    Where a save or a restore fails, orbax closes an event loop that tensorstore's threads still
+    report to, and each array that is under way complains.
+    """
+    shown = sys.unraisablehook
+
+    def show(about: Any) -> None:
+        if str(about.exc_value) != "Event loop is closed":
+            shown(about)
+
+    sys.unraisablehook = show
+
+
 def check_width(environment: MutableMapping[str, str]) -> None:
     """Forget a COLUMNS that is no width.
 

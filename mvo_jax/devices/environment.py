@@ -5,9 +5,11 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
+import subprocess
 import sys
 import zlib
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 # models.ops.lowerings.FAST_CPU_CONVOLUTION_FLAG, repeated because that module imports JAX.
@@ -73,6 +75,29 @@ def configure_xla(environment: MutableMapping[str, str]) -> None:
     tried = importlib.metadata.version("jaxlib").startswith(TRIED_JAXLIB)
     if tried and name not in flags and not environment.get(OPT_OUT):
         environment["XLA_FLAGS"] = f"{flags} {FAST_CPU_CONVOLUTION_FLAG}".strip()
+
+
+def why_xla_refuses(environment: Mapping[str, str]) -> str:
+    """What XLA has against XLA_FLAGS, with which it would abort the process; empty for nothing.
+
+    Only XLA knows its flags. It is asked in a process of its own, a sixth of a second, and only
+    where somebody has set the variable.
+
+    Args:
+        environment: of the process that is to use JAX.
+    """
+    if environment.get("XLA_FLAGS", "").strip() in ("", FAST_CPU_CONVOLUTION_FLAG):
+        return ""
+    asked = subprocess.run(
+        [sys.executable, "-c", "from jaxlib import xla_client; xla_client.CompileOptions()"],
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    said = re.search("(Unknown flag|Couldn't interpret value|Could not open file).*", asked.stderr)
+    return said[0] if asked.returncode and said else ""
 
 
 def remove_damaged(folder: Path) -> int:

@@ -145,7 +145,7 @@ def data_parallel(
         donate_argnums=donate,
         devices=list(on),
     )
-    return run if jax.process_count() == 1 else _compiled_together(run)
+    return run if len(own(on)) == len(on) else _compiled_together(run)
 
 
 def _compiled_together(run: Any) -> Callable[..., Any]:

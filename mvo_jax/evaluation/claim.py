@@ -42,7 +42,8 @@ class Artefacts:
             OSError: it is missing.
             ValueError: it is damaged.
         """
-        folder = self.written if self.written and kind == "metrics" else self.folder
+        of_evaluation = kind in ("metrics", "cohort_card")
+        folder = self.written if self.written and of_evaluation else self.folder
         content = json.loads((folder / self.name(kind)).read_text())
         return content[-1] if kind == "provenance" else content
 

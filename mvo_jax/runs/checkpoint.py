@@ -115,8 +115,8 @@ def _damage(folder: Path) -> str | None:
 
 
 def _manager(folder: Path, *, writes: bool) -> ocp.CheckpointManager:
-    # orbax reports every save and restore in detail at level INFO and as absl warnings.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # orbax reports saves and restores in detail, and what it raises by a traceback of each thread.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     own = distributed.index()
     # Every process has the whole state, so one writes it and each reads it without the others.
     # Otherwise orbax waits for all processes in every save and restore, and its threads may cross.
@@ -409,6 +409,9 @@ class Checkpoints:
             for old in others[::-1][self._keep[kind] - 1 :]:
                 self._remove(kind, old)
         except Exception as error:  # orbax and tensorstore raise many kinds
+            if not (path / SEAL).exists():  # half a checkpoint would keep what is left of the disk
+                for left in (path, *path.parent.glob(f"{step}.orbax-checkpoint-tmp*")):
+                    shutil.rmtree(left, ignore_errors=True)
             raise cannot_write(path, error) from error
 
     def _remove(self, kind: str, step: int) -> None:

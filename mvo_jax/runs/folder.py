@@ -142,9 +142,20 @@ class RunFolder:
         """The resolved config of the run.
 
         Raises:
-            UserError: not the folder of a run.
+            UserError: not the folder of a run, or one inside it.
         """
-        return read_json(self.path / "config.json")
+        for above in self.path.parents:
+            if self.path.is_relative_to(above / "checkpoints") and (above / "config.json").exists():
+                raise UserError(
+                    f"{self.path} lies inside a run", f"name the folder of the run, {above}"
+                )
+        found = read_json(self.path / "config.json")
+        if not isinstance(found, dict):
+            raise UserError(
+                f"{self.path / 'config.json'} is damaged: it holds no config",
+                "restore it from a copy, or start a new run folder",
+            )
+        return found
 
     def has_checkpoint(self) -> bool:
         """Whether a start would go on from a checkpoint."""
@@ -199,8 +210,16 @@ class RunFolder:
         """Make the folder where it is missing.
 
         Raises:
-            UserError: it cannot be made.
+            UserError: it cannot be made, or checkpoints could not be read from it.
         """
+        if self.path == self.path.parent:
+            raise UserError(f"the run folder is {self.path}", "choose a folder for the run alone")
+        # orbax finds what it has written by a pattern that begins with the path itself.
+        if wrong := [letter for letter in "[*?\\" if letter in str(self.path)]:
+            raise UserError(
+                f"the path of the run folder, {self.path}, has {' '.join(wrong)} in it",
+                "choose a --workdir without: its checkpoints could not be read",
+            )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -274,6 +293,8 @@ class RunFolder:
                 row = json.loads(line)
             except ValueError:
                 break  # a kill in the middle of a write; nothing valid follows it
+            if not isinstance(row, dict) or "step" not in row:
+                break
             if "split" in row:  # as the first revisions named it
                 row = {"step": row.pop("step"), "kind": row.pop("split"), **row}
             rows.append(row)
@@ -340,7 +361,7 @@ class MetricsWriter:
             start = self._proto.SessionLog(status=self._proto.SessionLog.START)
             self._write_event(step=first_step, session_log=start)
         except OSError as error:
-            raise cannot_write(self._path, error) from error
+            raise cannot_write(error.filename or self._path, error) from error
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
         """Write one row; values that are not finite become null, and a gap in TensorBoard.

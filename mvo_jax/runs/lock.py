@@ -70,9 +70,14 @@ class RunLock(contextlib.AbstractContextManager):
             return
         about = {**self._owner, "now": time.time(), **what, "unaccounted": self.unaccounted}
         temporary = self._path.with_suffix(".tmp")
-        with contextlib.suppress(OSError):
+        try:
             temporary.write_text(json.dumps(about))
             temporary.replace(self._path)
+        except OSError:
+            # A record that cannot say that its owner has ended would make it one that was killed.
+            for left in (temporary, *([self._path] if what.get("ended") else [])):
+                with contextlib.suppress(OSError):
+                    left.unlink(missing_ok=True)
 
     def account(self) -> list[dict[str, Any]]:
         """Earlier records, once."""

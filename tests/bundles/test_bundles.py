@@ -18,14 +18,17 @@ import pytest
 import safetensors.numpy
 
 from mvo_jax import from_pretrained, load_bundle, load_run
+from mvo_jax import run as assembly
 from mvo_jax.bundles import about as about_file
 from mvo_jax.bundles import jax_program, write
 from mvo_jax.bundles.about import ABOUT, CARD, CHECK, MODELS, WEIGHTS, read_about, write_about
 from mvo_jax.cli.main import run
 from mvo_jax.data.slices import Target
 from mvo_jax.errors import UserError
-from mvo_jax.interop.weight_files import read_variables
+from mvo_jax.files import sha256
+from mvo_jax.runs.folder import RunFolder
 from tests.bundles.conftest import METRICS, SITE, make_run
+from tests.small_run import make_tiny_config
 
 FILES = {ABOUT, CARD, CHECK, WEIGHTS, *MODELS.values()}
 
@@ -96,8 +99,17 @@ def test_load_run_takes_a_bundle(trained, bundle, video):
     np.testing.assert_array_equal(
         again.predict(video)["probability"], trained.predict(video)["probability"]
     )
-    # The weights are a file that a new run can start from.
-    assert read_variables(bundle / WEIGHTS).model["name"] == "mvo_net"
+
+
+def test_a_run_starts_from_a_bundle(trained, copy, tmp_path):
+    config = make_tiny_config(**{"model.mask_size": 8}, init_from=str(copy))
+    folder = RunFolder(tmp_path / "run")
+    variables, about = assembly._initial(config, folder, trained.experiment)
+    assert jax.tree.all(jax.tree.map(np.array_equal, variables, dict(trained.variables)))
+    assert about["init_from"]["sha256"] == sha256(copy / WEIGHTS)
+    (copy / WEIGHTS).write_bytes((copy / WEIGHTS).read_bytes()[:-1])
+    with pytest.raises(UserError, match=WEIGHTS):
+        assembly._initial(config, folder, trained.experiment)
 
 
 def test_nothing_of_the_site_is_in_it(trained, bundle):

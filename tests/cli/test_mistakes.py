@@ -85,7 +85,11 @@ def test_nothing_given(refused):
         (["--config.model.stage_sizes[0]=3"], "--config.model.stage_sizes[0]=3", "whole value"),
         (["--config.model.stage_sizes[7]=3"], "--config.model.stage_sizes[7]=3", "whole value"),
         (["--config.model.stage_sizes=None"], "config.model.stage_sizes is (1, None)", "numbers"),
-        (["--config.seed=None"], "--config.seed=None", "--help"),
+        (["--config.seed=None"], "--config.seed is 'None'", "a whole number"),
+        (["--config.augment.flip=yes"], "--config.augment.flip is 'yes'", "true or false"),
+        (["--config.optimizer.power=fast"], "--config.optimizer.power is 'fast'", "a number"),
+        (["--workdir=/nowhere/[1] *"], "has [ * in it", "choose a --workdir without"),
+        (["--workdir=/"], "the run folder is /", "a folder for the run alone"),
         (["--config.optimizer.name=None"], "config.optimizer.name is 'None'", "adamw"),
         (["--config.eval.threshold_rule=best"], "config.eval.threshold_rule is 'best'", "youden"),
         (["--config.model.head_dropout=1.5"], "config.model.head_dropout is 1.5", "less than 1"),
@@ -101,7 +105,7 @@ def test_nothing_given(refused):
 def test_a_value_or_a_word_that_means_nothing_is_named(
     refused, tiny, tmp_path, flags, cause, remedy
 ):
-    found = refused("train", *tiny, *flags, f"--workdir={tmp_path / 'run'}")
+    found = refused("train", *tiny, f"--workdir={tmp_path / 'run'}", *flags)
     assert cause in found[0]
     assert remedy in found[1]
     assert not (tmp_path / "run").exists()

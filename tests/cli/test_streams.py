@@ -4,11 +4,12 @@ import io
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
-from mvo_jax.cli.streams import check_width
+from mvo_jax.cli.streams import check_width, quiet_abandoned_work
 from mvo_jax.training.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +64,15 @@ def test_results_that_a_full_file_did_not_take_are_an_error(arguments):
     ended = shell('"$@" > /dev/full', *arguments)
     assert ended.returncode == 5
     assert ended.stderr.startswith("error: no space left while writing what the command prints\n")
+
+
+def test_work_that_was_given_up_does_not_complain(monkeypatch):
+    shown = []
+    monkeypatch.setattr(sys, "unraisablehook", shown.append)
+    quiet_abandoned_work()
+    for words in ("Event loop is closed", "something else"):
+        sys.unraisablehook(types.SimpleNamespace(exc_value=RuntimeError(words)))  # pyright: ignore
+    assert [str(about.exc_value) for about in shown] == ["something else"]
 
 
 @pytest.mark.parametrize("columns", ["0", "-3", "wide", "7", ""])

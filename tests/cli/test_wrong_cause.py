@@ -4,6 +4,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+from mvo_jax.errors import UserError
+from mvo_jax.files import local_path
+
 
 def test_typeset_dash_is_named(refused, tiny, tmp_path):
     cause, remedy = refused("train", *tiny, f"\u2014workdir={tmp_path}")
@@ -18,17 +23,28 @@ def test_misspelt_data_folder_is_not_filled(refused, tmp_path):
     assert not folder.exists()
 
 
-def test_variable_of_jax_is_not_blamed_on_the_config(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("JAX_ENABLE_X64", "perhaps", "JAX does not take a variable of the environment"),
+        ("XLA_FLAGS", "--xla_nonsense=1", "XLA does not take XLA_FLAGS: Unknown flag in XLA_FLAGS"),
+        ("XLA_FLAGS", "--xla_dump_hlo_as_text=perhaps", "Couldn't interpret value perhaps"),
+        ("XLA_FLAGS", "xla_nonsense", 'Could not open file "xla_nonsense"'),
+    ],
+)
+def test_variable_of_jax_is_named(name, value, words, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "mvo_jax", "train", "--config=demo", f"--workdir={tmp_path}"],
-        env=os.environ | {"JAX_ENABLE_X64": "perhaps"},
+        env=os.environ | {name: value},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 2
-    assert "error: JAX does not take a variable of the environment" in done.stderr
-    assert "get_config" not in done.stderr
+    cause, remedy = done.stderr.splitlines()  # and not on the config
+    assert cause.startswith("error: ")
+    assert words in cause
+    assert "unset" in remedy
 
 
 def test_data_in_a_file_leave_no_run_behind(refused, tiny, tmp_path):
@@ -39,3 +55,13 @@ def test_data_in_a_file_leave_no_run_behind(refused, tiny, tmp_path):
         cause, _ = refused("train", *tiny, *flags)
         assert f"{tmp_path / 'file'} is no folder" in cause
         assert not out.exists()
+
+
+def test_a_current_folder_that_is_gone_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UserError, match="the current folder is gone"):
+        local_path("run", "--workdir")
+    assert local_path("/run", "--workdir") == "/run"

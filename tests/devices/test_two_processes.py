@@ -92,7 +92,7 @@ def state_files(folder: Path) -> dict[str, Any]:
 def pair(tmp_path_factory, pair_of) -> tuple[Path, list[dict[str, Any]]]:
     """Folder and results of a pair that was not interrupted."""
     folder = tmp_path_factory.mktemp("pair")
-    for code, output, _ in pair_of("everything", folder=str(folder)):
+    for code, output, _ in reversed(pair_of("everything", folder=str(folder))):
         assert code == 0, output
     return folder, [json.loads((folder / f"result_{i}.json").read_text()) for i in range(2)]
 
@@ -110,6 +110,8 @@ def test_processes_talk(pair):
         assert result["same config"] == result["shared"] == "nothing was wrong"
         assert result["not shared"].startswith("process 1 does not see")
         assert result["agree"] == [False, True, True, True, False]
+        # Process 1 would have chosen another.
+        assert result["lowering"] == results[0]["lowering"] != "conv2d"
 
 
 def test_devices_of_both_share_a_batch(pair):
@@ -192,7 +194,7 @@ def test_a_lost_or_stopped_process_ends_the_other_and_the_pair_goes_on(pair, pai
     assert rows(tmp_path)[-1]["step"] == 20
 
     for code, output, _ in pair_of("run", folder=str(tmp_path)):
-        assert code == 0, output
+        assert code == 0, f"{output}"
     folder, _ = pair
     assert rows(tmp_path) == rows(folder / "run")
     assert state_files(tmp_path) == state_files(folder / "run")
@@ -214,15 +216,36 @@ def test_a_mistake_that_all_find_is_said_by_all(pair_of):
         assert f"error: process 1 on {host} has another seed than process 0 on {host}" in output
 
 
-# One of each class; tests/devices/test_computation.py has all of them in one process.
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("JAX_ENABLE_X64", "1", "jax_enable_x64"),
-        ("JAX_PLATFORMS", "cuda", "JAX_PLATFORMS"),
-    ],
-)
-def test_one_setting_that_differs_is_refused_before_a_device_starts(name, value, words, pair_of):
+# A variable of the second process, and what both then name. One of each kind is tried each time;
+# tests/devices/test_computation.py has all of them in one process.
+DIFFERING = [
+    ("JAX_ENABLE_X64", "1", "jax_enable_x64"),
+    ("JAX_PLATFORMS", "cuda", "JAX_PLATFORMS"),
+    ("PYTHONPATH", "OTHER_OPTAX", "versions.optax"),
+    *(
+        pytest.param(*setting, marks=pytest.mark.slow)
+        for setting in (
+            ("JAX_DEFAULT_PRNG_IMPL", "rbg", "jax_default_prng_impl"),
+            ("JAX_THREEFRY_PARTITIONABLE", "0", "jax_threefry_partitionable"),
+            ("JAX_DEFAULT_MATMUL_PRECISION", "highest", "jax_default_matmul_precision"),
+            ("JAX_RANDOM_SEED_OFFSET", "1", "jax_random_seed_offset"),
+            ("JAX_NUMPY_DTYPE_PROMOTION", "strict", "jax_numpy_dtype_promotion"),
+            ("JAX_DISABLE_JIT", "1", "jax_disable_jit"),
+            ("NVIDIA_TF32_OVERRIDE", "0", "NVIDIA_TF32_OVERRIDE"),
+            ("XLA_FLAGS", "--xla_cpu_enable_fast_math=true", "xla_flags"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), DIFFERING)
+def test_one_setting_that_differs_is_refused_before_a_device_starts(
+    name, value, words, pair_of, tmp_path
+):
+    if value == "OTHER_OPTAX":
+        (tmp_path / "optax-0.0.1.dist-info").mkdir()
+        (tmp_path / "optax-0.0.1.dist-info" / "METADATA").write_text("Name: optax\nVersion: 0.0.1")
+        value = str(tmp_path)
     host = socket.gethostname()
     for code, output, _ in pair_of("fail", only=None, second={name: value}):
         assert code == EXIT_USER_ERROR, output

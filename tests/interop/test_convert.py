@@ -157,8 +157,11 @@ def test_a_prefix_that_a_layout_has_itself_stays():
     assert set(kept) == {"model.head.weight", "model.norm.bias"}
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    ("dtype", "suffix"),
+    [(half, suffix) for half in ("float16", "bfloat16") for suffix in (".pth", ".safetensors")]
+    + [("float8_e4m3fn", ".pth"), ("float8_e4m3fn", ".safetensors")],
+)
 def test_half_precision_is_cast_up_and_told(state, small_model, tmp_path, dtype, suffix):
     from safetensors.torch import save_file
 
@@ -169,6 +172,11 @@ def test_half_precision_is_cast_up_and_told(state, small_model, tmp_path, dtype,
     }
     path = tmp_path / f"half{suffix}"
     save_file(halves, path) if suffix == ".safetensors" else torch.save(halves, path)
+    if dtype.startswith("float8") and suffix == ".safetensors":
+        with pytest.raises(UserError, match="of a type that numpy does not have") as caught:
+            read(path, small_model)
+        assert caught.value.remedy == "save them in float32 where it was made"
+        return
     content = read(path, small_model)
     count = sum(t.is_floating_point() for t in tensors.values())
     assert content.provenance["cast_to_float32"] == {dtype: count}
@@ -199,6 +207,12 @@ def test_one_of_several_sets_of_weights_is_named(state, small_model, tmp_path, s
         read(path, small_model, weights_key="ema")
     chosen = read(path, small_model, weights_key="model_ema")
     assert chosen.provenance["unwrapped"] == ["model_ema"]
+    nested = save(tmp_path / "nested.pth", {"state": both, "epoch": 3})
+    with pytest.raises(UserError, match=r"weights: state\.model, state\.model_ema"):
+        read(nested, small_model)
+    below = read(nested, small_model, weights_key="state.model_ema")
+    assert below.provenance["unwrapped"] == ["state.model_ema"]
+    assert same_bits(flatten(below.variables), flatten(chosen.variables))
     alone = read(save(tmp_path / "ema.pth", ema), small_model)
     assert same_bits(flatten(chosen.variables), flatten(alone.variables))
     flat = {f"{name}.{key}": v for name in ("model", "ema") for key, v in both["model"].items()}

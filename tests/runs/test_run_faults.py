@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -194,6 +195,10 @@ SURVIVED: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda run: (shutil.rmtree(newest(run)), cut_last_line(run)),
         "step 20/20",
     ),
+    "a line of the metrics that is no row": (
+        lambda run: (run / "metrics.jsonl").open("a").write("3\n"),
+        "goodput: ",
+    ),
     "an owner that was killed": (
         lambda run: (run / OWNER).write_text('{"pid": 1, "host": "elsewhere", "now": 0}'),
         "goodput: ",
@@ -287,6 +292,18 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], int, str]] = {
         {},
         EXIT_USER_ERROR,
         "config.json is damaged",
+    ),
+    "config.json of another kind": (
+        lambda run: (run / "config.json").write_text("[1]"),
+        {},
+        EXIT_USER_ERROR,
+        "config.json is damaged: it holds no config",
+    ),
+    "tensorboard is a file": (
+        lambda run: (shutil.rmtree(run / "tensorboard"), (run / "tensorboard").touch()),
+        {},
+        EXIT_USER_ERROR,
+        "run/tensorboard: File exists",
     ),
     "damaged provenance.json": (
         lambda run: cut(run / "provenance.json"),
@@ -447,6 +464,12 @@ def half_a_row(self: Any, content: bytes) -> None:
     no_space()
 
 
+def limit(size: int) -> None:
+    """What a file of this process may grow to; -1: whatever it may."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size if size > 0 else most, most))
+
+
 DISK_FULL: dict[str, tuple[Any, str, Any, str]] = {
     "save": (checkpoint.ocp.Checkpointer, "save", no_space, "latest/12"),
     "save, in tensorstore's words": (
@@ -477,6 +500,33 @@ def test_a_full_disk_leaves_what_was_saved(attempt, reference, tmp_path, monkeyp
     assert Checkpoints(run, create=False).read("latest").meta["step"] in (8, 12)
     assert attempt(run).code == 0
     assert tiny_run.outcome(run) == reference
+
+
+def test_what_the_system_does_not_let_grow(attempt, reference, tmp_path, monkeypatch):
+    """The one way to have orbax and tensorstore meet a full disk without mounting one."""
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        during_steps(patch, lambda step, _: limit(16384) if step == 9 else None)
+        try:
+            ended = attempt(run)
+        finally:
+            limit(-1)
+    assert ended.code == EXIT_DISK_FULL, ended.text
+    assert "a file may not grow so large while writing" in ended.text
+    assert "(ulimit -f); what was written before is kept" in ended.text
+    assert "Traceback" not in ended.text
+    assert [path.name for path in run.rglob("*tmp*")] == []
+    assert Checkpoints(run, create=False).steps("latest") == [4, 8]
+    assert attempt(run).code == 0
+    assert tiny_run.outcome(run) == reference
+
+
+def test_an_owner_that_cannot_record_its_end_was_not_killed(run, monkeypatch):
+    with monkeypatch.context() as patch, RunLock(run):
+        patch.setattr(Path, "write_text", no_space)
+    assert not (run / OWNER).exists()
+    with RunLock(run) as lock:
+        assert lock.account() == []
 
 
 def test_a_full_disk_at_the_start(attempt, tmp_path, monkeypatch):

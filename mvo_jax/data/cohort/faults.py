@@ -66,6 +66,11 @@ def _faults(one: CineSlice, *, still_images: bool) -> Iterator[tuple[str, str]]:
         )
     if cine.min() == cine.max():
         yield f"{name} is one constant grey", "export the images again or leave it out"
+    if frames > 1 and all(np.array_equal(frame, cine[0]) for frame in cine[1:]):
+        yield (
+            f"the {frames} frames of {name} are one image, equal in every pixel",
+            "export the cine again; it holds a still",
+        )
     low, high = PIXEL_MM
     if one.pixel_mm is not None and not all(low <= p <= high for p in one.pixel_mm):
         yield (

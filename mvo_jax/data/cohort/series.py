@@ -170,7 +170,7 @@ def _prepare(one: CineSlice, target: Target, label: int | None, heart: Placed | 
         )
     mask = None if one.lge_mask is None else _crop_mask(one, one.lge_mask, window)
     return Clip(
-        **one.identity,
+        **(one.identity | {"note": "; ".join(filter(None, (one.note, _equal_phases(one.cine))))}),
         video=video[..., None],
         lge_mask=mask if mask is not None and mask.any() else None,
         label=_label(one, label),
@@ -181,6 +181,12 @@ def _prepare(one: CineSlice, target: Target, label: int | None, heart: Placed | 
         first_frame=first,
         intensity=intensity,
     )
+
+
+def _equal_phases(cine: np.ndarray) -> str:
+    """A note of phases that are there again, which no scanner makes: each has noise of its own."""
+    again = len(cine) - len({frame.tobytes() for frame in cine})
+    return f"{again} of {len(cine)} phases equal another in every pixel" if again else ""
 
 
 def _label(one: CineSlice, label: int | None) -> int:

@@ -11,10 +11,11 @@ the short-axis stack among them, ``dicom_phases.py`` one beat of each slice, and
 
 import dataclasses
 import itertools
+import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from mvo_jax.data.importers.dicom_stack import read_stack
 from mvo_jax.data.importers.masks import place_mask
 from mvo_jax.data.importers.nifti import (
     below,
+    cines_by_name,
     find_masks,
     named_in_table,
     without_cine,
@@ -48,6 +50,8 @@ from mvo_jax.data.importers.volume import Volume
 from mvo_jax.data.importers.walk import files_below, subfolders
 from mvo_jax.data.slices import CineSlice, Grid
 from mvo_jax.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _FIRST_FILES = 5  # of a folder, to see whose it is
 # What anonymisers write for every patient.
@@ -133,7 +137,29 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         one = series(source if name == source.name else source / name, folders)
         parts = {f"folder {i}": folder for i, folder in enumerate(folders)}
         yield dataclasses.replace(one, path=source, detail={**one.detail, **patient, **parts})
-    yield from without_cine(source, options, {*used.values(), *taken}, used)
+    read = {*used.values(), *taken, *drawings}
+    cines = cines_by_name(source, read)
+    niftis = {path: case for path, case in cines.items() if not is_dicom(path)}
+    yield from _nifti_beside(source, niftis, used)
+    yield from without_cine(source, options, {*used.values(), *taken, *cines}, used)
+
+
+def _nifti_beside(
+    source: Path, cines: Mapping[Path, str], cases: Collection[str]
+) -> Iterator[Series]:
+    """NIfTI cines in a source that is read as DICOM: a refused case each, if DICOM has it not."""
+    choice = "--format=nifti reads the NIfTI files alone"
+    for case in dict.fromkeys(cines.values()):
+        files = [path for path, name in cines.items() if name == case]
+        which = printable(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+        if case in cases:
+            log.warning(
+                f"{which} not read: {printable(case)} is read from its DICOM files ({choice})"
+            )
+            continue
+        cause = f"{which}: a NIfTI cine by its name, and {printable(source)} is read as DICOM"
+        remedy = f"keep each format in a folder of its own ({choice})"
+        yield Series(case, files[0], detail={"refused": (cause, remedy)})
 
 
 def _unwrapped(source: Path, masks: Collection[str], drawings: Collection[Path]) -> Path:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mvo_jax.data.importers.cine import Options, Series, printable
 from mvo_jax.data.importers.dicom_headers import (
     MAX_FILES,
@@ -15,7 +17,7 @@ from mvo_jax.data.importers.dicom_headers import (
     is_dicom,
     read_headers,
 )
-from mvo_jax.data.importers.dicom_pixels import same_pixels
+from mvo_jax.data.importers.dicom_pixels import read_pixels, same_pixels
 from mvo_jax.data.importers.walk import files_below
 from mvo_jax.errors import UserError
 
@@ -118,7 +120,7 @@ def find_images(series: Series, options: Options, account: Account) -> list[Imag
         )
     for kind, them in others.items():
         account.leave(them, kind)
-    return kept
+    return _without_copied_series(kept, account)
 
 
 def _without_copies(images: list[Image], account: Account) -> list[Image]:
@@ -140,6 +142,57 @@ def _without_copies(images: list[Image], account: Account) -> list[Image]:
         account.left["copies"] += copies
         account.notes.append(f"{copies} copies (same SOPInstanceUID) left out")
     return list(kept.values())
+
+
+def _without_copied_series(images: list[Image], account: Account) -> list[Image]:
+    """Every series once: one whose images are those of another by place, time and pixels goes.
+
+    A second export has UIDs, numbers and names of its own, and the noise of a scan it has not.
+    """
+    groups: dict[tuple[str, ...], list[Image]] = defaultdict(list)
+    for image in images:
+        groups[image.study, image.frame_of_reference, image.series].append(image)
+    ordered = sorted(groups.values(), key=lambda g: (-len(g), g[0].series_number or 0))
+    kept: dict[str, list[list[Image]]] = defaultdict(list)  # by appearance of their images
+    copies: set[int] = set()
+    for group in ordered:
+        first = next((one for one in kept[_appearance(group[0])] if _is_copy(group, one)), None)
+        if first is None:
+            for appearance in {_appearance(image) for image in group}:
+                kept[appearance].append(group)
+            continue
+        copies |= set(map(id, group))
+        why = f"copies of {first[0].name} (same place, time and pixels)"
+        account.leave(group, "copies", why)
+    return [image for image in images if id(image) not in copies]
+
+
+def _appearance(image: Image) -> str:
+    """Place, time and grid of an image."""
+    grid = image.shape, image.spacing, image.orientation, image.position, image.location
+    return repr((grid, image.trigger, image.delay, image.temporal, image.echo, image.echo_time))
+
+
+def _is_copy(group: list[Image], other: list[Image]) -> bool:
+    """Whether each image of a series is one of another series, by appearance and every pixel."""
+    theirs: dict[str, list[Image]] = defaultdict(list)
+    for image in sorted(other, key=lambda i: i.instance or 0.0):
+        theirs[_appearance(image)].append(image)
+    matches = []
+    for image in sorted(group, key=lambda i: i.instance or 0.0):
+        left = theirs[_appearance(image)]
+        if not left:
+            return False
+        matches.append((image, left.pop(0)))
+
+    def equal(pairs: list[tuple[Image, Image]]) -> bool:
+        mine, others = (read_pixels([[i] for i in side]) for side in zip(*pairs, strict=True))
+        return all(map(np.array_equal, mine, others))
+
+    try:
+        return equal(matches[:1]) and equal(matches)  # one is enough to tell most that differ
+    except UserError:  # reading the slices will say so
+        return False
 
 
 def _chosen(series: Series, options: Options, images: list[Image], account: Account) -> list[Image]:
@@ -177,6 +230,8 @@ def _other_kind(image: Image) -> str | None:
     """What an image is instead of cine, as far as its header says it surely."""
     if _PHASE_IMAGES & set(image.image_type):
         return "phase maps"
+    if "MOSAIC" in image.image_type:  # many slices in one picture
+        return "mosaics"
     if _says(image, _TAGGING):
         return "tagging"
     if "cine" in image.words.casefold():  # "cine after LGE" is cine

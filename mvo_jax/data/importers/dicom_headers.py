@@ -3,15 +3,17 @@
 What a header must hold, and what is made of one that holds something else, is decided here alone.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mvo_jax.data.importers.cine import check_size, printable, reading
-from mvo_jax.data.importers.orientation import as_displayed, patient_affine
+from mvo_jax.data.importers.orientation import as_displayed, patient_affine, slice_normal
 from mvo_jax.data.importers.volume import Volume, scanned_volume
 from mvo_jax.errors import UserError
 
@@ -23,16 +25,20 @@ _FRAME_GROUPS = (
     "FrameContentSequence", "PlanePositionSequence", "PlaneOrientationSequence",
     "PixelMeasuresSequence",
 )  # fmt: skip
+# Transfer syntaxes that can only have lost something; of others the header must say it.
+_LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51)}
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
     "SeriesDescription", "ProtocolName", "PatientID", "PatientBirthDate", "PatientSex",
     "FrameOfReferenceUID", "Modality",
     "ImageType", "ScanningSequence", "SequenceVariant", "SequenceName", "EchoNumbers", "EchoTime",
-    "Rows", "Columns", "SamplesPerPixel", "PixelSpacing", "ImageOrientationPatient",
-    "ImagePositionPatient", "SliceLocation", "SliceThickness", "TriggerTime", "NominalInterval",
+    "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelSpacing",
+    "ImageOrientationPatient", "ImagePositionPatient", "SliceLocation", "SliceThickness",
+    "TriggerTime", "NominalInterval",
     "HeartRate", "NominalCardiacTriggerDelayTime", "TemporalPositionIdentifier",
     "AcquisitionTime", "InstanceNumber", "AcquisitionNumber", "CardiacNumberOfImages",
+    "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
     "NumberOfFrames", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence",
 ]  # fmt: skip
 
@@ -58,6 +64,7 @@ class Image:
     echo: float | None
     echo_time: float | None
     shape: tuple[int, int]
+    bits: int
     spacing: tuple[float, float] | None
     orientation: tuple[float, ...] | None
     position: tuple[float, ...] | None
@@ -71,6 +78,7 @@ class Image:
     acquisition: float
     interval: float
     cardiac_images: int
+    loss: str  # how it was compressed with loss; empty where it was not
 
     @property
     def name(self) -> str:
@@ -94,8 +102,7 @@ class Image:
         """Position along the normal of the slice, mm."""
         if self.orientation is None or self.position is None:
             return None
-        normal = np.cross(self.orientation[:3], self.orientation[3:])
-        return float(normal @ np.array(self.position))
+        return float(slice_normal(np.array(self.orientation)) @ np.array(self.position))
 
     @property
     def plane(self) -> np.ndarray | None:
@@ -222,20 +229,27 @@ def read_headers(path: Path) -> Iterator[Image]:
 
 
 def _number(value: Any) -> float | None:
-    return None if value in (None, "") else float(value)
+    if value in (None, ""):
+        return None
+    number = float(value)
+    if not math.isfinite(number):  # pydicom reads "nan", by which nothing can be put in order
+        raise ValueError(f"a number of the header is {number}")
+    return number
 
 
 def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
     if value is None or len(value) != count:
         return None
-    return tuple(float(v) for v in value)
+    numbers = tuple(number for v in value if (number := _number(v)) is not None)
+    return numbers if len(numbers) == count else None
 
 
 def _texts(value: Any) -> tuple[str, ...]:
     """The values of an element that may have one, several or none."""
     if value is None or value == "":
         return ()
-    return (str(value).upper(),) if isinstance(value, str) else tuple(str(v).upper() for v in value)
+    several = not isinstance(value, str) and isinstance(value, Iterable)
+    return tuple(str(v).upper() for v in (value if several else [value]))
 
 
 def _first(value: Any) -> float | None:
@@ -253,6 +267,17 @@ def _seconds(value: Any) -> float | None:
     except ValueError:
         return None
     return 1000.0 * (3600 * hours + 60 * minutes + seconds)
+
+
+def _loss(header: Any) -> str:
+    """How an image was once compressed with loss, as its header says, or its transfer syntax."""
+    syntax = header.file_meta.TransferSyntaxUID
+    if str(header.get("LossyImageCompression", "")) != "01" and syntax not in _LOSSY:
+        return ""
+    said = [*_texts(header.get("LossyImageCompressionMethod"))]
+    with contextlib.suppress(ValueError):  # no number, which is no reason to refuse an image
+        said += [f"{ratio}:1" for ratio in _texts(header.get("LossyImageCompressionRatio"))]
+    return ", ".join(said) or (syntax.name if syntax in _LOSSY else "how is not said")
 
 
 def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
@@ -283,6 +308,7 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
         "echo": _first(header.get("EchoNumbers")),
         "echo_time": _first(header.get("EchoTime")),
         "shape": (int(header.Rows), int(header.Columns)),
+        "bits": int(_number(header.get("BitsAllocated")) or 0),
         "spacing": _numbers(header.get("PixelSpacing"), 2),
         "orientation": _numbers(header.get("ImageOrientationPatient"), 6),
         "position": _numbers(header.get("ImagePositionPatient"), 3),
@@ -296,6 +322,7 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
         "acquisition": _number(header.get("AcquisitionNumber")) or 0.0,
         "interval": _number(header.get("NominalInterval")) or (60_000 / rate if rate > 0 else 0.0),
         "cardiac_images": int(_number(header.get("CardiacNumberOfImages")) or 0),
+        "loss": _loss(header),
     }
     return Image(**(fields | changes))
 

@@ -32,6 +32,7 @@ _LONGEST_BEAT_MS = 3000.0  # 20 beats a minute
 _LONGEST_PHASE_MS = 150.0
 _USUAL_BEAT_MS = 1200.0
 _REAL_TIME = re.compile(r"real.?time|free.?breath|(?<![a-z])rt(?![a-z])")
+_SAME_LOCATION_MM = 1.0  # slices are 5 mm apart and more; some round SliceLocation to 0.1 mm
 _LARGEST_GAP = 1.7  # of the usual time between phases
 # What distinguishes the phases of a slice, best first.
 _TIMES = (
@@ -61,6 +62,7 @@ def order_phases(images: Sequence[Image], options: Options, account: Account) ->
         UserError: phases cannot be told apart or put in order, or some are missing. The cause goes
             on with "the slice".
     """
+    _check_location(images)
     name, time = _time_of(images)
     kept = _one_echo(list(images), time, account)
     kept = _one_acquisition(kept, time, options, account)
@@ -70,6 +72,7 @@ def order_phases(images: Sequence[Image], options: Options, account: Account) ->
         kept = _one_run(kept, time, name, options, account)
     kept.sort(key=time)
     kept = _one_beat(kept, time, account, in_ms=name in _IN_MS)
+    _check_triggers(kept, name, account)
     times = np.array([time(image) for image in kept])
     gaps = np.diff(times)
     if (
@@ -83,6 +86,46 @@ def order_phases(images: Sequence[Image], options: Options, account: Account) ->
             "export the whole series again, or leave it out",
         )
     return kept
+
+
+def _check_location(images: Sequence[Image]) -> None:
+    """Check that images of one position state one SliceLocation.
+
+    Raises:
+        UserError: they state several; one of the two is no place.
+    """
+    places = sorted(i.location for i in images if i.location is not None and i.position is not None)
+    if places and places[-1] - places[0] > _SAME_LOCATION_MM:
+        raise UserError(
+            f"its {len(images)} images have one ImagePositionPatient, and SliceLocation from "
+            f"{places[0]:g} to {places[-1]:g} mm: which says where they lie is not sure",
+            "export the series again; if SliceLocation is right, take ImagePositionPatient out",
+        )
+
+
+def _check_triggers(images: Sequence[Image], name: str, account: Account) -> None:
+    """Check that what stands in for TriggerTime orders the images as those that have one say.
+
+    Args:
+        images: in order.
+        name: the tag by which they are.
+        account: gets a note where some lack a TriggerTime.
+
+    Raises:
+        UserError: it does not.
+    """
+    known = [image.trigger for image in images if image.trigger is not None]
+    if known != sorted(known):
+        raise UserError(
+            f"{len(known)} of {len(images)} images have a TriggerTime, and it contradicts {name}, "
+            "by which the others could be put in order",
+            "export the series again with TriggerTime in all images",
+        )
+    if 0 < len(known) < len(images):
+        account.notes.append(
+            f"{len(images) - len(known)} of {len(images)} images have no TriggerTime: phases are "
+            f"in the order of {name}"
+        )
 
 
 def _time_of(images: Sequence[Image]) -> tuple[str, Callable[[Image], float]]:

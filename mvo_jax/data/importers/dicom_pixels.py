@@ -10,15 +10,21 @@ from mvo_jax.data.importers.cine import check_size, printable, reading
 from mvo_jax.data.importers.dicom_headers import Image, read_file
 from mvo_jax.errors import UserError
 
+_NAN = np.float32("nan")
+
 
 def read_pixels(slices: Sequence[Sequence[Image]]) -> list[np.ndarray]:
     """Grey values of slices, each ``[T, H, W]``, after rescaling and with black at the low end.
+
+    Padding (PixelPaddingValue, PixelPaddingRangeLimit) is no image: it gets the lowest value of
+    the slice, so that it moves no grey window.
 
     Args:
         slices: images of each slice in time order.
 
     Raises:
-        UserError: too large, damaged, or compressed in a way no installed decoder reads.
+        UserError: too large, damaged, compressed in a way no installed decoder reads, or nothing
+            but padding.
     """
     images = [image for one in slices for image in one]
     check_size(images[0].path.parent, sum(i.shape[0] * i.shape[1] for i in images), 4)
@@ -34,8 +40,21 @@ def read_pixels(slices: Sequence[Sequence[Image]]) -> list[np.ndarray]:
                 stored = _pixels(image.path)  # a file of one frame has two axes
                 files[image.path] = stored.reshape(-1, *stored.shape[-2:])
             frames.append(files[image.path][image.frame])
-        out.append(np.stack(frames))
+        out.append(_without_padding(np.stack(frames), one[0].path))
     return out
+
+
+def _without_padding(cine: np.ndarray, path: Path) -> np.ndarray:
+    """A slice whose padding, NaN as ``_pixels`` gives it, is as dark as its darkest pixel."""
+    padding = np.isnan(cine) if cine.dtype.kind == "f" else np.zeros(1, bool)
+    if not padding.any():
+        return cine
+    if padding.all():
+        raise UserError(
+            f"{printable(path)}: every pixel of its slice is padding (PixelPaddingValue)",
+            "export the images again; if they are sound, take PixelPaddingValue out of the headers",
+        )
+    return np.where(padding, np.nanmin(cine), cine)
 
 
 def same_pixels(one: Path, other: Path) -> bool:
@@ -44,12 +63,13 @@ def same_pixels(one: Path, other: Path) -> bool:
     if first == second:
         return True
     try:
-        return np.array_equal(_pixels(one), _pixels(other))
+        return np.array_equal(_pixels(one), _pixels(other), equal_nan=True)
     except UserError:
         return False
 
 
 def _pixels(path: Path) -> np.ndarray:
+    """Grey values of a file; where it says that they are padding, NaN."""
     from pydicom.pixels import apply_modality_lut, get_decoder
 
     with reading(path, " as DICOM"):
@@ -74,14 +94,31 @@ def _pixels(path: Path) -> np.ndarray:
                 f"export the images again; if they are the low bits, HighBit is {stored - 1}",
             )
         raw = data.pixel_array
+        padding = _padding(raw, data)
         if data.get("PhotometricInterpretation", "") == "MONOCHROME1":  # low values are white
             raw = np.float32(2 ** int(data.BitsStored) - 1) - raw.astype(np.float32)
         steps = _frame_steps(data)
         if steps is not None:
             slope, intercept = (step.reshape(-1, 1, 1) for step in steps.T)
-            return raw.reshape(-1, *raw.shape[-2:]) * slope + intercept
-        values = apply_modality_lut(raw, data)
-        return values.astype(np.float32) if values.dtype == np.float64 else values
+            values = raw.reshape(-1, *raw.shape[-2:]) * slope + intercept
+        else:
+            values = apply_modality_lut(raw, data)
+        values = values.astype(np.float32) if values.dtype == np.float64 else values
+        if values.dtype.kind == "f":  # of a damaged slope; infinite pixels are refused, as NaN was
+            values = np.where(np.isnan(values), np.float32("inf"), values)
+        return values if padding is None else np.where(padding.reshape(values.shape), _NAN, values)
+
+
+def _padding(raw: np.ndarray, data: Any) -> np.ndarray | None:
+    """Which stored values are padding; None where none is."""
+    value = data.get("PixelPaddingValue")
+    if value is None or raw.dtype.kind not in "iu":
+        return None
+    limit = data.get("PixelPaddingRangeLimit")
+    # Written signed or unsigned by the representation of the pixels, and by some in spite of it.
+    ends = np.array([value, value if limit is None else limit], np.int64).astype(raw.dtype)
+    padding = (raw >= ends.min()) & (raw <= ends.max())
+    return padding if padding.any() else None
 
 
 def _frame_steps(data: Any) -> np.ndarray | None:

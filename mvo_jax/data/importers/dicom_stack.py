@@ -12,12 +12,14 @@ from mvo_jax.data.importers.cine import Options, RefusedSeries, Series, printabl
 from mvo_jax.data.importers.dicom_files import Account, find_images
 from mvo_jax.data.importers.dicom_headers import Image
 from mvo_jax.data.importers.dicom_phases import MIN_PHASES, order_phases
+from mvo_jax.data.importers.orientation import slice_normal
 from mvo_jax.errors import UserError
 
 # Tolerances; slices of one stack are 5 mm apart and more, views some 30 degrees and more.
 _SAME_TURN_DEGREES = 6.0
 _SAME_PLACE_MM = 0.5  # from one position to the next, and twice that from first to last
 _SAME_SPACING = 2e-3  # relative
+_OF_A_SOURCE = "series", "shape", "bits", "image_type"
 _SKEW = 0.05  # of lengths and cosines of directions: headers of two digits are 0.01 off
 # Direction of the long axis of the left ventricle in most people (left, posterior, head), and how
 # far that of a short-axis stack may lie from it; and how near an oblique stack comes to an axis of
@@ -59,7 +61,7 @@ class _Candidate:
 
     def __init__(self, images: list[Image], key: tuple, turn: np.ndarray | None, path: Any):
         self.images, self.key = images, key
-        self.normal = None if turn is None else np.cross(turn[:3], turn[3:])
+        self.normal = None if turn is None else slice_normal(turn)
         self.places = _places(images, self.normal, path)
         self.cine = [there for there in self.places if len(there) >= MIN_PHASES]
 
@@ -333,7 +335,7 @@ def _one_source(there: list[Image], options: Options, account: Account) -> list[
             sources.append([image])
     cine = [s for s in sources if len(s) >= MIN_PHASES]
     if not cine:
-        differ = " that differ in series, kind, size or spacing" if len(sources) > 1 else ""
+        differ = " that differ in series, kind, size, bits or spacing" if len(sources) > 1 else ""
         raise UserError(
             f"the slices have {list(map(len, sources))} images{differ}, {MIN_PHASES} are the least",
             f"export {there[0].name} again, or leave that slice out",
@@ -360,7 +362,7 @@ def _one_source(there: list[Image], options: Options, account: Account) -> list[
 
 
 def _is_same_source(one: Image, other: Image) -> bool:
-    if (one.series, one.shape, one.image_type) != (other.series, other.shape, other.image_type):
+    if any(getattr(one, name) != getattr(other, name) for name in _OF_A_SOURCE):
         return False
     if one.spacing is None or other.spacing is None:
         return one.spacing == other.spacing
@@ -399,6 +401,9 @@ def _say_what_is_odd(stack: Sequence[StackSlice], account: Account) -> None:
             for (shape, spacing), n in grids.items()
         )
         account.notes.append(f"the field of view changes: {sizes}")
+    used = [image for one in stack if one.refusal is None for image in one.images]
+    for loss, count in Counter(image.loss for image in used if image.loss).items():
+        account.notes.append(f"{count} of {len(used)} images were compressed with loss ({loss})")
     for one in stack:
         shift = 0.0 if one.refusal else _shift_in_plane(one.images)
         if shift > max(one.images[0].spacing or (1.0,)):

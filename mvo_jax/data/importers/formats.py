@@ -69,9 +69,12 @@ def choose_importer(source: Path, name: str = "auto") -> Importer:
         if importer.recognise(source):
             _tell_of_others(source, importer)
             return importer
+    remedy = f"say which with --format: {', '.join(IMPORTERS)}"
+    if source.is_dir() and any(path.suffix.lower() == ".zip" for path in files_below(source)):
+        remedy = f"unpack the .zip files in it, or {remedy}"
     raise UserError(
         f"{printable(source)} is in no format that is recognised: it holds {what_is_there(source)}",
-        f"say which with --format: {', '.join(IMPORTERS)}",
+        remedy,
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from mvo_jax.data.importers.cine import Series, printable
 from mvo_jax.data.importers.segments import join_drawings
-from mvo_jax.data.importers.volume import SAME_MM, Volume
+from mvo_jax.data.importers.volume import Volume, same_grid
 from mvo_jax.data.labels import MVO, has_mvo
 from mvo_jax.data.slices import CineSlice, Rejected
 from mvo_jax.errors import UserError
@@ -17,6 +17,8 @@ from mvo_jax.errors import UserError
 # depth of breath-holds move the heart by a millimetre or two, so which is nearer by less is chance.
 _TIE = 0.05
 _HALF = 0.5 * (1 + _TIE)  # of the slice distance: as far as a slice reaches
+# A ventricle is some 100 mm long: of base, middle and apex alone two are at most 50 mm apart.
+_FARTHEST_MM = 60.0
 _ROUNDING = 1e-3  # of a pixel: affines are stored in float32, and halves go up, not to even
 # Degrees between slices of LGE and cine. Planned on one another they differ by a few; beyond this a
 # crop's edge lies a slice and more away from the plane of the other.
@@ -95,8 +97,16 @@ def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> Placed
         drawn = [has_mvo(one) for one in volume]
         return PlacedMask(list(volume), drawn, (), numbers, mask.notes)
     positions = _positions(mask, slices)
-    notes = (*mask.notes, *_check_grids(mask, slices, positions))
-    taken = _sources(positions, _slice_distance(positions, mask, slices[0]), len(volume))
+    notes = (*mask.notes, *_check_grids(mask, slices))
+    distance = _slice_distance(positions, mask, slices[0])
+    for path, mm in ((slices[0].path, distance * mask.slice_mm), (mask.path, mask.slice_mm)):
+        if mm > _FARTHEST_MM:
+            raise UserError(
+                f"{printable(path)}: its slices are {mm:g} mm apart, which are not those of one "
+                "heart",
+                "correct the distance of the slices in its header",
+            )
+    taken = _sources(positions, distance, len(volume))
     labels, drawn = [], []
     for one, position, sources in zip(slices, positions, taken, strict=True):
         joined = np.zeros(one.data.shape[2:], np.uint8)
@@ -207,7 +217,7 @@ def _unplaced(
     return tuple(out)
 
 
-def _check_grids(mask: Volume, slices: Sequence[Volume], positions: np.ndarray) -> list[str]:
+def _check_grids(mask: Volume, slices: Sequence[Volume]) -> list[str]:
     """Refuse a mask whose grid contradicts the cine's; a note of one that is merely another.
 
     Raises:
@@ -215,13 +225,8 @@ def _check_grids(mask: Volume, slices: Sequence[Volume], positions: np.ndarray) 
     """
     cine, name = slices[0], printable(mask.path)
     steps = np.linalg.norm(mask.affine[:3, :3], axis=0)
-    plane = (0, 1, 3)
     same_shape = mask.data.shape[1:] == (len(slices), *cine.data.shape[2:])
-    if (
-        same_shape
-        and np.allclose(mask.affine[:, plane], cine.affine[:, plane], rtol=0, atol=SAME_MM)
-        and np.allclose(positions, np.arange(len(slices)), rtol=0, atol=SAME_MM)
-    ):
+    if same_shape and all(map(same_grid, mask.slices(), slices)):
         return []
     if mask.is_default or cine.is_default:
         which, other = (mask, cine) if mask.is_default else (cine, mask)
@@ -239,6 +244,14 @@ def _check_grids(mask: Volume, slices: Sequence[Volume], positions: np.ndarray) 
             f"{printable(cine.path)}",
             "check the orientation of both; resample the mask onto the slices of the cine",
         )
+    height, width = cine.data.shape[2:]
+    exchanged = height != width and mask.data.shape[2:] == (width, height)
+    if exchanged and np.allclose(mask.affine, cine.affine, rtol=0, atol=_SAME_TURN):
+        raise UserError(
+            f"{name} has {height}x{width} pixels and {printable(cine.path)} {width}x{height}, on "
+            "one orientation: rows and columns of one of them look exchanged",
+            _COPY_HEADER,
+        )
     if not same_shape:
         return []
     own_steps = np.linalg.norm(cine.affine[:3, :2], axis=0)
@@ -250,10 +263,11 @@ def _check_grids(mask: Volume, slices: Sequence[Volume], positions: np.ndarray) 
             "from another corner: signs of its orientation look lost, and it may be mirrored",
             _COPY_HEADER,
         )
-    apart = float(np.abs(mask.affine - cine.affine)[:3, 3].max())
+    pairs = zip(mask.slices(), slices, strict=True)
+    apart = max(np.linalg.norm(a.corners - b.corners, axis=1).max() for a, b in pairs)
     return [
         f"{printable(mask.path.name)} has the shape of {printable(cine.path.name)} on another grid "
-        f"(corners {apart:.1f} mm apart): its labels are taken where its orientation says"
+        f"(corners up to {apart:.1f} mm apart): its labels are taken where its orientation says"
     ]
 
 

@@ -23,7 +23,7 @@ from mvo_jax.data.importers.cvi42 import is_workspace
 from mvo_jax.data.importers.mask_files import SUFFIX as MASK_SUFFIX
 from mvo_jax.data.importers.mask_files import read_mask
 from mvo_jax.data.importers.masks import to_slices
-from mvo_jax.data.importers.volume import Volume, check_shape, read_cine, read_volume
+from mvo_jax.data.importers.volume import Volume, check_shape, read_cine, read_volume, same_grid
 from mvo_jax.data.importers.walk import files_below
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
@@ -218,6 +218,21 @@ def without_cine(
     yield from _in_other_forms(source, known, cases, [*named_by_table, *used])
 
 
+def cines_by_name(source: Path, read: Collection[Path]) -> dict[Path, str]:
+    """NIfTI files that are named like a cine or one of its phases and are not read, with its case.
+
+    Args:
+        source: folder.
+        read: files that are.
+    """
+    expressions = [pattern_to_regex(pattern) for pattern in (CINE_PATTERN, PHASE_PATTERN)]
+    return {
+        path: match["case"]
+        for path in files_below(source)
+        if path not in read and (match := _first_match(expressions, name_below(source, path)))
+    }
+
+
 def _in_other_forms(
     source: Path, known: Collection[Path], cases: Collection[str], read: Iterable[Path]
 ) -> Iterator[Series]:
@@ -347,7 +362,7 @@ def _read_phases(name: str, phases: list[tuple[int, Path]]) -> Volume:
     volumes = [first, *(read_volume(path, axes=3) for _, path in phases[1:])]
     for volume in volumes:
         check_shape(volume, first, "the first phase")
-        if not np.allclose(volume.affine, first.affine, rtol=0, atol=1e-2):
+        if not same_grid(volume, first):
             raise UserError(
                 f"{printable(volume.path)} lies elsewhere than {printable(first.path)}",
                 "all phases of a case have one grid",

@@ -189,6 +189,23 @@ def _reversed(data: np.ndarray, affine: np.ndarray, axis: int) -> tuple[np.ndarr
     return np.flip(data, -1 - axis), affine
 
 
+def slice_normal(orientation: np.ndarray) -> np.ndarray:
+    """The direction in which slices of a DICOM stack are numbered, as those of ``turn_of``.
+
+    It is the normal that columns and rows span as they are displayed.
+
+    Args:
+        orientation: see ``patient_affine``.
+
+    Returns:
+        Float ``[3]``, counted as ``orientation``.
+    """
+    to_ras = np.array([-1.0, -1.0, 1.0])
+    column, row = orientation[:3], orientation[3:]
+    flip_rows, flip_columns = display_flips(column * to_ras, row * to_ras)
+    return np.cross(column, row) * (-1 if flip_rows != flip_columns else 1)
+
+
 def patient_affine(
     orientation: np.ndarray, position: np.ndarray, steps: Sequence[float]
 ) -> np.ndarray:

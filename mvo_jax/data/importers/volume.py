@@ -27,8 +27,13 @@ _SAME_SIZE = 0.01  # relative: pixdim and sform are rounded each for itself, to 
 # Cosine between two axes: 6 degrees, more than a gantry or a rounded header turns one axis against
 # another, less than any lost sign does.
 _SKEW = 0.1
-SAME_MM = 1e-2  # of affines: closer grids are one; float32 of a corner 300 mm away is off by 2e-5,
-# text headers of six digits by 5e-4, and a hundredth of a pixel moves no label
+# Between the corners of two grids: closer ones are one. A label moves from half a pixel on, and the
+# smallest pixel has 0.2 mm; direction cosines of four digits are 0.02 mm off 300 mm away, and
+# positions are written to 0.01 mm.
+_SAME_MM = 0.05
+# Between sform and qform: a quaternion of four digits moves a corner 300 mm away by 0.1 mm.
+# Programs that register images write to the sform alone, so more is told and not refused.
+_QUATERNION_MM = 0.5
 _UNIT_MM = {"mm": 1.0, "unknown": 1.0, "meter": 1e3, "micron": 1e-3}
 
 
@@ -67,6 +72,13 @@ class Volume:
     def rule(self) -> int:
         """First version of the orientation rule under which it is displayed so."""
         return 1 if self.turn is None else self.turn.rule
+
+    @property
+    def corners(self) -> np.ndarray:
+        """Where the middles of the outermost voxels lie, RAS mm, float ``[8, 3]``."""
+        last = np.array(self.data.shape[:0:-1]) - 1
+        at = np.array(list(np.ndindex(2, 2, 2))) * last
+        return at @ self.affine[:3, :3].T + self.affine[:3, 3]
 
     def slices(self) -> list["Volume"]:
         """Each slice as a volume of its own, ``data`` ``[T, 1, H, W]``."""
@@ -248,6 +260,15 @@ def _check_header_agrees(name: str, header: Any, shape: tuple[int, ...], turn: T
                 f"{name} contradicts itself: its sform and its qform turn the image differently",
                 "find out which is right and write the file again with it in both",
             )
+        ends = np.array([*np.ndindex(2, 2, 2)]) * (np.array(shape[:3]) - 1)
+        between = np.array(header.get_sform() - header.get_qform(), float)
+        apart = ends @ between[:3, :3].T + between[:3, 3]
+        farthest = float(np.linalg.norm(apart, axis=1).max())
+        if farthest > _QUATERNION_MM:
+            notes.append(
+                f"{name}: its sform and its qform lie up to {farthest:.1f} mm apart; the sform is "
+                "taken"
+            )
     return notes
 
 
@@ -284,6 +305,13 @@ def read_cine(path: Path) -> Volume:
     return cine
 
 
+def same_grid(one: Volume, other: Volume) -> bool:
+    """Whether two volumes have the same voxels in the same places."""
+    return one.data.shape[1:] == other.data.shape[1:] and np.allclose(
+        one.corners, other.corners, rtol=0, atol=_SAME_MM
+    )
+
+
 def check_shape(mask: Volume, cine: Volume, of: str) -> None:
     """Check that a mask lies on the grid of what it was drawn on.
 
@@ -298,8 +326,7 @@ def check_shape(mask: Volume, cine: Volume, of: str) -> None:
     shape = cine.data.shape if len(mask.data) > 1 else (1, *cine.data.shape[1:])
     if mask.data.shape != shape:
         raise UserError(f"{printable(mask.path)} has another shape than {of}", "copy both again")
-    alike = mask.turn == cine.turn or np.allclose(mask.affine, cine.affine, rtol=0, atol=SAME_MM)
-    if not alike:
+    if mask.turn != cine.turn and not same_grid(mask, cine):
         raise UserError(
             f"{printable(mask.path)} has another orientation than {of}: it may be mirrored",
             "write it with the header of the image it was drawn on",

@@ -412,9 +412,9 @@ def test_a_choice_among_series(options, shift, tmp_path):
 
 
 def two_examinations(folder: Path) -> None:
-    for study, name in (("1.2.1", "A17"), ("1.2.2", "B02")):
+    for study, name, cine in (("1.2.1", "A17", CINE), ("1.2.2", "B02", OTHER)):
         writers.write_series(
-            folder / "export" / name, CINE, StudyInstanceUID=study, PatientID="ANON",
+            folder / "export" / name, cine, StudyInstanceUID=study, PatientID="ANON",
             FrameOfReferenceUID=f"{study}.1", SeriesInstanceUID=f"{study}.5",
             origin=(0, 0, 3 * len(study)),
         )  # fmt: skip

@@ -331,6 +331,7 @@ def same_slice_twice(folder: Path) -> None:
     for path in sorted(out.iterdir()):
         image = pydicom.dcmread(path)
         image.SeriesInstanceUID = "1.2.4"
+        writers.set_pixels(image, image.pixel_array + 1)  # scanned again, no copy
         image.save_as(out / f"again_{path.name}")
 
 

@@ -473,3 +473,18 @@ def test_an_empty_slice_of_a_mask_is_no_second_split(tmp_path):
         inspection.add(one)
     assert "unlabelled" in inspection.splits
     assert [finding.check for finding in inspection.findings() if finding.is_fault] == []
+
+
+@pytest.mark.parametrize(("slice_mm", "wrong_by"), [(0.8, 0.02), (40.0, 0.3)])
+def test_whether_two_grids_are_one_is_asked_in_millimetres(slice_mm, wrong_by, tmp_path):
+    """Of thin slices 0.02 mm are rounding, of thick ones 0.3 mm are another place."""
+    save(tmp_path / "A17_cine.nii.gz", stack(3), step_mm=slice_mm)
+    save(tmp_path / "A17_lge_mask.nii.gz", drawings(3, 1), wrong_by, step_mm=slice_mm)
+    assert ("on another grid" in read(tmp_path)[0].note) is (wrong_by > 0.1)
+
+
+def test_a_pixel_that_is_rounded_moves_the_far_corner(tmp_path):
+    """0.009 mm are nothing of a pixel and 0.3 mm over 31 of them."""
+    save(tmp_path / "A17_cine.nii.gz", stack(2))
+    save(tmp_path / "A17_lge_mask.nii.gz", drawings(2, 1), pixel_mm=PIXEL_MM + 0.009)
+    assert "corners up to 0.4 mm apart" in read(tmp_path)[0].note
