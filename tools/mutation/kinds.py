@@ -35,7 +35,12 @@ GREY = (CINE[:, 1] // 2).astype(np.uint16)
 HOLED = CINE[:, 1].astype(np.float32).copy()
 HOLED[2, 3, 4] = np.nan
 
-Kinds = dict[str, Change | tuple[Change, tuple[str, ...]]]  # by name; with the columns, if any
+Kind = Change | tuple[Change, tuple[str, ...]]  # with the columns, if any
+Kinds = dict[str, Kind]  # by name
+
+
+def _with_columns(kind: Kind) -> tuple[Change, tuple[str, ...]]:
+    return (kind, ()) if callable(kind) else kind
 
 
 def _spoilt(name: str, where: str, *, header: bool = True) -> Kinds:
@@ -296,7 +301,7 @@ _KINDS: dict[str, dict[str, Kinds]] = {
     },
 }
 MUTATIONS = [
-    Mutation(name, form, group, *(kind if isinstance(kind, tuple) else (kind,)))
+    Mutation(name, form, group, *_with_columns(kind))
     for form, groups in _KINDS.items()
     for group, kinds in groups.items()
     for name, kind in kinds.items()
