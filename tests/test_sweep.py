@@ -1,10 +1,10 @@
 """Grids of settings in config files, and the rows and configs that a study makes of them."""
 
 import pytest
-from absl import flags
 
 from mvo_jax import sweep as hyper
 from mvo_jax.cli import study
+from mvo_jax.cli.flags import Flags
 from mvo_jax.errors import UserError
 
 RATE, WIDTH = "config.optimizer.learning_rate", "config.model.width"
@@ -44,8 +44,8 @@ def test_names_tell_settings_apart():
             hyper.rows(grid)  # pyright: ignore[reportArgumentType]
 
 
-def values(path: object) -> flags.FlagValues:
-    found = flags.FlagValues()
+def values(path: object) -> Flags:
+    found = Flags()
     study._define(found)
     found(["study", f"--config={path}", "--out=unused"])
     return found

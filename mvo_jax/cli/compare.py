@@ -10,27 +10,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from mvo_jax.cli.flags import parse
+from mvo_jax.cli.flags import Flags, parse
 from mvo_jax.config_files import load_module
 from mvo_jax.devices.cluster import find_cluster
 from mvo_jax.errors import EXIT_FINDINGS, UserError
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
+def _define(values: Flags) -> None:
+    values.string(
         "config",
         None,
         "Config file with rows, configs/baselines.py; --config.KEY=VALUE applies to all rows.",
-        flag_values=values,
         required=True,
     )
-    flags.DEFINE_string("out", None, "Folder of the comparison.", flag_values=values, required=True)
-    flags.DEFINE_list("systems", ["all"], "Rows: all, or names with commas.", flag_values=values)
-    flags.DEFINE_list("seeds", ["0"], "Seeds; one run for each.", flag_values=values)
-    flags.DEFINE_bool("quick", False, "The reduced forms (NAME-quick).", flag_values=values)
-    flags.DEFINE_string("split", "test", "Split to compare on.", flag_values=values)
+    values.string("out", None, "Folder of the comparison.", required=True)
+    values.list("systems", ["all"], "Rows: all, or names with commas.")
+    values.list("seeds", ["0"], "Seeds; one run for each.")
+    values.bool("quick", False, "The reduced forms (NAME-quick).")
+    values.string("split", "test", "Split to compare on.")
 
 
 def separate(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -4,31 +4,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 
-from mvo_jax.cli.flags import parse
+from mvo_jax.cli.flags import Flags, parse
 from mvo_jax.errors import UserError
 from mvo_jax.interop.layouts import LAYOUTS
 from mvo_jax.interop.weight_rules import flatten
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
+def _define(values: Flags) -> None:
+    values.string(
         "source",
         None,
         "A torch checkpoint (.pth, .safetensors), to convert to ours; or a run folder or a file "
         "converted before, to write for torch.",
-        flag_values=values,
         required=True,
     )
-    flags.DEFINE_string(
-        "out",
-        None,
-        "File to write: .safetensors, or .pth for torch.",
-        flag_values=values,
-        required=True,
-    )
-    flags.DEFINE_string(
+    values.string("out", None, "File to write: .safetensors, or .pth for torch.", required=True)
+    values.string(
         "layout",
         None,
         "Names on the torch side, by model: "
@@ -36,25 +28,20 @@ def _define(values: flags.FlagValues) -> None:
             f"{model}: {', '.join(layout.name for layout in layouts)}"
             for model, layouts in LAYOUTS.items()
         ),
-        flag_values=values,
         required=True,
     )
-    flags.DEFINE_bool(
+    values.bool(
         "adapt_stem",
         False,
         "Change a stem of 3 input channels to 1 (sum) or of 1 to 3 (a third each), which keeps the "
         "response to grey frames.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
+    values.string(
         "weights_key",
         "",
         "Of a torch checkpoint with several sets of weights (model, model_ema): which one.",
-        flag_values=values,
     )
-    flags.DEFINE_enum(
-        "checkpoint", "best", ["best", "latest"], "Which one of a run folder.", flag_values=values
-    )
+    values.enum("checkpoint", "best", ["best", "latest"], "Which one of a run folder.")
 
 
 def main(arguments: list[str]) -> None:

@@ -7,30 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from mvo_jax.cli.compare import read_seeds, separate
-from mvo_jax.cli.flags import parse
+from mvo_jax.cli.flags import Flags, parse
 from mvo_jax.cli.study import define_work_flags, do_all, refuse_cluster, verify
 from mvo_jax.errors import UserError
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
+def _define(values: Flags) -> None:
+    values.string(
         "config",
         None,
         "Experiment: NAME or FILE.py; --config.data.name=cohort --config.data.dir=COHORT.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
-        "out", None, "Folder of the cross-validation.", flag_values=values, required=True
-    )
-    flags.DEFINE_integer("folds", 5, "Folds, by patient.", lower_bound=3, flag_values=values)
-    flags.DEFINE_list("seeds", ["0"], "Seeds; each trains all folds.", flag_values=values)
+    values.string("out", None, "Folder of the cross-validation.", required=True)
+    values.integer("folds", 5, "Folds, by patient.", lower_bound=3)
+    values.list("seeds", ["0"], "Seeds; each trains all folds.")
     define_work_flags(values, keep_runs=True)
 
 
-def _comparison(values: flags.FlagValues, overrides: Sequence[str]) -> Any:
+def _comparison(values: Flags, overrides: Sequence[str]) -> Any:
     """One row a fold."""
     from mvo_jax.comparison import Comparison
     from mvo_jax.data.cohort.storage import MANIFEST, open_cohort

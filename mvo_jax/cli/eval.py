@@ -4,39 +4,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from mvo_jax.cli.flags import define_process_flags, joined, parse
+from mvo_jax.cli.flags import Flags, define_process_flags, joined, parse
 from mvo_jax.errors import UserError
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values, required=True)
-    flags.DEFINE_string(
-        "split",
-        "test",
-        "Split to evaluate: test, test_large, validation, train.",
-        flag_values=values,
+def _define(values: Flags) -> None:
+    values.string("workdir", None, "Folder of the run.", required=True)
+    values.string("split", "test", "Split to evaluate: test, test_large, validation, train.")
+    values.enum("checkpoint", "best", ["best", "latest"], "Which checkpoint.")
+    values.string("data_dir", None, "Where the data lie now, if not where the run had them.")
+    values.integer(
+        "batch_size", None, "Clips a batch, in place of config.eval.batch_size.", lower_bound=1
     )
-    flags.DEFINE_enum(
-        "checkpoint", "best", ["best", "latest"], "Which checkpoint.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "data_dir",
-        None,
-        "Where the data lie now, if not where the run had them.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "batch_size",
-        None,
-        "Clips a batch, in place of config.eval.batch_size.",
-        lower_bound=1,
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "out", None, "Folder for the files, in place of the run's own.", flag_values=values
-    )
+    values.string("out", None, "Folder for the files, in place of the run's own.")
     define_process_flags(values)
 
 
@@ -66,7 +46,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     return summary
 
 
-def _print(values: flags.FlagValues, summary: Mapping[str, Any]) -> None:
+def _print(values: Flags, summary: Mapping[str, Any]) -> None:
     from mvo_jax.run import report_suffix
 
     suffix = report_suffix(values.split, values.checkpoint)

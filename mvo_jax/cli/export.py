@@ -2,36 +2,24 @@
 
 from pathlib import Path
 
-from absl import flags
-
-from mvo_jax.cli.flags import parse
+from mvo_jax.cli.flags import Flags, parse
 from mvo_jax.errors import UserError
 
 _FORMS = ("onnx", "jax")  # bundles.about.MODELS, repeated because that module imports numpy
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values, required=True)
-    flags.DEFINE_string("out", None, "Folder to write.", flag_values=values, required=True)
-    flags.DEFINE_list(
-        "format", list(_FORMS), "Of the model: onnx, jax or both.", flag_values=values
+def _define(values: Flags) -> None:
+    values.string("workdir", None, "Folder of the run.", required=True)
+    values.string("out", None, "Folder to write.", required=True)
+    values.list("format", list(_FORMS), "Of the model: onnx, jax or both.")
+    values.enum("checkpoint", "best", ["best", "latest"], "Which checkpoint.")
+    values.integer(
+        "check", 4, "Simulated clips that every file is run on.", lower_bound=1, upper_bound=1000
     )
-    flags.DEFINE_enum(
-        "checkpoint", "best", ["best", "latest"], "Which checkpoint.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "check",
-        4,
-        "Simulated clips that every file is run on.",
-        lower_bound=1,
-        upper_bound=1000,
-        flag_values=values,
-    )
-    flags.DEFINE_string(
+    values.string(
         "data_dir",
         None,
         "Where the run's own data lie now; read only if the run was never evaluated.",
-        flag_values=values,
     )
 
 

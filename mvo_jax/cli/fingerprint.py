@@ -3,38 +3,23 @@
 import contextlib
 import os
 
-from absl import flags
-
-from mvo_jax.cli.flags import parse
+from mvo_jax.cli.flags import Flags, parse
 from mvo_jax.errors import EXIT_COMPARISON, UserError
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
-        "out", "", "JSON file to write this machine's results to.", flag_values=values
-    )
-    flags.DEFINE_list(
-        "compare", [], "Two such files to compare, A.json,B.json.", flag_values=values
-    )
-    flags.DEFINE_enum(
-        "dtype", "float32", ["float32", "float64"], "Precision to compute in.", flag_values=values
-    )
-    flags.DEFINE_enum(
-        "size", "small", ["small", "full"], "8x32x32, or the paper's network.", flag_values=values
-    )
-    flags.DEFINE_integer(
+def _define(values: Flags) -> None:
+    values.string("out", "", "JSON file to write this machine's results to.")
+    values.list("compare", [], "Two such files to compare, A.json,B.json.")
+    values.enum("dtype", "float32", ["float32", "float64"], "Precision to compute in.")
+    values.enum("size", "small", ["small", "full"], "8x32x32, or the paper's network.")
+    values.integer(
         "devices",
         0,
         "How many of the devices, a divisor of 8; 0 for all. On a CPU as many are simulated.",
         lower_bound=0,
-        flag_values=values,
     )
-    flags.DEFINE_string(
-        "lowering", "auto", "How convolutions run, as config.model.lowering.", flag_values=values
-    )
-    flags.DEFINE_float(
-        "scale", 1.0, "Multiplies the tolerances of --compare.", lower_bound=0, flag_values=values
-    )
+    values.string("lowering", "auto", "How convolutions run, as config.model.lowering.")
+    values.float("scale", 1.0, "Multiplies the tolerances of --compare.", lower_bound=0)
 
 
 def main(arguments: list[str]) -> None:

@@ -32,13 +32,31 @@ _TAKES = {
 QUOTES = "'\""  # around the key in ml_collections' messages, once or twice
 
 
+def _method(define: Callable[..., Any]) -> Callable[..., None]:
+    def method(self: "Flags", *about: Any, **options: Any) -> None:
+        define(*about, flag_values=self, **options)
+
+    return method
+
+
+class Flags(flags.FlagValues):
+    """Flags of one verb: defined as absl's are (name, default, help), but in this object alone."""
+
+    string = _method(flags.DEFINE_string)
+    integer = _method(flags.DEFINE_integer)
+    float = _method(flags.DEFINE_float)
+    bool = _method(flags.DEFINE_bool)
+    enum = _method(flags.DEFINE_enum)
+    list = _method(flags.DEFINE_list)
+
+
 def parse(
     arguments: list[str],
-    define: Callable[[flags.FlagValues], None] = lambda values: None,
+    define: Callable[[Flags], None] = lambda values: None,
     *,
     with_config: bool = False,
     positional: Sequence[str] = (),
-) -> flags.FlagValues:
+) -> Flags:
     """Parse a command line with flags of its own, leaving absl's global flags alone.
 
     Args:
@@ -55,9 +73,9 @@ def parse(
         UserError: an unknown flag or key (with a suggestion), a value of another type, or a config
             file that cannot be loaded.
     """
-    values = flags.FlagValues()
+    values = Flags()
     define(values)
-    flags.DEFINE_bool("help", False, "Show the flags.", short_name="h", flag_values=values)
+    values.bool("help", False, "Show the flags.", short_name="h")
     if {"--help", "-h"} & set(arguments):  # before required flags are missed
         _print_help(values, with_config)
         raise SystemExit(0)
@@ -123,20 +141,19 @@ def _refuse_typeset_dash(arguments: list[str]) -> None:
             )
 
 
-def _print_help(values: flags.FlagValues, with_config: bool) -> None:
+def _print_help(values: Flags, with_config: bool) -> None:
     if with_config:
-        flags.DEFINE_string(
+        values.string(
             "config",
             None,
             f"Experiment: NAME or FILE.py, and :ARGUMENT. Names: {', '.join(available())}.",
-            flag_values=values,
         )
     print(values.get_help())
     if with_config:
         print(f"\nKeys of every config, and those of its model:\n{settings.describe()}")
 
 
-def _define_config(values: flags.FlagValues, arguments: Sequence[str]) -> list[str]:
+def _define_config(values: Flags, arguments: Sequence[str]) -> list[str]:
     """Load the file of ``--config``, define its keys as flags, and return the other arguments."""
     from ml_collections import config_flags
 
@@ -154,40 +171,29 @@ def _define_config(values: flags.FlagValues, arguments: Sequence[str]) -> list[s
     return rest
 
 
-def define_process_flags(values: flags.FlagValues) -> None:
+def define_process_flags(values: Flags) -> None:
     """Flags of the verbs that several processes can run together (docs/cluster.md)."""
-    flags.DEFINE_enum(
+    values.enum(
         "distributed",
         "auto",
         ["auto", "on", "off"],
         "Several processes as one run: where the environment says so, required, or never.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
-        "coordinator_address",
-        None,
-        "HOST:PORT of process 0; JAX finds it under Slurm and on TPUs.",
-        flag_values=values,
+    values.string(
+        "coordinator_address", None, "HOST:PORT of process 0; JAX finds it under Slurm and on TPUs."
     )
-    flags.DEFINE_integer(
-        "num_processes", None, "How many processes.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_integer(
-        "process_id", None, "Which of them this is.", lower_bound=0, flag_values=values
-    )
-    flags.DEFINE_integer(
-        "join_seconds", 300, "How long to wait for the others.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_integer(
+    values.integer("num_processes", None, "How many processes.", lower_bound=1)
+    values.integer("process_id", None, "Which of them this is.", lower_bound=0)
+    values.integer("join_seconds", 300, "How long to wait for the others.", lower_bound=1)
+    values.integer(
         "peer_seconds",
         30,
         "A process whose host has been silent for so long is dead.",
         lower_bound=5,
-        flag_values=values,
     )
 
 
-def joined(values: flags.FlagValues) -> AbstractContextManager[None]:
+def joined(values: Flags) -> AbstractContextManager[None]:
     """Be part of the cluster that the flags and the environment name, while the body runs.
 
     Raises:
@@ -207,59 +213,37 @@ def joined(values: flags.FlagValues) -> AbstractContextManager[None]:
     )
 
 
-def define_source_flags(values: flags.FlagValues) -> None:
+def define_source_flags(values: Flags) -> None:
     """Flags that say how a source is to be read; the same for every verb that reads one."""
     from mvo_jax.data.importers.formats import IMPORTERS
     from mvo_jax.data.importers.table import COLUMNS
 
-    flags.DEFINE_string("source", None, "Folder, image file or .zip.", flag_values=values)
-    flags.DEFINE_string(
-        "format", "auto", f"Format: auto, {', '.join(IMPORTERS)}.", flag_values=values
+    values.string("source", None, "Folder, image file or .zip.")
+    values.string("format", "auto", f"Format: auto, {', '.join(IMPORTERS)}.")
+    values.string("table", None, f"CSV about the cases; columns: {', '.join(COLUMNS)}.")
+    values.string("cine_pattern", None, "NIfTI: path of a cine, like '{case}_cine.nii.gz'.")
+    values.string("mask_pattern", None, "NIfTI: path of its LGE mask, with {case}.")
+    values.list(
+        "mask_values", [], "Meaning of mask values, like 0=background,1=myocardium,2=infarct,3=mvo."
     )
-    flags.DEFINE_string(
-        "table", None, f"CSV about the cases; columns: {', '.join(COLUMNS)}.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "cine_pattern",
-        None,
-        "NIfTI: path of a cine, like '{case}_cine.nii.gz'.",
-        flag_values=values,
-    )
-    flags.DEFINE_string(
-        "mask_pattern", None, "NIfTI: path of its LGE mask, with {case}.", flag_values=values
-    )
-    flags.DEFINE_list(
-        "mask_values",
-        [],
-        "Meaning of mask values, like 0=background,1=myocardium,2=infarct,3=mvo.",
-        flag_values=values,
-    )
-    flags.DEFINE_float(
-        "pixel_mm", None, "Side of a pixel, for formats that do not store it.", flag_values=values
-    )
-    flags.DEFINE_enum(
+    values.float("pixel_mm", None, "Side of a pixel, for formats that do not store it.")
+    values.enum(
         "patient_from",
         "header",
         ["header", "folder"],
         "DICOM: whether PatientID or the folder's name tells patients apart.",
-        flag_values=values,
     )
-    flags.DEFINE_enum(
+    values.enum(
         "repeats",
         None,
         ["first", "last"],
         "DICOM: which of several acquisitions of a slice to take.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
-        "series", None, "DICOM: number or description of the series to take.", flag_values=values
-    )
-    flags.DEFINE_bool(
-        "still_images", False, "Take single images (LGE) in place of a cine.", flag_values=values
-    )
+    values.string("series", None, "DICOM: number or description of the series to take.")
+    values.bool("still_images", False, "Take single images (LGE) in place of a cine.")
 
 
-def source_options(values: flags.FlagValues) -> "Options":
+def source_options(values: Flags) -> "Options":
     """What the flags of ``define_source_flags`` say.
 
     Raises:

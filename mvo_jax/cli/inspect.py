@@ -3,24 +3,20 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import flags
-
-from mvo_jax.cli.flags import define_source_flags, parse, source_options
+from mvo_jax.cli.flags import Flags, define_source_flags, parse, source_options
 from mvo_jax.errors import EXIT_FINDINGS, UserError
 
 if TYPE_CHECKING:
     from mvo_jax.inspect_images import Inspected
 
 
-def _define(values: flags.FlagValues) -> None:
+def _define(values: Flags) -> None:
     define_source_flags(values)
-    flags.DEFINE_string("out", "inspection.html", "Page to write.", flag_values=values)
-    flags.DEFINE_integer(
-        "tiles", 48, "Most clips to show.", lower_bound=0, upper_bound=1000, flag_values=values
-    )
-    flags.DEFINE_integer("frames", 30, "Of a source: frames a clip.", flag_values=values)
-    flags.DEFINE_integer("image_size", 64, "Of a source: pixels of a side.", flag_values=values)
-    flags.DEFINE_float("spacing_mm", 2.0, "Of a source: side of a pixel.", flag_values=values)
+    values.string("out", "inspection.html", "Page to write.")
+    values.integer("tiles", 48, "Most clips to show.", lower_bound=0, upper_bound=1000)
+    values.integer("frames", 30, "Of a source: frames a clip.")
+    values.integer("image_size", 64, "Of a source: pixels of a side.")
+    values.float("spacing_mm", 2.0, "Of a source: side of a pixel.")
 
 
 def _print(found: "Inspected") -> None:

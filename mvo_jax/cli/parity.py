@@ -5,33 +5,19 @@ import os
 import platform
 import time
 
-from absl import flags
-
-from mvo_jax.cli.flags import parse
+from mvo_jax.cli.flags import Flags, parse
 from mvo_jax.errors import EXIT_COMPARISON, UserError
 from mvo_jax.interop.torch_models import TWINS
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_enum("model", "mvo_net", list(TWINS), "Which network.", flag_values=values)
-    flags.DEFINE_enum(
-        "dtype",
-        "float64",
-        ["float64", "float32", "both"],
-        "Precision to compare in.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "steps", 100, "Training steps of AdamW and of SGD.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_bool(
-        "full_size", True, "Also one forward pass of the published network.", flag_values=values
-    )
-    flags.DEFINE_integer(
-        "jobs", 2, "Processes that share the work.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_string("report", "", "HTML page to write.", flag_values=values)
-    flags.DEFINE_string("json", "", "JSON file to write.", flag_values=values)
+def _define(values: Flags) -> None:
+    values.enum("model", "mvo_net", list(TWINS), "Which network.")
+    values.enum("dtype", "float64", ["float64", "float32", "both"], "Precision to compare in.")
+    values.integer("steps", 100, "Training steps of AdamW and of SGD.", lower_bound=1)
+    values.bool("full_size", True, "Also one forward pass of the published network.")
+    values.integer("jobs", 2, "Processes that share the work.", lower_bound=1)
+    values.string("report", "", "HTML page to write.")
+    values.string("json", "", "JSON file to write.")
 
 
 def main(arguments: list[str]) -> None:

@@ -1,21 +1,17 @@
 """``python -m mvo_jax phantom --preset paper --data_dir data``: generate a simulated cohort."""
 
-from absl import flags
-
-from mvo_jax.cli.flags import parse
+from mvo_jax.cli.flags import Flags, parse
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("data_dir", "data", "Folder that holds cohorts.", flag_values=values)
-    flags.DEFINE_string("preset", "paper", "easy, paper or null.", flag_values=values)
-    flags.DEFINE_string("size", "paper", "paper, demo, small, tiny...", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "Seed of the cohort.", flag_values=values)
-    flags.DEFINE_integer("frames", 30, "Frames a cine.", flag_values=values)
-    flags.DEFINE_integer("image_size", 64, "Pixels along each side.", flag_values=values)
-    flags.DEFINE_integer("slices_per_patient", 1, "Slices of each patient.", flag_values=values)
-    flags.DEFINE_float(
-        "misregistration_mm", 3.2, "How far masks lie beside the cine.", flag_values=values
-    )
+def _define(values: Flags) -> None:
+    values.string("data_dir", "data", "Folder that holds cohorts.")
+    values.string("preset", "paper", "easy, paper or null.")
+    values.string("size", "paper", "paper, demo, small, tiny...")
+    values.integer("seed", 0, "Seed of the cohort.")
+    values.integer("frames", 30, "Frames a cine.")
+    values.integer("image_size", 64, "Pixels along each side.")
+    values.integer("slices_per_patient", 1, "Slices of each patient.")
+    values.float("misregistration_mm", 3.2, "How far masks lie beside the cine.")
 
 
 def main(arguments: list[str]) -> None:

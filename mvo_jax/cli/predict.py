@@ -3,72 +3,52 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from absl import flags
-
-from mvo_jax.cli.flags import define_source_flags, parse, source_options
+from mvo_jax.cli.flags import Flags, define_source_flags, parse, source_options
 from mvo_jax.errors import EXIT_FINDINGS, UserError
 
 if TYPE_CHECKING:
     from mvo_jax.predict_images import Model
 
 
-def _define(values: flags.FlagValues) -> None:
+def _define(values: Flags) -> None:
     define_source_flags(values)
-    flags.DEFINE_list(
+    values.list(
         "workdir",
         None,
         "Folder of the run; several with commas are an ensemble, whose mean and spread are given.",
-        flag_values=values,
     )
-    flags.DEFINE_string(
+    values.string(
         "bundle",
         None,
         "In place of a run: folder that export wrote. Computed with onnxruntime, without JAX.",
-        flag_values=values,
     )
-    flags.DEFINE_string("out", None, "Folder to write.", flag_values=values, required=True)
-    flags.DEFINE_enum(
-        "checkpoint", "best", ["best", "latest"], "Which checkpoint.", flag_values=values
-    )
-    flags.DEFINE_float(
+    values.string("out", None, "Folder to write.", required=True)
+    values.enum("checkpoint", "best", ["best", "latest"], "Which checkpoint.")
+    values.float(
         "threshold",
         None,
         "Decision threshold, in place of the one chosen on the validation split.",
         lower_bound=0.0,
         upper_bound=1.0,
-        flag_values=values,
     )
-    flags.DEFINE_string(
+    values.string(
         "data_dir",
         None,
         "Where the run's own data lie now; read only if the run was never evaluated.",
-        flag_values=values,
     )
-    flags.DEFINE_bool(
+    values.bool(
         "calibrated",
         False,
         "Scale probabilities by the temperature that eval fitted on the validation split.",
-        flag_values=values,
     )
-    flags.DEFINE_bool(
-        "overlay", None, "Predict the coarse map and lay it over the pictures.", flag_values=values
-    )
-    flags.DEFINE_bool(
-        "nifti",
-        False,
-        "Write the coarse map of each source as NIfTI on its voxels.",
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "pictures",
-        100,
-        "Most cases to draw, those of the highest probability.",
-        lower_bound=0,
-        flag_values=values,
+    values.bool("overlay", None, "Predict the coarse map and lay it over the pictures.")
+    values.bool("nifti", False, "Write the coarse map of each source as NIfTI on its voxels.")
+    values.integer(
+        "pictures", 100, "Most cases to draw, those of the highest probability.", lower_bound=0
     )
 
 
-def _model(values: flags.FlagValues) -> "Model":
+def _model(values: Flags) -> "Model":
     """The run or the bundle that the flags name."""
     if bool(values.workdir) == bool(values.bundle):
         raise UserError(

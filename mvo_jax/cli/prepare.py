@@ -5,9 +5,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import flags
-
-from mvo_jax.cli.flags import define_source_flags, parse, source_options
+from mvo_jax.cli.flags import Flags, define_source_flags, parse, source_options
 from mvo_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,43 +14,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def _define(values: flags.FlagValues) -> None:
+def _define(values: Flags) -> None:
     define_source_flags(values)
-    flags.DEFINE_string("out", None, "Folder of the cohort.", flag_values=values, required=True)
-    flags.DEFINE_integer("frames", 30, "Frames a clip.", flag_values=values)
-    flags.DEFINE_integer("image_size", 64, "Pixels along each side.", flag_values=values)
-    flags.DEFINE_float("spacing_mm", 2.0, "Side of a pixel.", flag_values=values)
-    flags.DEFINE_list(
+    values.string("out", None, "Folder of the cohort.", required=True)
+    values.integer("frames", 30, "Frames a clip.")
+    values.integer("image_size", 64, "Pixels along each side.")
+    values.float("spacing_mm", 2.0, "Side of a pixel.")
+    values.list(
         "window",
         None,
         "Grey values that become 0 and 255, like 0,1500; robust percentiles of each clip if left "
         "out.",
-        flag_values=values,
     )
-    flags.DEFINE_bool(
-        "end_diastole_first", False, "Start every clip at end-diastole.", flag_values=values
-    )
-    flags.DEFINE_list(
+    values.bool("end_diastole_first", False, "Start every clip at end-diastole.")
+    values.list(
         "fractions",
         ["0.65", "0.15", "0.2"],
         "Shares of the patients in train, validation and test.",
-        flag_values=values,
     )
-    flags.DEFINE_integer("folds", 0, "Folds in place of fractions.", flag_values=values)
-    flags.DEFINE_integer(
-        "split_seed",
-        0,
-        "Seed of the division.",
-        lower_bound=0,
-        upper_bound=2**32 - 1,
-        flag_values=values,
-    )
-    flags.DEFINE_integer(
-        "jobs", None, "Processes; all cores if left out.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_bool(
-        "strict", False, "End at the first case that cannot be prepared.", flag_values=values
-    )
+    values.integer("folds", 0, "Folds in place of fractions.")
+    values.integer("split_seed", 0, "Seed of the division.", lower_bound=0, upper_bound=2**32 - 1)
+    values.integer("jobs", None, "Processes; all cores if left out.", lower_bound=1)
+    values.bool("strict", False, "End at the first case that cannot be prepared.")
 
 
 def _numbers(name: str, texts: list[str]) -> tuple[float, ...]:

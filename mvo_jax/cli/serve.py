@@ -3,29 +3,21 @@
 import signal
 from pathlib import Path
 
-from absl import flags
-
-from mvo_jax.cli.flags import parse
+from mvo_jax.cli.flags import Flags, parse
 from mvo_jax.errors import UserError
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("bundle", None, "Folder of a bundle.", flag_values=values, required=True)
-    flags.DEFINE_float(
+def _define(values: Flags) -> None:
+    values.string("bundle", None, "Folder of a bundle.", required=True)
+    values.float(
         "threshold",
         None,
         "Decision threshold, in place of the bundle's.",
         lower_bound=0.0,
         upper_bound=1.0,
-        flag_values=values,
     )
-    flags.DEFINE_integer(
-        "port",
-        0,
-        "Port of 127.0.0.1; 0 takes a free one.",
-        lower_bound=0,
-        upper_bound=65535,
-        flag_values=values,
+    values.integer(
+        "port", 0, "Port of 127.0.0.1; 0 takes a free one.", lower_bound=0, upper_bound=65535
     )
 
 

@@ -11,11 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from mvo_jax import sweep
 from mvo_jax.cli.compare import chosen, read_seeds, separate
-from mvo_jax.cli.flags import parse
+from mvo_jax.cli.flags import Flags, parse
 from mvo_jax.config_files import load_module
 from mvo_jax.devices.cluster import find_cluster
 from mvo_jax.errors import EXIT_COMPARISON, EXIT_FINDINGS, UserError
@@ -23,50 +21,38 @@ from mvo_jax.errors import EXIT_COMPARISON, EXIT_FINDINGS, UserError
 _NEEDED = ("ROWS", "REFERENCES", "SEEDS", "SPLIT", "TITLE", "QUESTION")
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string(
+def _define(values: Flags) -> None:
+    values.string(
         "config",
         None,
         "File of a study, configs/studies/NAME.py, or config with a grid, configs/sweep.py; "
         "--config.KEY=VALUE applies to all rows.",
-        flag_values=values,
     )
-    flags.DEFINE_string("out", None, "Folder of the study.", flag_values=values, required=True)
-    flags.DEFINE_list(
+    values.string("out", None, "Folder of the study.", required=True)
+    values.list(
         "rows",
         ["all"],
         "Rows: all, or names with commas; a name that has a comma in quotes, '\"a, b\",c'.",
-        flag_values=values,
     )
-    flags.DEFINE_list("seeds", [], "Seeds; those of the file if empty.", flag_values=values)
+    values.list("seeds", [], "Seeds; those of the file if empty.")
     define_work_flags(values, keep_runs=False)
 
 
-def define_work_flags(values: flags.FlagValues, *, keep_runs: bool) -> None:
+def define_work_flags(values: Flags, *, keep_runs: bool) -> None:
     """Flags on how the runs of a study are done; ``crossval`` has them too.
 
     Args:
         values: to define them in.
         keep_runs: default of that flag.
     """
-    flags.DEFINE_integer(
-        "jobs", 1, "Processes that share the runs.", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_bool(
-        "keep_runs",
-        keep_runs,
-        "Keep the folders of finished runs (checkpoints).",
-        flag_values=values,
-    )
-    flags.DEFINE_bool(
-        "tables", False, "Only write the tables of what is stored.", flag_values=values
-    )
-    flags.DEFINE_integer(
+    values.integer("jobs", 1, "Processes that share the runs.", lower_bound=1)
+    values.bool("keep_runs", keep_runs, "Keep the folders of finished runs (checkpoints).")
+    values.bool("tables", False, "Only write the tables of what is stored.")
+    values.integer(
         "verify",
         0,
         "Train so many stored runs, drawn at random, again and compare their probabilities.",
         lower_bound=0,
-        flag_values=values,
     )
 
 
@@ -111,7 +97,7 @@ def _of_sweep(path: str, source: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _comparison(values: flags.FlagValues, overrides: Sequence[str]) -> Any:
+def _comparison(values: Flags, overrides: Sequence[str]) -> Any:
     """The rows and seeds that are asked for."""
     from mvo_jax.comparison import STUDY_PARTS, SWEEP_PARTS, Comparison
 

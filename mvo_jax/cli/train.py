@@ -2,32 +2,24 @@
 
 from typing import Any
 
-from absl import flags
-
-from mvo_jax.cli.flags import define_process_flags, joined, parse
+from mvo_jax.cli.flags import Flags, define_process_flags, joined, parse
 from mvo_jax.runs.goodput import Clock, process_age
 
 
-def _define(values: flags.FlagValues) -> None:
-    flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=values, required=True)
-    flags.DEFINE_integer(
+def _define(values: Flags) -> None:
+    values.string("workdir", None, "Folder of the run.", required=True)
+    values.integer(
         "profile",
         0,
         "Steps to trace into WORKDIR/profile, for TensorBoard or XProf.",
         lower_bound=0,
-        flag_values=values,
     )
-    flags.DEFINE_bool(
-        "allow_config_change", False, "Go on with a run under another config.", flag_values=values
-    )
-    flags.DEFINE_bool(
-        "allow_data_change", False, "Go on with a run on other data.", flag_values=values
-    )
-    flags.DEFINE_bool(
+    values.bool("allow_config_change", False, "Go on with a run under another config.")
+    values.bool("allow_data_change", False, "Go on with a run on other data.")
+    values.bool(
         "allow_settings_change",
         False,
         "Go on with a run under other settings of JAX (x64, random numbers, matmul precision).",
-        flag_values=values,
     )
     define_process_flags(values)
 

@@ -49,7 +49,7 @@ def settle_lowering(config: Any, folder: RunFolder) -> Any:
         if not distributed.is_first():
             return ""
         if (folder.path / "config.json").exists():
-            return folder.config()["model"].get("lowering", "auto")
+            return folder.config().get("model", {}).get("lowering", "auto")
         names = TRIED.get(jax.default_backend())
         return fastest(config, names) if names else "auto"
 

@@ -16,34 +16,23 @@ from mvo_jax.evaluation.table import METRICS, Metric
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# The form of configs/baselines.py with small rows, as a user writes it.
+# The form of configs/baselines.py, as a user writes it, with the network of the tools.
 ROWS_FILE = """
-from mvo_jax import load_config
+from tools.tiny_run import tiny_config
 
-ROWS = ("plain", "encoder", "vivit")
+ROWS = ("plain", "fine", "longer")
 REFERENCE = "plain"
-PAPER = {"encoder": {"auc": 65.45}}
-VIVIT = dict(name="vivit", num_outputs=1, in_channels=1, hidden_size=16, num_layers=1, num_heads=2,
-             head_dim=8, mlp_dim=16, patch_size=8, tubelet_size=4, token_deviation=0.02,
-             dropout_rate=0.0, dtype="float32")
+PAPER = {"fine": {"auc": 65.45}}
 
 
 def get_config(argument=""):
     name, _, size = argument.partition("-")
-    config = load_config("mvo:quick").unlock()
-    config.data.update(dict(dir=%(data)r, preset="easy", size="tiny", frames=8, image_size=32))
-    config.model.update(dict(width=8, stage_sizes=(1,), num_heads=2, mask_size=32))
-    config.model.variant = "bert" if name == "encoder" else "backbone"
-    if name == "vivit":
-        config.model = VIVIT
-    if size and name == "encoder":
-        config.train.batch_size = 4
-    if not size:
-        steps = 6 if name == "vivit" else 4  # rows may differ in that
-        config.train.update(dict(batch_size=8, total_steps=steps, log_every=2, eval_every=2,
-                                 num_devices=1))
-    config.eval.batch_size = 8
-    return config.lock()
+    changes = {"data.dir": %(data)r, "data.preset": "easy", "data.size": "tiny"}
+    if size:
+        changes["train.batch_size"] = 2 if name == "fine" else 4
+    changes["train.total_steps"] = 6 if name == "longer" else 4  # rows may differ in that
+    changes["model.mask_size"] = 8 if name == "fine" else 4
+    return tiny_config(**changes, **{"train.log_every": 2, "train.eval_every": 2})
 """
 
 
@@ -77,8 +66,8 @@ def table_rows(out: Path) -> dict[str, dict[str, str]]:
 
 def test_every_row_is_in_the_table(compared):
     rows = table_rows(compared)
-    assert list(rows) == ["plain", "encoder", "vivit", "fractional area change alone"]
-    for name in ("plain", "encoder", "vivit"):
+    assert list(rows) == ["plain", "fine", "longer", "fractional area change alone"]
+    for name in ("plain", "fine", "longer"):
         row = rows[name]
         assert row["runs"] == "2"
         assert row["failure"] == ""
@@ -86,15 +75,15 @@ def test_every_row_is_in_the_table(compared):
         assert len(row["auc_by_seed"].split()) == 2
         assert int(row["parameters"]) > 0
         assert float(row["seconds_per_step"]) > 0
-    assert rows["encoder"]["paper_auc"] == "65.45"
-    assert int(rows["encoder"]["parameters"]) > int(rows["plain"]["parameters"])
+    assert rows["fine"]["paper_auc"] == "65.45"
+    assert int(rows["fine"]["parameters"]) > int(rows["plain"]["parameters"])
     assert rows["plain"]["p"] == ""  # the row that the others are tested against
     page = (compared / "table.html").read_text()
     text = (compared / "table.md").read_text()
     for name in rows:
         assert name in page
         assert f"| {name} |" in text
-    assert "4 steps: plain, encoder; 6 steps: vivit, of 8 clips" in page
+    assert "4 steps: plain, fine; 6 steps: longer, of 4 clips" in page
 
 
 def test_tests_are_of_the_written_predictions(compared):
@@ -108,7 +97,7 @@ def test_tests_are_of_the_written_predictions(compared):
         return runs[0].label, (runs[0].probability + runs[1].probability) / 2
 
     label, reference = mean("plain")
-    for name in ("encoder", "vivit"):
+    for name in ("fine", "longer"):
         expected = paired_delong_test(label, reference, mean(name)[1])
         row = table_rows(compared)[name]
         assert float(row["reference_minus_system"]) == pytest.approx(expected.difference)
@@ -148,7 +137,7 @@ def test_a_metric_added_to_the_table_is_a_column(copied, rows_file, monkeypatch)
 
 
 def test_a_row_cut_off_before_its_report_is_evaluated_again(copied, rows_file):
-    folder = copied / "vivit-seed0"
+    folder = copied / "longer-seed0"
     (folder / "report.html").unlink()
     (folder / "predictions_test.csv").unlink()
     # A comparison begun before a key existed goes on: the key is what it was without it.
@@ -165,29 +154,29 @@ def test_a_failing_system_stops_no_other(rows_file, data_dir, tmp_path, capsys, 
     monkeypatch.chdir(ROOT)
     train = one_run.train_and_evaluate
 
-    def fail_encoder(config, workdir, **options):
-        if "encoder" in str(workdir):
-            raise UserError("the encoder cannot be trained", "mend it")
+    def fail_one(config, workdir, **options):
+        if "fine" in str(workdir):
+            raise UserError("it cannot be trained", "correct it")
         return train(config, workdir, **options)
 
-    monkeypatch.setattr(one_run, "train_and_evaluate", fail_encoder)
+    monkeypatch.setattr(one_run, "train_and_evaluate", fail_one)
     out = tmp_path / "out"
-    words = [f"--config={rows_file}", f"--out={out}", "--systems=plain,encoder"]
+    words = [f"--config={rows_file}", f"--out={out}", "--systems=plain,fine"]
     assert run("compare", words) == EXIT_FINDINGS
-    assert "1 of 2 systems failed: encoder" in capsys.readouterr().err
+    assert "1 of 2 systems failed: fine" in capsys.readouterr().err
     rows = table_rows(out)
-    assert rows["encoder"]["failure"] == "seed 0: the encoder cannot be trained"
-    assert rows["encoder"]["auc"] == ""
+    assert rows["fine"]["failure"] == "seed 0: it cannot be trained"
+    assert rows["fine"]["auc"] == ""
     assert 0 <= float(rows["plain"]["auc"]) <= 1
 
     monkeypatch.setattr(one_run, "train_and_evaluate", train)
     assert run("compare", words) == 0  # tried again, the finished row kept
-    assert table_rows(out)["encoder"]["failure"] == ""
+    assert table_rows(out)["fine"]["failure"] == ""
 
 
 def test_rows_may_differ_in_the_system_only(refused, rows_file, tmp_path):
     cause, _ = refused("compare", f"--config={rows_file}", f"--out={tmp_path / 'o'}", "--quick")
-    assert "config.train of 'encoder' differs" in cause
+    assert "config.train of 'fine' differs" in cause
     assert not (tmp_path / "o").exists()
 
 

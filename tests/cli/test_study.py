@@ -17,9 +17,9 @@ from mvo_jax.evaluation.stored_run import Scores, read_stored_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# The form of configs/studies/*.py with small rows.
+# The form of configs/studies/*.py, with the network of the tools.
 STUDY_FILE = """
-from mvo_jax import load_config
+from tools.tiny_run import tiny_config
 
 TITLE = "Small"
 QUESTION = "Does it work?"
@@ -40,14 +40,9 @@ NOTES = ("A note & a half.",)
 def get_config(argument=""):
     if argument not in ROWS:
         raise ValueError("choose from " + ", ".join(ROWS))
-    config = load_config("mvo:quick").unlock()
-    config.data.update(dict(dir=%(data)r, preset="easy", size="tiny", frames=8, image_size=32))
-    config.model.update(dict(width=8, stage_sizes=(1,), num_heads=2, mask_size=8))
-    config.train.update(dict(batch_size=8, total_steps=2, log_every=1, eval_every=1,
-                             num_devices=1))
-    config.eval.batch_size = 8
-    config.update_from_flattened_dict(ROWS[argument])
-    return config.lock()
+    data = {"data.dir": %(data)r, "data.preset": "easy", "data.size": "tiny"}
+    steps = {"train.total_steps": 2, "train.log_every": 1, "train.eval_every": 1}
+    return tiny_config(**(data | steps | ROWS[argument]))
 """
 
 

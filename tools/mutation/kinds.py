@@ -35,369 +35,274 @@ GREY = (CINE[:, 1] // 2).astype(np.uint16)
 HOLED = CINE[:, 1].astype(np.float32).copy()
 HOLED[2, 3, 4] = np.nan
 
+Kind = Change | tuple[Change, tuple[str, ...]]  # with the columns, if any
+Kinds = dict[str, Kind]  # by name
+
+
+def _with_columns(kind: Kind) -> tuple[Change, tuple[str, ...]]:
+    return (kind, ()) if callable(kind) else kind
+
+
+def _spoilt(name: str, where: str, *, header: bool = True) -> Kinds:
+    """Changes of the bytes of files whose names end so, anywhere and, if asked, in the header."""
+    ways = {"changed": c.flip}
+    if header:
+        ways["of the header changed"] = c.flip_header
+    ways["lost or doubled"] = c.splice
+    return {f"{name} {what}": c.in_bytes(where, how) for what, how in ways.items()}
+
+
+# form -> group -> kinds
+_KINDS: dict[str, dict[str, Kinds]] = {
+    "dicom": {
+        REFUSED: {
+            "an image cut off": c.in_bytes(".dcm", c.cut),
+            "an image lost": c.without(".dcm"),
+            **{
+                f"an image without {name}": c.in_images(c.setting(**{name: [None]}))
+                for name in (
+                    "Rows",
+                    "Columns",
+                    "BitsAllocated",
+                    "PixelData",
+                    "ImagePositionPatient",
+                )
+            },
+            "no PixelSpacing": c.in_images(c.setting(PixelSpacing=[None]), every=True),
+            "an image of another size": c.in_images(c.setting(Rows=[10, 21, 40, 20000])),
+            "an image moved": c.in_images(c.moved),
+            "an image turned": c.in_images(c.lie_flat),
+            "an image of another patient": c.in_images(c.setting(PatientID=["P2", "X"])),
+            "an image of another pixel": c.in_images(
+                c.setting(PixelSpacing=[[2.0, 2.0], [1.5, 1.0], [0.0, 0.0]])
+            ),
+            "colour": c.in_images(c.setting(SamplesPerPixel=[3])),
+            "no cine by its type": c.in_images(
+                c.setting(ImageType=[["ORIGINAL", "PRIMARY", "P"], ["DERIVED", "PHASE"]])
+            ),
+            "directions that are none": c.in_images(
+                c.setting(ImageOrientationPatient=[[0] * 6, [1, 0, 0, 1, 0, 0]]), every=True
+            ),
+        },
+        SAME: {
+            "tags that are not read": c.in_images(c.unread_tags, every=True),
+            "tags that are not read, of one": c.in_images(c.unread_tags),
+            "private tags": c.in_images(c.private, every=True),
+            "other names": c.renamed,
+            "files beside": c.beside,
+            "trigger times scaled": c.in_images(
+                lambda data, _: setattr(data, "TriggerTime", float(data.TriggerTime) / 2),
+                every=True,
+            ),
+            "no TriggerTime": c.in_images(c.setting(TriggerTime=[None]), every=True),
+        },
+        SEEN: {
+            "PixelSpacing": (
+                c.in_images(
+                    c.setting(
+                        PixelSpacing=[[1.2, 1.2], [2.0, 2.0], [1.5, 1.8], [0.01, 1], [90, 90]]
+                    ),
+                    every=True,
+                ),
+                ("step_row", "step_column"),
+            ),
+            "RescaleSlope": (
+                c.in_images(c.setting(RescaleSlope=[0.5, 2, 7]), every=True),
+                ("grey_high",),
+            ),
+            "RescaleIntercept": (
+                c.in_images(c.setting(RescaleIntercept=[-50, 9, 1000]), every=True),
+                ("grey_high",),
+            ),
+            "PatientID": (
+                c.in_images(c.setting(PatientID=["Q", "ANON", "P 1"]), every=True),
+                ("patient_id", "note"),
+            ),
+            "MONOCHROME1": (
+                c.in_images(c.setting(PhotometricInterpretation=["MONOCHROME1"]), every=True),
+                ("sha256",),
+            ),
+            **_spoilt("bytes of an image", ".dcm"),
+        },
+    },
+    "nifti": {
+        REFUSED: {
+            "cut off": c.in_bytes(".nii", c.cut),
+            "a header that contradicts itself": c.nifti_header("cine", c.bad_header),
+            "a mask's header that contradicts itself": c.nifti_header("lge_mask", c.bad_header),
+            "no orientation of one": c.nifti_header("cine", c.no_orientation),
+            "no orientation of the mask": c.nifti_header("lge_mask", c.no_orientation),
+            "a data type that is none": c.in_bytes(".nii", c.header_number(70, "h", 3, 99)),
+            "a size that is none": c.in_bytes("cine.nii", c.header_number(42, "h", -5, 0, 30000)),
+            "a mask value without meaning": c.replaced(
+                "A_lge_mask.nii",
+                lambda d: sources.nifti_bytes(
+                    c.mask_value(d.randint(4, 250)).T, sources.plane_affine()
+                ),
+            ),
+            "probabilities as a mask": c.replaced(
+                "A_lge_mask.nii",
+                lambda d: sources.nifti_bytes(
+                    (MASK.T * d.uniform(0.1, 0.4)).astype(np.float32), sources.plane_affine()
+                ),
+            ),
+        },
+        SAME: {
+            "fields that are not read": c.nifti_header("cine", c.unread_fields),
+            "axes in another order": c.other_axes,
+            "compressed": c.compressed,
+            "files beside": c.beside,
+        },
+        SEEN: {
+            "a slope in the header": (
+                c.in_bytes("cine.nii", c.header_number(112, "f", 0.5, 3.0, 700.0)),
+                ("grey_high",),
+            ),
+            "drawings moved": (
+                c.replaced(
+                    "A_lge_mask.nii",
+                    lambda d: sources.nifti_bytes(
+                        np.roll(MASK, d.choice([-1, 1]), d.randint(0, 2)).T, sources.plane_affine()
+                    ),
+                ),
+                ("sha256",),
+            ),
+            **_spoilt("bytes", ".nii"),
+        },
+    },
+    "nrrd": {
+        REFUSED: {
+            "cut off": c.in_bytes(".nrrd", c.cut),
+            "no space": c.replaced("A_lge_mask.seg.nrrd", lambda d: sources.nrrd_bytes(space=None)),
+            "a name that says nothing": c.replaced(
+                "A_lge_mask.seg.nrrd",
+                lambda d: sources.nrrd_bytes(
+                    Segment1_Name=d.choice(["Segment_2", "lesion", "?", "LGE"])
+                ),
+            ),
+            "a value that no segment has": c.replaced(
+                "A_lge_mask.seg.nrrd",
+                lambda d: sources.nrrd_bytes(Segment1_LabelValue=str(d.randint(4, 99))),
+            ),
+        },
+        SAME: {
+            "names in other words": c.replaced(
+                "A_lge_mask.seg.nrrd",
+                lambda d: sources.nrrd_bytes(
+                    Segment1_Name=d.choice(["No-reflow", "Microvascular Obstruction", "LV_MVO"]),
+                    encoding=d.choice(["raw", "gzip", "ascii"]),
+                ),
+            ),
+        },
+        SEEN: {
+            **_spoilt("bytes", ".nrrd"),
+        },
+    },
+    "mat": {
+        REFUSED: {
+            "cut off": c.in_bytes(".mat", c.cut),
+            "no size of a pixel": c.in_stack(
+                0, ResolutionX=[None, np.nan, np.zeros((0, 0)), -1.0, 99.0]
+            ),
+            "no images": c.in_stack(0, IM=[None, np.zeros((0, 0)), np.ones((9, 9))]),
+            "an orientation that is none": c.in_stack(
+                0, ImageOrientation=[np.ones((1, 5)), np.zeros((1, 6)), np.ones((1, 6))]
+            ),
+            "a scar of another size": c.in_stack(
+                1, Scar=[{"Result": np.ones((3, 3))}, {"Result": np.ones((SIZE, SIZE))}]
+            ),
+        },
+        SAME: {
+            "other variables": c.other_mat,
+            "files beside": c.beside,
+        },
+        SEEN: {
+            "the size of a pixel": (
+                c.in_stack(0, ResolutionX=[1.1, 2.0], ResolutionY=[1.1, 2.0]),
+                ("step_row",),
+            ),
+            **_spoilt("bytes", ".mat", header=False),
+        },
+    },
+    "png": {
+        REFUSED: {
+            "a file cut off": c.in_bytes(".png", c.cut),
+            "a frame lost": c.frame_lost,
+            "a frame of another size": c.a_frame(
+                lambda d: np.zeros((d.choice([5, 19, 21]), SIZE), np.uint8)
+            ),
+            "a frame in colour": c.a_frame(c.colour),
+            "a mask value without meaning": c.replaced(
+                "A_00_gt.png", lambda d: sources.png_bytes(c.mask_value(d.randint(4, 254))[0])
+            ),
+        },
+        SAME: {
+            "compressed otherwise": c.png_again,
+            "files beside": c.beside,
+        },
+        SEEN: {
+            **_spoilt("bytes", ".png", header=False),
+        },
+    },
+    "npz": {
+        REFUSED: {
+            "cut off": c.in_bytes(".npz", c.cut),
+            "no cine": c.arrays(
+                cine=[None, GREY[0], GREY[:3], np.zeros((9, 9)), HOLED, np.array(["x"] * 9)]
+            ),
+            "an array of another name": c.arrays(masks=[MASK[1], GREY]),
+            "a size of a pixel that is none": c.arrays(
+                pixel_mm=[0.0, -2.0, np.nan, 50.0, np.ones(7)]
+            ),
+            "a mask that does not fit": c.arrays(
+                lge_mask=[MASK[1][:9], MASK, MASK[1] + 7, MASK[1] * 0.3]
+            ),
+        },
+        SAME: {
+            "stored otherwise": c.same_arrays,
+            "files beside": c.beside,
+        },
+        SEEN: {
+            "the size of a pixel": (c.arrays(pixel_mm=[PIXEL_MM / 1.2, 2.0]), ("step_row",)),
+            "other greys": (c.arrays(cine=[GREY]), ("grey_high",)),
+            **_spoilt("bytes", ".npz", header=False),
+        },
+    },
+    "csv": {
+        REFUSED: {
+            "a column that is none": c.in_table(
+                lambda rows, d: rows[0].__setitem__(2, d.choice(["lable", "case_id", "x"]))
+            ),
+            "a label that is none": c.in_cell("label", "2", "yes", "-1", "0.5"),
+            "a label that the mask denies": c.in_cell("label", "1", row=1),
+            "a split that is none": c.in_cell("split", "tset", "0", "all"),
+            "a number that is none": c.in_cell("centre_row", "ten", "-3", "nan", "1e9", "inf"),
+            "a centre outside": c.in_cell("centre_column", "21", "300"),
+            "a frame outside": c.in_cell("end_diastole", "8", "99", "1.5"),
+            "a key twice": c.in_cell("case_id", "A_s00", row=2),
+            "no key": c.in_cell("case_id", ""),
+            "ragged": c.in_table(c.ragged),
+            "no text": c.table_text(
+                lambda content, d: d.choice(
+                    [b"", b"\xff\xfe\0", content[:9] + b"\xfc" + content[9:], content + b"\0"]
+                )
+            ),
+        },
+        SAME: {
+            "other signs": c.table_text(c.other_signs),
+            "columns and rows moved": c.in_table(c.columns_moved),
+            "everything quoted": c.in_table(lambda rows, d: None, quoting=1),
+        },
+        SEEN: {
+            "the centre": (c.in_cell("centre_row", "4", "7", "5.5"), ("start_row",)),
+            "the patient": (c.in_cell("patient_id", "Q", "P8"), ("patient_id",)),
+            **_spoilt("bytes", ".csv", header=False),
+        },
+    },
+}
 MUTATIONS = [
-    # DICOM
-    Mutation("an image cut off", "dicom", REFUSED, c.in_bytes(".dcm", c.cut)),
-    Mutation("an image lost", "dicom", REFUSED, c.without(".dcm")),
-    *(
-        Mutation(
-            f"an image without {name}", "dicom", REFUSED, c.in_images(c.setting(**{name: [None]}))
-        )
-        for name in ("Rows", "Columns", "BitsAllocated", "PixelData", "ImagePositionPatient")
-    ),
-    Mutation(
-        "no PixelSpacing", "dicom", REFUSED, c.in_images(c.setting(PixelSpacing=[None]), every=True)
-    ),
-    Mutation(
-        "an image of another size",
-        "dicom",
-        REFUSED,
-        c.in_images(c.setting(Rows=[10, 21, 40, 20000])),
-    ),
-    Mutation("an image moved", "dicom", REFUSED, c.in_images(c.moved)),
-    Mutation("an image turned", "dicom", REFUSED, c.in_images(c.lie_flat)),
-    Mutation(
-        "an image of another patient",
-        "dicom",
-        REFUSED,
-        c.in_images(c.setting(PatientID=["P2", "X"])),
-    ),
-    Mutation(
-        "an image of another pixel",
-        "dicom",
-        REFUSED,
-        c.in_images(c.setting(PixelSpacing=[[2.0, 2.0], [1.5, 1.0], [0.0, 0.0]])),
-    ),
-    Mutation("colour", "dicom", REFUSED, c.in_images(c.setting(SamplesPerPixel=[3]))),
-    Mutation(
-        "no cine by its type",
-        "dicom",
-        REFUSED,
-        c.in_images(c.setting(ImageType=[["ORIGINAL", "PRIMARY", "P"], ["DERIVED", "PHASE"]])),
-    ),
-    Mutation(
-        "directions that are none",
-        "dicom",
-        REFUSED,
-        c.in_images(c.setting(ImageOrientationPatient=[[0] * 6, [1, 0, 0, 1, 0, 0]]), every=True),
-    ),
-    Mutation("tags that are not read", "dicom", SAME, c.in_images(c.unread_tags, every=True)),
-    Mutation("tags that are not read, of one", "dicom", SAME, c.in_images(c.unread_tags)),
-    Mutation("private tags", "dicom", SAME, c.in_images(c.private, every=True)),
-    Mutation("other names", "dicom", SAME, c.renamed),
-    Mutation("files beside", "dicom", SAME, c.beside),
-    Mutation(
-        "trigger times scaled",
-        "dicom",
-        SAME,
-        c.in_images(
-            lambda data, _: setattr(data, "TriggerTime", float(data.TriggerTime) / 2), every=True
-        ),
-    ),
-    Mutation(
-        "no TriggerTime", "dicom", SAME, c.in_images(c.setting(TriggerTime=[None]), every=True)
-    ),
-    Mutation(
-        "PixelSpacing",
-        "dicom",
-        SEEN,
-        c.in_images(
-            c.setting(PixelSpacing=[[1.2, 1.2], [2.0, 2.0], [1.5, 1.8], [0.01, 1], [90, 90]]),
-            every=True,
-        ),
-        ("step_row", "step_column"),
-    ),
-    Mutation(
-        "RescaleSlope",
-        "dicom",
-        SEEN,
-        c.in_images(c.setting(RescaleSlope=[0.5, 2, 7]), every=True),
-        ("grey_high",),
-    ),
-    Mutation(
-        "RescaleIntercept",
-        "dicom",
-        SEEN,
-        c.in_images(c.setting(RescaleIntercept=[-50, 9, 1000]), every=True),
-        ("grey_high",),
-    ),
-    Mutation(
-        "PatientID",
-        "dicom",
-        SEEN,
-        c.in_images(c.setting(PatientID=["Q", "ANON", "P 1"]), every=True),
-        ("patient_id", "note"),
-    ),
-    Mutation(
-        "MONOCHROME1",
-        "dicom",
-        SEEN,
-        c.in_images(c.setting(PhotometricInterpretation=["MONOCHROME1"]), every=True),
-        ("sha256",),
-    ),
-    *(
-        Mutation(f"bytes of an image {what}", "dicom", SEEN, c.in_bytes(".dcm", how))
-        for what, how in (
-            ("changed", c.flip),
-            ("of the header changed", c.flip_header),
-            ("lost or doubled", c.splice),
-        )
-    ),
-    # NIfTI
-    Mutation("cut off", "nifti", REFUSED, c.in_bytes(".nii", c.cut)),
-    Mutation(
-        "a header that contradicts itself", "nifti", REFUSED, c.nifti_header("cine", c.bad_header)
-    ),
-    Mutation(
-        "a mask's header that contradicts itself",
-        "nifti",
-        REFUSED,
-        c.nifti_header("lge_mask", c.bad_header),
-    ),
-    Mutation("no orientation of one", "nifti", REFUSED, c.nifti_header("cine", c.no_orientation)),
-    Mutation(
-        "no orientation of the mask", "nifti", REFUSED, c.nifti_header("lge_mask", c.no_orientation)
-    ),
-    Mutation(
-        "a data type that is none",
-        "nifti",
-        REFUSED,
-        c.in_bytes(".nii", c.header_number(70, "h", 3, 99)),
-    ),
-    Mutation(
-        "a size that is none",
-        "nifti",
-        REFUSED,
-        c.in_bytes("cine.nii", c.header_number(42, "h", -5, 0, 30000)),
-    ),
-    Mutation(
-        "a mask value without meaning",
-        "nifti",
-        REFUSED,
-        c.replaced(
-            "A_lge_mask.nii",
-            lambda d: sources.nifti_bytes(
-                c.mask_value(d.randint(4, 250)).T, sources.plane_affine()
-            ),
-        ),
-    ),
-    Mutation(
-        "probabilities as a mask",
-        "nifti",
-        REFUSED,
-        c.replaced(
-            "A_lge_mask.nii",
-            lambda d: sources.nifti_bytes(
-                (MASK.T * d.uniform(0.1, 0.4)).astype(np.float32), sources.plane_affine()
-            ),
-        ),
-    ),
-    Mutation("fields that are not read", "nifti", SAME, c.nifti_header("cine", c.unread_fields)),
-    Mutation("axes in another order", "nifti", SAME, c.other_axes),
-    Mutation("compressed", "nifti", SAME, c.compressed),
-    Mutation("files beside", "nifti", SAME, c.beside),
-    Mutation(
-        "a slope in the header",
-        "nifti",
-        SEEN,
-        c.in_bytes("cine.nii", c.header_number(112, "f", 0.5, 3.0, 700.0)),
-        ("grey_high",),
-    ),
-    Mutation(
-        "drawings moved",
-        "nifti",
-        SEEN,
-        c.replaced(
-            "A_lge_mask.nii",
-            lambda d: sources.nifti_bytes(
-                np.roll(MASK, d.choice([-1, 1]), d.randint(0, 2)).T, sources.plane_affine()
-            ),
-        ),
-        ("sha256",),
-    ),
-    *(
-        Mutation(f"bytes {what}", "nifti", SEEN, c.in_bytes(".nii", how))
-        for what, how in (
-            ("changed", c.flip),
-            ("of the header changed", c.flip_header),
-            ("lost or doubled", c.splice),
-        )
-    ),
-    # NRRD
-    Mutation("cut off", "nrrd", REFUSED, c.in_bytes(".nrrd", c.cut)),
-    Mutation(
-        "no space",
-        "nrrd",
-        REFUSED,
-        c.replaced("A_lge_mask.seg.nrrd", lambda d: sources.nrrd_bytes(space=None)),
-    ),
-    Mutation(
-        "a name that says nothing",
-        "nrrd",
-        REFUSED,
-        c.replaced(
-            "A_lge_mask.seg.nrrd",
-            lambda d: sources.nrrd_bytes(
-                Segment1_Name=d.choice(["Segment_2", "lesion", "?", "LGE"])
-            ),
-        ),
-    ),
-    Mutation(
-        "a value that no segment has",
-        "nrrd",
-        REFUSED,
-        c.replaced(
-            "A_lge_mask.seg.nrrd",
-            lambda d: sources.nrrd_bytes(Segment1_LabelValue=str(d.randint(4, 99))),
-        ),
-    ),
-    Mutation(
-        "names in other words",
-        "nrrd",
-        SAME,
-        c.replaced(
-            "A_lge_mask.seg.nrrd",
-            lambda d: sources.nrrd_bytes(
-                Segment1_Name=d.choice(["No-reflow", "Microvascular Obstruction", "LV_MVO"]),
-                encoding=d.choice(["raw", "gzip", "ascii"]),
-            ),
-        ),
-    ),
-    *(
-        Mutation(f"bytes {what}", "nrrd", SEEN, c.in_bytes(".nrrd", how))
-        for what, how in (
-            ("changed", c.flip),
-            ("of the header changed", c.flip_header),
-            ("lost or doubled", c.splice),
-        )
-    ),
-    # Segment
-    Mutation("cut off", "mat", REFUSED, c.in_bytes(".mat", c.cut)),
-    Mutation(
-        "no size of a pixel",
-        "mat",
-        REFUSED,
-        c.in_stack(0, ResolutionX=[None, np.nan, np.zeros((0, 0)), -1.0, 99.0]),
-    ),
-    Mutation(
-        "no images", "mat", REFUSED, c.in_stack(0, IM=[None, np.zeros((0, 0)), np.ones((9, 9))])
-    ),
-    Mutation(
-        "an orientation that is none",
-        "mat",
-        REFUSED,
-        c.in_stack(0, ImageOrientation=[np.ones((1, 5)), np.zeros((1, 6)), np.ones((1, 6))]),
-    ),
-    Mutation(
-        "a scar of another size",
-        "mat",
-        REFUSED,
-        c.in_stack(1, Scar=[{"Result": np.ones((3, 3))}, {"Result": np.ones((SIZE, SIZE))}]),
-    ),
-    Mutation("other variables", "mat", SAME, c.other_mat),
-    Mutation("files beside", "mat", SAME, c.beside),
-    Mutation(
-        "the size of a pixel",
-        "mat",
-        SEEN,
-        c.in_stack(0, ResolutionX=[1.1, 2.0], ResolutionY=[1.1, 2.0]),
-        ("step_row",),
-    ),
-    *(
-        Mutation(f"bytes {what}", "mat", SEEN, c.in_bytes(".mat", how))
-        for what, how in (("changed", c.flip), ("lost or doubled", c.splice))
-    ),
-    # PNG
-    Mutation("a file cut off", "png", REFUSED, c.in_bytes(".png", c.cut)),
-    Mutation("a frame lost", "png", REFUSED, c.frame_lost),
-    Mutation(
-        "a frame of another size",
-        "png",
-        REFUSED,
-        c.a_frame(lambda d: np.zeros((d.choice([5, 19, 21]), SIZE), np.uint8)),
-    ),
-    Mutation("a frame in colour", "png", REFUSED, c.a_frame(c.colour)),
-    Mutation(
-        "a mask value without meaning",
-        "png",
-        REFUSED,
-        c.replaced("A_00_gt.png", lambda d: sources.png_bytes(c.mask_value(d.randint(4, 254))[0])),
-    ),
-    Mutation("compressed otherwise", "png", SAME, c.png_again),
-    Mutation("files beside", "png", SAME, c.beside),
-    *(
-        Mutation(f"bytes {what}", "png", SEEN, c.in_bytes(".png", how))
-        for what, how in (("changed", c.flip), ("lost or doubled", c.splice))
-    ),
-    # NumPy
-    Mutation("cut off", "npz", REFUSED, c.in_bytes(".npz", c.cut)),
-    Mutation(
-        "no cine",
-        "npz",
-        REFUSED,
-        c.arrays(cine=[None, GREY[0], GREY[:3], np.zeros((9, 9)), HOLED, np.array(["x"] * 9)]),
-    ),
-    Mutation("an array of another name", "npz", REFUSED, c.arrays(masks=[MASK[1], GREY])),
-    Mutation(
-        "a size of a pixel that is none",
-        "npz",
-        REFUSED,
-        c.arrays(pixel_mm=[0.0, -2.0, np.nan, 50.0, np.ones(7)]),
-    ),
-    Mutation(
-        "a mask that does not fit",
-        "npz",
-        REFUSED,
-        c.arrays(lge_mask=[MASK[1][:9], MASK, MASK[1] + 7, MASK[1] * 0.3]),
-    ),
-    Mutation("stored otherwise", "npz", SAME, c.same_arrays),
-    Mutation("files beside", "npz", SAME, c.beside),
-    Mutation(
-        "the size of a pixel", "npz", SEEN, c.arrays(pixel_mm=[PIXEL_MM / 1.2, 2.0]), ("step_row",)
-    ),
-    Mutation("other greys", "npz", SEEN, c.arrays(cine=[GREY]), ("grey_high",)),
-    *(
-        Mutation(f"bytes {what}", "npz", SEEN, c.in_bytes(".npz", how))
-        for what, how in (("changed", c.flip), ("lost or doubled", c.splice))
-    ),
-    # Tables
-    Mutation(
-        "a column that is none",
-        "csv",
-        REFUSED,
-        c.in_table(lambda rows, d: rows[0].__setitem__(2, d.choice(["lable", "case_id", "x"]))),
-    ),
-    Mutation("a label that is none", "csv", REFUSED, c.in_cell("label", "2", "yes", "-1", "0.5")),
-    Mutation("a label that the mask denies", "csv", REFUSED, c.in_cell("label", "1", row=1)),
-    Mutation("a split that is none", "csv", REFUSED, c.in_cell("split", "tset", "0", "all")),
-    Mutation(
-        "a number that is none",
-        "csv",
-        REFUSED,
-        c.in_cell("centre_row", "ten", "-3", "nan", "1e9", "inf"),
-    ),
-    Mutation("a centre outside", "csv", REFUSED, c.in_cell("centre_column", "21", "300")),
-    Mutation("a frame outside", "csv", REFUSED, c.in_cell("end_diastole", "8", "99", "1.5")),
-    Mutation("a key twice", "csv", REFUSED, c.in_cell("case_id", "A_s00", row=2)),
-    Mutation("no key", "csv", REFUSED, c.in_cell("case_id", "")),
-    Mutation("ragged", "csv", REFUSED, c.in_table(c.ragged)),
-    Mutation(
-        "no text",
-        "csv",
-        REFUSED,
-        c.table_text(
-            lambda content, d: d.choice(
-                [b"", b"\xff\xfe\0", content[:9] + b"\xfc" + content[9:], content + b"\0"]
-            )
-        ),
-    ),
-    Mutation("other signs", "csv", SAME, c.table_text(c.other_signs)),
-    Mutation("columns and rows moved", "csv", SAME, c.in_table(c.columns_moved)),
-    Mutation("everything quoted", "csv", SAME, c.in_table(lambda rows, d: None, quoting=1)),
-    Mutation("the centre", "csv", SEEN, c.in_cell("centre_row", "4", "7", "5.5"), ("start_row",)),
-    Mutation("the patient", "csv", SEEN, c.in_cell("patient_id", "Q", "P8"), ("patient_id",)),
-    *(
-        Mutation(f"bytes {what}", "csv", SEEN, c.in_bytes(".csv", how))
-        for what, how in (("changed", c.flip), ("lost or doubled", c.splice))
-    ),
+    Mutation(name, form, group, *_with_columns(kind))
+    for form, groups in _KINDS.items()
+    for group, kinds in groups.items()
+    for name, kind in kinds.items()
 ]
