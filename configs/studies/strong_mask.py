@@ -5,6 +5,8 @@ python -m mvo_jax study --config configs/studies/strong_mask.py --out docs/evide
 
 from typing import Any
 
+from mvo_jax.config_files import load_config
+
 from . import base
 
 TITLE = "Strong mask"
@@ -14,7 +16,8 @@ QUESTION = (
 )
 SPLIT, SEEDS = base.SPLIT, base.THREE
 FEATURES = base.FEATURES
-STEPS, LAMBDA = 1500, 1000.0  # those of configs/mvo.py:strong_mask
+_CHOSEN: Any = load_config("mvo:strong_mask")
+STEPS, LAMBDA = _CHOSEN.train.total_steps, _CHOSEN.loss.mask_loss_weight
 _LAMBDA = "loss.mask_loss_weight"
 ROWS: dict[str, dict[str, Any]] = {
     base.AREA_CHANGE: {},
