@@ -80,8 +80,8 @@ part inference 70 inference.py --part classify --batch "$large" --dtype bfloat16
     --torch-mode $TORCH "${GPU[@]}"
 part data 120 data_step.py --batch "$(pick 16 2)" --dtype bfloat16 --chunk "$chunk" --rounds 3
 if [ -z "$SMALL" ]; then # what a larger budget buys
-    part train_16_conv3d 120 train_step.py --impl jax --batch 16 --dtype bfloat16 --chunk 20 \
-        --lowering conv3d,conv3d_pairs "${GPU[@]}"
+    part train_16_conv3d 240 train_step.py --impl jax --batch 16 --dtype bfloat16 --chunk 20 \
+        --lowering conv2d_padded,conv3d,conv3d_padded,conv3d_pairs "${GPU[@]}"
     part train_float32 200 train_step.py --batch 16,128 --dtype float32 --torch-mode $TORCH \
         "${GPU[@]}"
     part train_256 150 train_step.py --batch 256 --dtype bfloat16 --torch-mode $TORCH "${GPU[@]}"

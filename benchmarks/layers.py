@@ -23,22 +23,12 @@ PARTS = ("forward", "input", "weight")
 
 
 class Layer(NamedTuple):
-    """One convolution: kernel ``[kt, k, k, C, F]`` on ``[B, T, H, W, C]``."""
+    """One convolution: kernel ``[kt, k, k, C, F]`` on ``[B, T, H, W, C]``, padded by half of it."""
 
     name: str
     clip: tuple[int, int, int, int]
     kernel: tuple[int, int, int, int, int]
     stride: int = 1
-
-    @property
-    def padding(self) -> int:
-        """Zeros on each side of what the kernel covers: the output has a value a stride."""
-        return max(self.kernel[:3]) // 2
-
-    @property
-    def spatial(self) -> bool:
-        """Whether the kernel covers the plane and not time."""
-        return self.kernel[0] == 1
 
 
 def layers(frames: int, size: int, width: int) -> list[Layer]:
@@ -66,12 +56,12 @@ def jax_parts(layer: Layer, batch: int, lowering: str) -> list[Callable[[], Any]
     """What computes and waits for each of ``PARTS`` in one lowering."""
     import jax
 
-    from mvo_jax.models.ops.lowerings import spatial_convolution, temporal_convolution
+    from mvo_jax.models.ops.lowerings import convolution, half
 
-    convolution = spatial_convolution if layer.spatial else temporal_convolution
+    stride, padding = (1, layer.stride, layer.stride), half(layer.kernel[:3])
 
     def forward(x: Any, kernel: Any) -> Any:
-        return convolution(x, kernel, stride=layer.stride, padding=layer.padding, lowering=lowering)
+        return convolution(x, kernel, stride=stride, padding=padding, lowering=lowering)
 
     x, kernel, dy = (jax.device_put(value) for value in arrays(layer, batch))
     programs: list[tuple[Any, tuple[Any, ...]]] = [
@@ -115,8 +105,7 @@ def arrays(layer: Layer, batch: int) -> tuple[Any, Any, Any]:
 
     rng = np.random.default_rng(0)
     frames, rows, columns, _ = layer.clip
-    if layer.spatial:
-        rows, columns = (-(-n // layer.stride) for n in (rows, columns))
+    rows, columns = (-(-n // layer.stride) for n in (rows, columns))
     shapes = (batch, *layer.clip), layer.kernel, (batch, frames, rows, columns, layer.kernel[-1])
     x, kernel, dy = (rng.standard_normal(shape, dtype=np.float32) for shape in shapes)
     return x, kernel, dy

@@ -22,7 +22,9 @@ from mvo_jax.training.setup import set_up
 
 log = logging.getLogger(__name__)
 
-TRIED: dict[str, tuple[str, ...]] = {"gpu": ("conv2d", "conv3d", "conv3d_pairs")}
+TRIED: dict[str, tuple[str, ...]] = {
+    "gpu": ("conv2d", "conv2d_padded", "conv3d", "conv3d_padded", "conv3d_pairs")
+}
 SECONDS = 10.0  # of steps, all lowerings together; compiling them comes on top
 
 

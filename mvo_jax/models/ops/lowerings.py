@@ -21,13 +21,17 @@ Triple = tuple[int, int, int]
 LOWERINGS: dict[str, str] = {
     "conv3d": "3-D convolutions",
     "conv3d_pairs": "the same; where R(2+1)D is narrow, on pairs of columns (factorised.py)",
+    "conv3d_padded": "3-D convolutions, channels filled up with zeros to a multiple of 8",
     "conv2d": "2-D convolutions, with frames in the batch or with the pixels in one row",
-    "conv2d_cpu": "the same with a derivative of its own (cpu_convolution.py)",
+    "conv2d_padded": "the same, channels filled up with zeros to a multiple of 8",
+    "conv2d_cpu": "2-D convolutions with a derivative of its own (cpu_convolution.py)",
     "im2col_conv1d": "in space patches times a matrix, in time 1-D convolutions",
 }
 
 # The XLA:CPU flag that makes the backward pass of 2-D convolutions fast (docs/decisions.md).
 FAST_CPU_CONVOLUTION_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+PADDED = "_padded"  # ends the name of a lowering with filled channels
+TENSOR_CORE = 8  # channels: 16 bytes of bfloat16, the alignment of a tensor core's operands
 WIDE = 128  # channels; measured on a CPU: 3 to 96 are faster joined, 160 to 512 summed
 
 
@@ -90,6 +94,15 @@ def convolution(
     Returns:
         ``[B, T', H', W', F]``.
     """
+    if lowering.endswith(PADDED):
+        filled = convolution(
+            _filled(x, -1),
+            _filled(_filled(kernel, -1), -2),
+            stride=stride,
+            padding=padding,
+            lowering=lowering.removesuffix(PADDED),
+        )
+        return filled[..., : kernel.shape[-1]]
     if kernel.shape[0] == 1:
         return spatial_convolution(
             x[:, :: stride[0]], kernel, stride=stride[1], padding=padding[1], lowering=lowering
@@ -105,6 +118,14 @@ def convolution(
     if lowering in ("conv3d", "conv3d_pairs"):
         return convolution_3d(x, kernel, stride, padding)
     return _joined_convolution(x, kernel, stride, padding, lowering)
+
+
+def _filled(x: Array, axis: int) -> Array:
+    """``x`` with zero channels up to a multiple of ``TENSOR_CORE``; a clip's own few stay alone."""
+    size = x.shape[axis]
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, -size % TENSOR_CORE if size > TENSOR_CORE else 0)
+    return jnp.pad(x, widths)
 
 
 def spatial_convolution(

@@ -12,6 +12,7 @@ from mvo_jax.interop.layouts import LAYOUTS
 from mvo_jax.interop.parity import pair, report, suite
 from mvo_jax.interop.parity.cases import (
     BOUNDS,
+    COMPARED,
     SMALL,
     Case,
     cases_of,
@@ -22,7 +23,6 @@ from mvo_jax.interop.parity.results import Result, Row, Trace
 from mvo_jax.interop.torch_models import TWINS
 from mvo_jax.models.mask_decoder import LAYOUTS as DECODER_LAYOUTS
 from mvo_jax.models.mvo_net import VARIANTS
-from mvo_jax.models.ops.lowerings import LOWERINGS
 from mvo_jax.models.temporal_encoder import FORMS
 from tests.small_run import shipped_models
 from tests.torch_pairs import broken, check_float64
@@ -36,7 +36,7 @@ NETWORKS = [
 # They meet every variant, lowering, decoder layout and encoder form; the command runs all pairs of
 # variant and lowering.
 CASES = [
-    *(Case("mvo_net", name, NETWORKS[i % 4], batch=2) for i, name in enumerate(LOWERINGS)),
+    *(Case("mvo_net", name, NETWORKS[i % 4], batch=2) for i, name in enumerate(COMPARED)),
     deep_case(),
 ]
 
@@ -92,12 +92,12 @@ def test_cases_cover_every_choice():
         return {case.network.get(option, default) for case in cases}
 
     for cases in (CASES, cases_of("mvo_net")):
-        assert {case.lowering for case in cases} == set(LOWERINGS)
+        assert {case.lowering for case in cases} == set(COMPARED)
         assert chosen("variant", "full", cases) == set(VARIANTS)
         assert chosen("decoder_layout", "paper", cases) == set(DECODER_LAYOUTS)
         assert chosen("encoder_form", "released", cases) == set(FORMS)
     pairs = {(case.network["variant"], case.lowering) for case in cases_of("mvo_net")}
-    assert len(pairs) == len(VARIANTS) * len(LOWERINGS)
+    assert len(pairs) == len(VARIANTS) * len(COMPARED)
     assert chosen("form", "", cases_of("timesformer")) == {"gated", "released"}
 
 
@@ -105,7 +105,7 @@ def test_every_model_of_the_registry_has_a_twin():
     assert set(shipped_models()) == TWINS.keys() == SMALL.keys() == LAYOUTS.keys()
     for model in TWINS:
         case = full_size_case(model)
-        assert case.lowering in ("", *LOWERINGS)
+        assert case.lowering in ("", *COMPARED)
         assert case.config["in_channels"] == 3  # the published one
 
 

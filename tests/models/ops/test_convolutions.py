@@ -13,7 +13,10 @@ from mvo_jax.models.ops.conv3d import SMALL_GRID, Conv3d
 from mvo_jax.models.ops.layers import check_clip
 from mvo_jax.models.ops.lowerings import (
     LOWERINGS,
+    PADDED,
     WIDE,
+    convolution,
+    half,
     spatial_convolution,
     temporal_convolution,
 )
@@ -43,8 +46,12 @@ def test_the_cases_lie_on_both_sides_of_every_bound():
     assert CASES["joined"][-1] < WIDE <= CASES["summed"][-1]
 
 
+# Pairs of columns are R(2+1)D's (test_factorised.py), filled channels have a test of their own.
+PLAIN = [name for name in LOWERINGS if name != "conv3d_pairs" and not name.endswith(PADDED)]
+
+
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("lowering", [name for name in LOWERINGS if name != "conv3d_pairs"])
+@pytest.mark.parametrize("lowering", PLAIN)
 @pytest.mark.parametrize("case", CASES)
 def test_value_and_gradients_equal_torch_in_float64(case, lowering):
     kernel_size, stride, padding, size, channels = CASES[case]
@@ -72,6 +79,43 @@ def test_value_and_gradients_equal_torch_in_float64(case, lowering):
         assert their.grad is not None
         size_of = np.abs(their.grad.numpy()).max()
         np.testing.assert_allclose(our, their.grad.numpy(), rtol=1e-10, atol=1e-12 * size_of)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("lowering", [name for name in LOWERINGS if name.endswith(PADDED)])
+@pytest.mark.parametrize("kernel_size", [(1, 3, 3), (3, 1, 1), (3, 3, 3)])
+def test_filled_channels_change_no_result(kernel_size, lowering):
+    """13 channels to 45, as 16 to 48 and sliced again; values and both gradients in float64."""
+    x, kernel = normal(2, 4, 5, 6, 13), normal(*kernel_size, 13, 45, seed=1)
+    dy = normal(2, 4, 5, 6, 45, seed=2)
+
+    def run(lowering):
+        def forward(x, kernel):
+            options: Any = {"stride": (1, 1, 1), "padding": half(kernel_size)}
+            return convolution(x, kernel, **options, lowering=lowering)
+
+        def both(x, kernel, dy):
+            value, pullback = jax.vjp(forward, x, kernel)
+            return value, *pullback(dy)
+
+        lowered = jax.jit(both).lower(x, kernel, dy)
+        return lowered.as_text(), lowered.compile(QUICK_COMPILE)(x, kernel, dy)
+
+    text, filled = run(lowering)
+    plain_text, plain = run(lowering.removesuffix(PADDED))
+    for our, their in zip(filled, plain, strict=True):
+        # Sums of the same products and of zeros, up to 405 of order 1.
+        np.testing.assert_allclose(our, their, rtol=0, atol=1e-12 * np.abs(their).max())
+    assert "x16x48x" in text  # it is another program
+    assert "x16x48x" not in plain_text
+
+
+def test_the_channels_of_a_clip_are_not_filled():
+    x, kernel = jnp.ones((1, 2, 8, 8, 3)), jnp.ones((1, 3, 3, 3, 45))
+    options: Any = {"stride": (1, 2, 2), "padding": (0, 1, 1), "lowering": "conv3d_padded"}
+    program = str(jax.make_jaxpr(lambda x, k: convolution(x, k, **options))(x, kernel))
+    assert "f32[1,3,3,3,48]" in program
+    assert "f32[1,2,8,8,8]" not in program
 
 
 def test_a_grey_clip_counts_as_equal_channels():
