@@ -188,10 +188,11 @@ def square_pixel(pixel_mm: float | None) -> tuple[float, float] | None:
     return None if pixel_mm is None else (pixel_mm, pixel_mm)
 
 
+_DAMAGED = "copy it again, it may be cut off; if the copy says the same, export it again"
+
+
 @contextlib.contextmanager
-def reading(
-    path: Path, what: str, remedy: str = "copy it again; it may be cut off"
-) -> Iterator[None]:
+def reading(path: Path, what: str, remedy: str = _DAMAGED) -> Iterator[None]:
     """Name the file in whatever a library makes of damaged bytes.
 
     Args:

@@ -107,7 +107,8 @@ def read_volume(path: Path, *, axes: int | None = None) -> Volume:
             f"{printable(path)}: the suffix mixes small and capital letters",
             "rename it to .nii or .nii.gz",
         )
-    with reading(path, "", "copy it again; it may be cut off or not a NIfTI file"):
+    remedy = "copy it again, it may be cut off or not a NIfTI file; else export it again"
+    with reading(path, "", remedy):
         image: Any = nibabel.load(path)
         shape = tuple(int(n) for n in image.shape)
         dtype = image.get_data_dtype()
