@@ -7,7 +7,7 @@ import numpy as np
 from mvo_jax.config_files import load_config
 from mvo_jax.data.splits import Split, StreamedSplit, content_hash
 from mvo_jax.models.registry import MODELS
-from tools.tiny_run import tiny_split
+from tools.tiny_run import tiny_config, tiny_split
 
 TINY: dict[str, Any] = {
     "data.frames": 8,
@@ -40,6 +40,14 @@ def make_tiny_config(**changes: Any) -> Any:
     """The paper's config in small."""
     config: Any = load_config("mvo").unlock()
     config.update_from_flattened_dict(TINY | changes)
+    return config.lock()
+
+
+def make_smallest_config(**changes: Any) -> Any:
+    """The same training of the smallest network, for tests of what surrounds a network."""
+    config = make_tiny_config().unlock()
+    config.model = tiny_config().model
+    config.update_from_flattened_dict(changes)
     return config.lock()
 
 

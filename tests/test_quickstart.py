@@ -12,9 +12,14 @@ NOTEBOOK = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text())
 
 def test_every_cell_runs(tmp_path):
     cells = ["".join(cell["source"]) for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
+    code = "\n\n".join(cells)
+    # The reader's minute is not needed here: fewer cases and steps, everything else as it stands.
+    for words, in_short in (('"small"', '"tiny"'), ("= 100", "= 4"), ("= 50", "= 4")):
+        assert code.count(words) == 1
+        code = code.replace(words, in_short)
     environment = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
     result = subprocess.run(
-        [sys.executable, "-c", "\n\n".join(cells)],
+        [sys.executable, "-c", code],
         cwd=tmp_path,
         env=environment | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"},
         capture_output=True,

@@ -69,10 +69,12 @@ STAGES = {
     "begun1": Stage("without12", (1,), 300),
     "begun2": Stage("without12", (2,), 300),
     "without34": Stage("start", (3, 4), 450),
-    "fold3": Stage("without34", (3,), 300),
-    "fold4": Stage("without34", (4,), 300),
-    "fold1": Stage("begun1", (1,), 200),
-    "fold2": Stage("begun2", (2,), 200),
+    "begun3": Stage("without34", (3,), 300),
+    "begun4": Stage("without34", (4,), 300),
+    "fold1": Stage("begun1", (1,), 1200),
+    "fold2": Stage("begun2", (2,), 1200),
+    "fold3": Stage("begun3", (3,), 1200),
+    "fold4": Stage("begun4", (4,), 1200),
 }
 
 

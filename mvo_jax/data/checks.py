@@ -103,7 +103,7 @@ class Inspection:
         self.decisions: list[Decision] = []
         self.reading = Reading()
         self._splits_of: dict[str, set[str]] = defaultdict(set)
-        self._by_pixels: dict[bytes, str] = {}
+        self._by_pixels: dict[str, str] = {}
         self._by_id: dict[str, str] = {}
         self._found: dict[str, list[str]] = defaultdict(list)
         self._rings = self._wrong_rings = 0
@@ -151,7 +151,8 @@ class Inspection:
 
     def _repeated(self, clip: Clip, split: str) -> list[tuple[str, str]]:
         wrong = []
-        digest = hashlib.sha256(np.ascontiguousarray(clip.video).data).digest()[:16]
+        stored = np.ascontiguousarray(clip.video).data
+        digest = clip.source_pixels or hashlib.sha256(stored).hexdigest()[:32]
         where = f"{clip.case_id} ({split})"
         if digest in self._by_pixels:
             wrong.append(("same pixels as another case", f" = {self._by_pixels[digest]}"))

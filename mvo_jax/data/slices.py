@@ -264,6 +264,7 @@ class Clip(Slice):
         window: where the crop lies in the source; None where nobody knows.
         first_frame: source frame (0-based) that the clip starts at.
         intensity: grey values that became 0 and 255; None of stored clips.
+        source_pixels: hash of the slice as read, before crop and grey scale; empty of stored clips.
         split: stored split of a cohort; None of other sources.
         overview: the source around the crop; None of cohorts, which store crops only.
     """
@@ -277,6 +278,7 @@ class Clip(Slice):
     window: Window | None = None
     first_frame: int = 0
     intensity: tuple[float, float] | None = None
+    source_pixels: str = ""
     split: str | None = None
     overview: Overview | None = None
 

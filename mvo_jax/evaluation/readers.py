@@ -217,6 +217,31 @@ def difference(
     return Difference(value, low, high, _p(abs(value), cases, parts))
 
 
+def mean_difference(
+    values: Sequence[float], errors: Sequence[float], *, confidence: float = 0.95
+) -> Difference:
+    """A paired difference that every seed measured on the same cases, averaged over the seeds.
+
+    For figures of which the seeds' covariance is not stored. The interval is wider than it has to
+    be: the seeds' errors over cases count as wholly shared, and their spread as theirs alone.
+
+    Args:
+        values: one a seed.
+        errors: their standard errors over cases.
+        confidence: of the interval.
+
+    Returns:
+        Difference; limits and p are nan with a single seed.
+    """
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return Difference(mean, math.nan, math.nan, math.nan)
+    cases = float(np.mean(np.square(errors)))
+    parts = [(float(np.var(values, ddof=1)) / count, float(count - 1))]
+    reach = _reach(cases, parts, confidence)
+    return Difference(mean, mean - reach, mean + reach, _p(abs(mean), cases, parts))
+
+
 def _together(*systems: tuple[SeedVariance, int]) -> list[tuple[float, float]]:
     """(variance, degrees of freedom) of the independent estimates behind a difference."""
     pooled = [(one, count) for one, count in systems if one.pooled]

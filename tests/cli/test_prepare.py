@@ -71,6 +71,30 @@ def test_a_bad_case_among_good_ones(source, tmp_path, capsys):
     assert len(rows(out / "manifest.csv")) == 6
 
 
+def test_the_images_of_one_patient_under_two_names(source, tmp_path):
+    """Also where the second has no mask, so that its crop is placed otherwise."""
+    with np.load(source / "p0.npz") as content:
+        first = dict(content)
+    del first["lge_mask"]
+    np.savez(source / "p9.npz", **first)
+    out = tmp_path / "out"
+    assert run("prepare", [str(source), f"--out={out}", *SHAPE]) == 0
+    (row,) = rows(out / "rejected.csv")
+    assert row["case_id"] == "p9"
+    assert "every pixel of 'p9' is that of 'p0'" in row["cause"]
+    assert len(rows(out / "manifest.csv")) == 6
+
+
+def test_a_mask_on_which_nothing_is_drawn_is_told(source, tmp_path):
+    write_case(source, "blank", lge_mask=np.zeros((SIZE, SIZE), np.uint8))
+    out = tmp_path / "out"
+    assert run("prepare", [str(source), f"--out={out}", *SHAPE]) == 0
+    noted = {row["case_id"]: row for row in rows(out / "manifest.csv")}
+    assert noted["blank"]["label"] == ""
+    assert "nothing is drawn in its LGE mask" in noted["blank"]["note"]
+    assert "LGE" not in noted["p1"]["note"]
+
+
 def test_strict_ends_at_it_and_goes_on_when_it_is_mended(source, tmp_path, refused):
     (source / "broken.npz").write_bytes(b"")
     out = tmp_path / "out"

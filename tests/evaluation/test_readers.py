@@ -10,6 +10,7 @@ from mvo_jax.evaluation.readers import (
     SeedVariance,
     difference,
     mean_auc,
+    mean_difference,
     readers,
     seed_variances,
 )
@@ -90,6 +91,32 @@ def test_p_is_the_confidence_that_reaches_zero(table):
     assert min(abs(at.low), abs(at.high)) == pytest.approx(0, abs=1e-8)
     again = difference(b, a, seeds, seeds)
     assert (again.low, again.high, again.p) == pytest.approx((-found.high, -found.low, found.p))
+
+
+def test_a_difference_that_every_seed_measured():
+    found = mean_difference([0.16, 0.20, 0.24], [0.03, 0.03, 0.03])
+    # t of two degrees and the normal quantile, 95 %; the spread of the seeds is 0.04.
+    reach = math.sqrt(4.302653**2 * 0.04**2 / 3 + 1.959964**2 * 0.03**2)
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (0.2, 0.2 - reach, 0.2 + reach), abs=1e-7
+    )
+    at = mean_difference([0.16, 0.20, 0.24], [0.03, 0.03, 0.03], confidence=1 - found.p)
+    assert at.low == pytest.approx(0, abs=1e-8)
+    alone = mean_difference([0.2], [0.03])
+    assert alone.value == 0.2
+    assert math.isnan(alone.low)
+    assert math.isnan(alone.p)
+
+
+def test_seeds_of_one_truth_are_within_such_an_interval():
+    """A share of the errors over cases is common to all seeds: the interval is wide enough."""
+    draws, held = np.random.default_rng(2), 0
+    for _ in range(1000):
+        common, own = draws.normal(0, 0.02), draws.normal(0, 0.01, 3)
+        values = 0.1 + common + own + draws.normal(0, 0.03, 3)
+        found = mean_difference(values, [math.hypot(0.02, 0.01)] * 3)
+        held += found.low <= 0.1 <= found.high
+    assert held >= 950
 
 
 def test_more_seeds_and_pooled_degrees_narrow_the_interval(table):

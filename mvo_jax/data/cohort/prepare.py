@@ -50,6 +50,7 @@ from mvo_jax.files import replace_file, replace_with
 
 WORK = ".work"
 _RENAME = "rename one, or give case ids in a table"
+_SAME_IMAGES = "leave out the one that is named or labelled wrongly"
 MANIFEST_COLUMNS = (
     "case_id", "patient_id", "slice", "label", "split", "source", "spacing_mm", "frames", "sha256",
     "source_frames", "first_frame", "start_row", "start_column", "step_row", "step_column",
@@ -256,12 +257,19 @@ def _read_all(
             advance(cases=len(accepted), rejected=len(rejected))
     accepted = sorted(accepted + done, key=lambda row: (row["case_id"], row["source"]))
     unique: list[Row] = []
+    of_pixels: dict[str, Row] = {}
     for row in accepted:
+        same = of_pixels.get(row["pixels"])
         if unique and unique[-1]["case_id"] == row["case_id"]:
             cause = f"the case id {row['case_id']!r} is also that of {unique[-1]['source']}"
             doubles.append(_reject(row, cause, _RENAME))
+        elif same is not None:
+            # In two splits they would make results look better than they are.
+            cause = f"every pixel of {row['case_id']!r} is that of {same['case_id']!r}"
+            doubles.append(_reject(row, f"{cause} ({same['source']})", _SAME_IMAGES))
         else:
             unique.append(row)
+            of_pixels[row["pixels"]] = row
     rejected += _refuse_if(strict, doubles)
     rejected.sort(key=lambda one: (one.case_id, one.source))
     return unique, rejected

@@ -5,6 +5,7 @@ the slice is refused.
 """
 
 import dataclasses
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -108,6 +109,7 @@ def prepare_series(
     Returns:
         One entry a slice, in order.
     """
+    slices = _with_note_of_empty_masks(slices)
     fault = label_fault(slices, label)
     faults = [slice_fault(one, still_images=still_images) for one in slices]
     sound = [one for one, wrong in zip(slices, faults, strict=True) if wrong is None]
@@ -124,6 +126,15 @@ def prepare_series(
             names = one.case_id, one.patient_id, one.source
             out.append(Rejected(*names, error.cause, error.remedy, images))
     return out
+
+
+def _with_note_of_empty_masks(slices: Sequence[CineSlice]) -> Sequence[CineSlice]:
+    """The first slice says it where nothing is drawn in any: the export may have lost it."""
+    masks = [one.lge_mask for one in slices if one.lge_mask is not None]
+    if not masks or any(mask.any() for mask in masks) or any(one.has_mvo for one in slices):
+        return slices
+    note = "; ".join(filter(None, (slices[0].note, "nothing is drawn in its LGE mask")))
+    return [dataclasses.replace(slices[0], note=note), *slices[1:]]
 
 
 def _placed(sound: Sequence[CineSlice], target: Target) -> dict[int, Placed]:
@@ -180,6 +191,7 @@ def _prepare(one: CineSlice, target: Target, label: int | None, heart: Placed | 
         window=window,
         first_frame=first,
         intensity=intensity,
+        source_pixels=hashlib.sha256(np.ascontiguousarray(one.cine).data).hexdigest()[:32],
     )
 
 

@@ -89,7 +89,7 @@ def stored_rows(path: Path, series: Series) -> list[Row] | None:
         return None
     rows = content["rows"]
     good = content["fingerprint"] == fingerprint(series) and all("cause" not in r for r in rows)
-    good = good and all("images" in row for row in rows)  # not of an older version
+    good = good and all("pixels" in row for row in rows)  # not of an older version
     return rows if good and path.with_suffix(".npz").is_file() else None
 
 
@@ -144,6 +144,7 @@ def _row(clip: Clip, series: Series, recipe: Recipe, path: Path, *, position: in
         "spacing_mm": clip.spacing_mm,
         "frames": len(clip.video),
         "sha256": hashlib.sha256(clip.video.tobytes() + _mask(clip).tobytes()).hexdigest(),
+        "pixels": clip.source_pixels,
         "source_frames": clip.source_frames,
         "first_frame": clip.first_frame,
         "start_row": clip.window.start[0],

@@ -19,6 +19,7 @@ from mvo_jax.evaluation.readers import (
     SeedVariance,
     difference,
     mean_auc,
+    mean_difference,
     readers,
     seed_variances,
 )
@@ -51,7 +52,8 @@ SHOWN = {
 }
 MAPS = {"map": "predicted", "mean_training_map": "mean training map", "chance": "chance"}
 # A true difference that is found in 80 % of such studies is so many half-widths of an interval.
-_POWER_80 = 1 + 0.8416 / 1.96
+_NORMAL_95 = 1.96
+_POWER_80 = 1 + 0.8416 / _NORMAL_95
 
 
 def write_study(out: Path) -> dict[str, Any]:
@@ -181,6 +183,7 @@ def _row(
         "auc_by_seed": row.auc.tolist(),
         "seed_sd": float(row.auc.std(ddof=1)) if row.count > 1 else None,
         "localisation": _localisation(of_row),
+        "map_minus_mean_map": _map_minus_mean_map(of_row),
         "best_steps": [run.best_step for run in of_row],
         "steps": None if of_row[0].features else of_row[0].config["train"]["total_steps"],
         "seconds": [run.seconds for run in of_row],
@@ -201,6 +204,20 @@ def _localisation(of_row: Sequence[StoredRun]) -> dict[str, dict[str, float]] | 
         for which in MAPS
         if all(one.get(which) and one["cases"] for one in found)
     }
+
+
+def _map_minus_mean_map(of_row: Sequence[StoredRun]) -> dict[str, dict[str, float]] | None:
+    """How much better the map points than the mean training map, paired by case, over seeds."""
+    found = [run.localisation["map_minus_mean_map"] for run in of_row if run.localisation]
+    found = [one for one in found if one]
+    if not found:
+        return None
+    out = {}
+    for figure in SHOWN:
+        each = [one[figure] for one in found]
+        errors = [(one["high"] - one["low"]) / (2 * _NORMAL_95) for one in each]
+        out[figure] = asdict(mean_difference([one["value"] for one in each], errors))
+    return out
 
 
 def _tests(
@@ -280,6 +297,14 @@ def markdown(table: Mapping[str, Any]) -> str:
         cells += [percent(found.get(figure), 1) for figure in SHOWN]
         lines.append(cells)
     parts = [lines]
+    pointing = [row for row in table["rows"] if row["map_minus_mean_map"]]
+    if pointing:
+        head = ["map less mean training map, points (95 %)", *SHOWN.values()]
+        rows = [
+            [row["name"], *(_points(row["map_minus_mean_map"][figure]) for figure in SHOWN)]
+            for row in pointing
+        ]
+        parts.append([head, ["---"] * len(head), *rows])
     if table["tests"]:
         head = ["row", "minus", "points (95 %)", "p", "p (Holm)"]
         rows = [
@@ -296,6 +321,12 @@ def markdown(table: Mapping[str, Any]) -> str:
     text = "\n\n".join("\n".join(f"| {' | '.join(line)} |" for line in part) for part in parts)
     # A page has typographic dashes and minus signs, a text plain ones.
     return text.replace("–", "-").replace("−", "-")  # noqa: RUF001
+
+
+def _points(found: Mapping[str, Any]) -> str:
+    """A difference in points with limits and p."""
+    value = number(100 * found["value"], 1)
+    return f"{value} ({span(found)}), p {p_short(found['p'])}" if found["p"] is not None else value
 
 
 def origins(runs: Sequence[StoredRun]) -> dict[str, str]:

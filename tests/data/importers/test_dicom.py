@@ -719,7 +719,8 @@ def test_prepare_says_what_became_of_all_images(jobs, tmp_path, caplog):
     source = tmp_path / "source"
     copied(source)
     add_screenshot(source / "anna" / "i00_000.dcm")
-    writers.write_series(source / "bert", CINE, PatientID="BERT", StudyInstanceUID="1.9")
+    other = CINE[:, :, :, ::-1]  # equal images of two patients are refused
+    writers.write_series(source / "bert", other, PatientID="BERT", StudyInstanceUID="1.9")
     incomplete = sorted((source / "bert").iterdir())
     incomplete[-1].unlink()
     writers.write_series(source / "cleo", CINE[:3], PatientID="CLEO", StudyInstanceUID="1.10")

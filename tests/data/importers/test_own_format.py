@@ -38,8 +38,8 @@ def test_a_module_adds_its_format_at_run_time(tmp_path, monkeypatch, jobs):
     source = tmp_path / "source"
     source.mkdir()
     cine = np.random.default_rng(0).integers(0, 255, (10, 32, 32)).astype(np.uint8)
-    for name in ("a", "b"):
-        cine.tofile(source / f"{name}.raw")
+    for k, name in enumerate("ab"):
+        np.roll(cine, k).tofile(source / f"{name}.raw")
     (source / "cut.raw").write_bytes(cine.tobytes()[:-1])
     with pytest.raises(UserError, match="in no format that is recognised"):
         choose_importer(source)

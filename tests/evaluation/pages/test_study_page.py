@@ -9,9 +9,9 @@ from mvo_jax.data.splits import Cases
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.metrics import roc_auc
 from mvo_jax.evaluation.oracle import oracle_predictions
-from mvo_jax.evaluation.pages.study import study_table, write_study
+from mvo_jax.evaluation.pages.study import SHOWN, study_table, write_study
 from mvo_jax.evaluation.predictions import Predictions
-from mvo_jax.evaluation.readers import difference, readers, seed_variances
+from mvo_jax.evaluation.readers import difference, mean_difference, readers, seed_variances
 from mvo_jax.evaluation.stored_run import (
     Scores,
     StoredRun,
@@ -78,6 +78,35 @@ def test_the_table_is_that_of_the_readers(runs):
     assert "so far: b 2, elsewhere 1" in text
     assert "Not run yet: never." in text
     assert "found by 80 %" in text
+
+
+def pointing(value: float, half: float) -> dict:
+    """The localisation of a run whose map is better than the mean map by ``value``."""
+
+    def figures(value: float, half: float = 0.0) -> dict:
+        one = {"value": value, "low": value - half, "high": value + half}
+        return dict.fromkeys(SHOWN, one)
+
+    maps = {"map": figures(0.2 + value), "mean_training_map": figures(0.2), "chance": figures(0.0)}
+    return {"cases": 30, "map_minus_mean_map": figures(value, half), **maps}
+
+
+def test_the_map_beside_the_mean_map_over_seeds(tmp_path):
+    (tmp_path / "study.json").write_text(json.dumps(ABOUT))
+    for seed, value in enumerate((0.16, 0.20, 0.24)):
+        run = stored("a", seed, localisation=pointing(value, 0.0588))
+        write_stored_run(tmp_path / f"a-seed{seed}.json", run)
+    write_stored_run(tmp_path / "b-seed0.json", stored("b", 0, localisation=pointing(0.1, 0.05)))
+    table = write_study(tmp_path)
+    found = table["rows"][0]["map_minus_mean_map"]["block_auc"]
+    expected = mean_difference([0.16, 0.20, 0.24], [0.03] * 3)
+    assert (found["value"], found["low"], found["p"]) == pytest.approx(
+        (0.2, expected.low, expected.p)
+    )
+    text = (tmp_path / "table.md").read_text()
+    assert f"20.0 ({100 * expected.low:.1f} to {100 * expected.high:.1f}), p 0.0" in text
+    assert "| b | 10.0 |" in text  # with one seed there is no interval
+    assert "paired by case" in (tmp_path / "table.html").read_text()
 
 
 def test_a_study_without_a_run_has_a_page(tmp_path):
