@@ -8,11 +8,13 @@ counts once.
 import collections
 import math
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 _ITEM_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
 _ARRAY = re.compile(rf"\b({'|'.join(_ITEM_BYTES)})\[([\d,]*)\](?:\{{([^}}]*)\}})?")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?(%[\w.\-]+) = (.*?) ([\w\-]+)\((.*)$")
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _NO_TRAFFIC = {"parameter", "tuple", "get-tuple-element", "bitcast", "constant", "custom-call"}
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -56,18 +58,21 @@ def _arrays(types: str) -> list[tuple[int, bool]]:
     ]
 
 
-def read(program: str) -> Traffic:
-    """Traffic of a program, from ``compiled.as_text()``.
+class _Operation(NamedTuple):
+    """One instruction of a program: what it moves, and where in the network it comes from."""
 
-    Raises:
-        ValueError: the text has no entry computation.
-    """
+    kind: str
+    source: str
+    hbm_bytes: int
+    operand_bytes: int
+    cycles: int
+
+
+def _operations(program: str) -> Iterator[_Operation]:
     start = program.find("\nENTRY ")
     if start < 0:
         raise ValueError("no entry computation in the program's text")
     types: dict[str, str] = {}
-    total = 0
-    collectives: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
     for line in program[start + 1 :].splitlines()[1:]:
         found = _INSTRUCTION.match(line)
         if not found:
@@ -75,18 +80,65 @@ def read(program: str) -> Traffic:
         name, result, operation, rest = found.groups()
         types[name] = result
         operands = [types.get(o, "") for o in re.findall(r"%[\w.\-]+", rest.split(")")[0])]
-        kind = operation.removesuffix("-start")
-        if kind in _COLLECTIVES:
-            collectives[kind][0] += 1
-            collectives[kind][1] += sum(size for o in operands for size, _ in _arrays(o))
         if operation in _NO_TRAFFIC or operation.endswith("-done"):
-            continue
-        if operation == "copy-start":  # (target, source, context)
-            total += _arrays(result)[0][0]
+            moved = 0
+        elif operation == "copy-start":  # (target, source, context)
+            moved = _arrays(result)[0][0]
         elif operation == "slice-start":  # ((source), target, context)
-            total += _arrays(result)[1][0]
+            moved = _arrays(result)[1][0]
         else:
             parts = [part for text in (result, *operands) for part in _arrays(text)]
-            total += sum(size for size, in_hbm in parts if in_hbm)
-    cycles = re.findall(r'"estimated_cycles":"(\d+)"', program[start:])
-    return Traffic(total, {k: (v[0], v[1]) for k, v in collectives.items()}, sum(map(int, cycles)))
+            moved = sum(size for size, in_hbm in parts if in_hbm)
+        source, cycles = re.search(r'op_name="([^"]*)"', line), _CYCLES.search(line)
+        yield _Operation(
+            operation.removesuffix("-start"),
+            source[1] if source else "",
+            moved,
+            sum(size for o in operands for size, _ in _arrays(o)),
+            int(cycles[1]) if cycles else 0,
+        )
+
+
+def read(program: str) -> Traffic:
+    """Traffic of a program, from ``compiled.as_text()``.
+
+    Raises:
+        ValueError: the text has no entry computation.
+    """
+    operations = list(_operations(program))
+    collectives: dict[str, tuple[int, int]] = {}
+    for operation in operations:
+        if operation.kind in _COLLECTIVES:
+            count, size = collectives.get(operation.kind, (0, 0))
+            collectives[operation.kind] = count + 1, size + operation.operand_bytes
+    return Traffic(
+        sum(operation.hbm_bytes for operation in operations),
+        collectives,
+        sum(operation.cycles for operation in operations),
+    )
+
+
+def by_layer(program: str, network: str) -> dict[str, tuple[int, int]]:
+    """Bytes through the large memory and estimated cycles of each part of a network.
+
+    Args:
+        program: as for ``read``.
+        network: name of the module's class, behind which its parts stand in a source.
+
+    Returns:
+        'forward trunk/layer1_block1' and so on, the largest first; 'copies' and the rest of what
+        names no part under its kind.
+    """
+    parts: dict[str, list[int]] = collections.defaultdict(lambda: [0, 0])
+    for operation in _operations(program):
+        found = re.search(rf"\b{network}\)*/(.*)", operation.source)
+        if found:
+            path = found[1].split("/")
+            way = "backward" if "transpose(" in operation.source else "forward"
+            part = f"{way} {'/'.join(path[: 2 if len(path) > 2 else 1])}"
+        else:
+            part = "copies" if operation.kind in ("copy", "slice") else operation.kind
+        parts[part][0] += operation.hbm_bytes
+        parts[part][1] += operation.cycles
+    ordered = sorted(parts.items(), key=lambda item: -item[1][0])
+    return {part: (moved, cycles) for part, (moved, cycles) in ordered if moved or cycles}

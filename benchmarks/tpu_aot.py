@@ -90,7 +90,8 @@ def compile_step(config: dict[str, Any]) -> dict[str, Any]:
     compiled: Any = traced.lower(lowering_platforms=("tpu",)).compile()
     seconds = time.perf_counter() - start
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-    traffic = hlo_traffic.read(compiled.as_text())
+    text = compiled.as_text()
+    traffic = hlo_traffic.read(text)
     return {
         **config,
         "lowering": networks.lowering(model),
@@ -105,6 +106,8 @@ def compile_step(config: dict[str, Any]) -> dict[str, Any]:
         "gflop_a_clip": cost["flops"] / 1e9 / batch,
         "megacycles_a_clip": traffic.cycles / 1e6 / batch,
         "collectives": traffic.collectives,
+        # part of the network -> (bytes through HBM, cycles) of the whole batch
+        "parts": hlo_traffic.by_layer(text, type(model).__name__),
     }
 
 

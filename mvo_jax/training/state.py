@@ -1,6 +1,7 @@
 """Everything a training run carries from one step to the next."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -59,11 +60,7 @@ def create_state(
         The state at step 0. Under ``jax.eval_shape`` its shapes only.
     """
 
-    def init(key: jax.Array) -> PyTree:
-        return model.init(key, jnp.zeros((1, *clip_shape)), train=False)
-
-    # Jitted, so that initialising does not run the convolutions one operation at a time.
-    variables = jax.jit(init)(key)
+    variables = _initial_variables(model, key, clip_shape)
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -72,6 +69,15 @@ def create_state(
         opt_state=optimiser.init(params),
         ema_params=jax.tree.map(jnp.array, params) if ema else None,
     )
+
+
+# Jitted, so that initialising does not run the convolutions one operation at a time, and here, so
+# that the shapes and the values of one model take one trace.
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _initial_variables(
+    model: nn.Module, key: jax.Array, clip_shape: tuple[int, int, int, int]
+) -> PyTree:
+    return model.init(key, jnp.zeros((1, *clip_shape)), train=False)
 
 
 def start_from(state: TrainState, variables: Mapping[str, PyTree]) -> TrainState:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.hlo_traffic import array_bytes, read
+from benchmarks.hlo_traffic import array_bytes, by_layer, read
 
 PROGRAM = """HloModule jit_f
 
@@ -43,6 +43,21 @@ def test_only_hbm_counts_and_a_copy_once():
     assert traffic.hbm_bytes == (large + small) + small + 2 * large
     assert traffic.collectives == {"all-reduce": (1, small)}
     assert traffic.cycles == 120
+
+
+def test_every_byte_and_cycle_belongs_to_one_part():
+    source = ', metadata={op_name="jit(step)/transpose(jvp(Net))/trunk/block/conv/mul"}'
+    program = PROGRAM.replace("calls=%fused", f"calls=%fused{source}", 1)
+    parts = by_layer(program, "Net")
+    small, large = 8 * 128 * 4, 8 * 128 * 2
+    assert parts == {
+        "backward trunk/block": (large + small, 100),
+        "copies": (small, 0),
+        "fusion": (2 * large, 20),
+    }
+    traffic = read(program)
+    assert sum(moved for moved, _ in parts.values()) == traffic.hbm_bytes
+    assert sum(cycles for _, cycles in parts.values()) == traffic.cycles
 
 
 def test_a_text_without_a_program_is_refused():

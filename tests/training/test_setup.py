@@ -2,12 +2,15 @@
 
 import json
 
+import flax.linen as nn
 import jax
 import pytest
 
 from mvo_jax.devices import parallel
 from mvo_jax.errors import UserError
+from mvo_jax.training.optim import OptimiserSettings, make_optimiser
 from mvo_jax.training.setup import set_up
+from mvo_jax.training.state import create_state
 
 
 def test_what_is_built(tiny_config):
@@ -85,3 +88,23 @@ def test_a_config_survives_json(tiny_config):
     config = tiny_config()
     again = ConfigDict(json.loads(config.to_json()))
     assert set_up(again).state_shapes() == set_up(config).state_shapes()
+
+
+def test_shapes_and_values_of_a_model_take_one_trace():
+    calls = []
+
+    class Counted(nn.Module):
+        @nn.compact
+        def __call__(self, video, *, train, with_mask=False):
+            del train, with_mask
+            calls.append(video.shape)
+            return nn.Dense(1, name="classifier")(video.reshape(len(video), -1))
+
+    optimiser = make_optimiser(OptimiserSettings())
+
+    def create():
+        return create_state(Counted(), optimiser, jax.random.key(0), (2, 4, 4, 1))
+
+    shapes = [jax.eval_shape(create) for _ in range(2)]
+    assert jax.tree.all(jax.tree.map(lambda a, b: a.shape == b.shape, shapes[0], create()))
+    assert calls == [(1, 2, 4, 4, 1)]
