@@ -114,7 +114,7 @@ def test_seeds_of_one_truth_are_within_such_an_interval():
     for _ in range(1000):
         common, own = draws.normal(0, 0.02), draws.normal(0, 0.01, 3)
         values = 0.1 + common + own + draws.normal(0, 0.03, 3)
-        found = mean_difference(values, [math.hypot(0.02, 0.01)] * 3)
+        found = mean_difference(values.tolist(), [math.hypot(0.02, 0.01)] * 3)
         held += found.low <= 0.1 <= found.high
     assert held >= 950
 
