@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -60,7 +60,7 @@ def create_state(
         The state at step 0. Under ``jax.eval_shape`` its shapes only.
     """
 
-    variables = _initial_variables(model, key, clip_shape)
+    variables = _initial(model, clip_shape)(key)
     params = variables["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -71,13 +71,30 @@ def create_state(
     )
 
 
-# Jitted, so that initialising does not run the convolutions one operation at a time, and here, so
-# that the shapes and the values of one model take one trace.
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _initial_variables(
-    model: nn.Module, key: jax.Array, clip_shape: tuple[int, int, int, int]
-) -> PyTree:
-    return model.init(key, jnp.zeros((1, *clip_shape)), train=False)
+def _initial(model: nn.Module, clip_shape: tuple[int, int, int, int]) -> Callable[..., PyTree]:
+    """The program of a model's initial variables, one for all models that are equal.
+
+    A network of a user's own may have lists or dicts among its fields, which no cache can hold: it
+    is traced each time.
+    """
+    try:
+        return _cached_initial(model, clip_shape)
+    except TypeError:
+        return _initial_program(model, clip_shape)
+
+
+def _initial_program(
+    model: nn.Module, clip_shape: tuple[int, int, int, int]
+) -> Callable[..., PyTree]:
+    def init(key: jax.Array) -> PyTree:
+        return model.init(key, jnp.zeros((1, *clip_shape)), train=False)
+
+    # Jitted, so that initialising does not run the convolutions one operation at a time.
+    return jax.jit(init)
+
+
+# Shapes and values of one model take one trace.
+_cached_initial = functools.lru_cache(maxsize=8)(_initial_program)
 
 
 def start_from(state: TrainState, variables: Mapping[str, PyTree]) -> TrainState:

@@ -1,6 +1,8 @@
 """Configs that cannot work are refused before any data is made, by the name of their key."""
 
+import dataclasses
 import json
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -108,3 +110,17 @@ def test_shapes_and_values_of_a_model_take_one_trace():
     shapes = [jax.eval_shape(create) for _ in range(2)]
     assert jax.tree.all(jax.tree.map(lambda a, b: a.shape == b.shape, shapes[0], create()))
     assert calls == [(1, 2, 4, 4, 1)]
+
+
+def test_a_model_with_a_list_among_its_fields():
+    class Listed(nn.Module):
+        sizes: Any = dataclasses.field(default_factory=lambda: [3, 1])
+
+        @nn.compact
+        def __call__(self, video, *, train, with_mask=False):
+            del train, with_mask
+            return nn.Dense(self.sizes[0], name="classifier")(video.reshape(len(video), -1))
+
+    optimiser = make_optimiser(OptimiserSettings())
+    state = create_state(Listed(), optimiser, jax.random.key(0), (2, 4, 4, 1))
+    assert state.params["classifier"]["kernel"].shape == (32, 3)
