@@ -18,6 +18,13 @@ LAMBDA = 20.0
 SPLIT = "test_large"
 AREA_CHANGE = "area change alone"
 FEATURES = {AREA_CHANGE: ("fractional_area_change",)}
+# Beside networks they say what these have learned.
+KNOWN = {
+    **FEATURES,
+    "infarct size alone": ("infarct_size",),
+    "transmurality alone": ("transmurality",),
+    "strain alone": ("strain",),
+}
 FIVE, THREE = (0, 1, 2, 3, 4), (0, 1, 2)  # seeds of a table and of a grid
 
 

@@ -14,10 +14,7 @@ QUESTION = (
 )
 SPLIT, SEEDS = base.SPLIT, base.THREE
 FEATURES = {
-    **base.FEATURES,
-    "infarct size alone": ("infarct_size",),
-    "transmurality alone": ("transmurality",),
-    "strain alone": ("strain",),
+    **base.KNOWN,
     "all true features": (
         "fractional_area_change",
         "infarct_size",

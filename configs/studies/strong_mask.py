@@ -17,12 +17,12 @@ QUESTION = (
     "method pass area change alone, and does the map point better than the mean training map?"
 )
 SPLIT, SEEDS = base.SPLIT, base.THREE
-FEATURES = base.FEATURES
+FEATURES = base.KNOWN
 _CHOSEN: Any = load_config("mvo:strong_mask")
 STEPS, LAMBDA = _CHOSEN.train.total_steps, _CHOSEN.loss.mask_loss_weight
 _LAMBDA = "loss.mask_loss_weight"
 ROWS: dict[str, dict[str, Any]] = {
-    base.AREA_CHANGE: {},
+    **{name: {} for name in FEATURES},
     **{
         name: {"train.total_steps": STEPS, _LAMBDA: weight}
         for name, weight in (

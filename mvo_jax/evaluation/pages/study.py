@@ -11,6 +11,7 @@ import markupsafe
 import numpy as np
 
 from mvo_jax.errors import UserError
+from mvo_jax.evaluation.beyond import joined, rank_correlation
 from mvo_jax.evaluation.figures import curves
 from mvo_jax.evaluation.pages.render import number, p_short, percent, plain, render_page, span
 from mvo_jax.evaluation.readers import (
@@ -50,6 +51,7 @@ SHOWN = {
     "block_auc": "block AUC",
     "block_average_precision": "block AP",
 }
+MIN_CASES = 10  # of each class, as many as the folds of ``joined``
 MAPS = {"map": "predicted", "mean_training_map": "mean training map", "chance": "chance"}
 # A true difference that is found in 80 % of such studies is so many half-widths of an interval.
 _NORMAL_95 = 1.96
@@ -158,7 +160,8 @@ def study_table(about: Mapping[str, Any], runs: Sequence[StoredRun]) -> dict[str
     data = "no run yet" if first is None else f"{first.split}: {len(first.scored.label)} cases, "
     if first is not None:
         data += f"{int(first.scored.label.sum())} with MVO; {len(runs)} runs"
-    return plain({"data": data, "rows": rows, "tests": tests, "notes": notes})
+    beyond = _beyond(by_row, variances)
+    return plain({"data": data, "rows": rows, "tests": tests, "beyond": beyond, "notes": notes})
 
 
 def _readers(of_row: Sequence[StoredRun]) -> Readers:
@@ -243,6 +246,44 @@ def _tests(
     return [{**test, "p_holm": p} for test, p in zip(tests, adjusted, strict=True)]
 
 
+def _beyond(
+    by_row: Mapping[str, Sequence[StoredRun]], variances: Mapping[str, SeedVariance]
+) -> dict[str, Any] | None:
+    """What the networks of a page hold beyond its first row without a network.
+
+    The variance between seeds is that of the rows as they are, which is the larger one: what the
+    feature gives does not vary.
+    """
+    known = {name: runs[0].scored for name, runs in by_row.items() if runs[0].features}
+    if not known:
+        return None
+    first = next(iter(known))
+    label, base = known[first].label, known[first].probability
+    if min(np.bincount(label, minlength=2)) < MIN_CASES:
+        return None
+    rows = []
+    for name, runs in by_row.items():
+        if runs[0].features or runs[0].scored.cases != known[first].cases:
+            continue
+        seeds = [run.scored.probability for run in runs]
+        both = readers(label, [joined(label, one, base) for one in seeds])
+        found = difference(both, readers(label, [base]), variances[name], FIXED)
+        correlations = {
+            other: rank_correlation(seeds, scores.probability)
+            for other, scores in known.items()
+            if scores.cases == known[first].cases
+        }
+        rows.append(
+            {"row": name, "correlation": correlations, "auc": both.mean, "more": asdict(found)}
+        )
+    apart = {
+        name: rank_correlation([base], scores.probability)
+        for name, scores in known.items()
+        if scores.cases == known[first].cases
+    }
+    return {"feature": first, "apart": apart, "rows": rows} if rows else None
+
+
 def _power(tests: Sequence[Mapping[str, Any]]) -> str:
     reach = [(test["high"] - test["low"]) / 2 for test in tests if not math.isnan(test["low"])]
     if not reach:
@@ -316,6 +357,23 @@ def markdown(table: Mapping[str, Any]) -> str:
                 p_short(test["p_holm"]),
             ]
             for test in table["tests"]
+        ]
+        parts.append([head, ["---"] * len(head), *rows])
+    if table["beyond"]:
+        known = table["beyond"]["apart"]
+        head = ["rank correlation with", *known, f"AUC with {table['beyond']['feature']}"]
+        head.append("more, points (95 %), p")
+        rows = [
+            [table["beyond"]["feature"], *(number(value, 2) for value in known.values()), "-", "-"],
+            *(
+                [
+                    one["row"],
+                    *(number(value, 2) for value in one["correlation"].values()),
+                    percent(one["auc"], 1),
+                    _points(one["more"]),
+                ]
+                for one in table["beyond"]["rows"]
+            ),
         ]
         parts.append([head, ["---"] * len(head), *rows])
     text = "\n\n".join("\n".join(f"| {' | '.join(line)} |" for line in part) for part in parts)
