@@ -21,9 +21,9 @@ SIZES = {
     220: ("patients220", base.STEPS),
     7040: ("patients7040", 4 * base.STEPS),
 }
-FEATURES = base.FEATURES
+FEATURES = base.KNOWN
 ROWS: dict[str, dict[str, Any]] = {
-    base.AREA_CHANGE: {},
+    **{name: {} for name in FEATURES},
     **{
         f"{patients} {what}": {
             "data.size": size,

@@ -5,6 +5,7 @@ rank correlation with the feature says how far it has; the AUC of both together,
 feature alone, says what it adds.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,34 +20,41 @@ def rank_correlation(probability: Sequence[np.ndarray], feature: np.ndarray) -> 
     Args:
         probability: [N], one a seed.
         feature: [N], of the same cases; any increasing function of it gives the same.
+
+    Returns:
+        In [-1, 1]; nan where one of them is the same in all cases.
     """
     from scipy.stats import spearmanr  # 0.5 s
 
+    if any(np.ptp(one) == 0 for one in (*probability, feature)):
+        return math.nan
     return float(np.mean([spearmanr(one, feature).statistic for one in probability]))
 
 
-def joined(label: np.ndarray, probability: np.ndarray, feature: np.ndarray) -> np.ndarray:
-    """Probabilities of a logistic model of a network and a feature, each case out of fold.
+def joined(label: np.ndarray, *probability: np.ndarray) -> np.ndarray:
+    """Probabilities of a logistic model of one or several probabilities, each case out of fold.
 
-    Ten folds, the same at each call. Fitting costs the model a little, and a network that adds
-    nothing comes out slightly below the feature alone.
+    Ten folds, the same at each call. The folds' models differ a little, which costs some AUC: what
+    a network adds is the difference to the feature alone, which is to go through this too.
 
     Args:
         label: int [N].
-        probability: [N], of the network.
-        feature: [N], the probability that the feature alone gives.
+        probability: [N], of a network, of a feature.
 
     Returns:
         float64 [N].
     """
     from sklearn.linear_model import LogisticRegression  # 1 s
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
-    clipped = np.clip(np.stack([probability, feature], axis=1), _CERTAIN, 1 - _CERTAIN)
+    clipped = np.clip(np.stack(probability, axis=1).astype(np.float64), _CERTAIN, 1 - _CERTAIN)
     logits = np.log(clipped / (1 - clipped))
     spread = np.maximum(logits.std(axis=0), 1e-12)
     table = (logits - logits.mean(axis=0)) / spread
-    # Nearly without a penalty, as in ``oracle``: two variables and hundreds of cases.
+    # Nearly without a penalty, as in ``oracle``: a few variables and hundreds of cases.
     model = LogisticRegression(C=1e3, max_iter=1000)
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
-    return cross_val_predict(model, table, label, cv=folds, method="predict_proba")[:, 1]
+    # Threads that wait for each other on busy cores made twenty times the time of it.
+    with threadpool_limits(1):
+        return cross_val_predict(model, table, label, cv=folds, method="predict_proba")[:, 1]

@@ -261,13 +261,14 @@ def _beyond(
     label, base = known[first].label, known[first].probability
     if min(np.bincount(label, minlength=2)) < MIN_CASES:
         return None
+    alone = readers(label, [joined(label, base)])
     rows = []
     for name, runs in by_row.items():
         if runs[0].features or runs[0].scored.cases != known[first].cases:
             continue
         seeds = [run.scored.probability for run in runs]
         both = readers(label, [joined(label, one, base) for one in seeds])
-        found = difference(both, readers(label, [base]), variances[name], FIXED)
+        found = difference(both, alone, variances[name], FIXED)
         correlations = {
             other: rank_correlation(seeds, scores.probability)
             for other, scores in known.items()
