@@ -7,6 +7,7 @@ feature alone, says what it adds.
 
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def rank_correlation(probability: Sequence[np.ndarray], feature: np.ndarray) -> 
 
     if any(np.ptp(one) == 0 for one in (*probability, feature)):
         return math.nan
-    return float(np.mean([spearmanr(one, feature).statistic for one in probability]))
+    return float(np.mean([cast(Any, spearmanr(one, feature)).statistic for one in probability]))
 
 
 def joined(label: np.ndarray, *probability: np.ndarray) -> np.ndarray:
@@ -57,4 +58,5 @@ def joined(label: np.ndarray, *probability: np.ndarray) -> np.ndarray:
     folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
     # Threads that wait for each other on busy cores made twenty times the time of it.
     with threadpool_limits(1):
-        return cross_val_predict(model, table, label, cv=folds, method="predict_proba")[:, 1]
+        found = cross_val_predict(model, table, label, cv=folds, method="predict_proba")
+    return np.asarray(found)[:, 1]

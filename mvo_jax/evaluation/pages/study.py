@@ -160,7 +160,7 @@ def study_table(about: Mapping[str, Any], runs: Sequence[StoredRun]) -> dict[str
     data = "no run yet" if first is None else f"{first.split}: {len(first.scored.label)} cases, "
     if first is not None:
         data += f"{int(first.scored.label.sum())} with MVO; {len(runs)} runs"
-    beyond = _beyond(by_row, variances)
+    beyond = _beyond(by_row)
     return plain({"data": data, "rows": rows, "tests": tests, "beyond": beyond, "notes": notes})
 
 
@@ -246,43 +246,42 @@ def _tests(
     return [{**test, "p_holm": p} for test, p in zip(tests, adjusted, strict=True)]
 
 
-def _beyond(
-    by_row: Mapping[str, Sequence[StoredRun]], variances: Mapping[str, SeedVariance]
-) -> dict[str, Any] | None:
-    """What the networks of a page hold beyond its first row without a network.
-
-    The variance between seeds is that of the rows as they are, which is the larger one: what the
-    feature gives does not vary.
-    """
+def _beyond(by_row: Mapping[str, Sequence[StoredRun]]) -> dict[str, Any] | None:
+    """What the networks of a page hold beyond its first row without a network."""
     known = {name: runs[0].scored for name, runs in by_row.items() if runs[0].features}
     if not known:
         return None
-    first = next(iter(known))
-    label, base = known[first].label, known[first].probability
-    if min(np.bincount(label, minlength=2)) < MIN_CASES:
+    first, base = next(iter(known.items()))
+    if min(np.bincount(base.label, minlength=2)) < MIN_CASES:
         return None
-    alone = readers(label, [joined(label, base)])
-    rows = []
-    for name, runs in by_row.items():
-        if runs[0].features or runs[0].scored.cases != known[first].cases:
-            continue
-        seeds = [run.scored.probability for run in runs]
-        both = readers(label, [joined(label, one, base) for one in seeds])
-        found = difference(both, alone, variances[name], FIXED)
-        correlations = {
-            other: rank_correlation(seeds, scores.probability)
-            for other, scores in known.items()
-            if scores.cases == known[first].cases
-        }
-        rows.append(
-            {"row": name, "correlation": correlations, "auc": both.mean, "more": asdict(found)}
-        )
-    apart = {
-        name: rank_correlation([base], scores.probability)
-        for name, scores in known.items()
-        if scores.cases == known[first].cases
+    known = {name: scores for name, scores in known.items() if scores.cases == base.cases}
+    seeds = {
+        name: [run.scored.probability for run in runs]
+        for name, runs in by_row.items()
+        if not runs[0].features and runs[0].scored.cases == base.cases
     }
-    return {"feature": first, "apart": apart, "rows": rows} if rows else None
+    if not seeds:
+        return None
+    alone = readers(base.label, [joined(base.label, base.probability)])
+    both = {
+        name: readers(base.label, [joined(base.label, one, base.probability) for one in found])
+        for name, found in seeds.items()
+    }
+    variances = seed_variances(both)
+
+    def correlations(found: Sequence[np.ndarray]) -> dict[str, float]:
+        return {name: rank_correlation(found, scores.probability) for name, scores in known.items()}
+
+    rows = [
+        {
+            "row": name,
+            "correlation": correlations(found),
+            "auc": both[name].mean,
+            "more": asdict(difference(both[name], alone, variances[name], FIXED)),
+        }
+        for name, found in seeds.items()
+    ]
+    return {"feature": first, "apart": correlations([base.probability]), "rows": rows}
 
 
 def _power(tests: Sequence[Mapping[str, Any]]) -> str:
