@@ -5,11 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mvo_jax.config_files import load_config
+from mvo_jax.data.phantom.case import oracle_features, plan_case
+from mvo_jax.data.splits import phantom_spec
 from mvo_jax.errors import UserError
 from mvo_jax.runs.goodput import Clock
-from tools import bitrot, mutate_images, tiny_run
+from tools import bitrot, motion_ceiling, mutate_images, tiny_run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,3 +64,19 @@ def test_a_reader_that_lets_damage_through_is_a_violation():
     assert mutate_images.judge(spacing, sound, other)
     for mutation, outcome in ((by_group["must refuse"], refused), (spacing, refused)):
         assert mutate_images.judge(mutation, sound, outcome) is None
+
+
+def test_what_the_motion_shows_is_what_the_simulator_knows():
+    config = load_config("mvo:quick")
+    shown, label = motion_ceiling.measure(config.data, "test", 12)
+    plans = [plan_case(key) for key in phantom_spec(config.data).keys("test")[:12]]
+    assert label.tolist() == [plan.key.mvo for plan in plans]
+    assert 0 < label.sum() < 12
+    mask = np.zeros((64, 64), np.uint8)
+    known = [oracle_features(plan, mask) for plan in plans]
+    decimals = 1e-6  # of stored features
+    for name, feature in (("area_change", "fractional_area_change"), ("strain", "strain")):
+        assert shown[name] == pytest.approx([one[feature] for one in known], abs=decimals)
+    # All of it shallow or deep: the angle that an infarct takes is no less than its share.
+    assert all(shown["extent"] >= [one["infarct_size"] for one in known])
+    assert all(shown["extent"] <= 1)

@@ -1,0 +1,86 @@
+"""How much of MVO the motion of a simulated heart tells, and how much only its tissue does.
+
+    python -m tools.motion_ceiling
+
+Logistic models of what a perfect reader could measure in the cine, fitted on training patients and
+scored on test_large: first of motion alone, then with the signal of infarct and core. The study
+``ceiling`` has models of features that motion does not show: how deep the infarct goes changes the
+signal of the tissue, and no movement.
+"""
+
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from sklearn.linear_model import LogisticRegression
+
+from mvo_jax.config_files import load_config
+from mvo_jax.data.phantom.case import plan_case
+from mvo_jax.data.splits import phantom_spec
+from mvo_jax.evaluation.pages.render import percent, span
+from mvo_jax.evaluation.statistics import delong_interval
+
+FLAGS = flags.FLAGS
+flags.DEFINE_integer("training", 4000, "Training patients to fit on.", lower_bound=100)
+flags.DEFINE_integer("cases", 1000, "Cases of test_large to score.", lower_bound=100)
+
+# By row, columns of ``measure``.
+MODELS = {
+    "area change": ("area_change",),
+    "area change, strain": ("area_change", "strain"),
+    "area change, strain, extent": ("area_change", "strain", "extent"),
+    "these and the signal of the tissue": ("area_change", "strain", "extent", "infarct", "core"),
+}
+
+
+def measure(data_config: Any, split: str, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What the first patients of a split show, without error.
+
+    Args:
+        data_config: of a simulated cohort.
+        split: of it.
+        count: patients.
+
+    Returns:
+        'area_change' of the cavity; 'strain' of the mid wall over the infarct's angle; 'extent',
+        the share of the circumference that the infarct takes; signal of 'infarct' and 'core' over
+        that of remote muscle. Each [N]. And label [N].
+    """
+    columns: dict[str, list[float]] = {}
+    labels = []
+    for key in phantom_spec(data_config).keys(split)[:count]:
+        plan = plan_case(key)
+        heart, inside = plan.heart, plan.heart.infarct.any(axis=0)
+        row = {
+            "area_change": heart.fractional_area_change,
+            "strain": heart.strain[inside].mean(),
+            "extent": inside.mean(),
+            "infarct": plan.scan.infarct,
+            "core": plan.scan.core,
+        }
+        for name, value in row.items():
+            columns.setdefault(name, []).append(float(value))
+        labels.append(int(key.mvo))
+    return {name: np.array(values) for name, values in columns.items()}, np.array(labels)
+
+
+def main(arguments: list[str]) -> None:
+    """Print a row for each model."""
+    del arguments
+    config: Any = load_config("mvo:quick").unlock()
+    config.data.size = "patients7040"
+    fitted_on, fitted_label = measure(config.data, "train", FLAGS.training)
+    config.data.size = "paper"
+    scored, label = measure(config.data, "test_large", FLAGS.cases)
+    for title, names in MODELS.items():
+        table = np.stack([fitted_on[name] for name in names], axis=1)
+        centre, scale = table.mean(axis=0), table.std(axis=0)
+        model = LogisticRegression(C=1e3, max_iter=1000)
+        model.fit((table - centre) / scale, fitted_label)
+        wanted = (np.stack([scored[name] for name in names], axis=1) - centre) / scale
+        found = delong_interval(label, model.predict_proba(wanted)[:, 1])
+        print(f"{title}: AUC {percent(found.value, 1)} ({span(vars(found))})")
+
+
+if __name__ == "__main__":
+    app.run(main)
