@@ -36,7 +36,7 @@ from mvo_jax.data.importers.dicom_headers import Image, is_dicom, read_headers
 from mvo_jax.data.importers.dicom_phases import count_beats, is_one_place
 from mvo_jax.data.importers.dicom_pixels import read_pixels
 from mvo_jax.data.importers.dicom_seg import is_segmentation
-from mvo_jax.data.importers.dicom_stack import read_stack
+from mvo_jax.data.importers.dicom_stack import Stack, read_stack
 from mvo_jax.data.importers.masks import place_mask
 from mvo_jax.data.importers.nifti import (
     below,
@@ -231,10 +231,22 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     """Read the short-axis stack of one patient.
 
     Every slice says what became of its images, the first also of all others in the folder.
+
+    Raises:
+        RefusedSeries: its images, or what is drawn on them, cannot be used.
     """
     if "refused" in series.detail:  # a mask that no cine goes with
         raise UserError(*series.detail["refused"])
     stack = read_stack(series, options)
+    try:
+        return _slices(series, options, stack)
+    except UserError as error:
+        images = stack.account.found
+        raise RefusedSeries(error.cause, error.remedy, images=images) from error
+
+
+def _slices(series: Series, options: Options, stack: Stack) -> list[CineSlice]:
+    """The slices of a stack with their pixels and what is drawn on them."""
     sound = [one.images for one in stack.slices if one.refusal is None]
     decoded = read_pixels(sound)
     first = sound[0][0]
@@ -314,11 +326,10 @@ def _check_one_place(series: Series, slices: list[np.ndarray]) -> None:
         UserError: they look like several.
     """
     if not all(map(is_one_place, slices)):
-        raise RefusedSeries(
+        raise UserError(
             f"{printable(series.path)}: neither position nor SliceLocation says which images are "
             "of one slice, and they look like several slices",
             "export the series again with ImagePositionPatient, or put each slice into a folder",
-            images=sum(map(len, slices)),
         )
 
 
@@ -330,12 +341,10 @@ def _check_one_beat(series: Series, slices: list[np.ndarray]) -> None:
     """
     beats = Counter(map(count_beats, slices)).most_common(1)[0][0]
     if beats > 1:
-        count = sum(map(len, slices))
-        raise RefusedSeries(
+        raise UserError(
             f"{printable(series.path)}: the phases of a slice show {beats} heart beats (a "
             "real-time series?), and no NominalInterval says where one ends",
             "export one beat of each slice, or leave the series out of the folder",
-            images=count,
         )
 
 

@@ -22,6 +22,7 @@ from mvo_jax.data.importers.walk import files_below
 from mvo_jax.errors import UserError
 
 _PHASE_IMAGES = {"P", "PHASE", "PHASE MAP", "VELOCITY"}
+_PARTS = {"R", "REAL", "R_FFE", "I", "IMAGINARY", "I_FFE"}  # of complex images
 # Words of series that are no cine, whole or before an ending; the name of the sequence counts too.
 _NO_CINE = {
     "perfusion": r"perf(?:usion)?",
@@ -230,6 +231,8 @@ def _other_kind(image: Image) -> str | None:
     """What an image is instead of cine, as far as its header says it surely."""
     if _PHASE_IMAGES & set(image.image_type):
         return "phase maps"
+    if _PARTS & set(image.image_type):
+        return "real or imaginary parts"
     if "MOSAIC" in image.image_type:  # many slices in one picture
         return "mosaics"
     if _says(image, _TAGGING):

@@ -27,6 +27,8 @@ _FRAME_GROUPS = (
 )  # fmt: skip
 # Transfer syntaxes that can only have lost something; of others the header must say it.
 _LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51)}
+# ComplexImageComponent of what is no magnitude image.
+_COMPLEX_PARTS = {"PHASE", "REAL", "IMAGINARY"}
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
@@ -34,6 +36,7 @@ _TAGS = [
     "FrameOfReferenceUID", "Modality",
     "ImageType", "ScanningSequence", "SequenceVariant", "SequenceName", "EchoNumbers", "EchoTime",
     "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelSpacing",
+    "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept",
     "ImageOrientationPatient", "ImagePositionPatient", "SliceLocation", "SliceThickness",
     "TriggerTime", "NominalInterval",
     "HeartRate", "NominalCardiacTriggerDelayTime", "TemporalPositionIdentifier",
@@ -65,6 +68,8 @@ class Image:
     echo_time: float | None
     shape: tuple[int, int]
     bits: int
+    photometric: str  # MONOCHROME1 where low values are white
+    rescale: tuple[float | None, float | None]  # slope and intercept, of the file as a whole
     spacing: tuple[float, float] | None
     orientation: tuple[float, ...] | None
     position: tuple[float, ...] | None
@@ -103,6 +108,13 @@ class Image:
         if self.orientation is None or self.position is None:
             return None
         return float(slice_normal(np.array(self.orientation)) @ np.array(self.position))
+
+    @property
+    def place(self) -> str:
+        """Where it lies, for a message."""
+        if self.distance is not None:
+            return f"{self.distance:.1f} mm"
+        return "an unknown place" if self.location is None else f"SliceLocation {self.location:g}"
 
     @property
     def plane(self) -> np.ndarray | None:
@@ -309,6 +321,8 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
         "echo_time": _first(header.get("EchoTime")),
         "shape": (int(header.Rows), int(header.Columns)),
         "bits": int(_number(header.get("BitsAllocated")) or 0),
+        "photometric": str(header.get("PhotometricInterpretation", "") or ""),
+        "rescale": (_number(header.get("RescaleSlope")), _number(header.get("RescaleIntercept"))),
         "spacing": _numbers(header.get("PixelSpacing"), 2),
         "orientation": _numbers(header.get("ImageOrientationPatient"), 6),
         "position": _numbers(header.get("ImagePositionPatient"), 3),
@@ -380,5 +394,5 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
             acquisition=_number(value(content, "FrameAcquisitionNumber")) or top.acquisition,
             interval=_number(value(heart, "RRIntervalTimeNominal")) or top.interval,
             echo_time=_number(value("MREchoSequence", "EffectiveEchoTime")) or top.echo_time,
-            image_type=(*kind, *({"PHASE"} & {str(complex_part or "").upper()})),
+            image_type=(*kind, *(_COMPLEX_PARTS & {str(complex_part or "").upper()})),
         )

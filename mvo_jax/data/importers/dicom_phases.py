@@ -73,6 +73,7 @@ def order_phases(images: Sequence[Image], options: Options, account: Account) ->
     kept.sort(key=time)
     kept = _one_beat(kept, time, account, in_ms=name in _IN_MS)
     _check_triggers(kept, name, account)
+    _check_greys(kept)
     times = np.array([time(image) for image in kept])
     gaps = np.diff(times)
     if (
@@ -125,6 +126,28 @@ def _check_triggers(images: Sequence[Image], name: str, account: Account) -> Non
         account.notes.append(
             f"{len(images) - len(known)} of {len(images)} images have no TriggerTime: phases are "
             f"in the order of {name}"
+        )
+
+
+def _check_greys(images: Sequence[Image]) -> None:
+    """Check that the greys of the images compare: one scale for all, or each with its own.
+
+    Raises:
+        UserError: some are inverted, or some state a RescaleSlope and the others none.
+    """
+    inverted = sum(image.photometric == "MONOCHROME1" for image in images)
+    if 0 < inverted < len(images):
+        raise UserError(
+            f"{inverted} of its {len(images)} images are MONOCHROME1 (low values are white) and "
+            "the others are not",
+            "export the series again",
+        )
+    stated = [image.rescale for image in images if image.rescale != (None, None)]
+    if 0 < len(stated) < len(images) and set(stated) - {(1.0, 0.0), (1.0, None), (None, 0.0)}:
+        raise UserError(
+            f"{len(stated)} of its {len(images)} images have a RescaleSlope or RescaleIntercept "
+            "and the others have none: how their greys compare is not sure",
+            "export the series again, with the slope in all images or in none",
         )
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from mvo_jax.data.importers.cine import Options, RefusedSeries, Series, printable
 from mvo_jax.data.importers.dicom_files import Account, find_images
 from mvo_jax.data.importers.dicom_headers import Image
+from mvo_jax.data.importers.dicom_notes import notes_of
 from mvo_jax.data.importers.dicom_phases import MIN_PHASES, order_phases
 from mvo_jax.data.importers.orientation import slice_normal
 from mvo_jax.errors import UserError
@@ -116,7 +116,13 @@ def _read_stack(series: Series, options: Options, account: Account) -> Stack:
             account.leave(other.images, why)
     _check_one_kind(series, chosen, candidates)
     _check_turn(series, chosen)
-    used = {image.series for there in chosen.cine for image in there}
+    # Not one that has a single image there, as a localiser that crosses a slice of the cine.
+    used = {
+        name
+        for there in chosen.cine
+        for name, count in Counter(image.series for image in there).items()
+        if count >= MIN_PHASES
+    }
     out = []
     for there in chosen.places:
         if len(there) >= MIN_PHASES or any(image.series in used for image in there):
@@ -128,7 +134,8 @@ def _read_stack(series: Series, options: Options, account: Account) -> Stack:
         first = out[0].refusal
         assert first is not None
         raise UserError(f"{first.cause}. {_table(candidates)}", first.remedy)
-    _say_what_is_odd(out, account)
+    sound = [one.images for one in out if one.refusal is None]
+    account.notes += notes_of([one.images for one in out], sound)
     return Stack(out, account)
 
 
@@ -303,7 +310,7 @@ def _why_not(other: _Candidate, chosen: _Candidate) -> str:
 def _slice(series: Series, there: list[Image], options: Options) -> StackSlice:
     """One slice from the images at its place."""
     account = Account(found=len(there))
-    where = f"{printable(series.path)}: the slice at {_at(there[0])}"
+    where = f"{printable(series.path)}: the slice at {there[0].place}"
     try:
         images = order_phases(_one_source(there, options, account), options, account)
     except UserError as error:
@@ -311,13 +318,6 @@ def _slice(series: Series, there: list[Image], options: Options) -> StackSlice:
             tuple(there), Account(len(there)), UserError(f"{where}: {error.cause}", error.remedy)
         )
     return StackSlice(tuple(images), account)
-
-
-def _at(image: Image) -> str:
-    """Where a slice lies, for a message."""
-    if image.distance is not None:
-        return f"{image.distance:.1f} mm"
-    return "an unknown place" if image.location is None else f"SliceLocation {image.location:g}"
 
 
 def _one_source(there: list[Image], options: Options, account: Account) -> list[Image]:
@@ -381,53 +381,10 @@ def _check_even(series: Series, stack: list[StackSlice]) -> None:
         if count < expected or (not stated and count != expected):
             one.refusal = UserError(
                 f"{printable(series.path)}: the slices have {counts} images, {expected} are "
-                f"expected at {_at(first)} ({first.name})",
+                f"expected at {first.place} ({first.name})",
                 "export the whole series again, or leave that slice out",
             )
             one.account = Account(found=one.account.found)
-
-
-def _say_what_is_odd(stack: Sequence[StackSlice], account: Account) -> None:
-    """Notes about a stack that is used although its slices differ."""
-    firsts = [one.images[0] for one in stack]
-    if firsts[0].distance is None and firsts[0].location is not None:
-        account.notes.append("positions are missing: slices are in order of SliceLocation")
-    if firsts[0].distance is None and firsts[0].location is None and firsts[0].frame is None:
-        account.notes.append("neither position nor SliceLocation is there: taken as one slice")
-    grids = Counter((image.shape, image.spacing) for image in firsts)
-    if len(grids) > 1:
-        sizes = ", ".join(
-            f"{n} slices of {shape[0]}x{shape[1]} pixels of {spacing or 'unknown size'} mm"
-            for (shape, spacing), n in grids.items()
-        )
-        account.notes.append(f"the field of view changes: {sizes}")
-    used = [image for one in stack if one.refusal is None for image in one.images]
-    for loss, count in Counter(image.loss for image in used if image.loss).items():
-        account.notes.append(f"{count} of {len(used)} images were compressed with loss ({loss})")
-    for one in stack:
-        shift = 0.0 if one.refusal else _shift_in_plane(one.images)
-        if shift > max(one.images[0].spacing or (1.0,)):
-            account.notes.append(
-                f"the images of the slice at {_at(one.images[0])} lie up to {shift:.1f} mm beside "
-                "one another and are taken as they are stored"
-            )
-    turns = [np.array(i.orientation).reshape(2, 3) for i in firsts if i.orientation is not None]
-    turns = [turn / np.linalg.norm(turn, axis=1, keepdims=True) for turn in turns if turn.any()]
-    if turns:
-        cosines = [min(1.0, float((turn * turns[0]).sum(axis=1).min())) for turn in turns]
-        widest = float(np.degrees(np.arccos(min(cosines))))
-        if widest > 0.5:
-            account.notes.append(f"the slices are turned by {widest:.1f} degrees from one another")
-
-
-def _shift_in_plane(images: Sequence[Image]) -> float:
-    """How far the images of a slice lie beside one another in its plane, mm."""
-    turn = images[0].orientation
-    if turn is None:
-        return 0.0
-    places = [[image.along(np.array(axis)) for image in images] for axis in (turn[:3], turn[3:])]
-    known = [[at for at in along if at is not None] for along in places]
-    return max((max(along) - min(along) for along in known if along), default=0.0)
 
 
 def _ambiguous(series: Series, candidates: list[_Candidate], why: str) -> UserError:

@@ -10,7 +10,7 @@ from mvo_jax.data.importers.cine import Series, printable
 from mvo_jax.data.importers.segments import join_drawings
 from mvo_jax.data.importers.volume import Volume, same_grid
 from mvo_jax.data.labels import MVO, has_mvo
-from mvo_jax.data.slices import CineSlice, Rejected
+from mvo_jax.data.slices import PIXEL_MM, CineSlice, Rejected
 from mvo_jax.errors import UserError
 
 # Of the slice distance: closer calls go to both slices. Repositioning between cine and LGE and the
@@ -96,6 +96,14 @@ def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> Placed
         numbers = [_in_words([z], mask) for z in range(len(volume))]
         drawn = [has_mvo(one) for one in volume]
         return PlacedMask(list(volume), drawn, (), numbers, mask.notes)
+    for one in (mask, slices[0]):
+        sides = np.linalg.norm(one.affine[:3, :2], axis=0)
+        if sides.min() < PIXEL_MM[0] or sides.max() > PIXEL_MM[1]:
+            raise UserError(
+                f"{printable(one.path)}: its pixels have sides of {sides[1]:g} and {sides[0]:g} "
+                "mm, which no image of a heart has",
+                "correct the units or the sizes in its header",
+            )
     positions = _positions(mask, slices)
     notes = (*mask.notes, *_check_grids(mask, slices))
     distance = _slice_distance(positions, mask, slices[0])

@@ -7,8 +7,10 @@ import dataclasses
 import difflib
 import logging
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -127,17 +129,28 @@ def find(source: Path, options: Options) -> Iterator[Series]:
     used: set[Path] = set(masks.values())
     cases: set[str] = set()
     phases: dict[tuple[str, str | None], list[tuple[int, Path]]] = {}
-    for path in files_below(source):
-        match = _first_match(expressions, name_below(source, path))
-        if match is None or path in used:
-            continue
+    found = [
+        (path, match)
+        for path in files_below(source)
+        if path not in used and (match := _first_match(expressions, name_below(source, path)))
+    ]
+    several = Counter(match["case"] for _, match in found if "phase" not in match.groupdict())
+    for path, match in found:
         used.add(path)
         case, patient = match["case"], match.groupdict().get("patient")
         cases.add(case)
         if "phase" in match.groupdict():
             phases.setdefault((case, patient), []).append((int(match["phase"]), path))
         else:
-            yield Series(case, path, patient, _mask_of(source, options, masks, case, patient))
+            detail: Mapping[str, Any] = _mask_of(source, options, masks, case, patient)
+            if several[case] > 1 and (case in masks or options.table.row(case) is not None):
+                cause = (
+                    f"{printable(path)} is one of {several[case]} cines of case "
+                    f"{printable(case)!r}: which of them the mask or the table means is not sure"
+                )
+                remedy = "give each a name of its own, or pair them in a table (cine and mask)"
+                detail = {"refused": (cause, remedy)}
+            yield Series(case, path, patient, detail)
     for (case, patient), numbered in phases.items():
         files = [path for _, path in sorted(numbered)]
         detail = {"phases": sorted(numbered), "files": files}

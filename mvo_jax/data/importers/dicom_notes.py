@@ -1,0 +1,76 @@
+"""Notes about a DICOM stack that is used although its slices differ."""
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from mvo_jax.data.importers.dicom_headers import Image
+
+_OVERLAP = 0.49  # of the thickness; slices interpolated to half of it are usual
+
+
+def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]) -> list[str]:
+    """What a user should know of a stack.
+
+    Args:
+        slices: images of every slice, in order.
+        sound: of those that are used.
+    """
+    firsts = [one[0] for one in slices]
+    out = []
+    if firsts[0].distance is None and firsts[0].location is not None:
+        out.append("positions are missing: slices are in order of SliceLocation")
+    if firsts[0].distance is None and firsts[0].location is None and firsts[0].frame is None:
+        out.append("neither position nor SliceLocation is there: taken as one slice")
+    grids = Counter((image.shape, image.spacing) for image in firsts)
+    if len(grids) > 1:
+        sizes = ", ".join(
+            f"{n} slices of {shape[0]}x{shape[1]} pixels of {spacing or 'unknown size'} mm"
+            for (shape, spacing), n in grids.items()
+        )
+        out.append(f"the field of view changes: {sizes}")
+    used = [image for one in sound for image in one]
+    for loss, count in Counter(image.loss for image in used if image.loss).items():
+        out.append(f"{count} of {len(used)} images were compressed with loss ({loss})")
+    for one in sound:
+        shift = _shift_in_plane(one)
+        if shift > max(one[0].spacing or (1.0,)):
+            out.append(
+                f"the images of the slice at {one[0].place} lie up to {shift:.1f} mm beside "
+                "one another and are taken as they are stored"
+            )
+    out += _overlap([one[0] for one in sound])
+    turns = [np.array(i.orientation).reshape(2, 3) for i in firsts if i.orientation is not None]
+    turns = [turn / np.linalg.norm(turn, axis=1, keepdims=True) for turn in turns if turn.any()]
+    if turns:
+        cosines = [min(1.0, float((turn * turns[0]).sum(axis=1).min())) for turn in turns]
+        widest = float(np.degrees(np.arccos(min(cosines))))
+        if widest > 0.5:
+            out.append(f"the slices are turned by {widest:.1f} degrees from one another")
+    return out
+
+
+def _shift_in_plane(images: Sequence[Image]) -> float:
+    """How far the images of a slice lie beside one another in its plane, mm."""
+    turn = images[0].orientation
+    if turn is None:
+        return 0.0
+    places = [[image.along(np.array(axis)) for image in images] for axis in (turn[:3], turn[3:])]
+    known = [[at for at in along if at is not None] for along in places]
+    return max((max(along) - min(along) for along in known if along), default=0.0)
+
+
+def _overlap(slices: Sequence[Image]) -> list[str]:
+    """Whether slices lie in one another, as where one was scanned again a little aside."""
+    out = []
+    for one, other in itertools.pairwise(slices):
+        if one.distance is None or other.distance is None:
+            continue
+        if abs(other.distance - one.distance) < _OVERLAP * min(one.thickness, other.thickness):
+            out.append(
+                f"the slices at {one.place} and {other.place} are {one.thickness:g} mm thick and "
+                "lie in one another: perhaps one slice, scanned twice"
+            )
+    return out[:3]

@@ -1,0 +1,185 @@
+"""Exports in which one image, series or file is of another kind than the others."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+
+from mvo_jax.data.clips import open_source, read_clips
+from mvo_jax.data.importers.cine import Options, Series
+from mvo_jax.data.importers.formats import choose_importer, load_series
+from mvo_jax.data.slices import CineSlice, Target
+from mvo_jax.errors import UserError
+from tests.data.importers import writers
+
+FRAMES, SLICES, SIZE = 10, 3, 16
+GRID = np.diag([-2.0, -2.0, 8.0, 1.0])
+
+
+def images(seed: int = 0) -> np.ndarray:
+    """``[T, Z, H, W]``, slices that differ more than their phases."""
+    random = np.random.default_rng(seed)
+    still = random.integers(0, 200, (1, SLICES, SIZE, SIZE))
+    return (still + random.integers(0, 40, (FRAMES, SLICES, SIZE, SIZE))).astype(np.uint16)
+
+
+CINE = images()
+DRAWN = np.ones((SLICES, SIZE, SIZE), np.uint8)
+DRAWN[1, 6, 4] = 2
+
+
+def change(paths: list[Path], **tags: Any) -> None:
+    for path in paths:
+        data = pydicom.dcmread(path)
+        for name, value in tags.items():
+            setattr(data, name, value)
+        data.save_as(path)
+
+
+def save(path: Path, values: np.ndarray, affine: np.ndarray = GRID) -> None:
+    """``[Z, H, W]`` or ``[T, Z, H, W]``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(values.T, affine), path)
+
+
+def find(source: Path, **options: Any) -> tuple[Any, list[Series], Options]:
+    importer, given = choose_importer(source), Options(**options)
+    return importer.load, list(importer.find(source, given)), given
+
+
+def read(source: Path, **options: Any) -> list[CineSlice]:
+    load, found, given = find(source, **options)
+    return [one for series in found for one in load_series(load, series, given)]
+
+
+def refusal(source: Path) -> str:
+    with pytest.raises(UserError) as refused:
+        read(source)
+    return refused.value.cause
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "4 of its 10 images are MONOCHROME1"),
+        ({"RescaleSlope": 2, "RescaleIntercept": 0}, "4 of its 10 images have a RescaleSlope"),
+        ({"RescaleIntercept": -1024}, "4 of its 10 images have a RescaleSlope"),
+        ({"RescaleSlope": 1, "RescaleIntercept": 0}, ""),
+    ],
+)
+def test_greys_of_some_phases_on_another_scale(tags, words, tmp_path):
+    paths = writers.write_series(tmp_path / "A17", CINE)
+    change([path for i, path in enumerate(paths) if i % FRAMES < 4], **tags)
+    if words:
+        assert words in refusal(tmp_path)
+    else:
+        assert np.array_equal([one.cine for one in read(tmp_path)], CINE.swapaxes(0, 1))
+
+
+@pytest.mark.parametrize("kind", ["R", "I", "REAL"])
+def test_real_and_imaginary_parts_are_no_cine(kind, tmp_path):
+    """They follow the magnitude as a repeat would, or lie beside it as further slices."""
+    folder, other = tmp_path / "A17", (4095 - CINE).astype(np.uint16)
+    writers.write_series(folder, CINE)
+    for name, z in (("part", 0.0), ("beside", 24.0)):
+        writers.write_series(
+            folder, other, name=name, origin=(0, 0, z), ImageType=["ORIGINAL", "PRIMARY", kind],
+            InstanceNumber=lambda t, z: 500 + t + FRAMES * z, SliceLocation=None,
+        )  # fmt: skip
+    slices = read(tmp_path)
+    assert np.array_equal([one.cine for one in slices], CINE.swapaxes(0, 1))
+    assert slices[0].images["real or imaginary parts"] == 2 * CINE[..., 0, 0].size
+
+
+@pytest.mark.parametrize("component", ["REAL", "IMAGINARY"])
+def test_real_and_imaginary_frames_of_an_enhanced_file(component, tmp_path):
+    path = writers.write_enhanced(tmp_path, "A17", np.concatenate([CINE, 4095 - CINE]))
+    path = path / "multi.dcm"
+    data = pydicom.dcmread(path)
+    half = len(data.PerFrameFunctionalGroupsSequence) // 2
+    for i, group in enumerate(data.PerFrameFunctionalGroupsSequence):
+        kind = pydicom.Dataset()
+        kind.FrameType = ["ORIGINAL", "PRIMARY", "CARDIAC", "NONE"]
+        kind.ComplexImageComponent = "MAGNITUDE" if i < half else component
+        group.MRImageFrameTypeSequence = pydicom.Sequence([kind])
+        time = group.CardiacSynchronizationSequence[0]
+        time.NominalCardiacTriggerDelayTime %= 30.0 * FRAMES
+        group.FrameContentSequence[0].TemporalPositionIndex = 1
+    data.save_as(path)
+    slices = read(tmp_path)  # written from the other end
+    assert np.array_equal([one.cine for one in slices], CINE.swapaxes(0, 1)[::-1])
+
+
+def test_a_localiser_that_crosses_one_slice_takes_no_drawing(tmp_path):
+    """It lies as the short axis does, and at one slice of the cine."""
+    folder = tmp_path / "A17"
+    writers.write_series(folder, CINE)
+    writers.write_series(
+        folder, np.zeros((1, 5, 32, 32), np.uint16), name="scout", step_mm=5.0, pixel_mm=3.0,
+        SeriesInstanceUID="1.2.9", SeriesNumber=1, SeriesDescription="localizer",
+    )  # fmt: skip
+    save(tmp_path / "A17_lge_mask.nii.gz", DRAWN, np.diag([-2.0, -2.0, 9.0, 1.0]))
+    slices = read(tmp_path)
+    assert [one.case_id for one in slices] == ["A17_s00", "A17_s01", "A17_s02"]
+    assert [one.refusal for one in slices] == [None] * SLICES
+    assert [one.has_mvo for one in slices] == [False, True, False]
+    assert slices[0].images["stills"] == 5
+
+
+def test_a_slice_scanned_again_a_little_aside_is_told(tmp_path):
+    folder = tmp_path / "A17"
+    writers.write_series(folder, CINE)
+    assert read(tmp_path)[0].note == ""
+    writers.write_series(
+        folder, images(1)[:, :1], name="again", origin=(0, 0, 9.5), SliceLocation=9.5,
+        SeriesInstanceUID="1.2.9", SeriesNumber=7,
+    )  # fmt: skip
+    slices = read(tmp_path)
+    assert len(slices) == SLICES + 1
+    assert "the slices at 8.0 mm and 9.5 mm are 8 mm thick and lie in one another" in slices[0].note
+
+
+@pytest.mark.parametrize("what", ["mask", "pixels"])
+def test_images_of_a_patient_whose_mask_or_pixels_are_bad_are_counted(what, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "mvo_jax")
+    writers.write_series(tmp_path / "A17", CINE, PatientID="A", StudyInstanceUID="1.5")
+    paths = writers.write_series(tmp_path / "B02", images(1))
+    if what == "mask":
+        save(tmp_path / "B02_lge_mask.nii.gz", DRAWN * 0.5)
+    else:
+        data = pydicom.dcmread(paths[3])
+        data.PixelData = data.PixelData[:-20]
+        data.save_as(paths[3])
+    opened = open_source(tmp_path, form="auto", options=Options(), scratch=tmp_path / "scratch")
+    list(read_clips(opened, Target(FRAMES, SIZE, 2.0)))
+    assert "60 images: 30 used, 30 of rejected cases" in caplog.text
+
+
+@pytest.mark.parametrize("drawn_in", ["P1", "P2"])
+def test_a_mask_is_of_none_of_two_cines_of_one_name(drawn_in, tmp_path):
+    """The folder may be meant to say whose it is, or the name: another patient's label is worse."""
+    for folder, seed in (("P1", 0), ("P2", 1)):
+        save(tmp_path / folder / "sax_cine.nii.gz", images(seed))
+    save(tmp_path / drawn_in / "sax_lge_mask.nii.gz", DRAWN)
+    load, found, options = find(tmp_path)
+    assert len(found) == 2
+    for series in found:
+        with pytest.raises(UserError, match="one of 2 cines of case 'sax'"):
+            load_series(load, series, options)
+
+
+@pytest.mark.parametrize("unit", [1e-3, 1e3])
+def test_a_mask_whose_header_counts_in_other_units(unit, tmp_path):
+    """Written with the numbers of the cine and without its unit, all labels would meet in a pixel.
+
+    The rows of a mask so small lie in one pixel of the cine, those of a large one cover all.
+    """
+    save(tmp_path / "A17_cine.nii.gz", CINE)
+    grid = GRID.copy()
+    grid[:3, :2] *= unit
+    save(tmp_path / "A17_lge_mask.nii.gz", DRAWN, grid)
+    assert f"pixels have sides of {2 * unit:g} and {2 * unit:g} mm" in refusal(tmp_path)
