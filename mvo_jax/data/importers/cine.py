@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +181,22 @@ def map_mask(
     for value in found:
         out[whole == value] = known[value]
     return out
+
+
+def note_of_one_value(
+    path: Path, masks: Sequence[np.ndarray], mask_values: Mapping[int, int]
+) -> tuple[str, ...]:
+    """A note where a mask is of one thing, which may be MVO, and its value 1 says infarct.
+
+    Args:
+        path: of the file.
+        masks: in the project's values.
+        mask_values: see ``Options.mask_values``; who gives them knows.
+    """
+    if mask_values or {value for mask in masks for value in np.unique(mask)} - {0} != {1}:
+        return ()
+    said = f"{printable(path.name)} has no other value than 1, which is taken as infarct"
+    return (f"{said} (else --mask_values, as 0=background,1=mvo)",)
 
 
 def square_pixel(pixel_mm: float | None) -> tuple[float, float] | None:

@@ -22,6 +22,8 @@ NO_REFLOW = "noReflowAreaContour"
 # Drawn on LGE, and no part of a mask: a sample of healthy muscle, and what a threshold leaves out.
 ON_LGE = ("saEnhancementReferenceMyoContour", "excludeEnhancementAreaContour")
 KNOWN = (ENDOCARDIUM, EPICARDIUM, NO_REFLOW, *ON_LGE, "saReferenceMyoContour")
+# Names that are not known and may be those of MVO.
+_MAY_BE_MVO = re.compile(r"re.?flow|mvo|microvasc|obstruct", re.IGNORECASE)
 _NUMBER = re.compile(r"\d{4}$")  # of the second and later contours of one name
 _MARK = b"Hash:key"
 _MOST_POINTS = 5_000_000  # of a workspace
@@ -38,6 +40,11 @@ class Contour(NamedTuple):
 
     name: str
     points: np.ndarray
+
+    @property
+    def may_be_mvo(self) -> bool:
+        """Whether a name that is not known says so."""
+        return self.name not in KNOWN and _MAY_BE_MVO.search(self.name) is not None
 
 
 def is_workspace(path: Path) -> bool:

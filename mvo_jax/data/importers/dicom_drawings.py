@@ -18,12 +18,12 @@ from mvo_jax.data.importers.cvi42 import Contour
 from mvo_jax.data.importers.dicom_files import late_enhancement
 from mvo_jax.data.importers.dicom_headers import Image
 from mvo_jax.data.importers.dicom_phases import MIN_PHASES
-from mvo_jax.data.importers.dicom_seg import read_seg
+from mvo_jax.data.importers.dicom_seg import drawn_on, read_seg
 from mvo_jax.data.importers.dicom_stack import Stack
 from mvo_jax.data.importers.mask_files import read_mask
 from mvo_jax.data.importers.sheets import even_grid
 from mvo_jax.data.importers.volume import Volume, oriented_volume
-from mvo_jax.data.labels import CAVITY, MVO, MYOCARDIUM, WALL
+from mvo_jax.data.labels import CAVITY, INFARCT, MVO, MYOCARDIUM, WALL
 from mvo_jax.data.slices import Rejected
 from mvo_jax.errors import UserError
 
@@ -74,7 +74,7 @@ def read_drawings(series: Series, options: Options, stack: Stack) -> Drawings:
     for path in sorted(segmentations - {named}):
         _note_frame(path, (i for i in stack.account.images if i.path == path), stack, out)
         try:
-            masks.append((path, read_seg(path, options.mask_values)))
+            masks.append((path, _segmentation(path, series, options, stack)))
         except UserError as error:  # nobody named it: it may be of something else
             lost = series.rejected(error.cause, f"{error.remedy}; or take it out of the folder")
             name = f"{series.name}_{path.stem}"
@@ -86,6 +86,24 @@ def read_drawings(series: Series, options: Options, stack: Stack) -> Drawings:
             "leave one of them in the source",
         )
     out.mask = masks[0][1] if masks else None
+    return out
+
+
+def _segmentation(path: Path, series: Series, options: Options, stack: Stack) -> Volume:
+    """A segmentation of the folder.
+
+    Raises:
+        UserError: it cannot be read, or is of the cine: its muscle says nothing about MVO.
+    """
+    out = read_seg(path, options.mask_values)
+    cine = {image.series for one in stack.slices for image in one.images}
+    if not np.isin(out.data, (INFARCT, MVO)).any() and drawn_on(path) & cine:
+        raise UserError(
+            f"{printable(path)} is drawn on the cine and has neither MVO nor infarct: it is no "
+            "drawing of the LGE",
+            f"if it is one, name it {printable(series.name)}_lge_mask.dcm and put it beside the "
+            "folder",
+        )
     return out
 
 
@@ -116,7 +134,16 @@ def _contours(series: Series, workspace: Path, stack: Stack) -> Drawings:
     elsewhere: list[tuple[str, list[Contour]]] = []
     for uid, contours in drawn.items():
         there = images.get(uid, [])
-        if len(there) == 1 and uid in phases and not _has_mvo(contours):
+        if any(
+            c.may_be_mvo for c in contours
+        ):  # without them the slice would say that there is none
+            name = next(c.name for c in contours if c.may_be_mvo)
+            cause = f"{printable(workspace)}: {printable(name)} may be MVO and is not read"
+            remedy = (
+                f"known is {cvi42.NO_REFLOW}; nothing that is drawn on {printable(uid)} is used"
+            )
+            out.unplaced.append(_row(series, workspace, uid, cause, remedy))
+        elif len(there) == 1 and uid in phases and not _has_mvo(contours):
             z, t = phases[uid]
             mask = _anatomy(contours, there[0])
             if mask.any():
@@ -130,6 +157,13 @@ def _contours(series: Series, workspace: Path, stack: Stack) -> Drawings:
         _note_frame(workspace, (images[uid][0] for uid in on_lge), stack, out)
         out.mask = _lge_mask(workspace, on_lge, images, stack.account.images)
     return out
+
+
+def _row(series: Series, workspace: Path, uid: str, cause: str, remedy: str) -> Rejected:
+    """What is drawn on an image and cannot be used."""
+    name = f"{series.name}_lge_{printable(uid)[-12:]}"
+    lost = series.rejected(cause, remedy)
+    return dataclasses.replace(lost, case_id=name, source=str(workspace))
 
 
 def _note_frame(path: Path, drawn_on: Iterable[Image], stack: Stack, out: Drawings) -> None:
@@ -254,12 +288,9 @@ def _say_elsewhere(
             why = f"a cine image ({there[0].name})"
         if len(there) > 1:
             why = f"a file of several images ({there[0].name})"
-        one = series.rejected(
-            f"{printable(workspace)}: MVO is drawn on {why}, {printable(uid)}",
-            "put the LGE images that belong to the workspace into the folder, one image a file",
-        )
-        name = f"{series.name}_lge_{printable(uid)[-12:]}"
-        out.unplaced.append(dataclasses.replace(one, case_id=name, source=str(workspace)))
+        cause = f"{printable(workspace)}: MVO is drawn on {why}, {printable(uid)}"
+        remedy = "put the LGE images that belong to the workspace into the folder, one image a file"
+        out.unplaced.append(_row(series, workspace, uid, cause, remedy))
     if lost:
         out.notes.append(
             f"{printable(workspace.name)}: contours on {lost} images that are not used or not in "

@@ -31,6 +31,13 @@ def is_segmentation(path: Path) -> bool:
         return False
 
 
+def drawn_on(path: Path) -> set[str]:
+    """SeriesInstanceUID of the images that a segmentation says it is of."""
+    with reading(path, " as DICOM segmentation"):
+        of = read_file(path, specific_tags=["ReferencedSeriesSequence"])
+        return {str(one.SeriesInstanceUID) for one in of.get("ReferencedSeriesSequence") or []}
+
+
 def read_seg(path: Path, mask_values: Mapping[int, int]) -> Volume:
     """A mask in the project's values, ``data`` ``[1, Z, H, W]``.
 

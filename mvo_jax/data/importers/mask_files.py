@@ -4,9 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-import numpy as np
-
-from mvo_jax.data.importers.cine import Options, map_mask, printable
+from mvo_jax.data.importers.cine import Options, map_mask, note_of_one_value, printable
 from mvo_jax.data.importers.cvi42 import is_workspace
 from mvo_jax.data.importers.volume import Volume, read_volume
 from mvo_jax.errors import UserError
@@ -40,8 +38,6 @@ def read_mask(path: Path, options: Options) -> Volume:
 
         return read_seg(path, options.mask_values)
     volume = read_volume(path, axes=3)
-    labels, notes = map_mask(path, volume.data, options.mask_values), volume.notes
-    if not options.mask_values and set(np.unique(labels)) - {0} == {1}:  # a mask of one thing
-        said = f"{printable(path.name)} has no other value than 1, which is taken as infarct"
-        notes = (*notes, f"{said} (else --mask_values, as 0=background,1=mvo)")
+    labels = map_mask(path, volume.data, options.mask_values)
+    notes = (*volume.notes, *note_of_one_value(path, [labels], options.mask_values))
     return dataclasses.replace(volume, data=labels, notes=notes)

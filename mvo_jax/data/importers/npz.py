@@ -17,6 +17,7 @@ from mvo_jax.data.importers.cine import (
     Series,
     check_size,
     map_mask,
+    note_of_one_value,
     printable,
     reading,
     square_pixel,
@@ -91,15 +92,19 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     masks, anatomy = optional("lge_mask", 3), optional("anatomy", 4)
     pixel_mm = _pixel_mm(arrays.get("pixel_mm"), bad) or square_pixel(options.pixel_mm)
     names = {key: _names(arrays.get(key), count, bad) for key in ("case_id", "patient_id")}
+    drawn = [] if masks is None else masks
+    labels = [map_mask(series.path, mask, options.mask_values) for mask in drawn]
+    notes = note_of_one_value(series.path, labels, options.mask_values)
     out = []
     for i in range(count):
-        mask = None if masks is None else map_mask(series.path, masks[i], options.mask_values)
-        drawn: dict[int, np.ndarray] = {}
+        annotated: dict[int, np.ndarray] = {}
         if anatomy is not None:
             values = map_mask(series.path, anatomy[i], {0: 0, 1: 1, 2: 2}, what="anatomy")
-            drawn = {t: frame for t, frame in enumerate(values) if frame.any()}
+            annotated = {t: frame for t, frame in enumerate(values) if frame.any()}
         own = {key: of_slices[i] for key, of_slices in names.items() if of_slices}
-        fields = {"cine": cine[i], "pixel_mm": pixel_mm, "lge_mask": mask, "anatomy": drawn}
+        fields = {"cine": cine[i], "pixel_mm": pixel_mm, "anatomy": annotated}
+        fields |= {"lge_mask": labels[i]} if labels else {}
+        fields |= {"note": "; ".join(notes)} if i == 0 else {}
         out.append(series.slice(i, count, **fields, **own))
     return out
 

@@ -11,7 +11,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mvo_jax.data.importers.cine import check_size, map_mask, printable, reading
+from mvo_jax.data.importers.cine import (
+    check_size,
+    map_mask,
+    note_of_one_value,
+    printable,
+    reading,
+)
 from mvo_jax.data.importers.segments import join_segments, segment_values
 from mvo_jax.data.importers.volume import Volume, stored_turn, stored_volume
 from mvo_jax.errors import UserError
@@ -78,6 +84,7 @@ def read_nrrd(path: Path, mask_values: Mapping[int, int]) -> Volume:
         )
     else:
         mask = map_mask(path, layers[0], mask_values)
+        notes = (*notes, *note_of_one_value(path, [mask], mask_values))
     return stored_volume(path, mask[..., None], affine, turn, oriented=oriented, notes=notes)
 
 

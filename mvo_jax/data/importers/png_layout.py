@@ -9,6 +9,7 @@ depth.
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from mvo_jax.data.importers.cine import (
     Series,
     check_size,
     map_mask,
+    note_of_one_value,
     printable,
     reading,
     square_pixel,
@@ -97,11 +99,13 @@ def load(series: Series, options: Options) -> list[CineSlice]:
             f"{printable(series.path)}: frames of case {series.name} have 8 bits and 16 bits",
             "export all frames with the same number of bits",
         )
-    mask = None
+    drawn: dict[str, Any] = {}
     if masks:
         mask = map_mask(masks[0], read_png(masks[0], is_mask=True), options.mask_values or _VALUES)
+        note = "; ".join(note_of_one_value(masks[0], [mask], options.mask_values))
+        drawn = {"lge_mask": mask, "note": note}
     pixel_mm = square_pixel(options.pixel_mm)
-    return [series.slice(0, 1, cine=np.stack(images), pixel_mm=pixel_mm, lge_mask=mask)]
+    return [series.slice(0, 1, cine=np.stack(images), pixel_mm=pixel_mm, **drawn)]
 
 
 def read_png(path: Path, *, is_mask: bool = False) -> np.ndarray:

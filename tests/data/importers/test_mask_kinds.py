@@ -403,6 +403,24 @@ def test_a_seg_that_cannot_be_used_is_told_and_two_are_refused(what, words, tmp_
     assert lost.source == str(path)
 
 
+@pytest.mark.parametrize("mvo", [False, True])
+def test_a_seg_of_the_cine_says_nothing_about_mvo_unless_it_has_some(mvo, tmp_path):
+    folder = write_cine(tmp_path, "dicom")
+    layers = by_name() if mvo else {"LV myocardium": DRAWN > 0, "LV cavity": DRAWN == 0}
+    save_seg(folder / "seg.dcm", write_lge(folder), layers)
+    data = pydicom.dcmread(folder / "seg.dcm")
+    data.ReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"  # of the cine
+    data.save_as(folder / "seg.dcm")
+    slices = read(tmp_path)
+    if mvo:
+        check_lands(slices)
+        return
+    assert [one.has_mvo for one in slices] == [None] * SLICES
+    (lost,) = slices[0].unplaced
+    assert "drawn on the cine" in lost.cause
+    assert "A17_lge_mask.dcm" in lost.remedy
+
+
 # cvi42
 
 MYOCARDIUM = np.where(DRAWN == 2, 3, DRAWN)
@@ -484,6 +502,21 @@ def test_repeated_contours_of_one_name(tmp_path):
     drawn = np.zeros_like(DRAWN)
     drawn[1][two[0] | two[1]] = 2
     check_lands(read(tmp_path), drawn)
+
+
+def test_a_contour_that_may_be_mvo_is_no_sign_of_none(tmp_path):
+    folder = write_cine(tmp_path, "dicom")
+    drawn = {
+        str(image.SOPInstanceUID): lge_contours(z) for z, image in enumerate(write_lge(folder))
+    }
+    contours = list(drawn.values())[2]
+    contours["saNoReflowOverride"] = contours.pop("noReflowAreaContour")
+    (tmp_path / "A17.cvi42wsx").write_text(workspace(drawn))
+    slices = read(tmp_path)
+    assert [one.drawn_on for one in slices] == ["0 of 3", "1 of 3", ""]
+    assert [one.lge_mask.any() for one in slices] == [True, True, False]
+    (lost,) = slices[0].unplaced
+    assert "saNoReflowOverride may be MVO and is not read" in lost.cause
 
 
 @pytest.mark.parametrize("where", ["nowhere", "cine"])

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import nibabel
+import nrrd
 import numpy as np
 import pydicom
 import pytest
@@ -403,13 +404,25 @@ def test_a_number_of_the_header_that_is_none(tag, tmp_path):
     )
 
 
-def test_a_mask_of_one_value_says_what_it_is_taken_for(tmp_path):
-    mask = np.zeros((2, 16, 16), np.uint8)
-    mask[:, 4:8, 4:8] = 1
-    writers.write_nifti(tmp_path, "A17", images(), mask)
-    first, _ = read(tmp_path)
-    assert "no other value than 1, which is taken as infarct" in first.note
-    assert first.has_mvo is False
+@pytest.mark.parametrize("form", ["nifti", "nrrd", "npz", "png"])
+def test_a_mask_of_one_value_says_what_it_is_taken_for(form, tmp_path):
+    mask = np.zeros((16, 16), np.uint8)
+    mask[4:8, 4:8] = 1
+    cine = images(slices=1)[:, 0]
+    if form == "npz":
+        writers.write_npz(tmp_path, "A17", cine, mask > 0)
+    elif form == "png":
+        writers.write_png(tmp_path, "A17", cine.astype(np.uint8), mask)
+    else:
+        writers.write_nifti(tmp_path, "A17", cine, mask if form == "nifti" else None)
+    if form == "nrrd":
+        grid = {"space": "RAS", "space directions": np.diag([-2.0, -2.0, 8.0])}
+        nrrd.write(
+            str(tmp_path / "A17_lge_mask.nrrd"), mask.T[..., None], grid | {"space origin": [0] * 3}
+        )
+    (only,) = read(tmp_path)
+    assert "no other value than 1, which is taken as infarct" in only.note
+    assert only.has_mvo is False
 
 
 @pytest.mark.parametrize(("order", "again"), [([*range(12), 0], 1), (np.repeat(range(8), 2), 8)])
