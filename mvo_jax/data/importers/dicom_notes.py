@@ -8,7 +8,9 @@ import numpy as np
 
 from mvo_jax.data.importers.dicom_headers import Image
 
-_OVERLAP = 0.49  # of the thickness; slices interpolated to half of it are usual
+# Of the thickness and of the widest distance in the stack; slices that are interpolated lie half
+# their thickness apart, all of them.
+_OVERLAP = 0.7
 
 
 def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]) -> list[str]:
@@ -64,13 +66,16 @@ def _shift_in_plane(images: Sequence[Image]) -> float:
 
 def _overlap(slices: Sequence[Image]) -> list[str]:
     """Whether slices lie in one another, as where one was scanned again a little aside."""
-    out = []
-    for one, other in itertools.pairwise(slices):
-        if one.distance is None or other.distance is None:
-            continue
-        if abs(other.distance - one.distance) < _OVERLAP * min(one.thickness, other.thickness):
-            out.append(
-                f"the slices at {one.place} and {other.place} are {one.thickness:g} mm thick and "
-                "lie in one another: perhaps one slice, scanned twice"
-            )
+    pairs = [
+        (abs(other.distance - one.distance), one, other)
+        for one, other in itertools.pairwise(slices)
+        if one.distance is not None and other.distance is not None
+    ]
+    widest = max((apart for apart, *_ in pairs), default=0.0)
+    out = [
+        f"the slices at {one.place} and {other.place} are {one.thickness:g} mm thick and lie in "
+        "one another: perhaps one slice, scanned twice"
+        for apart, one, other in pairs
+        if apart < _OVERLAP * min(one.thickness, max(widest, _OVERLAP * one.thickness))
+    ]
     return out[:3]

@@ -130,17 +130,19 @@ def test_a_localiser_that_crosses_one_slice_takes_no_drawing(tmp_path):
     assert slices[0].images["stills"] == 5
 
 
-def test_a_slice_scanned_again_a_little_aside_is_told(tmp_path):
+@pytest.mark.parametrize("at", [9.5, 12.0])
+def test_a_slice_scanned_again_a_little_aside_is_told(at, tmp_path):
     folder = tmp_path / "A17"
-    writers.write_series(folder, CINE)
+    writers.write_series(folder, CINE, SliceThickness=16)  # interpolated to half of it
     assert read(tmp_path)[0].note == ""
+    writers.write_series(folder, CINE)
     writers.write_series(
-        folder, images(1)[:, :1], name="again", origin=(0, 0, 9.5), SliceLocation=9.5,
+        folder, images(1)[:, :1], name="again", origin=(0, 0, at), SliceLocation=at,
         SeriesInstanceUID="1.2.9", SeriesNumber=7,
     )  # fmt: skip
     slices = read(tmp_path)
     assert len(slices) == SLICES + 1
-    assert "the slices at 8.0 mm and 9.5 mm are 8 mm thick and lie in one another" in slices[0].note
+    assert f"the slices at 8.0 mm and {at} mm are 8 mm thick and lie in" in slices[0].note
 
 
 @pytest.mark.parametrize("what", ["mask", "pixels"])
