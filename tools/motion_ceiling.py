@@ -1,11 +1,11 @@
-"""How much of MVO the motion of a simulated heart tells, and how much only its tissue does.
+"""How much of MVO the motion of a simulated heart tells.
 
     python -m tools.motion_ceiling
 
 Logistic models of what a perfect reader could measure in the cine, fitted on training patients and
-scored on test_large: first of motion alone, then with the signal of infarct and core. The study
-``ceiling`` has models of features that motion does not show: how deep the infarct goes changes the
-signal of the tissue, and no movement.
+scored on test_large. The study ``ceiling`` has models of features that motion does not show: how
+deep the infarct goes, and where it is obstructed, changes the signal of the tissue and no movement.
+The last line says how much.
 """
 
 from typing import Any
@@ -29,7 +29,6 @@ MODELS = {
     "area change": ("area_change",),
     "area change, strain": ("area_change", "strain"),
     "area change, strain, extent": ("area_change", "strain", "extent"),
-    "these and the signal of the tissue": ("area_change", "strain", "extent", "infarct", "core"),
 }
 
 
@@ -43,8 +42,9 @@ def measure(data_config: Any, split: str, count: int) -> tuple[dict[str, np.ndar
 
     Returns:
         'area_change' of the cavity; 'strain' of the mid wall over the infarct's angle; 'extent',
-        the share of the circumference that the infarct takes; signal of 'infarct' and 'core' over
-        that of remote muscle. Each [N]. And label [N].
+        the share of the circumference that the infarct takes; signal of 'infarct' and, where there
+        is MVO, its 'core' over that of remote muscle; 'noise', the standard deviation of a pixel
+        over the same. Each [N]. And label [N].
     """
     columns: dict[str, list[float]] = {}
     labels = []
@@ -56,7 +56,8 @@ def measure(data_config: Any, split: str, count: int) -> tuple[dict[str, np.ndar
             "strain": heart.strain[inside].mean(),
             "extent": inside.mean(),
             "infarct": plan.scan.infarct,
-            "core": plan.scan.core,
+            "core": plan.scan.core if key.mvo else float("nan"),
+            "noise": plan.scan.blood / plan.scan.blood_snr,
         }
         for name, value in row.items():
             columns.setdefault(name, []).append(float(value))
@@ -80,6 +81,10 @@ def main(arguments: list[str]) -> None:
         wanted = (np.stack([scored[name] for name in names], axis=1) - centre) / scale
         found = delong_interval(label, model.predict_proba(wanted)[:, 1])
         print(f"{title}: AUC {percent(found.value, 1)} ({span(vars(found))})")
+    infarct, core, noise = (scored[name] for name in ("infarct", "core", "noise"))
+    quartiles = np.nanpercentile((infarct - core) / noise, (25, 50, 75))
+    print("infarct less core, in standard deviations of a pixel's noise, quartiles:", end=" ")
+    print(", ".join(f"{value:.2f}" for value in quartiles))
 
 
 if __name__ == "__main__":

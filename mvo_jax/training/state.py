@@ -89,8 +89,14 @@ def _initial_program(
     def init(key: jax.Array) -> PyTree:
         return model.init(key, jnp.zeros((1, *clip_shape)), train=False)
 
-    # Jitted, so that initialising does not run the convolutions one operation at a time.
-    return jax.jit(init)
+    # Jitted, so that initialising does not run the convolutions one operation at a time. On a CPU
+    # with little optimisation: the draws of each variable are a loop of their own, and LLVM spends
+    # half a second on. Levels 1 to 3 give equal bits, level 0 does not.
+    traced = jax.jit(init)
+    level = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    compiled = jax.jit(init, compiler_options=level)
+    # Only the outermost program takes options; where shapes are asked for, this is not that.
+    return lambda key: (traced if isinstance(key, jax.core.Tracer) else compiled)(key)
 
 
 # Shapes and values of one model take one trace.

@@ -175,7 +175,7 @@ def _row(case: Case, stage: str, kind: str, name: str, our: Any, their: Any) -> 
         return Row(str(case), stage, label, math.nan, math.nan, "absolute", math.nan, 0.0)
     absolute, relative = pair.largest(our, their), pair.relative_l2(our, their)
     measure, value, bound = "absolute", absolute, BOUNDS.forward
-    if kind == "intermediates":
+    if kind in ("values", "intermediates"):
         bound *= max(1.0, float(np.abs(their).max()))
     elif kind == "statistics":
         bound = BOUNDS.statistics

@@ -127,7 +127,7 @@ def _gelu_backward(x: Array, dy: Array) -> tuple[Array]:
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
-# Positions of a decoder's maps, where a second look at the mean costs nothing.
+# Positions of a decoder's maps, where a second look at the mean, and sums by frames, cost nothing.
 FEW = 2**13
 
 
@@ -164,6 +164,18 @@ def _joined(values: Any, axis_name: str | None, columns: int) -> Any:
     if columns > 1:
         values = jax.tree.map(lambda v: jnp.tile(v.reshape(columns, -1).mean(0), columns), values)
     return values if axis_name is None else lax.pmean(values, axis_name)
+
+
+def _total(x: Array) -> Array:
+    """Sum of ``x [..., C]`` for each channel.
+
+    Of few positions by the means of frames, as in ``_batch_statistics``: the gradient of a bias is
+    a sum that may cancel, and one chain of additions had twice PyTorch's error in I3D.
+    """
+    axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+    if x.ndim > 3 and count <= FEW:
+        return x.mean((-3, -2)).mean(axes[:-2]) * count
+    return x.sum(axes)
 
 
 def _normalise_batch(
@@ -213,12 +225,11 @@ def _normalise_batch_backward(
     del epsilon
     x, scale, bias, mean, inverse = residuals
     dy = cotangents[0]
-    axes = tuple(range(x.ndim - 1))
     values = x.astype(dy.dtype)
-    dbias = dy.sum(axes)
+    dbias = _total(dy)
     # Centred, so that a constant channel gives exactly 0. The barrier keeps XLA from noticing that
     # the forward pass has the same difference, and from storing it between the two.
-    dscale = ((values - lax.optimization_barrier(mean)) * dy).sum(axes) * inverse
+    dscale = _total((values - lax.optimization_barrier(mean)) * dy) * inverse
     # What the shared mean and variance pass on to every element, over all devices and columns.
     through_mean, through_var = _joined((dbias, dscale), axis_name, columns)
     count = x.size // x.shape[-1]

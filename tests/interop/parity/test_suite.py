@@ -87,6 +87,21 @@ def _check_that_differences_are_seen(flax, weights, batch):
     assert broken(rows).keys() == {"inference, logits"}
 
 
+def test_a_bound_follows_the_size_of_what_it_bounds():
+    """Float64 cannot hold 1e-12 of a number of 2e9; a small number keeps the bound whole."""
+
+    def row(size: float, difference: float):
+        truth = np.array([[size, -0.1 * size]])
+        sides = ({"values": {"logits": truth + shift}} for shift in (difference, 0.0))
+        (found,) = suite.compare(CASES[0], "inference", *sides)
+        return found
+
+    assert row(0.5, 2e-12).bound == BOUNDS.forward
+    assert broken([row(0.5, 2e-12)])
+    assert not broken([row(2e9, 1e-6)])
+    assert broken([row(2e9, 1e-2)])
+
+
 def test_cases_cover_every_choice():
     def chosen(option, default, cases):
         return {case.network.get(option, default) for case in cases}
