@@ -80,6 +80,7 @@ def test_the_table_of_a_study():
     assert both["correlation"]["other"] > 0.6
     assert both["more"]["value"] > 0.04
     assert both["more"]["p"] < 0.001
+    assert copy["p_holm"] == copy["more"]["p"]  # the larger of two
     assert "| copy | 1.00 |" in markdown(table)
 
 

@@ -281,6 +281,8 @@ def _beyond(by_row: Mapping[str, Sequence[StoredRun]]) -> dict[str, Any] | None:
         }
         for name, found in seeds.items()
     ]
+    adjusted = holm_adjusted([row["more"]["p"] for row in rows])
+    rows = [{**row, "p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
     return {"feature": first, "apart": correlations([base.probability]), "rows": rows}
 
 
@@ -362,15 +364,16 @@ def markdown(table: Mapping[str, Any]) -> str:
     if table["beyond"]:
         known = table["beyond"]["apart"]
         head = ["rank correlation with", *known, f"AUC with {table['beyond']['feature']}"]
-        head.append("more, points (95 %), p")
+        head += ["more, points (95 %), p", "p (Holm)"]
         rows = [
-            [table["beyond"]["feature"], *(number(value, 2) for value in known.values()), "-", "-"],
+            [table["beyond"]["feature"], *(number(value, 2) for value in known.values()), *"---"],
             *(
                 [
                     one["row"],
                     *(number(value, 2) for value in one["correlation"].values()),
                     percent(one["auc"], 1),
                     _points(one["more"]),
+                    p_short(one["p_holm"]),
                 ]
                 for one in table["beyond"]["rows"]
             ),
