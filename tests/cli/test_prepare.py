@@ -72,10 +72,11 @@ def test_a_bad_case_among_good_ones(source, tmp_path, capsys):
 
 
 def test_the_images_of_one_patient_under_two_names(source, tmp_path):
-    """Also where the second has no mask, so that its crop is placed otherwise."""
+    """Also where the second has no mask, so that its crop is placed otherwise, or another type."""
     with np.load(source / "p0.npz") as content:
         first = dict(content)
     del first["lge_mask"]
+    first["cine"] = first["cine"].astype(np.float64)
     np.savez(source / "p9.npz", **first)
     out = tmp_path / "out"
     assert run("prepare", [str(source), f"--out={out}", *SHAPE]) == 0

@@ -191,8 +191,14 @@ def _prepare(one: CineSlice, target: Target, label: int | None, heart: Placed | 
         window=window,
         first_frame=first,
         intensity=intensity,
-        source_pixels=hashlib.sha256(np.ascontiguousarray(one.cine).data).hexdigest()[:32],
+        source_pixels=_hash_of_values(one.cine),
     )
+
+
+def _hash_of_values(cine: np.ndarray) -> str:
+    """A hash of grey values, whatever the type that they are stored in."""
+    values = np.ascontiguousarray(cine, dtype=np.float32)
+    return hashlib.sha256(values.data).hexdigest()[:32]
 
 
 def _equal_phases(cine: np.ndarray) -> str:
