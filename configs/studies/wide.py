@@ -1,4 +1,4 @@
-"""7,040 patients and twice the width: chosen on ``validation_large``, scored on ``test_large`` once.
+"""7,040 patients and twice the width: chosen on ``validation_large``, ``test_large`` scored once.
 
 There it was 2.3 points above area change alone (0.3 to 4.4, p = 0.031; ``choice.py``, one seed).
 
