@@ -25,6 +25,7 @@ KNOWN = {
     "transmurality alone": ("transmurality",),
     "strain alone": ("strain",),
 }
+WIDE = "7040 patients width 32"
 FIVE, THREE = (0, 1, 2, 3, 4), (0, 1, 2)  # seeds of a table and of a grid
 
 
@@ -41,6 +42,18 @@ def study_config(changes: Mapping[str, Any]) -> Any:
     config.train.eval_every = 100
     config.update_from_flattened_dict(dict(changes))
     return config.lock()
+
+
+def wide() -> dict[str, Any]:
+    """What the row ``WIDE`` changes: all that sets configs/mvo.py:wide apart from its base."""
+    chosen: Any = load_config("mvo:wide")
+    return {
+        "data.size": chosen.data.size,
+        "model.width": chosen.model.width,
+        "optimizer.ema_decay": chosen.optimizer.ema_decay,
+        "loss.mask_loss_weight": chosen.loss.mask_loss_weight,
+        "train.total_steps": chosen.train.total_steps,
+    }
 
 
 def row_of(rows: Mapping[str, Mapping[str, Any]], argument: str) -> Any:
