@@ -134,11 +134,9 @@ def _contours(series: Series, workspace: Path, stack: Stack) -> Drawings:
     elsewhere: list[tuple[str, list[Contour]]] = []
     for uid, contours in drawn.items():
         there = images.get(uid, [])
-        if any(
-            c.may_be_mvo for c in contours
-        ):  # without them the slice would say that there is none
-            name = next(c.name for c in contours if c.may_be_mvo)
-            cause = f"{printable(workspace)}: {printable(name)} may be MVO and is not read"
+        doubtful = next((c.name for c in contours if c.may_be_mvo), None)
+        if doubtful is not None:  # without it the slice would say that there is none
+            cause = f"{printable(workspace)}: {printable(doubtful)} may be MVO and is not read"
             remedy = (
                 f"known is {cvi42.NO_REFLOW}; nothing that is drawn on {printable(uid)} is used"
             )
