@@ -23,12 +23,17 @@ from mvo_jax.data.labels import (
     UNLABELLED,
     WALL,
 )
+from mvo_jax.data.names import spelt_alike
 from mvo_jax.data.slices import Clip, Rejected
 
 _BESIDE = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]])
 _OUTSIDE = 0.9  # share of the MVO's edge on background; subendocardial MVO borders the cavity
 _CASES_NAMED = 20
 MOST_DECISIONS = 1000
+ALIKE = "names of patients differ in capital letters, spaces or Unicode form only"
+ALIKE_REMEDY = (
+    "if they are one patient, whose slices may now be in two splits, give one patient_id in a table"
+)
 _UNLABELLED_SPLIT = LABEL_NAMES[UNLABELLED]  # neither trained nor evaluated on
 
 
@@ -176,7 +181,8 @@ class Inspection:
 
     def findings(self) -> list[Finding]:
         """Everything that looks wrong, faults first."""
-        found = [*self._patients_in_two_splits(), *self._one_class(), *self._rejections()]
+        found = [*self._patients_in_two_splits(), *self._patients_alike()]
+        found += [*self._one_class(), *self._rejections()]
         for name, (is_fault, cause, remedy) in _CHECKS.items():
             found += _finding(name, is_fault, cause, remedy, self._found.get(name, []))
         found += [*self._ring_findings(), *self._mixture()]
@@ -195,6 +201,13 @@ class Inspection:
             "divide by patient: check the column patient_id, prepare again",
             shared,
         )
+
+    def _patients_alike(self) -> list[Finding]:
+        alike = [
+            " and ".join(f"{one} ({', '.join(sorted(self._splits_of[one]))})" for one in group)
+            for group in spelt_alike(self._splits_of)
+        ]
+        return _finding("patients spelt alike", False, ALIKE, ALIKE_REMEDY, alike)
 
     def _one_class(self) -> list[Finding]:
         return [

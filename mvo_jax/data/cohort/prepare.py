@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from mvo_jax.data import stored
 from mvo_jax.data.accounting import Reading
+from mvo_jax.data.checks import ALIKE, ALIKE_REMEDY
 from mvo_jax.data.cohort.partition import Partition, check_table_splits, divide
 from mvo_jax.data.cohort.storage import (
     FORMAT,
@@ -44,9 +46,12 @@ from mvo_jax.data.importers.cine import Options, Series, printable
 from mvo_jax.data.importers.formats import choose_importer
 from mvo_jax.data.importers.table import Table
 from mvo_jax.data.labels import UNLABELLED
+from mvo_jax.data.names import composed, spelt_alike
 from mvo_jax.data.slices import Rejected, Target
 from mvo_jax.errors import UserError
 from mvo_jax.files import replace_file, replace_with
+
+log = logging.getLogger(__name__)
 
 WORK = ".work"
 _RENAME = "rename one, or give case ids in a table"
@@ -133,6 +138,7 @@ def prepare(
                 if rejected
                 else "check the folder and --format",
             )
+        _warn_of_names(cases)
         late = _refuse_if(strict, _assign(cases, options.table, partition))
         if late:
             cases = [case for case in cases if "split" in case]
@@ -286,6 +292,7 @@ def _rows_without_case(table: Table, cases: list[Row], rejected: list[Rejected])
     names = {case[key] for case in cases for key in ("series", "case_id", "patient_id")}
     for one in rejected:
         names |= {one.case_id, one.patient_id, re.sub(r"_s\d+$", "", one.case_id)}
+    names = {composed(name) for name in names}
     example = min((case["case_id"] for case in cases), default="")
     return [
         Rejected(
@@ -296,8 +303,16 @@ def _rows_without_case(table: Table, cases: list[Row], rejected: list[Rejected])
             "correct the name" + (f"; case ids are like {example!r}" if example else ""),
         )
         for key, row in table.rows.items()
-        if row.cine is None and printable(key) not in names
+        if row.cine is None and printable(composed(key)) not in names
     ]
+
+
+def _warn_of_names(cases: list[Row]) -> None:
+    """Say which patients may be one, spelt in two ways: in two splits that would be a leak."""
+    alike = spelt_alike(case["patient_id"] for case in cases)
+    if alike:
+        named = "; ".join(" and ".join(map(repr, map(printable, group))) for group in alike[:5])
+        log.warning(f"{ALIKE}: {named}{'; ...' if len(alike) > 5 else ''} ({ALIKE_REMEDY})")
 
 
 def _assign(cases: list[Row], table: Table, partition: Partition) -> list[Rejected]:

@@ -48,6 +48,7 @@ from mvo_jax.data.importers.nifti import (
 from mvo_jax.data.importers.sheets import even_grid
 from mvo_jax.data.importers.volume import Volume
 from mvo_jax.data.importers.walk import files_below, subfolders
+from mvo_jax.data.names import composed
 from mvo_jax.data.slices import CineSlice, Grid
 from mvo_jax.errors import UserError
 
@@ -85,28 +86,27 @@ def find(source: Path, options: Options) -> Iterator[Series]:
     taken: set[Path] = set()  # workspaces
 
     def series(folder: Path, parts: Sequence[Path] = (), *, loose: bool = False) -> Series:
-        row = options.table.row(folder.name)
+        name = composed(folder.name)
+        row = options.table.row(name)
         detail: dict[str, Any] = {}
         if row is not None and row.mask is not None:
             detail["mask"] = below(source, row.mask, options.table.path)
-        elif folder.name in masks:
-            detail["mask"] = masks[folder.name]
-        used[folder.name] = detail.get("mask", folder)
+        elif name in masks:
+            detail["mask"] = masks[name]
+        used[name] = detail.get("mask", folder)
         own = [
             path
             for path in workspaces
-            if path.stem.removesuffix("_lge_mask") == folder.name
+            if composed(path.stem).removesuffix("_lge_mask") == name
             or (path.parent == source if loose else {folder, *parts} & set(path.parents))
         ]
         taken.update(own)
         if len(own) > 1:
-            cause = (
-                f"{printable(own[1])} and {printable(own[0])} are both contours of {folder.name!r}"
-            )
+            cause = f"{printable(own[1])} and {printable(own[0])} are both contours of {name!r}"
             detail["refused"] = cause, "leave one of them in the source"
         elif own:
             detail["workspace"] = own[0]
-        return Series(name=folder.name, path=folder, detail=detail)
+        return Series(name=name, path=folder, detail=detail)
 
     with os.scandir(source) as entries:
         files = [Path(e.path) for e in entries if not e.is_dir() and e.name[0] != "."]
@@ -120,7 +120,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
             firsts[folder] = _first_image(folder)
     examinations: dict[Any, list[Path]] = defaultdict(list)
     for folder, first in firsts.items():
-        is_named = folder.name in masks or options.table.row(folder.name) is not None
+        is_named = composed(folder.name) in masks or options.table.row(folder.name) is not None
         alone = is_named or options.patient_from == "folder"
         examinations[folder if alone else _examination(first) or folder].append(folder)
     about = _shared_names([first for first in firsts.values() if first is not None])
@@ -169,7 +169,8 @@ def _unwrapped(source: Path, masks: Collection[str], drawings: Collection[Path])
     """
     folders = subfolders(source)
     inner = subfolders(folders[0]) if len(folders) == 1 else []
-    if len(inner) == 1 and inner[0].name in masks and folders[0].name not in masks:
+    wrapping, wrapped = (composed(one[0].name) if one else "" for one in (folders, inner))
+    if len(inner) == 1 and wrapped in masks and wrapping not in masks:
         beside = (path for path in folders[0].iterdir() if path.is_file() and path not in drawings)
         return source if any(map(is_dicom, beside)) else folders[0]
     if len(inner) < 2:

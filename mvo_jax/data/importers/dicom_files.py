@@ -21,6 +21,8 @@ from mvo_jax.data.importers.dicom_pixels import read_pixels, same_pixels
 from mvo_jax.data.importers.walk import files_below
 from mvo_jax.errors import UserError
 
+# The suffix of an image without .dcm: none, that of Siemens, or the end of a UID.
+_BARE_NAME = re.compile(r"|\.ima|\.\d+", re.IGNORECASE)
 _PHASE_IMAGES = {"P", "PHASE", "PHASE MAP", "VELOCITY"}
 _PARTS = {"R", "REAL", "R_FFE", "I", "IMAGINARY", "I_FFE"}  # of complex images
 # Words of series that are no cine, whole or before an ending; the name of the sequence counts too.
@@ -72,7 +74,12 @@ def find_images(series: Series, options: Options, account: Account) -> list[Imag
         UserError: a file that cannot be read, no image at all, none of that series, or images of
             several patients.
     """
-    paths = _paths(series)
+    paths, lost = _paths(series)
+    if lost:
+        account.notes.append(
+            f"{len(lost)} files are empty or links that lead nowhere, and may have been images: "
+            f"{', '.join(printable(path.name) for path in lost[:3])}"
+        )
     account.found = len(paths)
     images: list[Image] = []
     colour: list[ColourImage] = []
@@ -171,7 +178,8 @@ def _without_copied_series(images: list[Image], account: Account) -> list[Image]
 def _appearance(image: Image) -> str:
     """Place, time and grid of an image."""
     grid = image.shape, image.spacing, image.orientation, image.position, image.location
-    return repr((grid, image.trigger, image.delay, image.temporal, image.echo, image.echo_time))
+    times = image.trigger, image.delay, image.actual_delay, image.temporal
+    return repr((grid, *times, image.echo, image.echo_time))
 
 
 def _is_copy(group: list[Image], other: list[Image]) -> bool:
@@ -253,21 +261,23 @@ def _says(image: Image, pattern: str) -> bool:
     return re.search(rf"(?<![a-z0-9])(?:{pattern})(?![a-z0-9])", words) is not None
 
 
-def _paths(series: Series) -> list[Path]:
-    """The DICOM files of a series; files of other kinds are passed over.
+def _paths(series: Series) -> tuple[list[Path], list[Path]]:
+    """The DICOM files of a series, and what may have been some; other kinds are passed over.
 
     Raises:
         UserError: more than any patient has.
     """
     if series.path.is_file():
-        return [series.path]
+        return [series.path], []
     folders = [part for key, part in series.detail.items() if key.startswith("folder ")]
     found: Any = (path for folder in folders or [series.path] for path in files_below(folder))
     if series.detail.get("loose"):
         found = sorted(p for p in series.path.iterdir() if not p.is_dir() and p.name[0] != ".")
-    paths = []
+    paths, lost = [], []
     for path in found:
         if not is_dicom(path):
+            if _BARE_NAME.fullmatch(path.suffix) and _is_nothing(path):
+                lost.append(path)
             continue
         paths.append(path)
         if len(paths) > MAX_FILES:
@@ -275,4 +285,9 @@ def _paths(series: Series) -> list[Path]:
                 f"{printable(series.path)} holds more than {MAX_FILES:,} DICOM files",
                 "sort them into one folder a patient below the source",
             )
-    return paths
+    return paths, lost
+
+
+def _is_nothing(path: Path) -> bool:
+    """Whether a file is empty or a link that leads nowhere."""
+    return not path.exists() or path.stat().st_size == 0

@@ -77,6 +77,7 @@ class Image:
     thickness: float
     trigger: float | None
     delay: float | None
+    actual_delay: float | None  # of the beats it was scanned in
     temporal: float | None
     clock: float | None
     instance: float | None
@@ -330,6 +331,7 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
         "thickness": _number(header.get("SliceThickness")) or _THICKNESS_MM,
         "trigger": _number(header.get("TriggerTime")) if frame is None else None,
         "delay": _number(header.get("NominalCardiacTriggerDelayTime")),
+        "actual_delay": None,
         "temporal": _number(header.get("TemporalPositionIdentifier")),
         "clock": _seconds(header.get("AcquisitionTime")) if frame is None else None,
         "instance": _number(header.get("InstanceNumber")),
@@ -368,6 +370,7 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
 
         alone = len(groups) == 1
         heart, content = "CardiacSynchronizationSequence", "FrameContentSequence"
+        actual_delay = _number(value(heart, "ActualCardiacTriggerDelayTime"))
         complex_part = value("MRImageFrameTypeSequence", "ComplexImageComponent")
         kind = _texts(value("MRImageFrameTypeSequence", "FrameType")) or _texts(
             header.get("ImageType", None)
@@ -380,10 +383,8 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
             spacing=_numbers(value("PixelMeasuresSequence", "PixelSpacing"), 2),
             thickness=_number(value("PixelMeasuresSequence", "SliceThickness")) or _THICKNESS_MM,
             trigger=_number(header.get("TriggerTime")),
-            delay=_known(
-                _number(value(heart, "NominalCardiacTriggerDelayTime")),
-                _number(value(heart, "ActualCardiacTriggerDelayTime")),
-            ),
+            delay=_known(_number(value(heart, "NominalCardiacTriggerDelayTime")), actual_delay),
+            actual_delay=actual_delay,
             temporal=_known(_number(value(content, "TemporalPositionIndex")), top.temporal),
             clock=_known(
                 _seconds(str(value(content, "FrameAcquisitionDateTime") or "")[8:]),

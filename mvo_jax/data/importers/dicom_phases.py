@@ -33,16 +33,18 @@ _LONGEST_PHASE_MS = 150.0
 _USUAL_BEAT_MS = 1200.0
 _REAL_TIME = re.compile(r"real.?time|free.?breath|(?<![a-z])rt(?![a-z])")
 _SAME_LOCATION_MM = 1.0  # slices are 5 mm apart and more; some round SliceLocation to 0.1 mm
+_ALIKE = 0.5  # correlation of the means over time of two scans of one slice
 _LARGEST_GAP = 1.7  # of the usual time between phases
 # What distinguishes the phases of a slice, best first.
 _TIMES = (
     ("TriggerTime", "trigger"),
     ("NominalCardiacTriggerDelayTime", "delay"),
+    ("ActualCardiacTriggerDelayTime", "actual_delay"),
     ("TemporalPositionIdentifier", "temporal"),
     ("AcquisitionTime", "clock"),
     ("InstanceNumber", "instance"),
 )
-_IN_MS = ("TriggerTime", "NominalCardiacTriggerDelayTime", "AcquisitionTime")
+_IN_MS = (*(name for name, _ in _TIMES[:3]), "AcquisitionTime")
 
 T = TypeVar("T")
 
@@ -73,6 +75,8 @@ def order_phases(images: Sequence[Image], options: Options, account: Account) ->
     kept.sort(key=time)
     kept = _one_beat(kept, time, account, in_ms=name in _IN_MS)
     _check_triggers(kept, name, account)
+    if name == "InstanceNumber":
+        _check_clock(kept, account)
     _check_greys(kept)
     times = np.array([time(image) for image in kept])
     gaps = np.diff(times)
@@ -127,6 +131,31 @@ def _check_triggers(images: Sequence[Image], name: str, account: Account) -> Non
             f"{len(images) - len(known)} of {len(images)} images have no TriggerTime: phases are "
             f"in the order of {name}"
         )
+
+
+def _check_clock(images: Sequence[Image], account: Account) -> None:
+    """Check that InstanceNumber orders the images as AcquisitionTime does, be it in whole seconds.
+
+    Args:
+        images: in order.
+        account: gets a note where times of many beats say otherwise: when was scanned, not what.
+
+    Raises:
+        UserError: times within one beat say otherwise.
+    """
+    times = [image.clock for image in images if image.clock is not None]
+    if times == sorted(times):
+        return
+    if max(times) - min(times) <= _LONGEST_BEAT_MS:
+        raise UserError(
+            "AcquisitionTime contradicts InstanceNumber, by which alone its images could be put in "
+            "order",
+            "export the series again with TriggerTime",
+        )
+    account.notes.append(
+        f"{images[0].name}: phases are in the order of InstanceNumber, which is not that of "
+        "AcquisitionTime"
+    )
 
 
 def _check_greys(images: Sequence[Image]) -> None:
@@ -227,6 +256,7 @@ def _one_acquisition(
     if apart or (not _repeats(images, time) and len(images) == images[0].cardiac_images):
         return images
     chosen = _whole(list(parts), lambda n: len({time(i) for i in parts[n]}), options)
+    _check_repeats(list(parts.values()), parts[chosen], options)
     for number, part in parts.items():
         if number != chosen:
             account.leave(
@@ -235,6 +265,27 @@ def _one_acquisition(
                 f"acquisition {number:g} of the same slice; {chosen:g} is used",
             )
     return parts[chosen]
+
+
+def _check_repeats(sets: list[list[Image]], chosen: list[Image], options: Options) -> None:
+    """Check that sets of images of one slice look like one, as magnitude and phase map do not.
+
+    Raises:
+        UserError: they do not, and nobody said which is meant.
+    """
+    cine = [one for one in sets if len(one) >= MIN_PHASES]
+    if options.repeats is not None or len(cine) < 2:
+        return
+    means = [one.mean(axis=0).ravel() for one in read_pixels(cine)]
+    own = next(mean for one, mean in zip(cine, means, strict=True) if one is chosen)
+    with np.errstate(invalid="ignore", divide="ignore"):  # of one grey nothing is known
+        alike = min(float(np.corrcoef(own, mean)[0, 1]) for mean in means)
+    if not alike >= _ALIKE:
+        raise UserError(
+            f"{len(cine)} sets of images show it, and they do not look alike (correlation "
+            f"{alike:.2f}): magnitude and phase maps, or two places? ({chosen[0].name})",
+            "choose with --repeats=first or --repeats=last, or leave only one in the folder",
+        )
 
 
 def _whole(sets: list[T], size: Callable[[T], int], options: Options) -> T:
@@ -285,6 +336,7 @@ def _one_run(
             "export the series again, each image once and with its position and acquisition",
         )
     chosen = _whole(runs, len, options)
+    _check_repeats(runs, chosen, options)
     for run in runs:
         if run is not chosen:
             account.leave(run, "repeats", "the same slice again; one whole beat is used")

@@ -6,7 +6,9 @@ A cine may also be one 3-D file a phase. A mask that no cine goes with is a case
 import dataclasses
 import difflib
 import logging
+import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -27,6 +29,7 @@ from mvo_jax.data.importers.mask_files import read_mask
 from mvo_jax.data.importers.masks import to_slices
 from mvo_jax.data.importers.volume import Volume, check_shape, read_cine, read_volume, same_grid
 from mvo_jax.data.importers.walk import files_below
+from mvo_jax.data.names import composed
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
@@ -59,8 +62,9 @@ def stem(path: Path) -> str:
 
 
 def name_below(source: Path, path: Path) -> str:
-    """A path below the source as patterns see it: the suffix in small letters."""
-    return MASK_SUFFIX.sub(lambda found: found[0].lower(), path.relative_to(source).as_posix())
+    """A path below the source as patterns see it: composed, the suffix in small letters."""
+    name = composed(path.relative_to(source).as_posix())
+    return MASK_SUFFIX.sub(lambda found: found[0].lower(), name)
 
 
 def recognise(source: Path) -> bool:
@@ -83,7 +87,7 @@ def pattern_to_regex(pattern: str) -> re.Pattern[str]:
             f"the pattern {pattern!r} has no {{case}}", "write for example '{case}_cine.nii.gz'"
         )
     out, seen = "", set()
-    for part in re.split(r"(\*\*/|\*|\{[^}]*\})", pattern):
+    for part in re.split(r"(\*\*/|\*|\{[^}]*\})", composed(pattern)):
         if part == "**/":
             out += "(?:.*/)?"
         elif part == "*":
@@ -110,7 +114,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
     patterns = [options.cine_pattern] if options.cine_pattern else [CINE_PATTERN, PHASE_PATTERN]
     expressions = [pattern_to_regex(pattern) for pattern in patterns]
     if source.is_file():  # named as it would be in its folder
-        match = expressions[0].fullmatch(_SUFFIX.sub(lambda m: m[0].lower(), source.name))
+        match = expressions[0].fullmatch(name_below(source.parent, source))
         yield Series(name=match["case"] if match else stem(source), path=source)
         return
     rows = [row for row in options.table.rows.values() if row.cine is not None]
@@ -253,7 +257,7 @@ def _in_other_forms(
     mask = pattern_to_regex(MASK_PATTERN)
     masked = {found["case"] for path in read if (found := mask.fullmatch(name_below(source, path)))}
     for path in files_below(source):
-        found = _UNREAD_FORM.fullmatch(path.name)
+        found = _UNREAD_FORM.fullmatch(composed(path.name))
         if found is None or path in known or is_workspace(path):
             continue
         is_mask = found[2].lower() == "lge_mask"
@@ -335,7 +339,8 @@ def below(source: Path, name: str, table: Path | None) -> Path:
             f"{table}: the path {name!r} leads out of {printable(source)}",
             "give paths relative to the source folder",
         )
-    return source / name
+    forms = (source / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    return next((path for path in (source / name, *forms) if os.path.exists(path)), source / name)
 
 
 def load(series: Series, options: Options) -> list[CineSlice]:

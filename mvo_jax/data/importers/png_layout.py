@@ -25,6 +25,7 @@ from mvo_jax.data.importers.cine import (
     square_pixel,
 )
 from mvo_jax.data.importers.walk import files_below
+from mvo_jax.data.names import composed
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
@@ -44,7 +45,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
     masks: dict[str, list[Path]] = {}
     twice: dict[str, tuple[Path, Path]] = {}
     for path in files_below(source):
-        match = _FILE.fullmatch(path.name)
+        match = _FILE.fullmatch(composed(path.name))
         if match is None:
             continue
         case, frame = match[1], int(match[2])

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from mvo_jax.data.names import composed
 from mvo_jax.errors import UserError
 
 COLUMNS = {
@@ -45,7 +46,8 @@ class Table:
 
     Attributes:
         path: of the file; None for the empty table.
-        rows: by ``case_id`` where the file has that column, else by ``patient_id``.
+        rows: by ``case_id`` where the file has that column, else by ``patient_id``; names as
+            ``composed`` gives them.
     """
 
     path: Path | None = None
@@ -54,8 +56,8 @@ class Table:
     def row(self, *keys: str | None) -> Row | None:
         """The row of the first of several names that has one."""
         for key in keys:
-            if key is not None and key in self.rows:
-                return self.rows[key]
+            if key is not None and composed(key) in self.rows:
+                return self.rows[composed(key)]
         return None
 
 
@@ -107,6 +109,7 @@ def read_table(path: Path) -> Table:
             name = getattr(row, key)
             if name is None:
                 raise bad(f"{where} has no {key}", f"fill in {key} in every row")
+            name = composed(name)
             if name in rows:
                 raise bad(
                     f"{where} repeats {key} {name!r} of line {rows[name].line}",

@@ -22,7 +22,7 @@ from tests.data.importers import writers
 
 FRAMES, SLICES, SIZE = 12, 3, 20
 CINE = np.random.default_rng(0).integers(1, 900, (FRAMES, SLICES, SIZE, SIZE)).astype(np.uint16)
-OTHER = (1000 - CINE).astype(np.uint16)
+OTHER = (1000 + CINE).astype(np.uint16)  # another scan of the same
 SHORT_AXIS = writers.SHORT_AXIS
 NORMAL = np.cross(SHORT_AXIS[:3], SHORT_AXIS[3:])
 Write = Callable[[Path], object]
