@@ -11,6 +11,7 @@ import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 PyTree = Any
 
@@ -96,7 +97,7 @@ def _initial_program(
     level = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     compiled = jax.jit(init, compiler_options=level)
     # Only the outermost program takes options; where shapes are asked for, this is not that.
-    return lambda key: (traced if isinstance(key, jax.core.Tracer) else compiled)(key)
+    return lambda key: (traced if isinstance(key, Tracer) else compiled)(key)
 
 
 # Shapes and values of one model take one trace.

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -88,10 +89,10 @@ def clock(seconds):
 
 def test_times_of_whole_seconds_contradict_the_numbers(tmp_path):
     """Seven images in one second and five in the next say that the numbers run backwards."""
-    tags = {"TriggerTime": None, "AcquisitionTime": clock(lambda t: 10 + t // 7)}
+    tags: Any = {"TriggerTime": None, "AcquisitionTime": clock(lambda t: 10 + t // 7)}
     writers.write_series(tmp_path / "A17", CINE, **tags)
     assert np.array_equal(read(tmp_path)[0].cine, CINE[:, 0])
-    numbers = {"InstanceNumber": lambda t, z: 50 - t}
+    numbers: Any = {"InstanceNumber": lambda t, z: 50 - t}
     writers.write_series(tmp_path / "A17", CINE, **tags, **numbers)
     with pytest.raises(UserError, match="AcquisitionTime contradicts InstanceNumber"):
         read(tmp_path)
