@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from absl import app, flags
-from sklearn.linear_model import LogisticRegression
 
 from mvo_jax.config_files import load_config
 from mvo_jax.data.phantom.case import plan_case
 from mvo_jax.data.splits import phantom_spec
+from mvo_jax.evaluation.oracle import fit_logistic
 from mvo_jax.evaluation.pages.render import percent, span
 from mvo_jax.evaluation.statistics import delong_interval
 
@@ -74,12 +74,10 @@ def main(arguments: list[str]) -> None:
     config.data.size = "paper"
     scored, label = measure(config.data, "test_large", FLAGS.cases)
     for title, names in MODELS.items():
-        table = np.stack([fitted_on[name] for name in names], axis=1)
-        centre, scale = table.mean(axis=0), table.std(axis=0)
-        model = LogisticRegression(C=1e3, max_iter=1000)
-        model.fit((table - centre) / scale, fitted_label)
-        wanted = (np.stack([scored[name] for name in names], axis=1) - centre) / scale
-        found = delong_interval(label, model.predict_proba(wanted)[:, 1])
+        table, wanted = (
+            np.stack([of[name] for name in names], axis=1) for of in (fitted_on, scored)
+        )
+        found = delong_interval(label, fit_logistic(table, fitted_label)(wanted))
         print(f"{title}: AUC {percent(found.value, 1)} ({span(vars(found))})")
     infarct, core, noise = (scored[name] for name in ("infarct", "core", "noise"))
     quartiles = np.nanpercentile((infarct - core) / noise, (25, 50, 75))

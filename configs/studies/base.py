@@ -10,6 +10,8 @@ A row names what differs, by key; ``FEATURES`` are rows without a network.
 from collections.abc import Mapping
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from mvo_jax.config_files import load_config
 
 STEPS = 500
@@ -44,16 +46,12 @@ def study_config(changes: Mapping[str, Any]) -> Any:
     return config.lock()
 
 
-def wide() -> dict[str, Any]:
-    """What the row ``WIDE`` changes: all that sets configs/mvo.py:wide apart from its base."""
-    chosen: Any = load_config("mvo:wide")
-    return {
-        "data.size": chosen.data.size,
-        "model.width": chosen.model.width,
-        "optimizer.ema_decay": chosen.optimizer.ema_decay,
-        "loss.mask_loss_weight": chosen.loss.mask_loss_weight,
-        "train.total_steps": chosen.train.total_steps,
-    }
+def changes_of(name: str) -> dict[str, Any]:
+    """What sets a named config, as 'mvo:wide', apart from the one that all rows share, by key."""
+    shared, chosen = (
+        flatten_dict(config.to_dict(), sep=".") for config in (study_config({}), load_config(name))
+    )
+    return {key: value for key, value in chosen.items() if shared[key] != value}
 
 
 def row_of(rows: Mapping[str, Mapping[str, Any]], argument: str) -> Any:

@@ -29,7 +29,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "lambda 1000 1500 steps": {_LAMBDA: 1000.0, _STEPS: 1500},
     "1000 steps": {_STEPS: 1000},
     # Whether more patients need a larger network, and weights that are averaged.
-    base.WIDE: base.wide(),
+    base.WIDE: base.changes_of("mvo:wide"),
     "1000 steps decay 0.01": {_STEPS: 1000, _DECAY: _PAPER_DECAY},
 }
 REFERENCES = {name: (base.AREA_CHANGE,) for name in ROWS if name != base.AREA_CHANGE}

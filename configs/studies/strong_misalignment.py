@@ -8,8 +8,6 @@ python -m mvo_jax study --config configs/studies/strong_misalignment.py \
 
 from typing import Any
 
-from mvo_jax.config_files import load_config
-
 from . import base, misalignment
 
 TITLE = "Misalignment at a weight that acts"
@@ -19,11 +17,7 @@ QUESTION = (
 )
 SPLIT, SEEDS = base.SPLIT, base.THREE
 FEATURES = base.FEATURES
-_CHOSEN: Any = load_config("mvo:strong_mask")
-_SETTING = {
-    "train.total_steps": _CHOSEN.train.total_steps,
-    "loss.mask_loss_weight": _CHOSEN.loss.mask_loss_weight,
-}
+_SETTING = base.changes_of("mvo:strong_mask")
 ROWS: dict[str, dict[str, Any]] = {
     name: {**changes, **_SETTING} if changes else {} for name, changes in misalignment.ROWS.items()
 }

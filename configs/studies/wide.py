@@ -19,8 +19,8 @@ FEATURES = base.KNOWN
 NO_MASK = "no mask"
 ROWS: dict[str, dict[str, Any]] = {
     **{name: {} for name in FEATURES},
-    base.WIDE: base.wide(),
-    NO_MASK: {**base.wide(), "loss.mask_loss_weight": 0.0},
+    base.WIDE: base.changes_of("mvo:wide"),
+    NO_MASK: {**base.changes_of("mvo:wide"), "loss.mask_loss_weight": 0.0},
 }
 REFERENCES = {base.WIDE: (base.AREA_CHANGE, NO_MASK), NO_MASK: (base.AREA_CHANGE,)}
 

@@ -11,7 +11,9 @@ from typing import Any, cast
 
 import numpy as np
 
-_FOLDS = 10
+from mvo_jax.evaluation.oracle import logistic_model
+
+FOLDS = 10
 _CERTAIN = 1e-6  # probabilities nearer to 0 or 1 have no finite logit in float32
 
 
@@ -45,7 +47,6 @@ def joined(label: np.ndarray, *probability: np.ndarray) -> np.ndarray:
     Returns:
         float64 [N].
     """
-    from sklearn.linear_model import LogisticRegression  # 1 s
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from threadpoolctl import threadpool_limits  # comes with scikit-learn
 
@@ -53,10 +54,8 @@ def joined(label: np.ndarray, *probability: np.ndarray) -> np.ndarray:
     logits = np.log(clipped / (1 - clipped))
     spread = np.maximum(logits.std(axis=0), 1e-12)
     table = (logits - logits.mean(axis=0)) / spread
-    # Nearly without a penalty, as in ``oracle``: a few variables and hundreds of cases.
-    model = LogisticRegression(C=1e3, max_iter=1000)
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     # Threads that wait for each other on busy cores made twenty times the time of it.
     with threadpool_limits(1):
-        found = cross_val_predict(model, table, label, cv=folds, method="predict_proba")
+        found = cross_val_predict(logistic_model(), table, label, cv=folds, method="predict_proba")
     return np.asarray(found)[:, 1]

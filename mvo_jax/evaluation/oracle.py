@@ -4,13 +4,36 @@ They know the truth about the heart in the image, without measurement error, and
 label mask: a ceiling for what the images can tell, and single features as the bar to pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from mvo_jax.data.splits import Cases
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.predictions import Predictions
+
+
+def logistic_model() -> Any:
+    """A model of a few variables that is not fitted yet; nearly without a penalty."""
+    from sklearn.linear_model import LogisticRegression  # 1 s
+
+    return LogisticRegression(C=1e3, max_iter=1000)
+
+
+def fit_logistic(table: np.ndarray, label: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Fit ``logistic_model`` to variables brought to mean 0 and deviation 1.
+
+    Args:
+        table: [N, V], of the cases to fit on.
+        label: int [N].
+
+    Returns:
+        Probabilities [M] of a table [M, V].
+    """
+    centre, scale = table.mean(axis=0), np.maximum(table.std(axis=0), 1e-12)
+    model = logistic_model().fit((table - centre) / scale, label)
+    return lambda other: model.predict_proba((other - centre) / scale)[:, 1]
 
 
 def oracle_predictions(
@@ -30,8 +53,6 @@ def oracle_predictions(
     Raises:
         UserError: the cohort does not know a feature.
     """
-    from sklearn.linear_model import LogisticRegression  # 1 s
-
     missing = [name for name in features if name not in training.features]
     if missing:
         raise UserError(
@@ -49,18 +70,14 @@ def oracle_predictions(
                 columns.append(values)
         return np.stack(columns, axis=1)
 
-    fitted_on = table(training)
-    centre, scale = fitted_on.mean(axis=0), np.maximum(fitted_on.std(axis=0), 1e-12)
-    # Nearly without a penalty: a few variables and hundreds of cases.
-    model = LogisticRegression(C=1e3, max_iter=1000)
-    model.fit((fitted_on - centre) / scale, training.label)
+    predict = fit_logistic(table(training), training.label)
     return [
         Predictions(
             split.name,
             split.case_id,
             split.patient_id,
             split.label,
-            model.predict_proba((table(split) - centre) / scale)[:, 1],
+            predict(table(split)),
         )
         for split in splits
     ]

@@ -11,7 +11,7 @@ import markupsafe
 import numpy as np
 
 from mvo_jax.errors import UserError
-from mvo_jax.evaluation.beyond import joined, rank_correlation
+from mvo_jax.evaluation.beyond import FOLDS, joined, rank_correlation
 from mvo_jax.evaluation.figures import curves
 from mvo_jax.evaluation.pages.render import number, p_short, percent, plain, render_page, span
 from mvo_jax.evaluation.readers import (
@@ -51,7 +51,6 @@ SHOWN = {
     "block_auc": "block AUC",
     "block_average_precision": "block AP",
 }
-MIN_CASES = 10  # of each class, as many as the folds of ``joined``
 MAPS = {"map": "predicted", "mean_training_map": "mean training map", "chance": "chance"}
 # A true difference that is found in 80 % of such studies is so many half-widths of an interval.
 _NORMAL_95 = 1.96
@@ -252,7 +251,7 @@ def _beyond(by_row: Mapping[str, Sequence[StoredRun]]) -> dict[str, Any] | None:
     if not known:
         return None
     first, base = next(iter(known.items()))
-    if min(np.bincount(base.label, minlength=2)) < MIN_CASES:
+    if min(np.bincount(base.label, minlength=2)) < FOLDS:  # of a class
         return None
     known = {name: scores for name, scores in known.items() if scores.cases == base.cases}
     seeds = {
