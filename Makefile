@@ -4,7 +4,7 @@ VENV := .venv
 RUN := runs/demo
 CONFIG := configs/demo.py
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-slow lint format clean
 
 # Stamp files: an install is repeated only when its list of requirements changes.
 $(VENV)/.runtime: requirements.txt requirements-images.txt
@@ -23,6 +23,10 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.dev lint
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+# What `make test` leaves out: full-size networks, pairs of processes, many kills, benchmarks.
+test-slow: $(VENV)/.dev
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile -m slow
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/ruff check .

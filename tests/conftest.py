@@ -20,11 +20,18 @@ configure_xla(os.environ)
 
 @pytest.fixture(scope="session", autouse=True)
 def _compile_each_program_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Most tests start a new run of one network; XLA takes longer than the steps."""
+    """Most tests start a new run of one network; XLA takes longer than the steps.
+
+    The workers of pytest-xdist share a folder; JAX locks it where its size is limited.
+    """
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
+    jax.config.update("jax_compilation_cache_max_size", 2**32)
     compilation_cache.reset_cache()
     yield
     jax.config.update("jax_compilation_cache_dir", None)

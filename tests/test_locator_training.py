@@ -85,6 +85,7 @@ def test_empty_images_have_no_target(simulated):
         assert np.isfinite(shown).all()
 
 
+@pytest.mark.slow(reason="trains three times")
 def test_training_goes_on_where_it_was_killed(simulated, tmp_path, monkeypatch):
     """To the bit: the same program and the same batches."""
     monkeypatch.setattr(train_locator, "BATCH", 2)

@@ -18,6 +18,7 @@ from tools import bitrot, motion_ceiling, mutate_images, tiny_run
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow(reason="trains in eleven processes")
 def test_ten_kills_change_nothing(tmp_path):
     # A process of its own: it forks, which a process with JAX threads cannot.
     command = [sys.executable, "-m", "tools.chaos", "--kills=10", f"--out={tmp_path}"]

@@ -100,6 +100,7 @@ def run_script(tmp_path: Path, *arguments: str) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow(reason="runs a benchmark")
 def test_training_beside_torch(tmp_path):
     rows = run_script(tmp_path, "train", *TINY, "--steps=2", "--chunk=2")["rows"]
     assert [row["name"] for row in rows] == ["jax:auto:x2", "torch:eager"]
@@ -110,6 +111,7 @@ def test_training_beside_torch(tmp_path):
     assert rows[0]["about"]["lowering"] in LOWERINGS
 
 
+@pytest.mark.slow(reason="runs a benchmark")
 def test_inference_beside_torch(tmp_path):
     rows = run_script(tmp_path, "inference", *TINY, "--part=classify", "--onnx")["rows"]
     assert [row["impl"] for row in rows] == ["jax", "torch", "onnx"]

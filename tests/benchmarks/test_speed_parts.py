@@ -27,6 +27,7 @@ def schedule(tmp_path, *arguments: str):
     return row
 
 
+@pytest.mark.slow(reason="runs a benchmark")
 def test_schedule_by_part(tmp_path, capsys):
     row = schedule(tmp_path, "--steps=6", "--eval-every=4", "--chunk=2")
     assert row["steps_taken"] == 6
@@ -40,6 +41,7 @@ def test_schedule_by_part(tmp_path, capsys):
     assert all(part in printed for part in parts)
 
 
+@pytest.mark.slow(reason="runs a benchmark")
 def test_limit_stops_after_the_first_chunk_and_reports(tmp_path):
     row = schedule(tmp_path, "--steps=40", "--eval-every=40", "--chunk=1", "--limit=0")
     assert row["steps_taken"] == 1
@@ -47,6 +49,7 @@ def test_limit_stops_after_the_first_chunk_and_reports(tmp_path):
     assert math.isnan(row["clips_per_s"])  # the first chunk compiles and is not counted
 
 
+@pytest.mark.slow(reason="runs a benchmark")
 def test_data_beside_a_fixed_batch(capsys):
     data_step.main([*TINY, "--batch=2", "--rounds=2", "--cases=6"])
     printed = capsys.readouterr().out.splitlines()

@@ -149,6 +149,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(copied, study_file, caps
     assert "Planned were 2 seeds a row; so far: full 1." in (copied / "table.md").read_text()
 
 
+@pytest.mark.slow(reason="trains in three processes")
 def test_several_processes_do_each_run_once(study_file, tmp_path, environment):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "mvo_jax", "study", f"--config={study_file}", f"--out={out}"]
@@ -163,6 +164,7 @@ def test_several_processes_do_each_run_once(study_file, tmp_path, environment):
         assert len(starts) == 1
 
 
+@pytest.mark.slow(reason="trains the study's runs again")
 def test_verify_trains_again_and_finds_a_changed_run(copied, study_file, capsys):
     for path in copied.glob("*-seed*.json"):
         if path.name != "full-seed0.json":

@@ -24,6 +24,10 @@ from tests.pair_process import CHANGES, METRICS, predictions, rows, run, streame
 from tests.small_network import small
 from tools.tiny_run import array_hashes
 
+pytestmark = pytest.mark.slow(
+    reason="starts pairs of processes, which compile and wait for each other's heartbeat"
+)
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -216,25 +220,12 @@ def test_a_mistake_that_all_find_is_said_by_all(pair_of):
         assert f"error: process 1 on {host} has another seed than process 0 on {host}" in output
 
 
-# A variable of the second process, and what both then name. One of each kind is tried each time;
+# A variable of the second process, and what both then name: one of each kind.
 # tests/devices/test_computation.py has all of them in one process.
 DIFFERING = [
     ("JAX_ENABLE_X64", "1", "jax_enable_x64"),
     ("JAX_PLATFORMS", "cuda", "JAX_PLATFORMS"),
     ("PYTHONPATH", "OTHER_OPTAX", "versions.optax"),
-    *(
-        pytest.param(*setting, marks=pytest.mark.slow)
-        for setting in (
-            ("JAX_DEFAULT_PRNG_IMPL", "rbg", "jax_default_prng_impl"),
-            ("JAX_THREEFRY_PARTITIONABLE", "0", "jax_threefry_partitionable"),
-            ("JAX_DEFAULT_MATMUL_PRECISION", "highest", "jax_default_matmul_precision"),
-            ("JAX_RANDOM_SEED_OFFSET", "1", "jax_random_seed_offset"),
-            ("JAX_NUMPY_DTYPE_PROMOTION", "strict", "jax_numpy_dtype_promotion"),
-            ("JAX_DISABLE_JIT", "1", "jax_disable_jit"),
-            ("NVIDIA_TF32_OVERRIDE", "0", "NVIDIA_TF32_OVERRIDE"),
-            ("XLA_FLAGS", "--xla_cpu_enable_fast_math=true", "xla_flags"),
-        )
-    ),
 ]
 
 

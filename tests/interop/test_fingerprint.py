@@ -17,6 +17,7 @@ def one_device() -> dict[str, Any]:
         return fingerprint.compute(dtype="float64", num_devices=1)
 
 
+@pytest.mark.slow(reason="computes fingerprints on one and on eight devices")
 def test_one_and_eight_devices_agree_in_float64(one_device):
     with jax.enable_x64(True):
         eight = fingerprint.compute(dtype="float64", num_devices=8)
@@ -30,6 +31,7 @@ def test_one_and_eight_devices_agree_in_float64(one_device):
     assert not all(d.identical for d in found)
 
 
+@pytest.mark.slow(reason="computes fingerprints on one and on eight devices")
 def test_written_and_read_again_it_is_the_same(one_device, tmp_path):
     path = tmp_path / "a.json"
     fingerprint.write(path, one_device)
@@ -37,6 +39,7 @@ def test_written_and_read_again_it_is_the_same(one_device, tmp_path):
     assert all(d.identical for d in found)
 
 
+@pytest.mark.slow(reason="computes fingerprints on one and on eight devices")
 @pytest.mark.parametrize("entry", ["gradient/classifier/kernel", "steps/loss"])
 @pytest.mark.parametrize("part", ["samples", "projections"])
 def test_a_change_beyond_the_tolerance_is_seen(one_device, entry, part):
@@ -52,6 +55,7 @@ def test_a_change_beyond_the_tolerance_is_seen(one_device, entry, part):
     assert all(d.holds for d in fingerprint.compare(one_device, other, scale=100))
 
 
+@pytest.mark.slow(reason="computes fingerprints on one and on eight devices")
 def test_one_bit_of_an_exact_entry_is_seen(one_device):
     other = copy.deepcopy(one_device)
     other["entries"]["exact/sample stream"]["sha256"] = "other"
@@ -59,6 +63,7 @@ def test_one_bit_of_an_exact_entry_is_seen(one_device):
     assert [d.name for d in found if not d.holds] == ["exact/sample stream"]
 
 
+@pytest.mark.slow(reason="computes fingerprints on one and on eight devices")
 def test_missing_entries_are_seen(one_device):
     other = copy.deepcopy(one_device)
     other["entries"]["steps/new"] = other["entries"].pop("steps/loss")
@@ -66,6 +71,7 @@ def test_missing_entries_are_seen(one_device):
     assert [d.name for d in found if not d.holds] == ["steps/loss", "steps/new"]
 
 
+@pytest.mark.slow(reason="computes fingerprints on one and on eight devices")
 def test_fingerprints_of_different_computations_are_not_compared(one_device):
     other = {**one_device, "about": {**one_device["about"], "dtype": "float32"}}
     with pytest.raises(UserError, match="dtype is float64 in one and float32"):

@@ -168,6 +168,9 @@ def test_every_parameter_gets_a_gradient(variant, layout, random_variables):
     assert zero == (ZERO_BY_ALGEBRA | ZERO_IN_LAYOUT[layout]) & set(norms)
 
 
+@pytest.mark.slow(
+    reason="compiles the network once a lowering; each is compared with torch in interop/parity"
+)
 @pytest.mark.usefixtures("x64")
 def test_all_lowerings_agree(random_variables):
     settings = {**TINY, "width": 4, "variant": "backbone"}  # the trunk alone has lowerings

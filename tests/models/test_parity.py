@@ -23,6 +23,7 @@ def test_inference_and_training_equal_torch_in_float64(case: Case) -> None:
     assert flax.case is case
 
 
+@pytest.mark.slow(reason="full-size networks")
 @pytest.mark.parametrize("model", [*MODELS, "mvo_net"])
 def test_published_size_equals_torch_in_float32(model: str) -> None:
     check_full_size_in_float32(model)

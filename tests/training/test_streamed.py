@@ -5,6 +5,7 @@ Whole runs, killed and resumed, are in test_loop.
 
 import jax
 import numpy as np
+import pytest
 
 from mvo_jax.devices import parallel
 from mvo_jax.evaluation.predict import Predictor
@@ -20,6 +21,7 @@ def test_the_same_updates_when_a_dispatch_runs_two(tiny_config, random_split, on
     compare(config, experiment, random_split(cases=10), on_disk, 2)
 
 
+@pytest.mark.slow(reason="compiles the network for two devices, twice")
 def test_the_same_updates_of_the_network_on_two_devices(tiny_config, random_split, on_disk):
     config = tiny_config(**{"model.variant": "backbone", "augment.max_rotation_deg": 0.0})
     experiment = set_up(config, devices=parallel.devices(2))

@@ -50,7 +50,19 @@ def _one_torch_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+SLOW = pytest.mark.slow(reason="compiles the network in lowerings that a CPU does not choose")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        case
+        if case is CASES[0] or case.lowering == "conv2d_cpu"
+        else pytest.param(case, marks=SLOW)
+        for case in CASES
+    ],
+    ids=str,
+)
 def test_inference_and_training_equal_torch_in_float64(case):
     with jax.enable_x64(True):
         flax, weights, batch = check_float64(case)
