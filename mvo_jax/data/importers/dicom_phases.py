@@ -333,7 +333,8 @@ def _one_run(
         raise UserError(
             f"{name} repeats within a slice ({which} images a phase) and nothing tells the images "
             f"apart{lack} ({images[0].name}, {images[0].path.name})",
-            "export the series again, each image once and with its position and acquisition",
+            f"export the series again, each image once, with its position, acquisition and {name}, "
+            "not rounded",
         )
     chosen = _whole(runs, len, options)
     _check_repeats(runs, chosen, options)

@@ -145,6 +145,38 @@ def test_a_slice_scanned_again_a_little_aside_is_told(at, tmp_path):
     assert f"the slices at 8.0 mm and {at} mm are 8 mm thick and lie in" in slices[0].note
 
 
+def test_a_second_stack_between_the_slices_is_told(tmp_path):
+    writers.write_series(tmp_path / "A17", CINE)
+    writers.write_series(
+        tmp_path / "A17", images(1), name="again", origin=(0, 0, 4), SeriesInstanceUID="1.2.9",
+        SliceLocation=lambda t, z: 4.0 + 8 * z,
+    )  # fmt: skip
+    slices = read(tmp_path)
+    assert len(slices) == 2 * SLICES
+    assert "the slices at 0.0 mm and 4.0 mm are 8 mm thick and lie in" in slices[0].note
+
+
+def test_a_slice_of_more_phases_than_its_headers_state_is_told(tmp_path):
+    writers.write_series(tmp_path / "A17", CINE, NominalInterval=1000)
+    assert read(tmp_path)[0].note == ""
+    for path in writers.write_series(
+        tmp_path / "A17", images(1)[:, :1], name="other", NominalInterval=1000,
+        CardiacNumberOfImages=FRAMES, TriggerTime=45.0,
+    )[1:]:  # fmt: skip
+        path.unlink()
+    assert f"{FRAMES + 1} phases at 0.0 mm where CardiacNumberOfImages is {FRAMES}" in (
+        read(tmp_path)[0].note
+    )
+
+
+@pytest.mark.parametrize(
+    ("turn", "told"), [((1, 0, 0, 0, 1, 0), False), ((0, 1, 0, -1, 0, 0), True)]
+)
+def test_rows_that_run_as_columns_should_are_told(turn, told, tmp_path):
+    writers.write_series(tmp_path / "A17", CINE, turn=turn)
+    assert ("rows run more from right to left than columns" in read(tmp_path)[0].note) is told
+
+
 @pytest.mark.parametrize("what", ["mask", "pixels"])
 def test_images_of_a_patient_whose_mask_or_pixels_are_bad_are_counted(what, tmp_path, caplog):
     caplog.set_level(logging.INFO, "mvo_jax")
