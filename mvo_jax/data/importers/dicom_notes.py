@@ -1,6 +1,7 @@
 """Notes about a DICOM stack that is used although its slices differ."""
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -50,6 +51,9 @@ def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]
                 f"{one[0].cardiac_images}: images of something else may be among them"
             )
     out += _overlap([one[0] for one in sound])
+    names = {re.sub(r"[\W\d_]", "", i.description).casefold(): i.name for i, *_ in sound}
+    if len(names) > 1:
+        out.append(f"the stack is of series of several names: {', '.join(names.values())}")
     turn = firsts[0].orientation
     if turn is not None and is_exchanged(np.array(turn)):
         out.append(

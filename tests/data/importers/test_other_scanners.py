@@ -156,6 +156,30 @@ def test_a_second_stack_between_the_slices_is_told(tmp_path):
     assert "the slices at 0.0 mm and 4.0 mm are 8 mm thick and lie in" in slices[0].note
 
 
+@pytest.mark.parametrize(
+    ("tags", "kind"),
+    [
+        ({"SeriesDescription": "cine_sax_pc venc150"}, "flow"),
+        ({"SeriesDescription": "DENSE_sax"}, "strain encoding"),
+        ({"Modality": "CT"}, "modality CT"),
+        ({"SeriesDescription": "cine_sax_base"}, None),
+    ],
+)
+def test_a_series_that_goes_on_where_the_stack_ends_is_named(tags, kind, tmp_path):
+    writers.write_series(tmp_path / "A17", CINE)
+    writers.write_series(
+        tmp_path / "A17", images(1), name="on", origin=(0, 0, 24), SeriesInstanceUID="1.2.9",
+        SliceLocation=lambda t, z: 24.0 + 8 * z, **tags,
+    )  # fmt: skip
+    slices = read(tmp_path)
+    if kind is None:
+        assert len(slices) == 2 * SLICES
+        assert "series of several names: series 5 'cine_sax', series 5 'cine_" in slices[0].note
+    else:
+        assert len(slices) == SLICES
+        assert slices[0].images[kind] == FRAMES * SLICES
+
+
 def test_a_slice_of_more_phases_than_its_headers_state_is_told(tmp_path):
     writers.write_series(tmp_path / "A17", CINE, NominalInterval=1000)
     assert read(tmp_path)[0].note == ""
