@@ -45,11 +45,14 @@ def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]
                 f"the images of the slice at {one[0].place} lie up to {shift:.1f} mm beside "
                 "one another and are taken as they are stored"
             )
-        if 0 < one[0].cardiac_images < len(one):
-            out.append(
-                f"{len(one)} phases at {one[0].place} where CardiacNumberOfImages is "
-                f"{one[0].cardiac_images}: images of something else may be among them"
-            )
+    more = [one for one in sound if 0 < one[0].cardiac_images < len(one)]
+    if more:
+        first = more[0][0]
+        out.append(
+            f"{len(more)} slices have more phases than CardiacNumberOfImages says ({len(more[0])} "
+            f"at {first.place}, not {first.cardiac_images}): images of something else may be "
+            "among them"
+        )
     out += _overlap([one[0] for one in sound])
     names = {re.sub(r"[\W\d_]", "", i.description).casefold(): i.name for i, *_ in sound}
     if len(names) > 1:

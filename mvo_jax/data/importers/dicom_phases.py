@@ -317,7 +317,18 @@ def _one_run(
     options: Options,
     account: Account,
 ) -> list[Image]:
-    """Of beats that follow one another by InstanceNumber, the last whole one."""
+    """Of beats that follow one another by InstanceNumber, the last whole one.
+
+    Raises:
+        UserError: nothing says where one ends, or the images may be of several slices.
+    """
+    slices = {image.in_stack for image in images}
+    if len(slices) > 1:
+        raise UserError(
+            f"its {len(images)} images repeat {name} and have one ImagePositionPatient, and "
+            f"{len(slices)} InStackPositionNumbers: several slices, or one again, is not sure",
+            "export the series again with the position of every frame",
+        )
     runs: list[list[Image]] = [[]]
     for image in sorted(images, key=lambda i: i.instance or 0.0):
         if runs[-1] and time(image) <= time(runs[-1][-1]):
