@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,8 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 # JAX 0.10 sizes the thread pool that collectives wait in by the number of cores.
 os.environ.setdefault("NPROC", "16")
 configure_xla(os.environ)
+# Under nohup it is ignored, and so by the processes that tests start and send it to.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -112,6 +112,7 @@ def rows(workdir: Path) -> list[dict]:
     ]
 
 
+@pytest.mark.slow(reason="trains in three processes")
 def test_a_process_killed_after_30_of_50_steps_resumes_to_the_same_bytes(
     trained, command, environment, tiny, tmp_path
 ):
@@ -137,6 +138,7 @@ def test_a_process_killed_after_30_of_50_steps_resumes_to_the_same_bytes(
     assert len(json.loads((tmp_path / "provenance.json").read_text())) == 2
 
 
+@pytest.mark.slow(reason="trains in a process of its own")
 def test_a_loss_that_is_not_finite_ends_with_exit_code_3(command, tiny, tmp_path):
     workdir = tmp_path / "run"
     result = command(

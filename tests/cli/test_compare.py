@@ -150,6 +150,7 @@ def test_a_row_cut_off_before_its_report_is_evaluated_again(copied, rows_file):
     assert (copied / "table.csv").read_bytes() == before
 
 
+@pytest.mark.slow(reason="trains two systems")
 def test_a_failing_system_stops_no_other(rows_file, data_dir, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     train = one_run.train_and_evaluate

@@ -29,7 +29,13 @@ FAST_AUGMENTATION = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        "float64",
+        pytest.param("float32", marks=pytest.mark.slow(reason="compiles as much again")),
+    ],
+)
 def test_every_step_has_the_same_loss_on_any_number_of_devices(dtype, tiny_config, random_split):
     config, split = tiny_config(**SMALL, **FAST_AUGMENTATION), random_split(cases=20)
 
@@ -100,6 +106,7 @@ def test_clips_and_dropout_masks_are_the_same_to_the_bit(tiny_config, random_spl
         jax.tree.map(np.testing.assert_array_equal, result, results[0])
 
 
+@pytest.mark.slow(reason="compiles the step for one, two and eight devices")
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
     whole = run(tmp_path / "whole", devices=1)
     with pytest.raises(RunInterrupted):

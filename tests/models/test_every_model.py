@@ -109,7 +109,15 @@ def test_every_model_has_a_reduced_form():
     assert set(REDUCED) == set(shipped_models())
 
 
-@pytest.fixture(scope="module", params=shipped_models())
+@pytest.fixture(
+    scope="module",
+    params=[
+        name
+        if name in ("mvo_net", "c3d")
+        else pytest.param(name, marks=pytest.mark.slow(reason="compiles for one and eight devices"))
+        for name in shipped_models()
+    ],
+)
 def steps(request, random_variables) -> tuple[str, Any, dict[int, Any]]:
     """One step of SGD in float64 on one device and on eight: state before, states after."""
     name, batch = request.param, 8

@@ -15,7 +15,14 @@ MODELS = [name for name in shipped_models() if name != "mvo_net"]
 CASES = [case for name in MODELS for case in cases_of(name) if case.lowering in ("", "conv2d")]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+BASELINES = pytest.mark.slow(reason="compiles a baseline in both frameworks; C3D stands for all")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case if case.model == "c3d" else pytest.param(case, marks=BASELINES) for case in CASES],
+    ids=str,
+)
 def test_inference_and_training_equal_torch_in_float64(case: Case) -> None:
     with jax.enable_x64(True):
         flax, _, batch = check_float64(case)

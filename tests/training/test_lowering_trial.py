@@ -42,6 +42,7 @@ def test_the_fastest_step_is_found(monkeypatch):
     assert done == ["conv3d", "im2col_conv1d"] * 3  # 12 s: the first round past 10
 
 
+@pytest.mark.slow(reason="compiles the step in five lowerings")
 def test_a_run_keeps_what_its_first_start_found(tmp_path, like_a_gpu, monkeypatch):
     """One real step of each; a lowering that does not work is left out; a resume tries nothing."""
     folder, made = RunFolder(tmp_path / "run"), lowering_trial._step

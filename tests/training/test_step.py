@@ -83,7 +83,10 @@ def exact(tiny_config):
     return config, state, batch, key, result
 
 
-@pytest.mark.parametrize("num_devices", [2, 4, 8])
+@pytest.mark.parametrize(
+    "num_devices",
+    [2, 8, pytest.param(4, marks=pytest.mark.slow(reason="compiles as much again"))],
+)
 def test_devices_equal_one_device(num_devices, exact):
     config, state, batch, key, (expected, expected_metrics) = exact
     with jax.enable_x64(True):
