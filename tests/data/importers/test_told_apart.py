@@ -135,7 +135,7 @@ def test_an_empty_file_or_lost_link(lost, name, tmp_path):
         with pytest.raises(UserError, match=f"{name} (is empty|does not exist)"):
             read(tmp_path)
     else:
-        assert f"may have been images: {name}" in read(tmp_path)[0].note
+        assert f"may be images: {name}" in read(tmp_path)[0].note
 
 
 @pytest.mark.parametrize("acquisition", [None, 2])
