@@ -159,7 +159,9 @@ def test_of_two_series_of_one_number_file_names_do_not_choose_the_last(tag, name
         (CINE, "i", "1.2.5", 100_100),
         (CINE[:, ::-1], name, "1.2.4", 100_500),
     ):
-        tags = {} if tag is None else {tag: lambda t, z, start=start: str(start + t)}
+        tags: dict[str, Any] = {}
+        if tag is not None:
+            tags[tag] = lambda t, _, start=start: str(start + t)
         writers.write_series(tmp_path / "A", cine, name=one, SeriesInstanceUID=uid, **tags)
     if tag is None:
         with pytest.raises(UserError, match="says which was first"):
