@@ -47,6 +47,7 @@ def cohort(data_dir, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow(reason="trains on two cohorts")
 def test_the_first_step_has_the_same_loss(cohort, tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     steps = ["--config.train.total_steps=2", "--config.train.log_every=1"]

@@ -62,6 +62,7 @@ def test_there_and_back(source, converted, tmp_path, capsys):
     assert provenance["source"]["source_sha256"] == weight_files.sha256(source)
 
 
+@pytest.mark.slow(reason="trains a run and another from its weights")
 def test_a_run_starts_from_the_file(tiny, converted, tmp_path, capsys):
     """From a trunk alone, at a learning rate of 0; its folder converts; resuming needs no file."""
     content = weight_files.read_variables(converted)

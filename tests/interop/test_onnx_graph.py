@@ -24,8 +24,15 @@ GREY: dict[str, Any] = {"form": "released", "in_channels": 1}
 NETWORKS = [(name, {}) for name in SMALL if name not in ("mvo_net", "timesformer")]
 
 
+BASELINES = pytest.mark.slow(reason="traces a baseline in PyTorch; C3D stands for all")
+
+
 @pytest.mark.parametrize(
-    ("name", "network"), [*NETWORKS, ("timesformer", GATED), ("timesformer", GREY)]
+    ("name", "network"),
+    [
+        (name, network) if name == "c3d" else pytest.param(name, network, marks=BASELINES)
+        for name, network in [*NETWORKS, ("timesformer", GATED), ("timesformer", GREY)]
+    ],
 )
 def test_every_system_as_its_twin(name, network):
     case = Case(name, network=network)

@@ -87,6 +87,8 @@ ZERO_GRADIENTS: dict[str, str] = {
 }
 
 every_model = pytest.mark.parametrize("name", shipped_models())
+QUICK = ("mvo_net", "c3d")
+SLOW = pytest.mark.slow(reason="compiles a baseline; C3D stands for all")
 
 
 def config_of(name: str, **changes: Any) -> dict[str, Any]:
@@ -111,12 +113,7 @@ def test_every_model_has_a_reduced_form():
 
 @pytest.fixture(
     scope="module",
-    params=[
-        name
-        if name in ("mvo_net", "c3d")
-        else pytest.param(name, marks=pytest.mark.slow(reason="compiles for one and eight devices"))
-        for name in shipped_models()
-    ],
+    params=[name if name in QUICK else pytest.param(name, marks=SLOW) for name in shipped_models()],
 )
 def steps(request, random_variables) -> tuple[str, Any, dict[int, Any]]:
     """One step of SGD in float64 on one device and on eight: state before, states after."""
@@ -194,7 +191,9 @@ def test_eight_devices_equal_one(steps):
     assert relative(eight.batch_stats, one.batch_stats) < 1e-12
 
 
-@every_model
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=SLOW) for name in shipped_models()]
+)
 def test_any_batch_and_bfloat16(name, random_variables):
     clip = REDUCED[name][1]
     exact: Any = build_model(config_of(name), backend="cpu")

@@ -31,7 +31,9 @@ def test_the_check_sees_what_goes_through_the_host():
     assert through_the_host(program)
 
 
-@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize(
+    "steps", [1, pytest.param(2, marks=pytest.mark.slow(reason="compiles the network again"))]
+)
 def test_a_dispatch_stays_on_the_device(tiny_config, random_split, steps):
     config = tiny_config(**{"train.total_steps": 5})
     experiment = set_up(config)

@@ -14,6 +14,7 @@ from mvo_jax.training.setup import set_up
 from tests.small_network import small
 
 
+@pytest.mark.slow(reason="compiles the network twice")
 def test_the_same_updates_when_a_dispatch_runs_two(tiny_config, random_split, on_disk):
     # As on an accelerator; there a dispatch runs twenty.
     config = tiny_config()
