@@ -162,7 +162,7 @@ def jax_parts(layer: Layer, batch: int, lowering: str) -> list[Callable[[], Any]
 
     def forward(x: Any, kernel: Any) -> Any:
         if isinstance(layer, LinearMap):
-            return x @ kernel
+            return x.reshape(-1, x.shape[-1]) @ kernel  # as models/ops/layers.py
         if isinstance(layer, Attention):
             return attend(*split_heads(x, layer.heads))
         stride, padding = (1, layer.stride, layer.stride), half(layer.kernel[:3])
@@ -186,11 +186,8 @@ def torch_parts(layer: Layer, batch: int) -> list[Callable[[], Any]]:
 
     x, kernel, dy = (torch.from_numpy(value) for value in arrays(layer, batch))
     if isinstance(layer, LinearMap):
-        return [
-            lambda: x @ kernel,
-            lambda: dy @ kernel.T,
-            lambda: x.flatten(0, -2).T @ dy.flatten(0, -2),
-        ]
+        x, dy = x.flatten(0, -2), dy.flatten(0, -2)
+        return [lambda: x @ kernel, lambda: dy @ kernel.T, lambda: x.T @ dy]
     if isinstance(layer, Attention):
         return _torch_attention(layer, x, dy)
     # Moving the channels to the front leaves the memory as it is: channels last.
