@@ -46,7 +46,7 @@ class Convolution(NamedTuple):
 
 
 class LinearMap(NamedTuple):
-    """One linear map ``[C, F]`` of ``[B, S, C]``."""
+    """One linear map ``[C, F]`` of S tokens a clip, all rows of one matrix as in the networks."""
 
     name: str
     clip: tuple[int, int]
@@ -54,7 +54,8 @@ class LinearMap(NamedTuple):
 
     def shapes(self, batch: int) -> Shapes:
         """Of input, weights and output."""
-        return (batch, *self.clip), self.kernel, (batch, self.clip[0], self.kernel[1])
+        rows = batch * self.clip[0]
+        return (rows, self.clip[1]), self.kernel, (rows, self.kernel[1])
 
 
 class Attention(NamedTuple):
@@ -162,7 +163,7 @@ def jax_parts(layer: Layer, batch: int, lowering: str) -> list[Callable[[], Any]
 
     def forward(x: Any, kernel: Any) -> Any:
         if isinstance(layer, LinearMap):
-            return x.reshape(-1, x.shape[-1]) @ kernel  # as models/ops/layers.py
+            return x @ kernel
         if isinstance(layer, Attention):
             return attend(*split_heads(x, layer.heads))
         stride, padding = (1, layer.stride, layer.stride), half(layer.kernel[:3])
@@ -186,7 +187,6 @@ def torch_parts(layer: Layer, batch: int) -> list[Callable[[], Any]]:
 
     x, kernel, dy = (torch.from_numpy(value) for value in arrays(layer, batch))
     if isinstance(layer, LinearMap):
-        x, dy = x.flatten(0, -2), dy.flatten(0, -2)
         return [lambda: x @ kernel, lambda: dy @ kernel.T, lambda: x.T @ dy]
     if isinstance(layer, Attention):
         return _torch_attention(layer, x, dy)
