@@ -53,7 +53,8 @@ def locate(slices: Sequence[CineSlice], weights: Weights | None = None) -> Found
     pixel_mm = slices[0].pixel_mm
     assert pixel_mm is not None
     weights = shipped_weights() if weights is None else weights
-    maps = np.stack([probability(one.cine, pixel_mm, weights) for one in slices])
+    frames = min(FRAMES, *(len(one.cine) for one in slices))
+    maps = np.stack([probability(one.cine, pixel_mm, weights, frames) for one in slices])
     place, confidence = joint_centre(maps)
     return Found((place + 0.5) * SPACING_MM / np.array(pixel_mm), confidence)
 

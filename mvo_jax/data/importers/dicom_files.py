@@ -29,10 +29,17 @@ _PARTS = {"R", "REAL", "R_FFE", "I", "IMAGINARY", "I_FFE"}  # of complex images
 _NO_CINE = {
     "perfusion": r"perf(?:usion)?",
     "late enhancement": r"lge|psir|late.?(?:gad|enh)\w*|delayed.?enh\w*|viability",
-    "flow": r"q?flow|venc|fl\dd\d?_v\d+\w*",
+    "flow": r"q?flow|fl\dd\d?_v\d+\w*",
     "relaxation times": r"molli|shmolli|look.?locker|ti.?scout|t[12]\*?.?map\w*",
 }
-_TAGGING = r"tag(?:s|ged|ging)?|grid|c?spamm"
+# These say it of a series that is called cine, too.
+_NO_PLAIN_CINE = {
+    "tagging": r"tag(?:s|ged|ging)?|grid|c?spamm",
+    "flow": r"venc\d*|phase.?contrast",
+    "strain encoding": r"dense|senc",
+}
+# Of images that are no MR; one that is missing, or OT of secondary captures, says nothing.
+_NO_MR = {"CT", "US", "NM", "PT", "XA", "RF", "CR", "DX", "IVUS"}
 
 
 @dataclass
@@ -243,11 +250,11 @@ def _other_kind(image: Image) -> str | None:
         return "real or imaginary parts"
     if "MOSAIC" in image.image_type:  # many slices in one picture
         return "mosaics"
-    if _says(image, _TAGGING):
-        return "tagging"
-    if "cine" in image.words.casefold():  # "cine after LGE" is cine
-        return None
-    return next((kind for kind, pattern in _NO_CINE.items() if _says(image, pattern)), None)
+    if image.modality in _NO_MR:
+        return f"modality {image.modality}"
+    is_cine = "cine" in image.words.casefold()  # "cine after LGE" is cine
+    words = [*_NO_PLAIN_CINE.items(), *([] if is_cine else _NO_CINE.items())]
+    return next((kind for kind, pattern in words if _says(image, pattern)), None)
 
 
 def late_enhancement(image: Image) -> bool:

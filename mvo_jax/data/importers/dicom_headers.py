@@ -74,6 +74,7 @@ class Image:
     orientation: tuple[float, ...] | None
     position: tuple[float, ...] | None
     location: float | None
+    in_stack: float | None  # InStackPositionNumber of an enhanced file
     thickness: float
     trigger: float | None
     delay: float | None
@@ -328,6 +329,7 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
         "orientation": _numbers(header.get("ImageOrientationPatient"), 6),
         "position": _numbers(header.get("ImagePositionPatient"), 3),
         "location": _number(header.get("SliceLocation")),
+        "in_stack": None,
         "thickness": _number(header.get("SliceThickness")) or _THICKNESS_MM,
         "trigger": _number(header.get("TriggerTime")) if frame is None else None,
         "delay": _number(header.get("NominalCardiacTriggerDelayTime")),
@@ -382,6 +384,7 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
             position=_numbers(value("PlanePositionSequence", "ImagePositionPatient"), 3),
             spacing=_numbers(value("PixelMeasuresSequence", "PixelSpacing"), 2),
             thickness=_number(value("PixelMeasuresSequence", "SliceThickness")) or _THICKNESS_MM,
+            in_stack=_number(value(content, "InStackPositionNumber")),
             trigger=_number(header.get("TriggerTime")),
             delay=_known(_number(value(heart, "NominalCardiacTriggerDelayTime")), actual_delay),
             actual_delay=actual_delay,

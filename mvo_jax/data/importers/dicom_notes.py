@@ -1,15 +1,17 @@
 """Notes about a DICOM stack that is used although its slices differ."""
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from mvo_jax.data.importers.dicom_headers import Image
+from mvo_jax.data.importers.orientation import is_exchanged
 
-# Of the thickness and of the widest distance in the stack; slices that are interpolated lie half
-# their thickness apart, all of them.
+# Of the thickness and, within a series, of the widest distance in the stack: slices that are
+# interpolated lie half their thickness apart, all of them.
 _OVERLAP = 0.7
 
 
@@ -43,7 +45,24 @@ def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]
                 f"the images of the slice at {one[0].place} lie up to {shift:.1f} mm beside "
                 "one another and are taken as they are stored"
             )
+    more = [one for one in sound if 0 < one[0].cardiac_images < len(one)]
+    if more:
+        first = more[0][0]
+        out.append(
+            f"{len(more)} slices have more phases than CardiacNumberOfImages says ({len(more[0])} "
+            f"at {first.place}, not {first.cardiac_images}): images of something else may be "
+            "among them"
+        )
     out += _overlap([one[0] for one in sound])
+    names = {re.sub(r"[\W\d_]", "", i.description).casefold(): i.name for i, *_ in sound}
+    if len(names) > 1:
+        out.append(f"the stack is of series of several names: {', '.join(names.values())}")
+    turn = firsts[0].orientation
+    if turn is not None and is_exchanged(np.array(turn)):
+        out.append(
+            "rows run more from right to left than columns: they stay rows, as the scanner stored "
+            "them; a NIfTI of these images is shown with rows and columns exchanged"
+        )
     turns = [np.array(i.orientation).reshape(2, 3) for i in firsts if i.orientation is not None]
     turns = [turn / np.linalg.norm(turn, axis=1, keepdims=True) for turn in turns if turn.any()]
     if turns:
@@ -72,10 +91,14 @@ def _overlap(slices: Sequence[Image]) -> list[str]:
         if one.distance is not None and other.distance is not None
     ]
     widest = max((apart for apart, *_ in pairs), default=0.0)
+
+    def usual(one: Image) -> float:
+        return min(one.thickness, max(widest, _OVERLAP * one.thickness))
+
     out = [
         f"the slices at {one.place} and {other.place} are {one.thickness:g} mm thick and lie in "
         "one another: perhaps one slice, scanned twice"
         for apart, one, other in pairs
-        if apart < _OVERLAP * min(one.thickness, max(widest, _OVERLAP * one.thickness))
+        if apart < _OVERLAP * (one.thickness if one.series != other.series else usual(one))
     ]
     return out[:3]

@@ -317,7 +317,18 @@ def _one_run(
     options: Options,
     account: Account,
 ) -> list[Image]:
-    """Of beats that follow one another by InstanceNumber, the last whole one."""
+    """Of beats that follow one another by InstanceNumber, the last whole one.
+
+    Raises:
+        UserError: nothing says where one ends, or the images may be of several slices.
+    """
+    slices = {image.in_stack for image in images}
+    if len(slices) > 1:
+        raise UserError(
+            f"its {len(images)} images repeat {name} and have one ImagePositionPatient, and "
+            f"{len(slices)} InStackPositionNumbers: several slices, or one again, is not sure",
+            "export the series again with the position of every frame",
+        )
     runs: list[list[Image]] = [[]]
     for image in sorted(images, key=lambda i: i.instance or 0.0):
         if runs[-1] and time(image) <= time(runs[-1][-1]):
@@ -333,7 +344,8 @@ def _one_run(
         raise UserError(
             f"{name} repeats within a slice ({which} images a phase) and nothing tells the images "
             f"apart{lack} ({images[0].name}, {images[0].path.name})",
-            "export the series again, each image once and with its position and acquisition",
+            f"export the series again, each image once, with its position, acquisition and {name}, "
+            "not rounded",
         )
     chosen = _whole(runs, len, options)
     _check_repeats(runs, chosen, options)

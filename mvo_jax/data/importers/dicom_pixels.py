@@ -94,6 +94,8 @@ def _pixels(path: Path) -> np.ndarray:
                 f"export the images again; if they are the low bits, HighBit is {stored - 1}",
             )
         raw = data.pixel_array
+        if not syntax.is_compressed:
+            _check_spare_bits(path, data)
         padding = _padding(raw, data)
         if data.get("PhotometricInterpretation", "") == "MONOCHROME1":  # low values are white
             raw = np.float32(2 ** int(data.BitsStored) - 1) - raw.astype(np.float32)
@@ -107,6 +109,29 @@ def _pixels(path: Path) -> np.ndarray:
         if values.dtype.kind == "f":  # of a damaged slope; infinite pixels are refused, as NaN was
             values = np.where(np.isnan(values), np.float32("inf"), values)
         return values if padding is None else np.where(padding.reshape(values.shape), _NAN, values)
+
+
+def _check_spare_bits(path: Path, data: Any) -> None:
+    """Check that bits above BitsStored are empty, or a sign, or what the header calls an overlay.
+
+    They are cut off: values that are larger than BitsStored says would come out as other greys.
+
+    Raises:
+        UserError: nothing says what they are.
+    """
+    stored = int(data.BitsStored)
+    if data.BitsAllocated != 16 or stored >= 16:
+        return
+    order = "<" if data.file_meta.TransferSyntaxUID.is_little_endian else ">"
+    spare = np.frombuffer(data.PixelData, f"{order}u2") >> stored
+    sign = 2 ** (16 - stored) - 1 if data.PixelRepresentation else 0
+    overlays = (data.get((0x6000 + 2 * i, 0x0102)) for i in range(16))
+    if ((spare != 0) & (spare != sign)).any() and not any(o and o.value for o in overlays):
+        raise UserError(
+            f"{printable(path)} has pixels larger than its {stored} bits (BitsStored) can hold, "
+            "and no overlay that says so",
+            "export the images again; if their values are sound, BitsStored and HighBit are wrong",
+        )
 
 
 def _padding(raw: np.ndarray, data: Any) -> np.ndarray | None:

@@ -352,13 +352,30 @@ def _one_source(there: list[Image], options: Options, account: Account) -> list[
             "choose with --repeats=last or --repeats=first, or one series with --series, or leave "
             "only one in the folder",
         )
-    cine.sort(key=lambda s: (s[0].series_number or 0, s[0].acquisition, s[0].instance or 0.0))
+    cine.sort(key=_scanned)
     chosen = cine[0] if options.repeats == "first" else cine[-1]
+    if [_scanned(source) for source in cine].count(_scanned(chosen)) > 1:
+        raise UserError(
+            f"{len(cine)} series show the same slice, and neither SeriesNumber, AcquisitionNumber, "
+            f"AcquisitionTime nor InstanceNumber says which was first: {chosen[0].name}",
+            "leave only one in the folder",
+        )
     for source in sources:
         if source is not chosen:
             reason = "repeats" if len(source) >= MIN_PHASES else "stills"
             account.leave(source, reason, f"{chosen[0].name} shows the same slice")
     return chosen
+
+
+def _scanned(source: list[Image]) -> tuple[float, ...]:
+    """When a series was scanned, to be compared; its images may be in any order."""
+    return (
+        source[0].series_number or 0,
+        *(
+            min(getattr(image, name) or 0.0 for image in source)
+            for name in ("acquisition", "clock", "instance")
+        ),
+    )
 
 
 def _is_same_source(one: Image, other: Image) -> bool:

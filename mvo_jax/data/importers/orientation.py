@@ -189,6 +189,16 @@ def _reversed(data: np.ndarray, affine: np.ndarray, axis: int) -> tuple[np.ndarr
     return np.flip(data, -1 - axis), affine
 
 
+def is_exchanged(orientation: np.ndarray) -> bool:
+    """Whether the rows of a DICOM image are what ``turn_of`` takes for the columns of a volume.
+
+    Args:
+        orientation: see ``patient_affine``.
+    """
+    to_ras = np.array([-1.0, -1.0, 1.0])
+    return not _is_column(orientation[:3] * to_ras, orientation[3:] * to_ras)
+
+
 def slice_normal(orientation: np.ndarray) -> np.ndarray:
     """The direction in which slices of a DICOM stack are numbered, as those of ``turn_of``.
 

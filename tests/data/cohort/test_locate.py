@@ -206,3 +206,8 @@ def test_one_bright_pixel_changes_little():
     assert np.abs(normalised(cine) - before)[1:].max() < 0.05
     assert 0 <= before.min() < before.max() < 1
     assert SPACING_MM * SIDE > 300  # a whole chest
+
+
+def test_slices_of_a_stack_may_differ_in_their_number_of_phases(stack, middle):
+    fewer = [dataclasses.replace(stack[0], cine=stack[0].cine[: FRAMES - 4]), *stack[1:]]
+    assert np.abs(locate(fewer).centre - middle).max() < 3  # as the whole stack

@@ -549,6 +549,16 @@ def test_slopes_of_the_frames(tmp_path):
         read(tmp_path)
 
 
+def test_enhanced_slices_of_one_position_are_no_repeats(tmp_path):
+    path = writers.write_enhanced(tmp_path, "anna", CINE) / "multi.dcm"
+    image = pydicom.dcmread(path)
+    for group in image.PerFrameFunctionalGroupsSequence:
+        group.PlanePositionSequence[0].ImagePositionPatient = [0, 0, 0]
+    image.save_as(path)
+    with pytest.raises(UserError, match=f"{SLICES} InStackPositionNumbers"):
+        read(tmp_path)
+
+
 @pytest.mark.parametrize("where", ["PerFrame", "Shared"])
 @pytest.mark.parametrize("order", ["trigger", "instance"])
 def test_one_enhanced_image_a_file(order, where, tmp_path):

@@ -165,6 +165,21 @@ def test_bits_that_do_not_lie_low(tmp_path):
         read(tmp_path)
 
 
+def test_values_that_are_larger_than_bits_stored(tmp_path):
+    """Cut to their low bits they wrap around; of an overlay the bits are meant to go."""
+    cine = images().clip(0, 255)
+    paths = writers.write_series(tmp_path / "A17", cine | 0x1000)
+    for path in paths:
+        change(path, BitsStored=12, HighBit=11)
+    with pytest.raises(UserError, match=r"12 bits \(BitsStored\) can hold"):
+        read(tmp_path)
+    for path in paths:
+        data = pydicom.dcmread(path)
+        data.add_new(0x60000102, "US", 12)
+        data.save_as(path)
+    assert np.array_equal(read(tmp_path)[0].cine, cine[:, 0])
+
+
 def test_a_slice_that_moves_in_its_plane_is_told(tmp_path):
     writers.write_series(
         tmp_path / "A17", images(), ImagePositionPatient=lambda t, z: [20.0 * (t > 5), 0, 8 * z]

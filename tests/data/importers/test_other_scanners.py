@@ -145,6 +145,61 @@ def test_a_slice_scanned_again_a_little_aside_is_told(at, tmp_path):
     assert f"the slices at 8.0 mm and {at} mm are 8 mm thick and lie in" in slices[0].note
 
 
+def test_a_second_stack_between_the_slices_is_told(tmp_path):
+    writers.write_series(tmp_path / "A17", CINE)
+    writers.write_series(
+        tmp_path / "A17", images(1), name="again", origin=(0, 0, 4), SeriesInstanceUID="1.2.9",
+        SliceLocation=lambda t, z: 4.0 + 8 * z,
+    )  # fmt: skip
+    slices = read(tmp_path)
+    assert len(slices) == 2 * SLICES
+    assert "the slices at 0.0 mm and 4.0 mm are 8 mm thick and lie in" in slices[0].note
+
+
+@pytest.mark.parametrize(
+    ("tags", "kind"),
+    [
+        ({"SeriesDescription": "cine_sax_pc venc150"}, "flow"),
+        ({"SeriesDescription": "DENSE_sax"}, "strain encoding"),
+        ({"Modality": "CT"}, "modality CT"),
+        ({"SeriesDescription": "cine_sax_base"}, None),
+    ],
+)
+def test_a_series_that_goes_on_where_the_stack_ends_is_named(tags, kind, tmp_path):
+    writers.write_series(tmp_path / "A17", CINE)
+    writers.write_series(
+        tmp_path / "A17", images(1), name="on", origin=(0, 0, 24), SeriesInstanceUID="1.2.9",
+        SliceLocation=lambda t, z: 24.0 + 8 * z, **tags,
+    )  # fmt: skip
+    slices = read(tmp_path)
+    if kind is None:
+        assert len(slices) == 2 * SLICES
+        assert "series of several names: series 5 'cine_sax', series 5 'cine_" in slices[0].note
+    else:
+        assert len(slices) == SLICES
+        assert slices[0].images[kind] == FRAMES * SLICES
+
+
+def test_a_slice_of_more_phases_than_its_headers_state_is_told(tmp_path):
+    writers.write_series(tmp_path / "A17", CINE, NominalInterval=1000)
+    assert read(tmp_path)[0].note == ""
+    for path in writers.write_series(
+        tmp_path / "A17", images(1)[:, :1], name="other", NominalInterval=1000,
+        CardiacNumberOfImages=FRAMES, TriggerTime=45.0,
+    )[1:]:  # fmt: skip
+        path.unlink()
+    said = f"1 slices have more phases than CardiacNumberOfImages says ({FRAMES + 1} at 0.0 mm"
+    assert said in read(tmp_path)[0].note
+
+
+@pytest.mark.parametrize(
+    ("turn", "told"), [((1, 0, 0, 0, 1, 0), False), ((0, 1, 0, -1, 0, 0), True)]
+)
+def test_rows_that_run_as_columns_should_are_told(turn, told, tmp_path):
+    writers.write_series(tmp_path / "A17", CINE, turn=turn)
+    assert ("rows run more from right to left than columns" in read(tmp_path)[0].note) is told
+
+
 @pytest.mark.parametrize("what", ["mask", "pixels"])
 def test_images_of_a_patient_whose_mask_or_pixels_are_bad_are_counted(what, tmp_path, caplog):
     caplog.set_level(logging.INFO, "mvo_jax")

@@ -150,3 +150,19 @@ def test_phase_maps_that_no_header_calls_so(acquisition, tmp_path):
         read(tmp_path)
     (one, _) = read(tmp_path, repeats="first")
     assert np.array_equal(one.cine, CINE[:, 0])
+
+
+@pytest.mark.parametrize("tag", ["AcquisitionTime", "InstanceNumber", None])
+@pytest.mark.parametrize("name", ["a", "z"])  # of the files, which says nothing
+def test_of_two_series_of_one_number_file_names_do_not_choose_the_last(tag, name, tmp_path):
+    for cine, one, uid, start in (
+        (CINE, "i", "1.2.5", 100_100),
+        (CINE[:, ::-1], name, "1.2.4", 100_500),
+    ):
+        tags = {} if tag is None else {tag: lambda t, z, start=start: str(start + t)}
+        writers.write_series(tmp_path / "A", cine, name=one, SeriesInstanceUID=uid, **tags)
+    if tag is None:
+        with pytest.raises(UserError, match="says which was first"):
+            read(tmp_path, repeats="last")
+    else:
+        assert np.array_equal(read(tmp_path, repeats="last")[0].cine, CINE[:, 1])
