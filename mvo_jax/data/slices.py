@@ -18,7 +18,8 @@ MIN_PIXELS = 16
 PIXEL_MM = (0.2, 6.0)
 # Version of the rule by which images are turned, see importers/orientation.py; cohorts and runs
 # carry it. 1: rows and columns as stored, only reversed. 2: rows, columns and slices by the affine.
-ORIENTATION_RULE = 2
+# 3: so too of images that are read one by one, as DICOM.
+ORIENTATION_RULE = 3
 # Version of what places crops where nothing is drawn or given, carried alike. 0: the motion of the
 # heart. 1: the network of data/locator, and motion, flagged, where that is unsure.
 LOCATOR = 1

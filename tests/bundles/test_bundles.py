@@ -59,6 +59,7 @@ def test_it_holds_what_the_docs_say(bundle):
         spacing_mm=2.5,
         window=(20.0, 900.0),
         end_diastole_first=True,
+        orientation=2,
         locator=0,  # the run's file does not say it
     )
     assert (about.threshold.value, about.threshold.patient_value) == (0.375, 0.5)

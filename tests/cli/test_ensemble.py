@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mvo_jax.cli.main import run
+from mvo_jax.data.slices import ORIENTATION_RULE
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.calibration import Temperature
 from mvo_jax.run import train_and_evaluate
@@ -167,7 +168,7 @@ def test_a_run_without_a_temperature_is_refused(runs, images, tmp_path, refused)
 def test_runs_of_other_clips_are_refused(runs, images, tmp_path, refused, changes, words):
     other = Path(shutil.copytree(runs[1], tmp_path / "other"))
     geometry = {"frames": 8, "image_size": 32, "spacing_mm": 121.5 / 32, "window": None}
-    geometry |= {"end_diastole_first": False, "orientation": 2}
+    geometry |= {"end_diastole_first": False, "orientation": ORIENTATION_RULE}
     (other / "geometry.json").write_text(json.dumps(geometry | changes))
     workdir = f"--workdir={runs[0]},{other}"
     cause, _ = refused("predict", workdir, images, f"--out={tmp_path / 'out'}")

@@ -255,12 +255,22 @@ def _slices(series: Series, options: Options, stack: Stack) -> list[CineSlice]:
         _check_one_place(series, decoded)
     if not first.interval:
         _check_one_beat(series, decoded)
+        if not first.cardiac_images:
+            stack.account.notes.append(
+                "no header says how long a beat is: the phases of a slice are taken for one"
+            )
     drawn = read_drawings(series, options, stack)
     patient, about_patient = _patient(first, series, options)
     stack.account.notes += [*about_patient, *drawn.notes]
     volumes = [
         images[0].volume(series.path, cine) for images, cine in zip(sound, decoded, strict=True)
     ]
+    if len({(one.grid.order, one.grid.flips) for one in volumes if one.grid}) > 1:
+        raise UserError(
+            f"{printable(series.path)}: the slices are turned a little from one another, and about "
+            "45 degrees from left, posterior or feet: they would be shown turned differently",
+            "export the stack with one ImageOrientationPatient, or make a NIfTI of it",
+        )
     placed = None
     if drawn.mask is not None:  # on the refused slices too, or their drawings go to the next ones
         sound_volumes = iter(volumes)
@@ -286,7 +296,10 @@ def _slices(series: Series, options: Options, stack: Stack) -> list[CineSlice]:
             "images": dict(images),
         }
         if one.refusal is None:
-            about["cine"] = volumes[sound_before].data[:, 0]
+            shown = volumes[sound_before]
+            about |= {"cine": shown.data[:, 0], "orientation_rule": shown.rule}
+            if image.spacing is not None:
+                about["pixel_mm"] = shown.pixel_mm
             about |= {} if placed is None else placed.fields(z)
             about["anatomy"] = drawn.anatomy.get(sound_before, {})
             about["grid"], about["plane"] = grids[sound_before]
@@ -308,7 +321,7 @@ def _grids(path: Path, volumes: Sequence[Volume]) -> list[tuple[Grid | None, int
     """The voxels of each slice: of the stack where its slices are alike and even, else its own."""
     own: list[tuple[Grid | None, int]] = [(one.grid, 0) for one in volumes]
     grids = [one.grid for one in volumes if one.grid is not None]
-    alike = {(grid.shape, grid.flips) for grid in grids}
+    alike = {(grid.shape, grid.order, grid.flips) for grid in grids}
     if len(grids) < len(volumes) or len(alike) > 1:
         return own
     try:
@@ -316,7 +329,7 @@ def _grids(path: Path, volumes: Sequence[Volume]) -> list[tuple[Grid | None, int
     except UserError:
         return own
     width, height, _ = grids[0].shape
-    grid = Grid((width, height, max(numbers) + 1), affine, flips=grids[0].flips)
+    grid = Grid((width, height, max(numbers) + 1), affine, grids[0].order, grids[0].flips)
     return [(grid, number) for number in numbers]
 
 

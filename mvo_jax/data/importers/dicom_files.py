@@ -84,7 +84,7 @@ def find_images(series: Series, options: Options, account: Account) -> list[Imag
     paths, lost = _paths(series)
     if lost:
         account.notes.append(
-            f"{len(lost)} files are empty or links that lead nowhere, and may have been images: "
+            f"{len(lost)} files are packed, empty or links that lead nowhere, and may be images: "
             f"{', '.join(printable(path.name) for path in lost[:3])}"
         )
     account.found = len(paths)
@@ -108,6 +108,7 @@ def find_images(series: Series, options: Options, account: Account) -> list[Imag
         raise UserError(
             f"{printable(series.path)} holds no DICOM image", "leave it out of the source"
         )
+    account.notes += _missing_parts(images)
     account.images = _without_copies(images, account)
     _check_patient(series, account.images, options)
     drawn = [image for image in account.images if image.modality == "SEG"]
@@ -136,6 +137,21 @@ def find_images(series: Series, options: Options, account: Account) -> list[Imag
     for kind, them in others.items():
         account.leave(them, kind)
     return _without_copied_series(kept, account)
+
+
+def _missing_parts(images: Iterable[Image]) -> list[str]:
+    """A sentence on each object that was written in several files of which some are not here."""
+    there: dict[tuple[str, int, str], set[int]] = defaultdict(set)
+    for image in images:
+        name, number, total = image.part
+        if name and total:
+            there[name, total, image.name].add(number)
+    return [
+        f"{name}: {len(numbers)} of {total} parts of a concatenation are here: slices or phases "
+        "may be missing"
+        for (_, total, name), numbers in there.items()
+        if len(numbers) < total
+    ]
 
 
 def _without_copies(images: list[Image], account: Account) -> list[Image]:
@@ -283,7 +299,8 @@ def _paths(series: Series) -> tuple[list[Path], list[Path]]:
     paths, lost = [], []
     for path in found:
         if not is_dicom(path):
-            if _BARE_NAME.fullmatch(path.suffix) and _is_nothing(path):
+            packed = path.name.lower().endswith(".dcm.gz")
+            if packed or (_BARE_NAME.fullmatch(path.suffix) and _is_nothing(path)):
                 lost.append(path)
             continue
         paths.append(path)

@@ -42,6 +42,7 @@ _TAGS = [
     "HeartRate", "NominalCardiacTriggerDelayTime", "TemporalPositionIdentifier",
     "AcquisitionTime", "InstanceNumber", "AcquisitionNumber", "CardiacNumberOfImages",
     "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
+    "ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber",
     "NumberOfFrames", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence",
 ]  # fmt: skip
 
@@ -86,6 +87,7 @@ class Image:
     interval: float
     cardiac_images: int
     loss: str  # how it was compressed with loss; empty where it was not
+    part: tuple[str, int, int]  # of a concatenation: its UID, number and how many there are
 
     @property
     def name(self) -> str:
@@ -143,7 +145,8 @@ class Image:
             affine = np.diag([spacing[1], spacing[0], self.thickness, 1.0])
             return Volume(path, cine[:, None], affine, spacing, oriented=False)
         out = scanned_volume(path, cine[:, None], self.plane, oriented=True)
-        return dataclasses.replace(out, pixel_mm=spacing)
+        exchanged = out.grid is not None and out.grid.order[0] == 1
+        return dataclasses.replace(out, pixel_mm=spacing[::-1] if exchanged else spacing)
 
 
 def is_dicom(path: Path) -> bool:
@@ -341,6 +344,11 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
         "interval": _number(header.get("NominalInterval")) or (60_000 / rate if rate > 0 else 0.0),
         "cardiac_images": int(_number(header.get("CardiacNumberOfImages")) or 0),
         "loss": _loss(header),
+        "part": (
+            str(header.get("ConcatenationUID", "") or ""),
+            _whole(header.get("InConcatenationNumber")) or 0,
+            _whole(header.get("InConcatenationTotalNumber")) or 0,
+        ),
     }
     return Image(**(fields | changes))
 

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from mvo_jax.data.importers.dicom_headers import Image
-from mvo_jax.data.importers.orientation import is_exchanged
 
 # Of the thickness and, within a series, of the widest distance in the stack: slices that are
 # interpolated lie half their thickness apart, all of them.
@@ -57,12 +56,6 @@ def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]
     names = {re.sub(r"[\W\d_]", "", i.description).casefold(): i.name for i, *_ in sound}
     if len(names) > 1:
         out.append(f"the stack is of series of several names: {', '.join(names.values())}")
-    turn = firsts[0].orientation
-    if turn is not None and is_exchanged(np.array(turn)):
-        out.append(
-            "rows run more from right to left than columns: they stay rows, as the scanner stored "
-            "them; a NIfTI of these images is shown with rows and columns exchanged"
-        )
     turns = [np.array(i.orientation).reshape(2, 3) for i in firsts if i.orientation is not None]
     turns = [turn / np.linalg.norm(turn, axis=1, keepdims=True) for turn in turns if turn.any()]
     if turns:

@@ -1,9 +1,8 @@
 """How a volume is turned before it is shown, trained on or matched: one rule for cine and masks.
 
 Columns run to the patient's left, rows to posterior or the feet. A volume's own axes may be stored
-in any order and direction: with a true affine all of them give the same picture. Scanners choose
-the rows and columns of their images themselves, so DICOM and what is made of it image by image
-keeps them and is only reversed (``as_displayed``).
+in any order and direction: with a true affine all of them give the same picture, and so do images
+that are read one by one (``plane_turn``).
 """
 
 from collections.abc import Sequence
@@ -90,6 +89,20 @@ def _is_column(one: np.ndarray, other: np.ndarray) -> bool:
     return True
 
 
+def plane_turn(affine: np.ndarray) -> Turn:
+    """How an image that is read by itself is turned: as a slice of a volume, its slices left alone.
+
+    Args:
+        affine: float ``[4, 4]`` of (column, row, slice) to RAS, as stored.
+    """
+    unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    exchanged = not _is_column(unit[:, 0], unit[:, 1])
+    column, row = (1, 0) if exchanged else (0, 1)
+    flip_rows, flip_columns = display_flips(unit[:, column], unit[:, row])
+    # Until version 3 images kept the rows and columns of the scanner.
+    return Turn((column, row, 2), (flip_columns, flip_rows, False), 3 if exchanged else 1)
+
+
 def slice_axis(shape: Sequence[int], affine: np.ndarray) -> int | None:
     """The stored axis along which slices follow each other.
 
@@ -173,9 +186,11 @@ def turned(array: np.ndarray, affine: np.ndarray, turn: Turn) -> tuple[np.ndarra
 
 
 def as_displayed(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Reverse rows and columns of ``[..., H, W]`` where display asks for it, and the affine too."""
-    flip_rows, flip_columns = display_flips(affine[:3, 0], affine[:3, 1])
-    for axis, flip in enumerate((flip_columns, flip_rows)):
+    """An image ``[..., H, W]`` as stored, and its affine, by ``plane_turn``."""
+    turn = plane_turn(affine)
+    if turn.order[0] == 1:
+        data, affine = np.swapaxes(data, -1, -2), affine[:, [1, 0, 2, 3]]
+    for axis, flip in enumerate(turn.flips):
         if flip:
             data, affine = _reversed(data, affine, axis)
     return data, affine
@@ -189,16 +204,6 @@ def _reversed(data: np.ndarray, affine: np.ndarray, axis: int) -> tuple[np.ndarr
     return np.flip(data, -1 - axis), affine
 
 
-def is_exchanged(orientation: np.ndarray) -> bool:
-    """Whether the rows of a DICOM image are what ``turn_of`` takes for the columns of a volume.
-
-    Args:
-        orientation: see ``patient_affine``.
-    """
-    to_ras = np.array([-1.0, -1.0, 1.0])
-    return not _is_column(orientation[:3] * to_ras, orientation[3:] * to_ras)
-
-
 def slice_normal(orientation: np.ndarray) -> np.ndarray:
     """The direction in which slices of a DICOM stack are numbered, as those of ``turn_of``.
 
@@ -210,10 +215,9 @@ def slice_normal(orientation: np.ndarray) -> np.ndarray:
     Returns:
         Float ``[3]``, counted as ``orientation``.
     """
-    to_ras = np.array([-1.0, -1.0, 1.0])
-    column, row = orientation[:3], orientation[3:]
-    flip_rows, flip_columns = display_flips(column * to_ras, row * to_ras)
-    return np.cross(column, row) * (-1 if flip_rows != flip_columns else 1)
+    turn = plane_turn(patient_affine(orientation, np.zeros(3), (1.0, 1.0, 1.0)))
+    mirrored = (turn.order[0] == 1) != (turn.flips[0] != turn.flips[1])
+    return np.cross(orientation[:3], orientation[3:]) * (-1 if mirrored else 1)
 
 
 def patient_affine(

@@ -15,7 +15,7 @@ from mvo_jax.data.importers.orientation import (
     AS_STORED,
     Turn,
     as_displayed,
-    display_flips,
+    plane_turn,
     turn_of,
     turned,
 )
@@ -48,6 +48,7 @@ class Volume:
         pixel_mm: (row, column).
         oriented: whether the file states an orientation.
         turn: what was done to the stored axes; None of what is read image by image.
+        rule: first version of the orientation rule under which it is displayed so.
         is_default: the stated orientation is the identity, as software writes that knows none.
         grid: the axes as they are stored; None of what is read image by image.
         notes: what was taken for granted when it was read.
@@ -59,6 +60,7 @@ class Volume:
     pixel_mm: tuple[float, float]
     oriented: bool
     turn: Turn | None = None
+    rule: int = 1
     is_default: bool = False
     grid: Grid | None = None
     notes: tuple[str, ...] = ()
@@ -67,11 +69,6 @@ class Volume:
     def slice_mm(self) -> float:
         """Distance of neighbouring slices."""
         return float(np.linalg.norm(self.affine[:3, 2]))
-
-    @property
-    def rule(self) -> int:
-        """First version of the orientation rule under which it is displayed so."""
-        return 1 if self.turn is None else self.turn.rule
 
     @property
     def corners(self) -> np.ndarray:
@@ -201,6 +198,7 @@ def stored_volume(
         _pixel_mm(shown_affine),
         oriented=oriented,
         turn=turn,
+        rule=turn.rule,
         is_default=oriented and _is_default(affine),
         grid=grid,
         notes=tuple(notes),
@@ -335,7 +333,7 @@ def check_shape(mask: Volume, cine: Volume, of: str) -> None:
 
 
 def oriented_volume(path: Path, data: np.ndarray, affine: np.ndarray, *, oriented: bool) -> Volume:
-    """A volume whose rows and columns are those of the scanner, reversed as they are displayed.
+    """A volume of images that are read one by one, as they are displayed.
 
     Args:
         path: for messages.
@@ -352,13 +350,12 @@ def oriented_volume(path: Path, data: np.ndarray, affine: np.ndarray, *, oriente
 
 def scanned_volume(path: Path, data: np.ndarray, affine: np.ndarray, *, oriented: bool) -> Volume:
     """``oriented_volume`` of a grid that is known to be sound."""
-    stored, flips = affine, (False, False)
-    if oriented:
-        flips = display_flips(affine[:3, 0], affine[:3, 1])
-        data, affine = as_displayed(data, affine)
+    turn = plane_turn(affine) if oriented else AS_STORED
     shape = (*data.shape[:-3:-1], data.shape[1])
-    grid = Grid(shape, stored, flips=(flips[1], flips[0], False), oriented=oriented)
-    return Volume(path, data, affine, _pixel_mm(affine), oriented, grid=grid)
+    grid = Grid(shape, affine, turn.order, turn.flips, oriented)
+    if oriented:
+        data, affine = as_displayed(data, affine)
+    return Volume(path, data, affine, _pixel_mm(affine), oriented, rule=turn.rule, grid=grid)
 
 
 def _check_affine(path: Path, affine: np.ndarray) -> None:

@@ -16,8 +16,10 @@ from mvo_jax.data.cohort.partition import Partition
 from mvo_jax.data.cohort.prepare import prepare
 from mvo_jax.data.cohort.series import read_series
 from mvo_jax.data.importers.cine import Options
+from mvo_jax.data.importers.dicom import DICOM
 from mvo_jax.data.importers.formats import load_series
 from mvo_jax.data.importers.nifti import NIFTI
+from mvo_jax.data.importers.volume import read_volume, write_volume
 from mvo_jax.data.slices import ORIENTATION_RULE, CineSlice, Rejected, Target
 from mvo_jax.errors import UserError
 from mvo_jax.runs.folder import RunFolder
@@ -128,6 +130,74 @@ def test_all_storages_of_a_volume_give_one_picture(name, tmp_path):
         check_picture(slices)
         expected = tuple(np.linalg.norm(affine[:3, axis]) for axis in (1, 0))
         assert slices[0].pixel_mm == pytest.approx(expected, rel=1e-6)  # of float32
+
+
+def store_dicom(
+    folder: Path, affine: np.ndarray, *, exchanged: bool, flips: tuple[bool, bool]
+) -> None:
+    """Write ``CINE`` as DICOM, its images stored turned; ``affine`` is of (column, row, slice)."""
+    stored, affine = CINE, affine.copy()
+    for axis in (axis for axis, flip in enumerate(flips) if flip):
+        stored = np.flip(stored, -1 - axis)
+        affine[:3, 3] += affine[:3, axis] * (stored.shape[-1 - axis] - 1)
+        affine[:3, axis] *= -1
+    if exchanged:
+        stored, affine = stored.swapaxes(-1, -2), affine[:, [1, 0, 2, 3]]
+    patient = affine[:3] * np.array([[-1.0], [-1.0], [1.0]])  # DICOM counts to left and posterior
+    steps = np.linalg.norm(patient, axis=0)
+    writers.write_series(
+        folder,
+        stored.astype(np.uint16),
+        turn=(patient[:, :2] / steps[:2]).T.ravel().tolist(),
+        PixelSpacing=[float(steps[1]), float(steps[0])],
+        ImagePositionPatient=lambda _, z: (patient[:, 3] + z * patient[:, 2]).tolist(),
+    )
+
+
+@pytest.mark.parametrize("name", ["axial", "short axis", "sagittal", "long steps in the plane"])
+def test_all_storages_of_dicom_give_the_picture_of_the_nifti(name, tmp_path):
+    """The mask is a NIfTI file beside them."""
+    affine = DISPLAYED[name]
+    store(tmp_path / "a_lge_mask.nii.gz", MASK, affine)
+    target = Target(frames=FRAMES, image_size=24)
+    for exchanged, *flips in itertools.product((False, True), repeat=3):
+        for path in (tmp_path / "a").glob("*.dcm"):
+            path.unlink()
+        store_dicom(tmp_path / "a", affine, exchanged=exchanged, flips=(flips[0], flips[1]))
+        (series,) = DICOM.find(tmp_path, Options())
+        slices = load_series(DICOM.load, series, Options())
+        check_picture(slices)
+        assert slices[0].pixel_mm == pytest.approx(np.linalg.norm(affine[:3, 1::-1], axis=0))
+        assert slices[0].grid is not None
+        write_volume(  # as ``predict --nifti`` writes a map
+            tmp_path / "map.nii.gz",
+            slices[0].grid.stored(dict(enumerate(MASK.astype(np.float32)))),
+            slices[0].grid,
+            "",
+        )
+        written = read_volume(tmp_path / "map.nii.gz")
+        assert np.array_equal(written.data[0], MASK)
+        assert written.affine == pytest.approx(affine, abs=1e-4)  # stored as float32
+        before = dataclasses.replace(target, orientation=2)
+        results = read_series(DICOM.load, series, Options(), before)
+        assert [isinstance(one, Rejected) for one in results] == [exchanged] * SLICES
+
+
+def test_slices_that_would_be_shown_turned_differently_are_refused(tmp_path):
+    """Half to the left, half to posterior: a degree to either side the picture is another."""
+    for z, degrees in enumerate((44.5, 45.5)):
+        cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        writers.write_series(
+            tmp_path / "a",
+            CINE[:, z : z + 1].astype(np.uint16),
+            turn=(cos, sin, 0, -sin, cos, 0),
+            origin=(0, 0, 8 * z),
+            name=f"slice{z}_",
+            InstanceNumber=lambda t, _, z=z: 1 + t + z * FRAMES,
+        )
+    (series,) = DICOM.find(tmp_path, Options())
+    with pytest.raises(UserError, match="shown turned differently"):
+        load_series(DICOM.load, series, Options())
 
 
 def test_almost_a_tie_is_a_tie(tmp_path):
@@ -315,7 +385,7 @@ def test_cohorts_and_runs_of_the_old_rule_say_so_by_their_silence(tmp_path):
     del content["settings"]["orientation"]
     index.write_text(json.dumps(content))
     assert geometry_of(config).orientation == 1
-    with pytest.raises(UserError, match="orientation None -> 2"):
+    with pytest.raises(UserError, match=f"orientation None -> {ORIENTATION_RULE}"):
         prepared()
 
     unused: Any = None

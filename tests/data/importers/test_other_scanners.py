@@ -1,5 +1,6 @@
 """Exports in which one image, series or file is of another kind than the others."""
 
+import io
 import logging
 from pathlib import Path
 from typing import Any
@@ -192,12 +193,29 @@ def test_a_slice_of_more_phases_than_its_headers_state_is_told(tmp_path):
     assert said in read(tmp_path)[0].note
 
 
-@pytest.mark.parametrize(
-    ("turn", "told"), [((1, 0, 0, 0, 1, 0), False), ((0, 1, 0, -1, 0, 0), True)]
-)
-def test_rows_that_run_as_columns_should_are_told(turn, told, tmp_path):
-    writers.write_series(tmp_path / "A17", CINE, turn=turn)
-    assert ("rows run more from right to left than columns" in read(tmp_path)[0].note) is told
+def test_a_part_of_a_concatenation_that_is_missing_is_told(tmp_path):
+    path = writers.write_enhanced(tmp_path, "A17", CINE) / "multi.dcm"
+    content = path.read_bytes()
+    path.unlink()
+    for here, total in ((1, 1), (2, 3)):
+        for number in range(1, here + 1):
+            image = pydicom.dcmread(io.BytesIO(content))
+            image.ConcatenationUID, image.SOPInstanceUID = "1.2.3", f"1.2.3.{number}"
+            image.InConcatenationNumber, image.InConcatenationTotalNumber = number, total
+            for frame in image.PerFrameFunctionalGroupsSequence:
+                frame.PlanePositionSequence[0].ImagePositionPatient[2] -= 100 * (number - 1)
+            image.save_as(path.with_name(f"{number}.dcm"))
+        told = f"{here} of {total} parts of a concatenation" in read(tmp_path)[0].note
+        assert told is (here < total)
+
+
+def test_a_packed_image_and_a_beat_of_unknown_length_are_told(tmp_path):
+    writers.write_series(tmp_path / "A17", CINE, CardiacNumberOfImages=None)
+    assert "taken for one" in read(tmp_path)[0].note
+    writers.write_series(tmp_path / "A17", CINE, NominalInterval=1000)
+    assert read(tmp_path)[0].note == ""
+    (tmp_path / "A17" / "x.dcm.gz").write_bytes(b"packed")
+    assert "1 files are packed" in read(tmp_path)[0].note
 
 
 @pytest.mark.parametrize("what", ["mask", "pixels"])

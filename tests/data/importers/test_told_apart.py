@@ -135,7 +135,7 @@ def test_an_empty_file_or_lost_link(lost, name, tmp_path):
         with pytest.raises(UserError, match=f"{name} (is empty|does not exist)"):
             read(tmp_path)
     else:
-        assert f"may have been images: {name}" in read(tmp_path)[0].note
+        assert f"may be images: {name}" in read(tmp_path)[0].note
 
 
 @pytest.mark.parametrize("acquisition", [None, 2])
@@ -159,7 +159,9 @@ def test_of_two_series_of_one_number_file_names_do_not_choose_the_last(tag, name
         (CINE, "i", "1.2.5", 100_100),
         (CINE[:, ::-1], name, "1.2.4", 100_500),
     ):
-        tags = {} if tag is None else {tag: lambda t, z, start=start: str(start + t)}
+        tags: dict[str, Any] = {}
+        if tag is not None:
+            tags[tag] = lambda t, _, start=start: str(start + t)
         writers.write_series(tmp_path / "A", cine, name=one, SeriesInstanceUID=uid, **tags)
     if tag is None:
         with pytest.raises(UserError, match="says which was first"):
