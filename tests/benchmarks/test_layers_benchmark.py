@@ -18,21 +18,36 @@ def test_shapes_are_those_of_the_published_network():
     kernels = {
         leaf.shape for leaf in jax.tree.leaves(shapes["params"]["trunk"]) if len(leaf.shape) == 5
     }
-    measured = {layer.kernel for layer in layers.layers(30, 64, 64)}
+    measured = {layer.shapes(1)[1] for layer in layers.layers("mvo_net", 30, 64, 64)}
     assert measured <= kernels
     assert len(measured) == 10
 
 
-@pytest.mark.parametrize("index", [0, 1, 2, 3])
-def test_both_sides_compute_the_same(index):
-    layer = layers.layers(6, 12, 8)[index]
+@pytest.mark.parametrize("system", ["c3d", "vivit", "timesformer"])
+def test_weights_are_those_of_the_published_system(system):
+    model = build_model(published_config(system), backend="cpu")
+    clip = jnp.zeros((1, 30, 64, 64, 3))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), clip, train=False))
+    found = {leaf.shape for leaf in jax.tree.leaves(shapes["params"])}
+    measured = {layer.shapes(1)[1] for layer in layers.layers(system, 30, 64, 64)} - {()}
+    assert measured <= found
+    assert len(measured) >= 4
+
+
+LAYERS = [
+    *layers.layers("mvo_net", 6, 12, 8)[:4],
+    *layers.layers("c3d", 4, 8, 4)[:2],
+    *layers.layers("timesformer", 2, 32, 8),
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+def test_both_sides_compute_the_same(layer):
     ours = [np.asarray(part()) for part in layers.jax_parts(layer, 2, "conv2d_cpu")]
-    forward, x_gradient, kernel_gradient = (part() for part in layers.torch_parts(layer, 2))
-    theirs = [
-        forward.permute(0, 2, 3, 4, 1),
-        x_gradient.permute(0, 2, 3, 4, 1),
-        kernel_gradient.permute(2, 3, 4, 1, 0),
-    ]
+    theirs = [part() for part in layers.torch_parts(layer, 2)]
+    if isinstance(layer, layers.Convolution):
+        front, last = (0, 2, 3, 4, 1), (2, 3, 4, 1, 0)
+        theirs = [x.permute(*order) for x, order in zip(theirs, (front, front, last), strict=True)]
     for our, their in zip(ours, theirs, strict=True):
         # float32: sums of at most 864 products of order 1, so of order 50; measured 4.6e-5.
         np.testing.assert_allclose(our, their.numpy(), atol=1e-4)
