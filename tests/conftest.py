@@ -35,6 +35,7 @@ def _compile_each_program_once(tmp_path_factory: pytest.TempPathFactory) -> Iter
         folder = folder.parent
     jax.config.update("jax_compilation_cache_dir", str(folder / "xla"))
     jax.config.update("jax_compilation_cache_max_size", 2**32)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     compilation_cache.reset_cache()
     yield
     jax.config.update("jax_compilation_cache_dir", None)
