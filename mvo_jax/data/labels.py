@@ -1,6 +1,7 @@
 """What the numbers in masks and labels mean; every room may use it."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,20 @@ LABEL_NAMES = {1: "MVO", 0: "no MVO", UNLABELLED: "unlabelled"}
 def has_mvo(lge_mask: np.ndarray) -> bool:
     """Whether a mask has a pixel of MVO."""
     return bool((lge_mask == MVO).any())
+
+
+def mvo_parts(lge_mask: np.ndarray) -> np.ndarray:
+    """Connected parts of the MVO in ``[H, W]``, numbered from 1, corners included; 0 elsewhere."""
+    from scipy import ndimage
+
+    parts: Any = ndimage.label(lge_mask == MVO, np.ones((3, 3)))
+    return parts[0]
+
+
+def middle_of(where: np.ndarray) -> np.ndarray:
+    """(Row, column) of the pixel of ``where`` that is nearest to the middle of all of them."""
+    found = np.argwhere(where)
+    return found[np.square(found - found.mean(axis=0)).sum(axis=1).argmin()]
 
 
 def largest_cavity(anatomy: Mapping[int, np.ndarray]) -> int | None:

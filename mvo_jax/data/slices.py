@@ -45,9 +45,14 @@ class Grid:
     flips: tuple[bool, bool, bool] = (False, False, False)
     oriented: bool = True
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is shown as it is stored."""
+        return (self.order, self.flips) == ((0, 1, 2), (False, False, False))
+
     def __str__(self) -> str:
         """What was done to the stored axes, as "columns -Y, rows +X, slices +Z"."""
-        if (self.order, self.flips) == ((0, 1, 2), (False, False, False)):
+        if self.is_plain:
             return "as stored" if self.oriented else "as stored: it says nothing"
         shown = zip(("columns", "rows", "slices"), self.order, self.flips, strict=True)
         return ", ".join(

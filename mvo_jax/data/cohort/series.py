@@ -25,7 +25,14 @@ from mvo_jax.data.importers.cine import (
 )
 from mvo_jax.data.importers.formats import load_series, series_label
 from mvo_jax.data.intensity import displayed, intensity_range, to_uint8
-from mvo_jax.data.labels import MVO, UNLABELLED, has_mvo, largest_cavity
+from mvo_jax.data.labels import (
+    MVO,
+    UNLABELLED,
+    has_mvo,
+    largest_cavity,
+    middle_of,
+    mvo_parts,
+)
 from mvo_jax.data.slices import CineSlice, Clip, Overview, Rejected, Target, Window
 from mvo_jax.errors import UserError
 
@@ -228,19 +235,24 @@ def end_diastole(one: CineSlice) -> int | None:
 
 
 def _crop_mask(one: CineSlice, lge_mask: np.ndarray, window: Window) -> np.ndarray:
-    """The mask through the window; MVO smaller than a pixel of the crop keeps that pixel."""
+    """The mask through the window; a part of the MVO that falls between its pixels keeps one."""
     mask = resample_mask(lge_mask, window)
-    if not one.has_mvo or has_mvo(mask):
+    if not one.has_mvo:
         return mask
-    found = np.argwhere(lge_mask == MVO)
-    if not len(found):
+    parts = mvo_parts(lge_mask)
+    if not parts.any():
         raise UserError(
             f"{printable(one.source)}: the MVO of {one.case_id} vanishes on the grid of the cine",
             "check that LGE and cine show the same slice; export the mask on the cine's grid",
         )
-    middle = found[np.square(found - found.mean(axis=0)).sum(axis=1).argmin()]
-    row, column = np.floor(window.to_crop(middle) + 0.5).astype(int).clip(0, window.size - 1)
-    mask[row, column] = MVO
+    for part in range(1, parts.max() + 1):
+        row, column = np.floor(window.to_crop(middle_of(parts == part)) + 0.5).astype(int)
+        inside = 0 <= row < window.size and 0 <= column < window.size
+        if inside and not resample_mask(parts == part, window).any():
+            mask[row, column] = MVO
+    if not has_mvo(mask):  # all of it lies beside the crop
+        row, column = np.floor(window.to_crop(middle_of(parts > 0)) + 0.5).astype(int)
+        mask[row.clip(0, window.size - 1), column.clip(0, window.size - 1)] = MVO
     return mask
 
 

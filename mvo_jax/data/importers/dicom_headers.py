@@ -123,15 +123,21 @@ class Image:
     @property
     def plane(self) -> np.ndarray | None:
         """(Column, row, slice) index to RAS mm, as stored; None where it does not say."""
-        if self.orientation is None or self.position is None:
+        return None if self.position is None else self._directions
+
+    @property
+    def _directions(self) -> np.ndarray | None:
+        """``plane``; where only the position is missing it lies at the origin."""
+        if self.orientation is None:
             return None
         spacing = self.spacing or (1.0, 1.0)
         steps = (spacing[1], spacing[0], self.thickness)
-        return patient_affine(np.array(self.orientation), np.array(self.position), steps)
+        position = np.array(self.position or (0.0, 0.0, 0.0))
+        return patient_affine(np.array(self.orientation), position, steps)
 
     def shown(self, image: np.ndarray) -> np.ndarray:
         """``[..., H, W]`` as stored, turned as it is displayed."""
-        return image if self.plane is None else as_displayed(image, self.plane)[0]
+        return image if self._directions is None else as_displayed(image, self._directions)[0]
 
     def volume(self, path: Path, cine: np.ndarray) -> Volume:
         """A slice of which this is one image, with its world geometry, as displayed.
@@ -140,13 +146,17 @@ class Image:
             path: for messages.
             cine: ``[T, H, W]`` as stored.
         """
-        spacing = self.spacing or (1.0, 1.0)
-        if self.plane is None:
-            affine = np.diag([spacing[1], spacing[0], self.thickness, 1.0])
-            return Volume(path, cine[:, None], affine, spacing, oriented=False)
-        out = scanned_volume(path, cine[:, None], self.plane, oriented=True)
-        exchanged = out.grid is not None and out.grid.order[0] == 1
-        return dataclasses.replace(out, pixel_mm=spacing[::-1] if exchanged else spacing)
+        spacing, data, rule = self.spacing or (1.0, 1.0), cine[:, None], 1
+        if self._directions is not None:
+            out = scanned_volume(path, data, self._directions, oriented=True)
+            exchanged = out.grid is not None and out.grid.order[0] == 1
+            spacing = spacing[::-1] if exchanged else spacing
+            if self.position is not None:
+                return dataclasses.replace(out, pixel_mm=spacing)
+            # Until version 3 such images were shown as stored.
+            data, rule = out.data, 1 if out.grid is None or out.grid.is_plain else 3
+        affine = np.diag([spacing[1], spacing[0], self.thickness, 1.0])
+        return Volume(path, data, affine, spacing, oriented=False, rule=rule)
 
 
 def is_dicom(path: Path) -> bool:

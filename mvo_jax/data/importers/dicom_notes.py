@@ -25,6 +25,7 @@ def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]
     out = []
     if firsts[0].distance is None and firsts[0].location is not None:
         out.append("positions are missing: slices are in order of SliceLocation")
+    out += _contradicting_places(firsts)
     if firsts[0].distance is None and firsts[0].location is None and firsts[0].frame is None:
         out.append("neither position nor SliceLocation is there: taken as one slice")
     grids = Counter((image.shape, image.spacing) for image in firsts)
@@ -64,6 +65,21 @@ def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]
         if widest > 0.5:
             out.append(f"the slices are turned by {widest:.1f} degrees from one another")
     return out
+
+
+def _contradicting_places(slices: Sequence[Image]) -> list[str]:
+    """Whether SliceLocation has another order than the positions, or puts a slice elsewhere."""
+    places = [(one.distance, one.location) for one in slices]
+    known = np.array([place for place in places if None not in place], float)
+    if len(known) < 3 or len(set(known[:, 1])) < len(known):
+        return []  # equal ones say nothing
+    steps = np.diff(known[known[:, 0].argsort(), 1])
+    if (steps > 0).all() or (steps < 0).all():
+        return []
+    return [
+        "SliceLocation has the slices in another order than ImagePositionPatient, which is taken: "
+        "one of them is wrong"
+    ]
 
 
 def _shift_in_plane(images: Sequence[Image]) -> float:

@@ -187,6 +187,12 @@ def _places(images: list[Image], normal: np.ndarray | None, path: Any) -> list[l
         at = [image.location for image in images]
     unknown = [image for image, value in zip(images, at, strict=True) if value is None]
     if len(unknown) == len(images):
+        if len({image.position for image in images}) > 1 and len(images) >= MIN_PHASES:
+            raise UserError(
+                f"{printable(path)}: the images of {images[0].name} lie in several places and do "
+                "not say how they are turned (ImageOrientationPatient is missing)",
+                "export the series again with ImageOrientationPatient, or with SliceLocation",
+            )
         by_file: dict[Any, list[Image]] = defaultdict(list)
         for image in images:
             by_file[image.path if image.frame is not None else image.path.parent].append(image)

@@ -9,7 +9,7 @@ import numpy as np
 from mvo_jax.data.importers.cine import Series, printable
 from mvo_jax.data.importers.segments import join_drawings
 from mvo_jax.data.importers.volume import Volume, same_grid
-from mvo_jax.data.labels import MVO, has_mvo
+from mvo_jax.data.labels import MVO, has_mvo, middle_of, mvo_parts
 from mvo_jax.data.slices import PIXEL_MM, CineSlice, Rejected
 from mvo_jax.errors import UserError
 
@@ -173,7 +173,7 @@ def _sources(positions: np.ndarray, distance: float, count: int) -> list[list[in
 def _sampled(mask: Volume, one: Volume, k: int, *, shift: float) -> np.ndarray:
     """Labels of the nearest voxels, uint8 ``[H, W]``; background outside the mask.
 
-    MVO that lies between the pixels keeps the one nearest to its middle.
+    Each part of the MVO that lies between the pixels keeps the one nearest to its middle.
 
     Args:
         mask: see ``place_mask``.
@@ -192,12 +192,16 @@ def _sampled(mask: Volume, one: Volume, k: int, *, shift: float) -> np.ndarray:
     inside = ((index >= 0) & (index < labels.shape)).all(axis=-1)
     out = np.zeros(shape, np.uint8)
     out[inside] = labels[tuple(index[inside].T)]
-    if has_mvo(labels[k]) and not has_mvo(out):
-        found = np.argwhere(labels[k] == MVO)
-        row, column = found[np.square(found - found.mean(axis=0)).sum(axis=1).argmin()]
+    parts = mvo_parts(labels[k])
+    here = index[inside & (index[..., 0] == k)]
+    reached = set(parts[tuple(here[:, 1:].T)].tolist())
+    none = not has_mvo(out)
+    for part in set(range(1, parts.max() + 1)) - reached:
+        row, column = middle_of(parts == part)
         x, y = (np.linalg.inv(to_mask) @ [column, row, k - shift, 1])[:2]
         x, y = (int(np.floor(v + 0.5 + _ROUNDING)) for v in (x, y))
-        if 0 <= y < shape[0] and 0 <= x < shape[1]:
+        # Where the cine crosses into the next slice of a tilted mask, that one says what is there.
+        if 0 <= y < shape[0] and 0 <= x < shape[1] and (none or index[y, x, 0] == k):
             out[y, x] = MVO
     return out
 

@@ -209,6 +209,59 @@ def test_a_part_of_a_concatenation_that_is_missing_is_told(tmp_path):
         assert told is (here < total)
 
 
+def test_without_positions_images_are_still_turned(tmp_path):
+    writers.write_series(tmp_path / "true", CINE, NominalInterval=1000)
+    writers.write_series(
+        tmp_path / "lost",
+        np.flip(CINE.swapaxes(-1, -2), -1).copy(),  # its columns run to anterior
+        turn=(0, -1, 0, 1, 0, 0),
+        ImagePositionPatient=None,
+        NominalInterval=1000,
+    )
+    (tmp_path / "source").mkdir()
+    for name in ("true", "lost"):
+        (tmp_path / "source" / "A17").symlink_to(tmp_path / name)
+        slices = read(tmp_path / "source")
+        assert np.array_equal(np.stack([one.cine for one in slices], axis=1), CINE)
+        assert slices[0].orientation_rule == (1 if name == "true" else 3)
+        assert ("positions are missing" in slices[0].note) is (name == "lost")
+        (tmp_path / "source" / "A17").unlink()
+
+
+def test_a_position_that_contradicts_slice_locations_is_told(tmp_path):
+    writers.write_series(
+        tmp_path / "A17",
+        CINE,
+        ImagePositionPatient=lambda _, z: [0, 0, 0] if z == 1 else [-40, -30, 40 + 8 * z],
+        SliceLocation=lambda _, z: 40 + 8 * z,
+        NominalInterval=1000,
+    )
+    assert "another order than ImagePositionPatient" in read(tmp_path)[0].note
+
+
+def test_positions_without_orientation_are_refused(tmp_path):
+    missing = {"ImageOrientationPatient": None, "SliceLocation": None}
+    writers.write_series(tmp_path / "A17", CINE, **missing)
+    with pytest.raises(UserError, match="ImageOrientationPatient is missing"):
+        read(tmp_path)
+
+
+def test_every_part_of_the_mvo_keeps_a_pixel(tmp_path):
+    """Drawn on voxels of a quarter of a pixel, none of which is nearest to a pixel's middle."""
+    writers.write_series(tmp_path / "A17", CINE, NominalInterval=1000)
+    fine = np.ones((SLICES, 4 * SIZE, 4 * SIZE), np.uint8)
+    fine[1, 8:16, 8:16] = 2
+    fine[1, 32, 40] = fine[1, 48, 48] = 2
+    grid = GRID @ np.diag([0.25, 0.25, 1, 1])
+    grid[:2, 3] = 0.75  # the corners of both lie in one place
+    nibabel.save(nibabel.Nifti1Image(fine.T, grid), tmp_path / "A17_lge_mask.nii.gz")
+    mask = read(tmp_path)[1].lge_mask
+    assert mask is not None
+    assert (mask[2:4, 2:4] == 2).all()
+    assert (mask[8, 10], mask[12, 12]) == (2, 2)
+    assert (mask == 2).sum() == 6
+
+
 def test_a_packed_image_and_a_beat_of_unknown_length_are_told(tmp_path):
     writers.write_series(tmp_path / "A17", CINE, CardiacNumberOfImages=None)
     assert "taken for one" in read(tmp_path)[0].note
