@@ -150,7 +150,7 @@ class Image:
         if self._directions is not None:
             out = scanned_volume(path, data, self._directions, oriented=True)
             exchanged = out.grid is not None and out.grid.order[0] == 1
-            spacing = spacing[::-1] if exchanged else spacing
+            spacing = (spacing[1], spacing[0]) if exchanged else spacing
             if self.position is not None:
                 return dataclasses.replace(out, pixel_mm=spacing)
             # Until version 3 such images were shown as stored.

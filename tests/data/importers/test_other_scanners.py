@@ -240,7 +240,7 @@ def test_a_position_that_contradicts_slice_locations_is_told(tmp_path):
 
 
 def test_positions_without_orientation_are_refused(tmp_path):
-    missing = {"ImageOrientationPatient": None, "SliceLocation": None}
+    missing: dict[str, Any] = {"ImageOrientationPatient": None, "SliceLocation": None}
     writers.write_series(tmp_path / "A17", CINE, **missing)
     with pytest.raises(UserError, match="ImageOrientationPatient is missing"):
         read(tmp_path)
