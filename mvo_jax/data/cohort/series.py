@@ -25,14 +25,7 @@ from mvo_jax.data.importers.cine import (
 )
 from mvo_jax.data.importers.formats import load_series, series_label
 from mvo_jax.data.intensity import displayed, intensity_range, to_uint8
-from mvo_jax.data.labels import (
-    MVO,
-    UNLABELLED,
-    has_mvo,
-    largest_cavity,
-    middle_of,
-    mvo_parts,
-)
+from mvo_jax.data.labels import MVO, UNLABELLED, has_mvo, largest_cavity, middle_of, mvo_parts
 from mvo_jax.data.slices import CineSlice, Clip, Overview, Rejected, Target, Window
 from mvo_jax.errors import UserError
 

@@ -192,6 +192,8 @@ def _sampled(mask: Volume, one: Volume, k: int, *, shift: float) -> np.ndarray:
     inside = ((index >= 0) & (index < labels.shape)).all(axis=-1)
     out = np.zeros(shape, np.uint8)
     out[inside] = labels[tuple(index[inside].T)]
+    if not has_mvo(labels[k]):
+        return out
     parts = mvo_parts(labels[k])
     here = index[inside & (index[..., 0] == k)]
     reached = set(parts[tuple(here[:, 1:].T)].tolist())

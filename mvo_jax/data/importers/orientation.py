@@ -89,6 +89,13 @@ def _is_column(one: np.ndarray, other: np.ndarray) -> bool:
     return True
 
 
+def _in_plane(unit: np.ndarray, one: int, other: int) -> tuple[int, int, bool, bool]:
+    """Which of two axes are columns and rows, and whether (columns, rows) are then reversed."""
+    column, row = (one, other) if _is_column(unit[:, one], unit[:, other]) else (other, one)
+    flip_rows, flip_columns = display_flips(unit[:, column], unit[:, row])
+    return column, row, flip_columns, flip_rows
+
+
 def plane_turn(affine: np.ndarray) -> Turn:
     """How an image that is read by itself is turned: as a slice of a volume, its slices left alone.
 
@@ -96,11 +103,9 @@ def plane_turn(affine: np.ndarray) -> Turn:
         affine: float ``[4, 4]`` of (column, row, slice) to RAS, as stored.
     """
     unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    exchanged = not _is_column(unit[:, 0], unit[:, 1])
-    column, row = (1, 0) if exchanged else (0, 1)
-    flip_rows, flip_columns = display_flips(unit[:, column], unit[:, row])
+    column, row, flip_columns, flip_rows = _in_plane(unit, 0, 1)
     # Until version 3 images kept the rows and columns of the scanner.
-    return Turn((column, row, 2), (flip_columns, flip_rows, False), 3 if exchanged else 1)
+    return Turn((column, row, 2), (flip_columns, flip_rows, False), 3 if column == 1 else 1)
 
 
 def slice_axis(shape: Sequence[int], affine: np.ndarray) -> int | None:
@@ -147,10 +152,8 @@ def turn_of(shape: Sequence[int], affine: np.ndarray) -> Turn | None:
     if slices is None:
         return None
     unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    column, row = (axis for axis in range(3) if axis != slices)
-    if not _is_column(unit[:, column], unit[:, row]):
-        column, row = row, column
-    flip_rows, flip_columns = display_flips(unit[:, column], unit[:, row])
+    one, other = (axis for axis in range(3) if axis != slices)
+    column, row, flip_columns, flip_rows = _in_plane(unit, one, other)
     normal = np.cross(
         unit[:, column] * (-1 if flip_columns else 1), unit[:, row] * (-1 if flip_rows else 1)
     )
