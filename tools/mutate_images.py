@@ -70,7 +70,7 @@ def read(folder: Path) -> Outcome:
         options = Options(pixel_mm=PIXEL_MM if importer.name == "png" else None, table=given)
         recipe = Recipe(importer.load, options, TARGET, folder)
         for series in importer.find(folder, options):
-            for one in prepare_one(recipe, series, scratch / "aa" / series.name):
+            for one in prepare_one(recipe, scratch, series):
                 if isinstance(one, Rejected):
                     out.refused.append(UserError(one.cause, one.remedy))
                 else:

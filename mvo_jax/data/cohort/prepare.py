@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -19,6 +20,7 @@ from mvo_jax.data import stored
 from mvo_jax.data.accounting import Reading
 from mvo_jax.data.checks import ALIKE, ALIKE_REMEDY
 from mvo_jax.data.cohort.partition import Partition, check_table_splits, divide
+from mvo_jax.data.cohort.series import lost_series
 from mvo_jax.data.cohort.storage import (
     FORMAT,
     INDEX,
@@ -36,7 +38,7 @@ from mvo_jax.data.cohort.work import (
     Recipe,
     Row,
     compact,
-    prepare_all,
+    prepare_one,
     read_arrays,
     result_path,
     stored_rows,
@@ -47,6 +49,7 @@ from mvo_jax.data.importers.formats import choose_importer
 from mvo_jax.data.importers.table import Table
 from mvo_jax.data.labels import UNLABELLED
 from mvo_jax.data.names import composed, spelt_alike
+from mvo_jax.data.processes import map_in_children
 from mvo_jax.data.slices import Rejected, Target
 from mvo_jax.errors import UserError
 from mvo_jax.files import replace_file, replace_with
@@ -257,7 +260,16 @@ def _read_all(
                 done.extend(map(compact, rows))
 
     with stored.progress("Preparing", "series", enabled=show) as advance:
-        for results in prepare_all(todo(), recipe, folder, jobs=jobs):
+        for results in map_in_children(
+            # One job works in this process, where numpy may have several threads and round
+            # otherwise (a grey level in a million); the commands give it one.
+            functools.partial(prepare_one, recipe, folder),
+            todo(),
+            jobs=jobs,
+            lost=lambda series, status: [
+                recipe.rejected(lost_series(series, status, "check it, or use fewer --jobs"))
+            ],
+        ):
             accepted += [compact(one) for one in results if isinstance(one, dict)]
             rejected += _refuse_if(strict, [one for one in results if isinstance(one, Rejected)])
             advance(cases=len(accepted), rejected=len(rejected))

@@ -78,6 +78,14 @@ def read_series(
         return [series.rejected(cause, "check the file, or leave it out")]
 
 
+def lost_series(series: Series, status: int, remedy: str = "check it") -> Rejected:
+    """A series whose reader crashed, or was killed for memory, with this exit status."""
+    return series.rejected(
+        f"{printable(series.path)}: the process that read it ended with status {status}",
+        f"the file is damaged or too large for the memory; {remedy}",
+    )
+
+
 def _with_first_note(
     slices: Sequence[CineSlice], results: Sequence[Clip | Rejected]
 ) -> list[Clip | Rejected]:
