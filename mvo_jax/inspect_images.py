@@ -11,7 +11,6 @@ from tqdm import tqdm
 
 from mvo_jax.data.checks import Finding, Inspection
 from mvo_jax.data.clips import Source, open_source, read_clips
-from mvo_jax.data.cohort.partition import split_order
 from mvo_jax.data.importers.cine import Options, printable
 from mvo_jax.data.slices import Clip, Rejected, Target
 from mvo_jax.evaluation.pages.montage import write_montage
@@ -24,8 +23,7 @@ class Inspected:
     """What was found.
 
     Attributes:
-        table: one row a split: 'split', 'cases', 'patients', 'positive', 'negative', 'unknown' and
-            'positive_patients'.
+        table: see ``Inspection.table``.
         facts: what the images are like, by name.
         findings: of the checks.
     """
@@ -71,7 +69,7 @@ def inspect_images(
                 inspection.add_rejected(one)
             else:
                 montage.offer(one, inspection.add(one))
-    found = Inspected(_rows(inspection), _facts(opened, inspection), inspection.findings())
+    found = Inspected(inspection.table(), _facts(opened, inspection), inspection.findings())
     write_montage(
         page,
         title=printable(opened.path),
@@ -126,21 +124,6 @@ class Montage:
         """Wrong ones first, then by the order of the source."""
         rest = sorted(self._sample[: self._limit - len(self._flawed)], key=lambda item: item[0])
         return [tile for _, tile in [*self._flawed, *rest]]
-
-
-def _rows(inspection: Inspection) -> list[dict[str, Any]]:
-    return [
-        {
-            "split": name,
-            "cases": count.cases,
-            "patients": len(count.patients),
-            "positive": count.positive,
-            "negative": count.negative,
-            "unknown": count.unknown,
-            "positive_patients": len(count.positive_patients),
-        }
-        for name, count in sorted(inspection.splits.items(), key=lambda item: split_order(item[0]))
-    ]
 
 
 def _facts(source: Source, inspection: Inspection) -> dict[str, str]:

@@ -993,7 +993,7 @@ def test_changed_bytes_are_refused_in_a_line_or_read(name, tmp_path):
     files = sorted(p for p in write_folder.rglob("*") if p.is_file())
     recipe = Recipe(importer_of(form).load, Options(), Target(FRAMES, SIZE, PIXEL_MM), write_folder)
     refused_files = 0
-    for i in range(30):
+    for _ in range(30):
         path = files[draws.integers(len(files))]
         sound = path.read_bytes()
         content = bytearray(sound)
