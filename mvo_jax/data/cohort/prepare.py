@@ -1,7 +1,6 @@
 """A folder of images to a prepared cohort: every series once, then the splits, then the files."""
 
 import contextlib
-import csv
 import dataclasses
 import errno
 import fcntl
@@ -29,7 +28,6 @@ from mvo_jax.data.cohort.storage import (
     REJECTED,
     UNLABELLED_SPLIT,
     CohortFolder,
-    example_of,
     open_cohort,
     read_rows,
     write_records,
@@ -39,7 +37,7 @@ from mvo_jax.data.cohort.work import (
     Row,
     compact,
     prepare_one,
-    read_arrays,
+    read_example,
     result_path,
     stored_rows,
 )
@@ -52,7 +50,7 @@ from mvo_jax.data.names import composed, spelt_alike
 from mvo_jax.data.processes import map_in_children
 from mvo_jax.data.slices import Rejected, Target
 from mvo_jax.errors import UserError
-from mvo_jax.files import replace_file, replace_with
+from mvo_jax.files import replace_file, write_csv
 
 log = logging.getLogger(__name__)
 
@@ -371,14 +369,14 @@ def _finish(
     cases.sort(key=lambda case: (case["split"], case["case_id"]))
     write_records(
         records,
-        ((case["split"], example_of(case, **read_arrays(work / "series", case))) for case in cases),
+        ((case["split"], read_example(work / "series", case)) for case in cases),
         splits=counts,
         frames=target.frames,
         image_size=target.image_size,
     )
     records.rename(out / RECORDS)
     cases.sort(key=lambda case: case["case_id"])
-    _write_csv(out / MANIFEST, MANIFEST_COLUMNS, map(_manifest_row, cases))
+    _write_table(out / MANIFEST, MANIFEST_COLUMNS, map(_manifest_row, cases))
     index = {
         "format": FORMAT,
         "frames": target.frames,
@@ -410,15 +408,9 @@ def read_rejected(cohort: Path) -> list[dict[str, str]]:
     return read_rows(cohort / REJECTED)
 
 
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: printable(v) for k, v in row.items()} for row in rows)
-
-    replace_with(path, write)
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    write_csv(path, columns, ({k: printable(v) for k, v in row.items()} for row in rows))
 
 
 def _write_rejected(out: Path, rejected: list[Rejected]) -> None:
-    _write_csv(out / REJECTED, REJECTED_COLUMNS, map(dataclasses.asdict, rejected))
+    _write_table(out / REJECTED, REJECTED_COLUMNS, map(dataclasses.asdict, rejected))

@@ -42,13 +42,11 @@ class Recipe:
 
     def rejected(self, one: Rejected) -> Rejected:
         """A rejection as tables show it."""
-        return Rejected(
-            printable(one.case_id),
-            printable(one.patient_id),
-            self.relative(one.source),
-            one.cause,
-            one.remedy,
-            one.images,
+        return dataclasses.replace(
+            one,
+            case_id=printable(one.case_id),
+            patient_id=printable(one.patient_id),
+            source=self.relative(one.source),
         )
 
     def relative(self, path: str) -> str:
@@ -84,7 +82,6 @@ def stored_rows(path: Path, series: Series) -> list[Row] | None:
         return None
     rows = content["rows"]
     good = content["fingerprint"] == fingerprint(series) and all("cause" not in r for r in rows)
-    good = good and all("pixels" in row for row in rows)  # not of an older version
     return rows if good and path.with_suffix(".npz").is_file() else None
 
 
@@ -157,7 +154,9 @@ def compact(row: Row) -> Row:
     }
 
 
-def read_arrays(folder: Path, row: Row) -> dict[str, np.ndarray]:
-    """'video' and 'lge_mask' of an accepted slice."""
+def read_example(folder: Path, row: Row) -> dict[str, Any]:
+    """An accepted slice as ``case_features`` has it."""
+    names = ("label", "case_id", "patient_id", "slice_index")
     with np.load(folder / f"{row['result']}.npz", allow_pickle=False) as arrays:
-        return {key: arrays[key][row["position"]] for key in ("video", "lge_mask")}
+        images = {key: arrays[key][row["position"]] for key in ("video", "lge_mask")}
+    return {name: row[name] for name in names} | images | {"features": {}}

@@ -150,7 +150,7 @@ def test_every_fold_is_the_test_split_once(source, tmp_path):
         tested += parts[2]
     assert sorted(tested) == [f"fold_{i}" for i in range(4)]
     for fold in (-1, 4):
-        with pytest.raises(UserError, match="has 4 folds"):
+        with pytest.raises(UserError, match="there are 4 folds"):
             cohort.stored_splits("train", fold)
 
 
