@@ -5,7 +5,7 @@ import random
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -18,15 +18,8 @@ from mvo_jax.evaluation.pages.montage import write_montage
 Tile = tuple[Clip, list[str]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Inspected:
-    """What was found.
-
-    Attributes:
-        table: see ``Inspection.table``.
-        facts: what the images are like, by name.
-        findings: of the checks.
-    """
+class Inspected(NamedTuple):
+    """What was found: the ``Inspection.table``, what the images are like by name, the findings."""
 
     table: list[dict[str, Any]]
     facts: dict[str, str]
@@ -48,8 +41,6 @@ def inspect_images(
         source: folder, image file, .zip or cohort.
         page: HTML file to write.
         target: geometry that images are brought to; a cohort has its own.
-        form: format of the source; see ``data.importers.formats``.
-        options: how the source is to be read.
         tiles: most clips to show.
 
     Raises:

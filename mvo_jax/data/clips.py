@@ -60,8 +60,6 @@ def open_source(path: Path, *, form: str, options: Options, scratch: Path) -> So
 
     Args:
         path: folder or file; a ``.zip`` is unpacked.
-        form: name of a format, or ``auto``.
-        options: how to read a source of images.
         scratch: folder that may be made for the content of a ``.zip``.
 
     Raises:
@@ -105,7 +103,6 @@ def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejecte
     """Read every slice of a source; what cannot be read is reported and does not stop the rest.
 
     Args:
-        source: from ``open_source``.
         target: geometry to bring the clips to; None leaves a cohort's as they are stored.
 
     Raises:
@@ -304,13 +301,7 @@ def clip_batch(video: np.ndarray, clip_shape: tuple[int, ...], *, taken_by: str)
 def in_batches(
     predict: Callable[[np.ndarray], Mapping[str, np.ndarray]], clips: np.ndarray, size: int
 ) -> dict[str, Any]:
-    """What a model gives for clips ``[B, ...]``, ``size`` at once; 'coarse_mask' may be None.
-
-    Args:
-        predict: up to ``size`` clips to arrays by name.
-        clips: one or more.
-        size: of a batch.
-    """
+    """What a model gives for clips ``[B, ...]``, ``size`` at once; 'coarse_mask' may be None."""
     parts = [predict(clips[first : first + size]) for first in range(0, len(clips), size)]
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return {"coarse_mask": None, **joined}

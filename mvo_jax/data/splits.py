@@ -132,17 +132,17 @@ def split_bytes(data_config: Any, name: str) -> int:
 
     Args:
         data_config: see ``load_split``.
-        name: the split.
 
     Raises:
         UserError: the cohort or the split does not exist, or a value is out of range.
     """
     if data_config.name == "cohort":
-        found = _cohort(data_config, name)
-        return found.count * (found.cohort.frames + 1) * found.cohort.image_size**2
-    spec = phantom_spec(data_config)
-    pixels = spec.image_size**2
-    return spec.split_size(name).patients * spec.slices_per_patient * (spec.frames + 1) * pixels
+        shape, stored, only = _prepared(data_config, name)
+        cases = sum(shape.cases[split] for split in stored) if only is None else len(only)
+    else:
+        shape = phantom_spec(data_config)
+        cases = shape.split_size(name).patients * shape.slices_per_patient
+    return cases * (shape.frames + 1) * shape.image_size**2
 
 
 def load_split(
@@ -169,11 +169,11 @@ def load_split(
             cannot be written, or the stored data are damaged or inconsistent.
     """
     if data_config.name == "cohort":
-        found = _cohort(data_config, name)
-        for part in found.stored:
-            found.cohort.verify(part)
-        options = {"progress": progress, "labelled": labelled, "only": found.only}
-        return _load(data_config, found.cohort.builder(), found.stored, name, **options)
+        cohort, stored, only = _prepared(data_config, name)
+        for part in stored:
+            cohort.verify(part)
+        options = {"progress": progress, "labelled": labelled, "only": only}
+        return _load(data_config, cohort.builder(), stored, name, **options)
 
     # Here, because TFDS takes a second to import and most of this package does without it.
     from mvo_jax.data.phantom.storage import ensure_cohort, verify_split
@@ -260,7 +260,6 @@ def check_cases(split: Cases, *, labelled: bool = True) -> None:
     """Check everything of a split but the images; cases of one class are only warned about.
 
     Args:
-        split: what to check.
         labelled: refuse cases without a label.
 
     Raises:
@@ -326,29 +325,8 @@ def phantom_spec(data_config: Any) -> CohortSpec:
     return CohortSpec(**{key: getattr(data_config, key, value) for key, value in fields.items()})
 
 
-class _Prepared(NamedTuple):
-    """Where a split lies in a prepared cohort.
-
-    Attributes:
-        cohort: the folder.
-        stored: stored splits that hold it.
-        only: its cases among theirs; None for all.
-    """
-
-    cohort: Any
-    stored: list[str]
-    only: frozenset[str] | None
-
-    @property
-    def count(self) -> int:
-        """Cases of the split."""
-        if self.only is not None:
-            return len(self.only)
-        return sum(self.cohort.cases[split] for split in self.stored)
-
-
-def _cohort(data_config: Any, name: str) -> _Prepared:
-    """The prepared cohort that a config asks for, and where a split lies in it."""
+def _prepared(data_config: Any, name: str) -> tuple[Any, list[str], frozenset[str] | None]:
+    """(Prepared cohort, stored splits that hold a split, its cases among theirs or None for all)"""
     from mvo_jax.data.cohort.folds import split_of_fold  # imports TFDS
     from mvo_jax.data.cohort.storage import UNLABELLED_SPLIT, open_cohort
 
@@ -364,9 +342,9 @@ def _cohort(data_config: Any, name: str) -> _Prepared:
     if folds and name != UNLABELLED_SPLIT:
         only = split_of_fold(cohort, name, fold=data_config.fold, folds=folds)
         stored = [split for split in cohort.cases if split != UNLABELLED_SPLIT]
-        return _Prepared(cohort, stored, only)
+        return cohort, stored, only
     fold = data_config.fold if cohort.folds else 0
-    return _Prepared(cohort, cohort.stored_splits(name, fold), None)
+    return cohort, cohort.stored_splits(name, fold), None
 
 
 def describe(split: AnySplit) -> str:

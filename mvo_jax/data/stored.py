@@ -87,10 +87,7 @@ def progress(
     """A function to call after each of many things; a bar on a terminal, log lines elsewhere.
 
     Args:
-        title: of the bar and the lines.
-        unit: what is counted.
         total: how many there are, for a line every tenth; else there is one every ten seconds.
-        enabled: False shows nothing.
 
     Yields:
         ``advance(**counts)``, with what else there is to count.

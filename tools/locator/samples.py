@@ -112,8 +112,6 @@ def draw_batch(
     Args:
         real: drawn patient by patient; None for simulated frames only.
         simulated: a fifth of the batch.
-        size: images.
-        seed: of this batch.
         empty: share of images without a ventricle.
 
     Returns:
@@ -148,11 +146,7 @@ def transformed(
     """One frame turned, shifted, cut and shown as another scanner might; black where nothing is.
 
     Args:
-        image: ``[H, W]``.
-        cavity: 0 or 1, ``[H, W]``.
         spacing: side of a pixel, mm.
-        rng: what is drawn.
-        invert: dark becomes bright.
         leave_out: cut so that the heart is outside.
     """
     inside = _field_of_view(cavity, spacing, rng, leave_out=leave_out)

@@ -22,9 +22,6 @@ def read_in_order(
     """Read series, several at a time where there are many: a child each, and one series a child.
 
     Args:
-        importer: of the series.
-        options: how to read them.
-        target: what their slices become.
         todo: the series; taken as they are needed.
 
     Yields:

@@ -16,9 +16,6 @@ def split_of_fold(cohort: CohortFolder, name: str, *, fold: int, folds: int) -> 
 
     Args:
         cohort: the cohort; its unlabelled cases belong to no fold.
-        name: train, validation or test.
-        fold: which fold is the test split.
-        folds: how many there are.
 
     Returns:
         Names of cases.

@@ -129,7 +129,6 @@ def ring_votes(edges: Edges, size_mm: np.ndarray) -> np.ndarray:
     one ring agree on it; those of the right ventricle, which moves more, have no common centre.
 
     Args:
-        edges: of one slice.
         size_mm: (rows, columns) of the image.
 
     Returns:

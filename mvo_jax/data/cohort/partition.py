@@ -57,7 +57,6 @@ def divide(labels: Mapping[str, Sequence[int]], partition: Partition) -> dict[st
 
     Args:
         labels: patient -> labels of its cases (0, 1).
-        partition: the shares.
 
     Returns:
         Patient -> stored split.

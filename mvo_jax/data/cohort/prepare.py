@@ -87,12 +87,8 @@ def prepare(
         source: folder, file or ``.zip``.
         out: the prepared cohort; new, or one that this call began earlier.
         format: key of ``IMPORTERS`` or ``auto``.
-        options: how to read the source.
-        target: what clips become.
         partition: how cases are divided where the table does not say.
-        jobs: processes.
         strict: the first case that cannot be prepared ends the run.
-        progress: say how far it is.
 
     Raises:
         UserError: source, table or output folder cannot be used, nothing could be prepared, or

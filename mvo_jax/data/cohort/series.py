@@ -41,9 +41,6 @@ def read_series(
     """Read and prepare a series. Whatever goes wrong with its file becomes a ``Rejected``.
 
     Args:
-        load: of the importer.
-        series: what to read.
-        options: how.
         target: what its slices become.
         with_overview: keep a picture of the source around each crop.
 
@@ -110,7 +107,6 @@ def prepare_series(
 
     Args:
         slices: of one patient, in one orientation.
-        target: what they become.
         label: what a table says of the whole series: 1 means MVO in at least one slice.
         still_images: accept a single image; it is repeated in every frame.
 

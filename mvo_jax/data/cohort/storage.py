@@ -168,8 +168,6 @@ def write_records(
         folder: empty folder.
         examples: (stored split, example of ``case_features``), one split after the other.
         splits: names of all stored splits.
-        frames: frames a clip.
-        image_size: pixels along each side.
     """
     features: Any = case_features(frames, image_size, ())
     info = tfds.core.DatasetInfo(

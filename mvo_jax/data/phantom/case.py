@@ -43,11 +43,10 @@ class CaseKey:
     Attributes:
         preset: a name in PRESETS.
         seed: of the cohort.
-        patient: index of the patient; no two splits share one.
-        slice_index: 0-based.
-        slices: slices a patient.
-        mvo: the case's label.
-        misregistration_mm: how far the label mask lies beside the cine, see ``draw_acquisition``.
+        patient: index; no two splits share one.
+        slice_index: 0-based, of ``slices`` a patient has.
+        mvo: the label.
+        misregistration_mm: see ``draw_acquisition``.
     """
 
     preset: str
@@ -149,13 +148,7 @@ def oracle_features(plan: Plan, lge_mask: np.ndarray) -> dict[str, float]:
 
 
 def simulate_case(key: CaseKey, *, frames: int = 30, image_size: int = 64) -> Case:
-    """Render a case.
-
-    Args:
-        key: which case.
-        frames: frames over the beat.
-        image_size: pixels along each side; the field of view stays about 120 mm.
-    """
+    """Render a case; the field of view is about 120 mm whatever the number of pixels."""
     plan = plan_case(key)
     mask = render_mask(plan.labelled, plan.anatomy, plan.scan, image_size=image_size)
     video = render_video(

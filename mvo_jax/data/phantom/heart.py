@@ -116,13 +116,7 @@ def build_heart(anatomy: Anatomy, pathology: Pathology, *, slice_index: int, sli
 
     The infarct grows from the endocardium outwards, deepest in its middle; its angle is what its
     share of the muscle asks for. MVO lies inside it, away from the endocardium by a thin layer,
-    around one or two foci. A case with MVO always keeps some.
-
-    Args:
-        anatomy: the patient's anatomy.
-        pathology: infarct and MVO to put in.
-        slice_index: 0-based slice.
-        slices: slices of the patient, 10 mm apart around the first one's level.
+    around one or two foci. A case with MVO always keeps some. Slices are 10 mm apart.
     """
     level = anatomy.slice_offset + (slice_index - (slices - 1) / 2.0) * SLICE_SPACING_MM
     taper = math.sqrt(max(1.0 - (level / 75.0) ** 2, 0.3)) - 0.0035 * level  # narrows to the apex

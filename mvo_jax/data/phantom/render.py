@@ -323,15 +323,9 @@ class _Scene:
 def render_video(
     heart: Heart, anatomy: Anatomy, scan: Acquisition, *, draws: Draws, frames: int, image_size: int
 ) -> np.ndarray:
-    """The cine of one slice.
+    """The cine of one slice over one heart beat, the first frame near end-diastole.
 
-    Args:
-        heart: the slice.
-        anatomy: the patient's anatomy.
-        scan: how it is acquired.
-        draws: stream for texture and noise.
-        frames: frames over one heart beat, the first near end-diastole.
-        image_size: pixels along each side.
+    ``draws`` is the stream of texture and noise.
 
     Returns:
         uint8 [frames, image_size, image_size, 1].

@@ -15,9 +15,6 @@ def render_cases(
     """The cases of ``keys`` in order, the same whatever the number of processes.
 
     Args:
-        keys: which cases.
-        frames: frames a cine.
-        image_size: pixels along each side.
         jobs: processes; None for as many as pay off.
 
     Raises:

@@ -1,8 +1,6 @@
 """The locator: its forward pass, whom it is asked about, and what happens where it is unsure."""
 
 import dataclasses
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -80,21 +78,6 @@ def test_numpy_and_flax_agree():
     np.testing.assert_allclose(mine, jax.nn.sigmoid(logit), atol=1e-5)
     shipped = cavity_probability(shipped_weights(), images)
     np.testing.assert_allclose(shipped, jax.nn.sigmoid(folded), atol=1e-5)
-
-
-def test_what_workers_of_prepare_import_is_not_jax():
-    code = (
-        "import sys, numpy as np\n"
-        "from mvo_jax.data.cohort import work\n"
-        "from mvo_jax.data.cohort.locate import locate\n"
-        "from mvo_jax.data.slices import CineSlice\n"
-        "cine = np.random.default_rng(0).normal(9, 1, (8, 32, 32))\n"
-        "locate([CineSlice(case_id='a', patient_id='a', slice_index=0, source='a', cine=cine,"
-        " pixel_mm=(2.0, 2.0))])\n"
-        "print([name for name in ('jax', 'flax', 'tensorflow_datasets') if name in sys.modules])"
-    )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"
 
 
 def test_weights_are_small_and_of_the_package():
