@@ -43,23 +43,14 @@ _UNLABELLED_SPLIT = LABEL_NAMES[UNLABELLED]  # neither trained nor evaluated on
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Something that looks wrong.
-
-    Attributes:
-        check: name of the check.
-        is_fault: must be corrected before training; otherwise worth a look.
-        cause: one line.
-        remedy: one line.
-        cases: some of the cases concerned.
-        count: how many there are.
-    """
+    """Something that looks wrong."""
 
     check: str
-    is_fault: bool
+    is_fault: bool  # must be corrected before training; otherwise worth a look
     cause: str
     remedy: str
-    cases: tuple[str, ...] = ()
-    count: int = 0
+    cases: tuple[str, ...] = ()  # some of those concerned
+    count: int = 0  # of all concerned
 
 
 class Inspection:

@@ -35,19 +35,12 @@ _LEAST_COVER = 0.9  # of the crop a model was trained on; less would be filled u
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a path holds.
+    """What a path holds."""
 
-    Attributes:
-        path: folder or file as given.
-        kind: ``cohort`` (prepared), ``simulated``, or the name of a format.
-        opened: the cohort, its TFDS builder, or (importer, folder, options).
-        rejected: cases that could not be prepared, of a prepared cohort.
-    """
-
-    path: Path
-    kind: str
-    opened: Any
-    rejected: int = 0
+    path: Path  # as given
+    kind: str  # ``cohort`` (prepared), ``simulated``, or the name of a format
+    opened: Any  # the cohort, its TFDS builder, or (importer, folder, options)
+    rejected: int = 0  # cases that could not be prepared, of a prepared cohort
 
     @property
     def is_cohort(self) -> bool:

@@ -109,17 +109,7 @@ def test_shifts_are_whole_pixels_equally_likely_and_repeat_the_edge():
     assert np.abs(seen.sum(1) - 100).max() < 47
 
 
-@pytest.mark.parametrize("size", [9, 12])
-@pytest.mark.parametrize("turns", [1, 2, 3])
-def test_quarter_turns_are_rot90(turns, size):
-    video, lge_mask = clip(size=size), mask(size=size)
-    out, out_mask = warp(video, lge_mask, degrees=90 * turns)
-    # float32 cosines of 90 degrees are 1e-7 off zero: 1e-6 of a pixel, 255 grey levels between.
-    np.testing.assert_allclose(out, np.rot90(video, turns, axes=(1, 2)), atol=2e-3)
-    np.testing.assert_array_equal(out_mask, np.rot90(lge_mask, turns))
-
-
-@pytest.mark.parametrize("degrees", [-33.0, 7.5, 15.0])
+@pytest.mark.parametrize("degrees", [-33.0, 7.5, 90.0])
 def test_any_angle_against_scipy(degrees):
     size = 15
     video, lge_mask = clip(size=size, frames=2), mask(size=size)

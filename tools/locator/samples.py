@@ -24,19 +24,12 @@ _SIMULATED_SIDE, _SIMULATED_FRAMES = 80, 8
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """Single frames with the cavity drawn.
+    """Single frames with the cavity drawn."""
 
-    Attributes:
-        image: uint8 ``[N, H, W]``.
-        cavity: bool ``[N, H, W]``.
-        patient: ``[N]``.
-        spacing_mm: ``[N]``, side of a pixel.
-    """
-
-    image: np.ndarray
-    cavity: np.ndarray
-    patient: np.ndarray
-    spacing_mm: np.ndarray
+    image: np.ndarray  # uint8 ``[N, H, W]``
+    cavity: np.ndarray  # bool ``[N, H, W]``
+    patient: np.ndarray  # ``[N]``
+    spacing_mm: np.ndarray  # ``[N]``, side of a pixel
 
     def of(self, patients: Sequence[str]) -> "Frames":
         """The frames of some patients."""

@@ -33,30 +33,18 @@ _EXAMPLES_PER_FILE = 1024
 
 @dataclasses.dataclass(frozen=True)
 class CohortFolder:
-    """A complete prepared cohort.
-
-    Attributes:
-        path: the folder.
-        frames: frames a clip.
-        image_size: pixels along each side.
-        spacing_mm: side of a pixel.
-        folds: number of folds; 0 where the splits are train, validation and test.
-        cases: stored split -> number of cases. Stored splits are train, validation and test, or
-            fold_0, fold_1 and so on; and ``unlabelled``.
-        positive: stored split -> number of cases with MVO.
-        settings: how it was prepared.
-        files: name -> ``bytes`` and ``sha256``.
-    """
+    """A complete prepared cohort; it is divided into ``folds``, or into splits where that is 0."""
 
     path: Path
-    frames: int
-    image_size: int
-    spacing_mm: float
+    frames: int  # of a clip
+    image_size: int  # pixels of a side
+    spacing_mm: float  # side of a pixel
     folds: int
+    # By stored split: train, validation and test, or fold_0, fold_1 and so on; and ``unlabelled``.
     cases: Mapping[str, int]
-    positive: Mapping[str, int]
-    settings: Mapping[str, Any]
-    files: Mapping[str, Mapping[str, Any]]
+    positive: Mapping[str, int]  # cases with MVO
+    settings: Mapping[str, Any]  # how it was prepared
+    files: Mapping[str, Mapping[str, Any]]  # name -> ``bytes`` and ``sha256``
 
     def stored_splits(self, name: str, fold: int = 0) -> list[str]:
         """The stored splits that make up a split.

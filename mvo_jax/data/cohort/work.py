@@ -26,19 +26,12 @@ Row = dict[str, Any]  # of an accepted slice: what the manifest says, and where 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All that decides what a series becomes.
-
-    Attributes:
-        load: of the importer.
-        options: what the user said of the source.
-        target: what clips become.
-        source: paths in the rows are relative to it.
-    """
+    """All that decides what a series becomes."""
 
     load: Callable[[Series, Options], list[CineSlice]]
     options: Options
     target: Target
-    source: Path
+    source: Path  # paths in the rows are relative to it
 
     def rejected(self, one: Rejected) -> Rejected:
         """A rejection as tables show it."""

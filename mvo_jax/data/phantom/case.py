@@ -38,24 +38,15 @@ _MVO_PREVALENCE = 265 / 680  # the paper's; used for the unseen pathology of the
 
 @dataclasses.dataclass(frozen=True)
 class CaseKey:
-    """Names one case.
-
-    Attributes:
-        preset: a name in PRESETS.
-        seed: of the cohort.
-        patient: index; no two splits share one.
-        slice_index: 0-based, of ``slices`` a patient has.
-        mvo: the label.
-        misregistration_mm: see ``draw_acquisition``.
-    """
+    """Names one case."""
 
     preset: str
-    seed: int
-    patient: int
-    slice_index: int
-    slices: int
-    mvo: bool
-    misregistration_mm: float = MISREGISTRATION_MM
+    seed: int  # of the cohort
+    patient: int  # index; no two splits share one
+    slice_index: int  # 0-based
+    slices: int  # of the patient
+    mvo: bool  # the label
+    misregistration_mm: float = MISREGISTRATION_MM  # see ``draw_acquisition``
 
     @property
     def patient_id(self) -> str:

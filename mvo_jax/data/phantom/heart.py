@@ -27,23 +27,14 @@ _MIN_CORE_MM2 = 30.0  # 7 to 8 pixels of 2 mm: smaller cores are hardly read as 
 
 @dataclasses.dataclass(frozen=True)
 class Heart:
-    """One slice in material coordinates.
+    """One slice in material coordinates."""
 
-    Attributes:
-        endo: end-diastolic endocardial radius, mm [N_ANGLE].
-        epi: end-diastolic epicardial radius, mm [N_ANGLE].
-        strain: end-systolic mid-wall circumferential strain [N_ANGLE].
-        twist: rotation at end-systole, radians.
-        infarct: which material is infarcted, MVO included, bool [N_DEPTH, N_ANGLE].
-        core: which material is MVO, bool [N_DEPTH, N_ANGLE].
-    """
-
-    endo: np.ndarray
-    epi: np.ndarray
-    strain: np.ndarray
-    twist: float
-    infarct: np.ndarray
-    core: np.ndarray
+    endo: np.ndarray  # end-diastolic endocardial radius, mm [N_ANGLE]
+    epi: np.ndarray  # end-diastolic epicardial radius, mm [N_ANGLE]
+    strain: np.ndarray  # end-systolic mid-wall circumferential strain [N_ANGLE]
+    twist: float  # rotation at end-systole, radians
+    infarct: np.ndarray  # MVO included, bool [N_DEPTH, N_ANGLE]
+    core: np.ndarray  # which material is MVO, bool [N_DEPTH, N_ANGLE]
 
     @functools.cached_property
     def weight(self) -> np.ndarray:

@@ -152,12 +152,3 @@ def test_splits_of_a_table_by_patient(source, tmp_path):
     table.write_text("patient_id,split\n" + "".join(f"{p},{s}\n" for p, s in wanted.items()))
     _, splits = read(source, tmp_path / "out", table=read_table(table))
     assert splits == {patient: {split} for patient, split in wanted.items()}
-
-
-def test_a_table_by_case_must_keep_patients_whole(source, tmp_path):
-    table = tmp_path / "splits.csv"
-    rows = [f"scan{i},{'test' if i == 8 else 'train'}\n" for i in range(9)]
-    table.write_text("case_id,split\n" + "".join(rows))
-    with pytest.raises(UserError, match="patient P0 into test and train"):
-        read(source, tmp_path / "out", table=read_table(table))
-    assert not (tmp_path / "out" / "cohort.json").exists()
