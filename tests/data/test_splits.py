@@ -46,7 +46,7 @@ def test_load(config):
     from mvo_jax.data.phantom.case import simulate_case
     from mvo_jax.data.phantom.cohort import CohortSpec
 
-    split = load_split(config, "train", progress=False)
+    split = load_split(config, "train")
     assert isinstance(split, Split)
     assert split.name == "train"
     assert len(split) == 32
@@ -69,7 +69,7 @@ def test_load(config):
 
 
 def test_memory_is_known_before_and_after(config):
-    split = load_split(config, "test", progress=False)
+    split = load_split(config, "test")
     assert isinstance(split, Split)
     images = split.video.nbytes + split.lge_mask.nbytes
     assert split_bytes(config, "test") == images == 16 * (8 + 1) * 32 * 32
@@ -79,12 +79,12 @@ def test_memory_is_known_before_and_after(config):
 
 def test_home_folder(config, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    load_split(changed(config, dir="~/cohorts"), "test", progress=False)
+    load_split(changed(config, dir="~/cohorts"), "test")
     assert (tmp_path / "cohorts" / "phantom").is_dir()
 
 
 def test_splits_share_no_patient(config):
-    splits = [load_split(config, name, progress=False) for name in ("train", "validation", "test")]
+    splits = [load_split(config, name) for name in ("train", "validation", "test")]
     check_patients_disjoint(*splits)
     with pytest.raises(UserError) as caught:
         check_patients_disjoint(splits[0], dataclasses.replace(splits[0], name="other"))
@@ -116,21 +116,20 @@ def test_unknown_split_is_refused_before_anything_is_generated(config, tmp_path)
 
 def test_damage_is_reported_by_load(config, tmp_path):
     config = changed(config, dir=str(tmp_path), slices_per_patient=1)
-    load_split(config, "train", progress=False)
+    load_split(config, "train")
     path = next(tmp_path.rglob("*test*array_record*"))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
-    load_split(config, "train", progress=False)
+    load_split(config, "train")
     with pytest.raises(UserError, match=path.name):
-        load_split(config, "test", progress=False)
+        load_split(config, "test")
 
 
 def test_good_cases_pass():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_cases(cases())
-        check_cases(cases((UNLABELLED,) * 3), labelled=False)
         for label, value in ((1, 2), (0, 3), (UNLABELLED, 0)):
             check_mask("train", "a", label, np.full((4, 4), value, np.uint8))
 

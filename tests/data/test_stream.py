@@ -35,14 +35,14 @@ def changed(config, **values):
 
 @pytest.fixture(scope="module")
 def resident(config) -> Split:
-    split = load_split(config, "train", progress=False)
+    split = load_split(config, "train")
     assert isinstance(split, Split)
     return split
 
 
 @pytest.fixture
 def streamed(config, resident) -> StreamedSplit:
-    split = load_split(changed(config, device_budget_mb=0), "train", progress=False)
+    split = load_split(changed(config, device_budget_mb=0), "train")
     assert isinstance(split, StreamedSplit)
     return split
 
@@ -54,7 +54,7 @@ def draw(step: int) -> np.ndarray:
 def test_the_budget_decides(config, resident):
     # 32 cases of 8 frames and a mask of 32x32 pixels: 0.294912 MB.
     for budget, kind in ((0.2949, StreamedSplit), (0.2950, Split)):
-        split = load_split(changed(config, device_budget_mb=budget), "train", progress=False)
+        split = load_split(changed(config, device_budget_mb=budget), "train")
         assert isinstance(split, kind)
 
 
@@ -112,7 +112,7 @@ def test_no_more_is_read_ahead_than_asked_for(streamed):
 def test_files_that_go_while_they_are_read(config, resident, tmp_path):
     shutil.copytree(config.dir, tmp_path, dirs_exist_ok=True)
     copy = changed(config, dir=str(tmp_path), device_budget_mb=0)
-    split = load_split(copy, "train", progress=False)
+    split = load_split(copy, "train")
     for path in tmp_path.rglob("*array_record*"):
         path.write_bytes(b"")
     with pytest.raises(UserError) as caught:
