@@ -63,7 +63,7 @@ def write_crossval(out: Path) -> dict[str, Any]:
     return table
 
 
-CROSSVAL_PAGE = Page(ABOUT, write_crossval)
+PAGE = Page(ABOUT, write_crossval)
 
 
 def _thresholds(run: StoredRun) -> Threshold:

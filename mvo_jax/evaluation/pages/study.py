@@ -104,7 +104,7 @@ def write_study(out: Path) -> dict[str, Any]:
     return table
 
 
-STUDY_PAGE = Page(ABOUT, write_study)
+PAGE = Page(ABOUT, write_study)
 
 
 def read_study(out: Path, about: str = ABOUT) -> tuple[dict[str, Any], list[StoredRun]]:
