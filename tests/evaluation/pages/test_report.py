@@ -227,12 +227,6 @@ def test_a_metric_added_to_the_table_is_in_the_summary_and_the_report(tmp_path, 
     assert f"{found['value']:.3f}" in page.text
 
 
-def test_optional_blocks_are_null():
-    summary = summarise(make(maps=False))
-    for name in ("patient_level", "coarse_map", "baseline", "training"):
-        assert summary[name] is None
-
-
 def test_baseline_counts_a_low_area_change_as_mvo():
     data = make()
     area_change = 0.5 - 0.3 * data.label + 0.2 * np.random.default_rng(1).random(len(data))
@@ -310,7 +304,11 @@ def test_full_report(tmp_path):
 
 
 def test_bare_report(tmp_path):
-    text, page = write(tmp_path / "r.html", make(maps=False), simulated=False, dataset="Our clinic")
+    summary = summarise(make(maps=False))
+    for name in ("patient_level", "coarse_map", "baseline", "training"):
+        assert summary[name] is None
+    options = {"simulated": False, "dataset": "Our clinic"}
+    text, page = write(tmp_path / "r.html", make(maps=False), summary, **options)
     shown = " ".join(page.text)
     assert "No training history was given" in shown
     assert "No cases were given" in shown
