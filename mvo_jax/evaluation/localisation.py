@@ -107,9 +107,7 @@ SECTOR_FIGURE = "infarct_sector_hit_rate"  # the highest block lies in the secto
 def mean_mvo(split: AnySplit, *, most: int = 2000) -> np.ndarray:
     """Share of a split's cases that have MVO at each pixel, float64 [H, W].
 
-    Args:
-        split: the training split.
-        most: cases that are read, evenly spaced; reading all of a large split takes minutes.
+    At most ``most`` cases are read, evenly spaced: all of a large split would take minutes.
     """
     count = min(len(split), most)
     places = np.linspace(0, len(split) - 1, count).round().astype(np.int64)

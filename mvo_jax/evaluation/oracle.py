@@ -45,10 +45,7 @@ def oracle_predictions(
         features: names of features of the simulated cohort; 'territory', which is a number without
             an order, counts as one variable a value.
         training: split to fit on.
-        splits: splits to predict.
-
-    Returns:
-        One a split.
+        splits: splits to predict, one result each.
 
     Raises:
         UserError: the cohort does not know a feature.

@@ -121,14 +121,9 @@ class Predictor:
         )
 
     def __call__(self, variables: Any) -> Predictions:
-        """Predict every case once.
+        """Predict every case once, in the order of the split, see ``ClipPredictor``.
 
-        Args:
-            variables: {'params', 'batch_stats'}, on the devices or as numpy arrays.
-
-        Returns:
-            Predictions in the order of the split. What the last batch is filled up with is cut off
-            again, so it counts nowhere.
+        What the last batch is filled up with is cut off again, so it counts nowhere.
         """
         variables = parallel.replicate(variables, self._devices)
         split = self._split

@@ -90,11 +90,6 @@ def write_predictions(path: str | os.PathLike, predictions: Predictions, thresho
     A decision is 1 where ``probability >= threshold``. Numbers are written with all their digits,
     so that reading gives the same float64 back. Coarse maps are not part of the table.
 
-    Args:
-        path: CSV file; replaced as a whole.
-        predictions: the cases, written in their order.
-        threshold: in [0, 1], the same for every case.
-
     Raises:
         ValueError: threshold is not in [0, 1].
         UserError: the file cannot be written.
@@ -147,12 +142,9 @@ def _rows(predictions: Predictions, threshold: float) -> list[dict[str, Any]]:
 def read_predictions(path: str | os.PathLike, *, split: str) -> tuple[Predictions, float]:
     """Reads what ``write_predictions`` wrote. A byte order mark and CRLF are accepted.
 
-    Args:
-        path: CSV file.
-        split: name to give the split (the table does not carry it).
-
     Returns:
-        The predictions, without coarse maps, and the threshold.
+        The predictions of ``split``, which the table does not name, without coarse maps, and the
+        threshold.
 
     Raises:
         UserError: missing or undecodable file, other columns, no rows, a repeated case id, a

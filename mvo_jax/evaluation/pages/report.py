@@ -244,7 +244,7 @@ def write_report(
         config_text: the resolved config.
         provenance: what to print at the end, e.g. checkpoint, versions, git revision.
         dataset: one line naming the data, e.g. "phantom 'paper', seed 0".
-        simulated: True puts "method check only, no clinical claim" on top.
+        simulated: puts "method check only, no clinical claim" on top.
         claim: the CLAIM checklist, ``claim.fill``; left out where it is empty.
 
     Raises:
