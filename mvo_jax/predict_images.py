@@ -5,7 +5,6 @@ or a bundle (``bundles.bundle.Bundle``, computed with onnxruntime): nothing here
 """
 
 import dataclasses
-import itertools
 import logging
 import math
 import platform
@@ -57,19 +56,12 @@ class Model(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Predicted:
-    """What was predicted.
+    """What was predicted."""
 
-    Attributes:
-        cases: rows of ``predictions.csv``, one a slice.
-        patients: rows by patient.
-        failed: what could not be read or prepared.
-        probability: whether and how probabilities were scaled.
-    """
-
-    cases: list[dict[str, Any]]
+    cases: list[dict[str, Any]]  # rows of ``predictions.csv``, one a slice
     patients: list[dict[str, Any]]
-    failed: list[Rejected]
-    probability: str
+    failed: list[Rejected]  # what could not be read or prepared
+    probability: str  # whether and how probabilities were scaled
 
 
 def predict_images(
@@ -181,15 +173,13 @@ def _predict(
     maps: MapWriter | None,
 ) -> list[dict[str, Any]]:
     """Rows of all clips; the clips themselves are dropped unless ``pictured`` keeps them."""
-    first = list(itertools.islice(clips, model.batch_size))
-    if not first:
-        return []
-    # A single slice need not pay for a whole batch.
     with_mask = overlay is not False or maps is not None
-    predict = model.predictor(len(first), with_mask=with_mask)
+    predict = None
     rows: list[dict[str, Any]] = []
     with tqdm(unit="slice", desc="Predicting", disable=not sys.stderr.isatty()) as bar:
-        for batch in itertools.chain([first], batched(clips, len(first))):
+        for batch in batched(clips, model.batch_size):
+            if predict is None:  # a single slice need not pay for a whole batch
+                predict = model.predictor(len(batch), with_mask=with_mask)
             result = predict(np.stack([clip.video for clip in batch]))
             masks = result.get("coarse_mask")
             members = result.get("members", [None] * len(batch))

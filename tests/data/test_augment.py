@@ -1,6 +1,7 @@
 """Augmentation: exact moves, image and mask together, one photometry a clip, keys an example."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import jax
@@ -65,13 +66,6 @@ def test_everything_off_is_the_identity():
     np.testing.assert_array_equal(out_mask, lge_mask)
 
 
-def test_a_warp_by_nothing_is_exact():
-    video, lge_mask = clip(size=11), mask(size=11)
-    out, out_mask = warp(video, lge_mask)
-    np.testing.assert_array_equal(out, video)
-    np.testing.assert_array_equal(out_mask, lge_mask)
-
-
 def test_flips_are_exact_and_all_four_occur():
     video, lge_mask = clip(channels=2), mask()
     videos, masks = many(video, lge_mask, Augmentation(flip=True))
@@ -94,18 +88,11 @@ def test_shifts_are_whole_pixels_equally_likely_and_repeat_the_edge():
     size, reach = 12, 3
     video, lge_mask = clip(size=size), mask(size=size)
     videos, masks = many(video, lge_mask, Augmentation(max_shift=reach), count=700)
-    rows = np.arange(size)
     seen = np.zeros((2 * reach + 1, 2 * reach + 1), int)
     expected = {}
-    for down in range(-reach, reach + 1):
-        for right in range(-reach, reach + 1):
-            y, x = rows - down, rows - right
-            picture = video[:, y.clip(0, size - 1)][:, :, x.clip(0, size - 1)]
-            inside = ((y >= 0) & (y < size))[:, None] & ((x >= 0) & (x < size))
-            expected[down, right] = (
-                picture.astype(np.float32),
-                np.where(inside, lge_mask[y.clip(0, size - 1)][:, x.clip(0, size - 1)], 0),
-            )
+    for move in itertools.product(range(-reach, reach + 1), repeat=2):
+        picture = ndimage.shift(video, (0, *move, 0), order=0, mode="nearest")
+        expected[move] = picture.astype(np.float32), ndimage.shift(lge_mask, move, order=0)
     table = {picture.tobytes(): move for move, (picture, _) in expected.items()}
     for out, out_mask in zip(videos, masks, strict=True):
         move = table[out.tobytes()]
@@ -116,17 +103,7 @@ def test_shifts_are_whole_pixels_equally_likely_and_repeat_the_edge():
     assert np.abs(seen.sum(1) - 100).max() < 47
 
 
-@pytest.mark.parametrize("size", [9, 12])
-@pytest.mark.parametrize("turns", [1, 2, 3])
-def test_quarter_turns_are_rot90(turns, size):
-    video, lge_mask = clip(size=size), mask(size=size)
-    out, out_mask = warp(video, lge_mask, degrees=90 * turns)
-    # float32 cosines of 90 degrees are 1e-7 off zero: 1e-6 of a pixel, 255 grey levels between.
-    np.testing.assert_allclose(out, np.rot90(video, turns, axes=(1, 2)), atol=2e-3)
-    np.testing.assert_array_equal(out_mask, np.rot90(lge_mask, turns))
-
-
-@pytest.mark.parametrize("degrees", [-33.0, 7.5, 15.0])
+@pytest.mark.parametrize("degrees", [-33.0, 7.5, 90.0])
 def test_any_angle_against_scipy(degrees):
     size = 15
     video, lge_mask = clip(size=size, frames=2), mask(size=size)
@@ -279,17 +256,3 @@ def test_normalise_makes_a_constant_clip_zero(value):
     out = normalise(jnp.full((30, 64, 64, 1), value, jnp.uint8))
     # The float32 mean of 122880 equal numbers is off by at most a unit in the last place.
     assert np.abs(out).max() <= 2 * 255 * np.finfo(np.float32).eps
-
-
-def test_normalise_ignores_brightness_and_contrast():
-    video = np.array(clip(), np.float32)
-    # Values of order 1, each from a sum of 864 terms.
-    np.testing.assert_allclose(
-        normalise(jnp.asarray(3 * video + 20)), normalise(jnp.asarray(video)), atol=2e-5
-    )
-
-
-def test_jitted_and_eager_normalisation_agree():
-    video = clip()
-    # Values of order 1: fused operations round once where eager ones round twice.
-    np.testing.assert_allclose(jax.jit(normalise)(video), normalise(jnp.asarray(video)), atol=1e-5)

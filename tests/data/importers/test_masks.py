@@ -78,7 +78,6 @@ def cohort(source: Path, out: Path, **more: Any) -> list[dict[str, str]]:
         partition=Partition(fractions=(1.0, 0.0, 0.0)),
         jobs=1,
         strict=more.get("strict", False),
-        progress=False,
     )
     return read_rejected(out)
 
@@ -464,14 +463,13 @@ def test_an_empty_slice_of_a_mask_is_no_second_split(tmp_path):
         target=Target(FRAMES, SIZE, PIXEL_MM),
         partition=Partition(fractions=(0.34, 0.33, 0.33)),
         jobs=1,
-        progress=False,
     )
     inspection = Inspection()
     opened = open_source(tmp_path / "out", form="auto", options=Options(), scratch=tmp_path / "s")
     for one in read_clips(opened, None):
         assert isinstance(one, Clip)
         inspection.add(one)
-    assert "unlabelled" in inspection.splits
+    assert "unlabelled" in inspection.labels
     assert [finding.check for finding in inspection.findings() if finding.is_fault] == []
 
 
