@@ -161,5 +161,6 @@ def test_a_mask_on_the_grid_numbered_from_the_other_end(flipped, tmp_path):
     nibabel.save(nibabel.Nifti1Image(values, grid), tmp_path / "A17_lge_mask.nii.gz")
     slices = read(tmp_path)
     for one, drawn in zip(slices, mask, strict=True):
+        assert one.lge_mask is not None
         assert np.array_equal(one.lge_mask, drawn)
         assert "another grid" not in one.note
