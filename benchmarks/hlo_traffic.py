@@ -133,7 +133,8 @@ def by_layer(program: str, network: str) -> dict[str, tuple[int, int]]:
     for operation in _operations(program):
         found = re.search(rf"\b{network}\)*/(.*)", operation.source)
         if found:
-            path = found[1].split("/")
+            # 'I3D.features' is a method of the network, no part of it.
+            path = [part for part in found[1].split("/") if "." not in part]
             way = "backward" if "transpose(" in operation.source else "forward"
             part = f"{way} {'/'.join(path[: 2 if len(path) > 2 else 1])}"
         else:

@@ -5,6 +5,8 @@ does so inside a transposing loop, which takes up to 95 ms for an array that is 
 once it is in memory (docs/decisions.md).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -25,24 +27,18 @@ def _stored(x: Array) -> Array:
 
 
 def plain_convolution(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
-    """XLA's 2-D convolution; arguments as ``cpu_convolution``."""
+    """XLA's 2-D convolution, ``[N, H, W, C]`` and ``[kh, kw, C, F]`` to ``[N, H', W', F]``.
+
+    Stride and padding (zeros before and after) are of rows and columns.
+    """
     return lax.conv_general_dilated(
         x, kernel, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-def _cpu_convolution(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
-    """2-D convolution.
-
-    Args:
-        x: ``[N, H, W, C]``.
-        kernel: ``[kh, kw, C, F]``.
-        stride: of rows and columns.
-        padding: zeros before and after, of rows and columns.
-
-    Returns:
-        ``[N, H', W', F]``.
-    """
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def cpu_convolution(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
+    """``plain_convolution`` with the backward pass for CPUs."""
     return plain_convolution(x, kernel, stride, padding)
 
 
@@ -77,5 +73,4 @@ def _kernel_gradient_of_rows(x: Array, dy: Array, size: int, padding: int) -> Ar
     return jnp.stack(taps)[:, None]
 
 
-cpu_convolution = jax.custom_vjp(_cpu_convolution, nondiff_argnums=(2, 3))
 cpu_convolution.defvjp(_forward, _backward)
