@@ -43,21 +43,13 @@ _CENTRE = ("centre_row", "centre_column")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """A predicted slice.
+    """A predicted slice."""
 
-    Attributes:
-        series: that it was read from.
-        clip: its images.
-        coarse_mask: float ``[m, m]``, or None.
-        row: of the table.
-        version: grows when its crop is moved.
-    """
-
-    series: Series
-    clip: Clip
-    coarse_mask: np.ndarray | None
-    row: dict[str, Any]
-    version: int = 0
+    series: Series  # that it was read from
+    clip: Clip  # its images
+    coarse_mask: np.ndarray | None  # float [m, m], or None
+    row: dict[str, Any]  # of the table
+    version: int = 0  # grows when its crop is moved
 
 
 class Session:

@@ -5,8 +5,6 @@ does so inside a transposing loop, which takes up to 95 ms for an array that is 
 once it is in memory (docs/decisions.md).
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -36,8 +34,7 @@ def plain_convolution(x: Array, kernel: Array, stride: Pair, padding: Padding) -
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def cpu_convolution(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
+def _cpu_convolution(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
     """``plain_convolution`` with the backward pass for CPUs."""
     return plain_convolution(x, kernel, stride, padding)
 
@@ -73,4 +70,5 @@ def _kernel_gradient_of_rows(x: Array, dy: Array, size: int, padding: int) -> Ar
     return jnp.stack(taps)[:, None]
 
 
+cpu_convolution = jax.custom_vjp(_cpu_convolution, nondiff_argnums=(2, 3))
 cpu_convolution.defvjp(_forward, _backward)

@@ -1,6 +1,5 @@
 """What every video model needs: its output, linear maps, normalisation, dropout."""
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -161,8 +160,7 @@ def _total(x: Array) -> Array:
     return x.sum(axes)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
-def normalise_batch(
+def _normalise_batch(
     x: Array, scale: Array, bias: Array, axis_name: str | None, epsilon: float, columns: int = 1
 ) -> tuple[Array, Array, Array]:
     """Batch normalisation in training, with its derivative in closed form.
@@ -223,6 +221,7 @@ def _normalise_batch_backward(
     return dx.astype(x.dtype), dscale.astype(scale.dtype), dbias.astype(bias.dtype)
 
 
+normalise_batch = jax.custom_vjp(_normalise_batch, nondiff_argnums=(3, 4, 5))
 normalise_batch.defvjp(_normalise_batch_forward, _normalise_batch_backward)
 
 
@@ -332,5 +331,5 @@ class Dropout(nn.Module):
 
 def sow(module: nn.Module, name: str, value: Array) -> Array:
     """Record a named intermediate, kept only when 'intermediates' is mutable; returns ``value``."""
-    module.sow("intermediates", name, value, lambda _, new: new, lambda: None)
+    module.sow("intermediates", name, value, lambda _, new: new, lambda: value)
     return value
