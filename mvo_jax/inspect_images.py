@@ -5,13 +5,12 @@ import random
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from mvo_jax.data.checks import Finding, Inspection
 from mvo_jax.data.clips import Source, open_source, read_clips
-from mvo_jax.data.cohort.partition import split_order
 from mvo_jax.data.importers.cine import Options, printable
 from mvo_jax.data.slices import Clip, Rejected, Target
 from mvo_jax.evaluation.pages.montage import write_montage
@@ -19,16 +18,8 @@ from mvo_jax.evaluation.pages.montage import write_montage
 Tile = tuple[Clip, list[str]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Inspected:
-    """What was found.
-
-    Attributes:
-        table: one row a split: 'split', 'cases', 'patients', 'positive', 'negative', 'unknown' and
-            'positive_patients'.
-        facts: what the images are like, by name.
-        findings: of the checks.
-    """
+class Inspected(NamedTuple):
+    """What was found: the ``Inspection.table``, what the images are like by name, the findings."""
 
     table: list[dict[str, Any]]
     facts: dict[str, str]
@@ -50,8 +41,6 @@ def inspect_images(
         source: folder, image file, .zip or cohort.
         page: HTML file to write.
         target: geometry that images are brought to; a cohort has its own.
-        form: format of the source; see ``data.importers.formats``.
-        options: how the source is to be read.
         tiles: most clips to show.
 
     Raises:
@@ -71,7 +60,7 @@ def inspect_images(
                 inspection.add_rejected(one)
             else:
                 montage.offer(one, inspection.add(one))
-    found = Inspected(_rows(inspection), _facts(opened, inspection), inspection.findings())
+    found = Inspected(inspection.table(), _facts(opened, inspection), inspection.findings())
     write_montage(
         page,
         title=printable(opened.path),
@@ -126,21 +115,6 @@ class Montage:
         """Wrong ones first, then by the order of the source."""
         rest = sorted(self._sample[: self._limit - len(self._flawed)], key=lambda item: item[0])
         return [tile for _, tile in [*self._flawed, *rest]]
-
-
-def _rows(inspection: Inspection) -> list[dict[str, Any]]:
-    return [
-        {
-            "split": name,
-            "cases": count.cases,
-            "patients": len(count.patients),
-            "positive": count.positive,
-            "negative": count.negative,
-            "unknown": count.unknown,
-            "positive_patients": len(count.positive_patients),
-        }
-        for name, count in sorted(inspection.splits.items(), key=lambda item: split_order(item[0]))
-    ]
 
 
 def _facts(source: Source, inspection: Inspection) -> dict[str, str]:

@@ -57,19 +57,12 @@ class Model(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Predicted:
-    """What was predicted.
+    """What was predicted."""
 
-    Attributes:
-        cases: rows of ``predictions.csv``, one a slice.
-        patients: rows by patient.
-        failed: what could not be read or prepared.
-        probability: whether and how probabilities were scaled.
-    """
-
-    cases: list[dict[str, Any]]
+    cases: list[dict[str, Any]]  # rows of ``predictions.csv``, one a slice
     patients: list[dict[str, Any]]
-    failed: list[Rejected]
-    probability: str
+    failed: list[Rejected]  # what could not be read or prepared
+    probability: str  # whether and how probabilities were scaled
 
 
 def predict_images(

@@ -23,20 +23,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 UNKNOWN_UID = 54321
 _MOUNT = '/usr/bin/mount -t tmpfs -o size=50m,mode=1777 none /tmp && exec "$@"'
-TINY = {
-    "data.frames": 8,
-    "data.image_size": 32,
-    "data.size": "tiny",
-    "data.preset": "easy",
-    "model.width": 8,
-    "model.stage_sizes": "(1,)",
-    "model.in_channels": 1,
-    "model.num_heads": 2,
-    "model.mask_size": 32,
-    "train.batch_size": 8,
-    "train.total_steps": 2,
-    "train.eval_every": 1,
-}
+TINY = (
+    "data.frames=8 data.image_size=32 data.size=tiny data.preset=easy "
+    "model.width=8 model.stage_sizes=(1,) model.in_channels=1 model.num_heads=2 model.mask_size=32 "
+    "train.batch_size=8 train.total_steps=2 train.eval_every=1"
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,7 @@ def trial(out: Path) -> list[Ended]:
     shutil.rmtree(out, ignore_errors=True)
     source = images(out / "images")
     subprocess.run(["chmod", "-R", "a+rwX", str(out)], check=True)
-    flags = [f"--config.{key}={value}" for key, value in TINY.items()]
+    flags = [f"--config.{setting}" for setting in TINY.split()]
     run = out / "run"
     commands: list[list[object]] = [
         ["-m", "mvo_jax", "--help"],

@@ -48,10 +48,7 @@ def rot(folder: Path, kind: str, flips: int, *, seed: int) -> dict[str, dict[str
     """Flip bits of the newest checkpoint of a run, which is left as it was.
 
     Args:
-        folder: of a run.
         kind: 'latest' or 'best'.
-        flips: how many, one at a time.
-        seed: of the draws.
 
     Returns:
         Counts of ``OUTCOMES`` by what was hit.

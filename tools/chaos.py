@@ -78,11 +78,11 @@ class Start:
             self.first_step = int(value)
         elif kind == "step":
             self.last_step = int(value)
-        elif kind == "saving":
-            self.saving = "" if value == "-" else value
-            self.events.append((time.perf_counter() - self.began, value))
         else:
-            self.phase = value
+            if kind == "saving":
+                self.saving = "" if value == "-" else value
+            else:
+                self.phase = value
             self.events.append((time.perf_counter() - self.began, value))
 
     def where(self) -> str:

@@ -35,11 +35,6 @@ MODELS = {
 def measure(data_config: Any, split: str, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """What the first patients of a split show, without error.
 
-    Args:
-        data_config: of a simulated cohort.
-        split: of it.
-        count: patients.
-
     Returns:
         'area_change' of the cavity; 'strain' of the mid wall over the infarct's angle; 'extent',
         the share of the circumference that the infarct takes; signal of 'infarct' and, where there

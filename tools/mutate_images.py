@@ -70,7 +70,7 @@ def read(folder: Path) -> Outcome:
         options = Options(pixel_mm=PIXEL_MM if importer.name == "png" else None, table=given)
         recipe = Recipe(importer.load, options, TARGET, folder)
         for series in importer.find(folder, options):
-            for one in prepare_one(recipe, series, scratch / "aa" / series.name):
+            for one in prepare_one(recipe, scratch, series):
                 if isinstance(one, Rejected):
                     out.refused.append(UserError(one.cause, one.remedy))
                 else:
@@ -145,9 +145,7 @@ def _stop(*_: object) -> None:
 def run(inputs: int, seed: int, only: int | None = None) -> Iterator[tuple[int, Mutation, str]]:
     """Spoil and read; yields (number, change, what is wrong or nothing) of every input."""
     sources = {form: make() for form, make in SOURCES.items()}
-    by_group = {
-        group: [m for m in MUTATIONS if m.group == group] for group in (REFUSED, SAME, SEEN)
-    }
+    by_group = {group: [m for m in MUTATIONS if m.group == group] for group in _GROUPS}
     before = signal.signal(signal.SIGALRM, _stop)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "source"
@@ -206,7 +204,7 @@ def main() -> int:
         violations.append("JAX was imported")
     forms = list(SOURCES)
     print(f"{'':<16}" + "".join(f"{form:>8}" for form in forms) + f"{'all':>8}")
-    for group in (REFUSED, SAME, SEEN):
+    for group in _GROUPS:
         row = [counts[group, form] for form in forms]
         print(f"{group:<16}" + "".join(f"{n:>8}" for n in [*row, sum(row)]))
     print(

@@ -42,19 +42,12 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 
 class Single(NamedTuple):
-    """One frame alone.
+    """One frame alone."""
 
-    Attributes:
-        off_mm: distance from the centre of the drawn cavity.
-        found: with confidence.
-        dice: of the cavity on the grid of the drawing.
-        area: of the cavity found, in pixels of the drawing.
-    """
-
-    off_mm: float
-    found: bool
-    dice: float
-    area: float
+    off_mm: float  # distance from the centre of the drawn cavity
+    found: bool  # with confidence
+    dice: float  # of the cavity on the grid of the drawing
+    area: float  # of the cavity found, in pixels of the drawing
 
 
 def single(image: np.ndarray, cavity: np.ndarray, weights: Weights) -> Single:
@@ -83,20 +76,6 @@ def changes() -> Mapping[str, Change]:
 
         return change
 
-    def moved(rows: int, columns: int) -> Change:
-        def change(image: np.ndarray) -> np.ndarray:
-            out = np.zeros_like(image)
-            h, w = image.shape
-            to = slice(max(rows, 0), h + min(rows, 0)), slice(max(columns, 0), w + min(columns, 0))
-            by = (
-                slice(max(-rows, 0), h - max(rows, 0)),
-                slice(max(-columns, 0), w - max(columns, 0)),
-            )
-            out[to] = image[by]
-            return out
-
-        return change
-
     def noisy(image: np.ndarray) -> np.ndarray:
         if image.dtype == bool:
             return image
@@ -109,8 +88,8 @@ def changes() -> Mapping[str, Change]:
         "turned by 90 degrees": lambda image: np.rot90(image).copy(),
         "turned by 180 degrees": lambda image: np.rot90(image, 2).copy(),
         "turned by 270 degrees": lambda image: np.rot90(image, 3).copy(),
-        "shifted by 80 mm": moved(-30, 0),
-        "shifted by 75 mm both ways": moved(20, -20),
+        "shifted by 80 mm": lambda image: ndimage.shift(image, (-30, 0), order=0),
+        "shifted by 75 mm both ways": lambda image: ndimage.shift(image, (20, -20), order=0),
         "zoom 0.8": zoomed(0.8),
         "zoom 1.25": zoomed(1.25),
         "noise of 5 %": noisy,

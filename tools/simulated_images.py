@@ -25,14 +25,7 @@ def write_images(
 ) -> None:
     """Write one ``.npz`` a patient with the cine and the LGE mask of every slice.
 
-    Args:
-        folder: made where it is missing.
-        patients: how many.
-        slices: of each.
-        positive: patients with MVO; two in five where not given.
-        preset: of the simulator.
-        frames: of a cine.
-        image_size: pixels of a side.
+    ``positive`` patients have MVO; two in five where that is None.
     """
     folder.mkdir(parents=True, exist_ok=True)
     positive = round(0.4 * patients) if positive is None else positive
@@ -61,15 +54,8 @@ def main() -> None:
     parser.add_argument("--preset", default="easy")
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--image_size", type=int, default=64)
-    given = parser.parse_args()
-    write_images(
-        given.out,
-        patients=given.patients,
-        slices=given.slices,
-        preset=given.preset,
-        frames=given.frames,
-        image_size=given.image_size,
-    )
+    given = vars(parser.parse_args())
+    write_images(given.pop("out"), **given)
 
 
 if __name__ == "__main__":

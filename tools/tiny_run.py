@@ -85,10 +85,8 @@ def start(
     """One start of the run in a folder, as `train.py` makes it; returns the summary.
 
     Args:
-        path: folder of the run.
         clock: where the time goes.
         config: ``tiny_config()`` where None.
-        data_seed: of the cohort.
         allowed: ``allow_config_change`` and ``allow_data_change``.
     """
     splits = {

@@ -43,19 +43,13 @@ PEAK_RATE, WEIGHT_DECAY = 3e-3, 1e-4
 
 
 class Stage(NamedTuple):
-    """One network.
+    """One network."""
 
-    Attributes:
-        start: the stage it begins at; None for new variables.
-        unseen: folds whose patients take no part, here and in all stages before.
-        steps: batches.
-        empty: share of images without a ventricle; a fifth left too many places below the
-            diaphragm that were taken for one.
-    """
-
-    start: str | None
-    unseen: tuple[int, ...]
+    start: str | None  # the stage it begins at; None for new variables
+    unseen: tuple[int, ...]  # folds whose patients take no part, here and in all stages before
     steps: int
+    # Share of images without a ventricle; a fifth left too many places below the diaphragm that
+    # were taken for one.
     empty: float = 0.35
 
 
@@ -127,10 +121,6 @@ def train(
 
     Args:
         out: file of its progress; stages that begin here read it.
-        real: patients to train on.
-        simulated: frames beside them.
-        stage: how long, and on what share of empty images.
-        seed: of every random number.
         start: variables to start from; None for new ones.
 
     Returns:

@@ -26,7 +26,6 @@ def attributes(data_config: Any, cases: Cases) -> dict[str, Values]:
 
     Args:
         data_config: see ``splits.load_split``.
-        cases: the split.
 
     Raises:
         UserError: the manifest of a prepared cohort has changed.

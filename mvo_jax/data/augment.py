@@ -86,10 +86,8 @@ def augment(
     The label of the case is not touched: a crop that loses the MVO does not change the diagnosis.
 
     Args:
-        key: key of this example.
         video: uint8 ``[T, H, W, C]``.
         lge_mask: uint8 ``[H, W]``.
-        settings: strengths.
 
     Returns:
         (float32 ``[T, H, W, C]`` in grey levels, not yet normalised; uint8 ``[H, W]``). The clip is

@@ -22,7 +22,6 @@ def batch_indices(seed: int, step: int, *, num_cases: int, batch_size: int) -> n
     Args:
         seed: seed of the run, 0 or greater.
         step: number of the step, from 0.
-        num_cases: cases in the split.
         batch_size: global batch size over all devices.
 
     Returns:

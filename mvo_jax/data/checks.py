@@ -7,12 +7,14 @@ how they were read.
 import dataclasses
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.ndimage import binary_fill_holes, convolve
 
 from mvo_jax.data.accounting import Reading
+from mvo_jax.data.cohort.partition import split_order
 from mvo_jax.data.labels import (
     BACKGROUND,
     CAVITY,
@@ -22,6 +24,7 @@ from mvo_jax.data.labels import (
     MYOCARDIUM,
     UNLABELLED,
     WALL,
+    has_mvo,
 )
 from mvo_jax.data.names import spelt_alike
 from mvo_jax.data.slices import Clip, Rejected
@@ -34,80 +37,42 @@ ALIKE = "names of patients differ in capital letters, spaces or Unicode form onl
 ALIKE_REMEDY = (
     "if they are one patient, whose slices may now be in two splits, give one patient_id in a table"
 )
+_NO_SPLIT = "source"
 _UNLABELLED_SPLIT = LABEL_NAMES[UNLABELLED]  # neither trained nor evaluated on
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """Something that looks wrong.
-
-    Attributes:
-        check: name of the check.
-        is_fault: must be corrected before training; otherwise worth a look.
-        cause: one line.
-        remedy: one line.
-        cases: some of the cases concerned.
-        count: how many there are.
-    """
+    """Something that looks wrong."""
 
     check: str
-    is_fault: bool
+    is_fault: bool  # must be corrected before training; otherwise worth a look
     cause: str
     remedy: str
-    cases: tuple[str, ...] = ()
-    count: int = 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Decision:
-    """How a slice was read: all that was decided without asking.
-
-    Attributes:
-        case_id: of the slice.
-        patient_id: of the slice.
-        images: what became of its images; empty of formats with one cine a file.
-        axes: how the stored axes are shown; empty where nobody knows.
-        drawn_on: slices of the LGE that its mask is from.
-        centre_from: what placed the crop, and the locator's confidence where it was asked.
-        label: in words.
-        note: what was left out or taken for granted.
-    """
-
-    case_id: str
-    patient_id: str
-    images: str
-    axes: str
-    drawn_on: str
-    centre_from: str
-    label: str
-    note: str
-
-
-@dataclasses.dataclass
-class SplitCount:
-    """What one split holds."""
-
-    cases: int = 0
-    positive: int = 0
-    negative: int = 0
-    unknown: int = 0
-    patients: set[str] = dataclasses.field(default_factory=set)
-    positive_patients: set[str] = dataclasses.field(default_factory=set)
+    cases: tuple[str, ...] = ()  # some of those concerned
+    count: int = 0  # of all concerned
 
 
 class Inspection:
-    """Collects clips one by one; ``findings`` says what is wrong with them together."""
+    """Collects clips one by one; ``findings`` says what is wrong with them together.
+
+    Attributes:
+        labels: split -> patient -> how many slices have which label.
+        shapes: of clips -> how many; so are ``source_frames``, ``spacings`` and ``placed`` counted.
+        rejected: what could not be read or prepared.
+        decisions: how the first slices were read: all that was decided without asking.
+        reading: what became of the images.
+    """
 
     def __init__(self):
-        self.splits: dict[str, SplitCount] = {}
+        self.labels: dict[str, dict[str, Counter[int]]] = defaultdict(lambda: defaultdict(Counter))
         self.shapes: Counter[tuple[int, ...]] = Counter()
         self.source_frames: Counter[int] = Counter()
         self.spacings: Counter[str] = Counter()
         self.placed: Counter[str] = Counter()
         self.rejected: list[Rejected] = []
-        self.decisions: list[Decision] = []
+        self.decisions: list[dict[str, str]] = []
         self.reading = Reading()
-        self._splits_of: dict[str, set[str]] = defaultdict(set)
         self._by_pixels: dict[str, str] = {}
         self._by_id: dict[str, str] = {}
         self._found: dict[str, list[str]] = defaultdict(list)
@@ -119,14 +84,15 @@ class Inspection:
         Returns:
             What is wrong with this clip alone or with one seen before it; empty if nothing.
         """
-        split = clip.split or "source"
-        self._count(clip, split)
+        split = clip.split or _NO_SPLIT
+        self.labels[split][clip.patient_id][clip.label] += 1
+        self.shapes[clip.video.shape] += 1
+        self.source_frames[clip.source_frames] += 1
+        self.spacings["unknown" if clip.spacing_mm is None else f"{clip.spacing_mm:.3g}"] += 1
         self.reading.add(clip.case_id, clip.note, clip.images)
         if len(self.decisions) < MOST_DECISIONS:
             self.decisions.append(_decision(clip))
-        self._splits_of[clip.patient_id].add(split)
-        wrong = [*self._repeated(clip, split), *_faults(clip)]
-        self._ring(clip, wrong)
+        wrong = [*self._repeated(clip, split), *_faults(clip), *self._ring(clip)]
         if clip.centre_from is not None:
             self.placed[clip.centre_from] += 1
         if clip.needs_review:
@@ -141,113 +107,114 @@ class Inspection:
         self.rejected.append(one)
         self.reading.add_rejected([one])
 
-    def _count(self, clip: Clip, split: str) -> None:
-        count = self.splits.setdefault(split, SplitCount())
-        count.cases += 1
-        count.positive += clip.label == 1
-        count.negative += clip.label == 0
-        count.unknown += clip.label == UNLABELLED
-        count.patients.add(clip.patient_id)
-        if clip.label == 1:
-            count.positive_patients.add(clip.patient_id)
-        self.shapes[clip.video.shape] += 1
-        self.source_frames[clip.source_frames] += 1
-        self.spacings["unknown" if clip.spacing_mm is None else f"{clip.spacing_mm:.3g}"] += 1
+    def table(self) -> list[dict[str, Any]]:
+        """One row a split: 'split', 'cases', 'patients', 'positive', 'negative' and 'unknown'
+        cases, and 'positive_patients'."""
+        rows = []
+        for split in sorted(self.labels, key=split_order):
+            patients = self.labels[split].values()
+            labels = sum(patients, Counter())
+            rows.append(
+                {
+                    "split": split,
+                    "cases": labels.total(),
+                    "patients": len(patients),
+                    "positive": labels[1],
+                    "negative": labels[0],
+                    "unknown": labels[UNLABELLED],
+                    "positive_patients": sum(1 in of_patient for of_patient in patients),
+                }
+            )
+        return rows
 
-    def _repeated(self, clip: Clip, split: str) -> list[tuple[str, str]]:
-        wrong = []
+    def _repeated(self, clip: Clip, split: str) -> Iterator[tuple[str, str]]:
         stored = np.ascontiguousarray(clip.video).data
         digest = clip.source_pixels or hashlib.sha256(stored).hexdigest()[:32]
         where = f"{clip.case_id} ({split})"
-        if digest in self._by_pixels:
-            wrong.append(("same pixels as another case", f" = {self._by_pixels[digest]}"))
-        if clip.case_id in self._by_id:
-            wrong.append(("same case id as another case", f" = {self._by_id[clip.case_id]}"))
-        self._by_pixels.setdefault(digest, where)
-        self._by_id.setdefault(clip.case_id, where)
-        return wrong
+        for what, key, seen in (
+            ("pixels", digest, self._by_pixels),
+            ("case id", clip.case_id, self._by_id),
+        ):
+            if seen.setdefault(key, where) is not where:
+                yield f"same {what} as another case", f" = {seen[key]}"
 
-    def _ring(self, clip: Clip, wrong: list[tuple[str, str]]) -> None:
+    def _ring(self, clip: Clip) -> list[tuple[str, str]]:
         """What the myocardium encloses must be the cavity of the left ventricle."""
+        wrong = 0
         for mask in clip.anatomy.values():
             wall = mask == WALL
             hole = np.asarray(binary_fill_holes(wall)) & ~wall
             if hole.any():
                 self._rings += 1
-                if (mask[hole] == CAVITY).mean() < 0.5:
-                    self._wrong_rings += 1
-                    if not any(name == _RING for name, _ in wrong):
-                        wrong.append((_RING, ""))
+                wrong += (mask[hole] == CAVITY).mean() < 0.5
+        self._wrong_rings += wrong
+        return [(_RING, "")] if wrong else []
 
     def findings(self) -> list[Finding]:
         """Everything that looks wrong, faults first."""
-        found = [*self._patients_in_two_splits(), *self._patients_alike()]
-        found += [*self._one_class(), *self._rejections()]
-        for name, (is_fault, cause, remedy) in _CHECKS.items():
-            found += _finding(name, is_fault, cause, remedy, self._found.get(name, []))
-        found += [*self._ring_findings(), *self._mixture()]
-        return sorted(found, key=lambda finding: not finding.is_fault)
+        splits_of: dict[str, list[str]] = defaultdict(list)
+        for split in sorted(self.labels):
+            for patient in self.labels[split]:
+                splits_of[patient].append(split)
 
-    def _patients_in_two_splits(self) -> list[Finding]:
-        shared = [
-            f"{patient} ({', '.join(sorted(splits))})"
-            for patient, splits in sorted(self._splits_of.items())
-            if len(splits - {_UNLABELLED_SPLIT}) > 1
-        ]
-        return _finding(
-            "patient in two splits",
-            True,
-            f"{len(shared)} patients have slices in more than one split",
-            "divide by patient: check the column patient_id, prepare again",
-            shared,
-        )
+        def named(patient: str) -> str:
+            return f"{patient} ({', '.join(splits_of[patient])})"
 
-    def _patients_alike(self) -> list[Finding]:
-        alike = [
-            " and ".join(f"{one} ({', '.join(sorted(self._splits_of[one]))})" for one in group)
-            for group in spelt_alike(self._splits_of)
-        ]
-        return _finding("patients spelt alike", False, ALIKE, ALIKE_REMEDY, alike)
-
-    def _one_class(self) -> list[Finding]:
-        return [
-            Finding(
-                "one class in a split",
-                True,
-                f"all {count.cases} cases of {name} have the label "
-                f"'{LABEL_NAMES[int(count.positive > 0)]}'",
-                "AUC is not defined there: divide again, stratified, or add cases",
-                count=count.cases,
-            )
-            for name, count in self.splits.items()
-            if name != "source" and not count.unknown and 0 in (count.positive, count.negative)
-        ]
-
-    def _rejections(self) -> list[Finding]:
-        return _finding(
-            "cannot be read or prepared",
-            True,
-            f"{len(self.rejected)} cases cannot be read or prepared",
-            self.rejected[0].remedy if self.rejected else "",
-            [f"{one.case_id}: {one.cause}" for one in self.rejected],
-        )
-
-    def _ring_findings(self) -> list[Finding]:
+        shared = [p for p in sorted(splits_of) if len({*splits_of[p]} - {_UNLABELLED_SPLIT}) > 1]
         reversed_map = 2 * self._wrong_rings > self._rings
-        return _finding(
-            _RING,
-            reversed_map,
-            f"in {self._wrong_rings} of {self._rings} annotated frames the myocardium encloses "
-            "something that is not called the cavity",
-            "the labels of the two ventricles look exchanged (ACDC: 1 right, 3 left; M&Ms: "
-            "1 left, 3 right): name the layout with --format"
-            if reversed_map
-            else "look at these contours",
-            self._found.get(_RING, []),
-        )
+        found = [
+            _finding(
+                "patient in two splits",
+                True,
+                f"{len(shared)} patients have slices in more than one split",
+                "divide by patient: check the column patient_id, prepare again",
+                list(map(named, shared)),
+            ),
+            _finding(
+                "patients spelt alike",
+                False,
+                ALIKE,
+                ALIKE_REMEDY,
+                [" and ".join(map(named, group)) for group in spelt_alike(splits_of)],
+            ),
+            *self._one_class(),
+            _finding(
+                "cannot be read or prepared",
+                True,
+                f"{len(self.rejected)} cases cannot be read or prepared",
+                self.rejected[0].remedy if self.rejected else "",
+                [f"{one.case_id}: {one.cause}" for one in self.rejected],
+            ),
+            *(_finding(name, *about, self._found[name]) for name, about in _CHECKS.items()),
+            _finding(
+                _RING,
+                reversed_map,
+                f"in {self._wrong_rings} of {self._rings} annotated frames the myocardium encloses "
+                "something that is not called the cavity",
+                "the labels of the two ventricles look exchanged (ACDC: 1 right, 3 left; M&Ms: "
+                "1 left, 3 right): name the layout with --format"
+                if reversed_map
+                else "look at these contours",
+                self._found[_RING],
+            ),
+            *self._mixture(),
+        ]
+        return sorted(filter(lambda one: one.count, found), key=lambda one: not one.is_fault)
 
-    def _mixture(self) -> list[Finding]:
-        found = []
+    def _one_class(self) -> Iterator[Finding]:
+        for row in self.table():
+            name, one_class = row["split"], 0 in (row["positive"], row["negative"])
+            if name != _NO_SPLIT and not row["unknown"] and one_class:
+                yield Finding(
+                    "one class in a split",
+                    True,
+                    f"all {row['cases']} cases of {name} have the label "
+                    f"'{LABEL_NAMES[int(row['positive'] > 0)]}'",
+                    "AUC is not defined there: divide again, stratified, or add cases",
+                    count=row["cases"],
+                )
+
+    def _mixture(self) -> Iterator[Finding]:
         for name, is_fault, counts, remedy in (
             ("clips of several shapes", True, self.shapes, "prepare all with the same settings"),
             (
@@ -260,39 +227,31 @@ class Inspection:
         ):
             if len(counts) > 1:
                 listed = ", ".join(f"{key}: {n}" for key, n in counts.most_common(6))
-                found.append(Finding(name, is_fault, listed, remedy, count=sum(counts.values())))
-        if unknown := self.spacings.get("unknown"):
+                yield Finding(name, is_fault, listed, remedy, count=counts.total())
+        if unknown := self.spacings["unknown"]:
             cause = f"{unknown} cases do not say how large a pixel is"
-            remedy = "give --pixel_mm if it is known"
-            found.append(Finding("no spacing", False, cause, remedy, count=unknown))
-        return found
+            yield Finding("no spacing", False, cause, "give --pixel_mm if it is known", (), unknown)
 
 
-def _placed_by(clip: Clip) -> str:
-    sure = "" if clip.confidence is None else f" (confidence {clip.confidence:.2f})"
-    return f"{clip.centre_from or ''}{sure}"
-
-
-def _decision(clip: Clip) -> Decision:
+def _decision(clip: Clip) -> dict[str, str]:
+    """How a slice was read; a text is empty where there is nothing to say."""
     others = sorted(clip.images.items(), key=lambda item: (item[0] != "used", item[0]))
-    return Decision(
-        case_id=clip.case_id,
-        patient_id=clip.patient_id,
-        images=", ".join(f"{n} {what}" for what, n in others if n),
-        axes="" if clip.grid is None else str(clip.grid),
-        drawn_on=clip.drawn_on,
-        centre_from=_placed_by(clip),
-        label=LABEL_NAMES[clip.label],
-        note=clip.note,
-    )
+    sure = "" if clip.confidence is None else f" (confidence {clip.confidence:.2f})"
+    return {
+        "case_id": clip.case_id,
+        "patient_id": clip.patient_id,
+        "images": ", ".join(f"{n} {what}" for what, n in others if n),
+        "axes": "" if clip.grid is None else str(clip.grid),
+        "drawn_on": clip.drawn_on,
+        "centre_from": f"{clip.centre_from or ''}{sure}",
+        "label": LABEL_NAMES[clip.label],
+        "note": clip.note,
+    }
 
 
-def _finding(
-    name: str, is_fault: bool, cause: str, remedy: str, cases: Sequence[str]
-) -> list[Finding]:
-    """What is wrong with some cases; nothing where there are none."""
-    named = tuple(cases[:_CASES_NAMED])
-    return [Finding(name, is_fault, cause, remedy, named, len(cases))] if cases else []
+def _finding(name: str, is_fault: bool, cause: str, remedy: str, cases: Sequence[str]) -> Finding:
+    """What is wrong with some cases, perhaps none."""
+    return Finding(name, is_fault, cause, remedy, tuple(cases[:_CASES_NAMED]), len(cases))
 
 
 _RING = "myocardium does not enclose the cavity"
@@ -354,32 +313,27 @@ _CHECKS = {
 }
 
 
-def _faults(clip: Clip) -> list[tuple[str, str]]:
+def _faults(clip: Clip) -> Iterator[tuple[str, str]]:
     """What is wrong with one clip: (name in ``_CHECKS``, detail)."""
-    wrong = []
-    frames = clip.video.reshape(len(clip.video), -1)
+    frames, mask = clip.video.reshape(len(clip.video), -1), clip.lge_mask
     constant = np.flatnonzero(frames.min(axis=1) == frames.max(axis=1))
     if constant.size:
-        everywhere = constant.size == len(frames)
-        wrong.append(("constant image", "" if everywhere else f" frame {constant[0]}"))
+        yield "constant image", "" if constant.size == len(frames) else f" frame {constant[0]}"
     elif (frames == frames[0]).all():
-        wrong.append(("no motion", ""))
-    mask = clip.lge_mask
-    has_mvo = mask is not None and bool((mask == MVO).any())
-    if clip.label == 1 and not has_mvo:
-        wrong.append(("label without MVO in the mask", ""))
-    if clip.label == 0 and has_mvo:
-        wrong.append(("MVO in the mask without label", ""))
+        yield "no motion", ""
+    drawn = mask is not None and has_mvo(mask)
+    if clip.label == 1 and not drawn:
+        yield "label without MVO in the mask", ""
+    if clip.label == 0 and drawn:
+        yield "MVO in the mask without label", ""
     if mask is None:
-        return wrong
+        return
     if mask.max() > MYOCARDIUM:
-        wrong.append(("unexpected mask values", f" {sorted(set(np.unique(mask).tolist()))}"))
+        yield "unexpected mask values", f" {sorted(set(np.unique(mask).tolist()))}"
     edge = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
     if (edge != BACKGROUND).any():
-        wrong.append(("mask touches the edge of the crop", ""))
-    wall = np.isin(mask, (INFARCT, MYOCARDIUM))
-    if has_mvo and wall.any():
+        yield "mask touches the edge of the crop", ""
+    if drawn and np.isin(mask, (INFARCT, MYOCARDIUM)).any():
         beside = convolve((mask == MVO).astype(int), _BESIDE, mode="constant") * (mask != MVO)
         if beside[mask == BACKGROUND].sum() > _OUTSIDE * beside.sum():
-            wrong.append(("MVO outside the myocardium", ""))
-    return wrong
+            yield "MVO outside the myocardium", ""

@@ -5,6 +5,7 @@ are in memory at a time.
 """
 
 import dataclasses
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -34,24 +35,12 @@ _LEAST_COVER = 0.9  # of the crop a model was trained on; less would be filled u
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a path holds.
+    """What a path holds."""
 
-    Attributes:
-        path: folder or file as given.
-        kind: ``cohort`` (prepared), ``simulated``, or the name of a format.
-        splits: stored split -> number of cases; empty where that is not known before reading.
-        spacing_mm: of a cohort.
-        folds: of a prepared cohort; 0 where it has none.
-        rejected: cases that could not be prepared, of a prepared cohort.
-    """
-
-    path: Path
-    kind: str
-    splits: Mapping[str, int]
-    spacing_mm: float | None
-    folds: int
-    _opened: Any
-    rejected: int = 0
+    path: Path  # as given
+    kind: str  # ``cohort`` (prepared), ``simulated``, or the name of a format
+    opened: Any  # the cohort, its TFDS builder, or (importer, folder, options)
+    rejected: int = 0  # cases that could not be prepared, of a prepared cohort
 
     @property
     def is_cohort(self) -> bool:
@@ -64,8 +53,6 @@ def open_source(path: Path, *, form: str, options: Options, scratch: Path) -> So
 
     Args:
         path: folder or file; a ``.zip`` is unpacked.
-        form: name of a format, or ``auto``.
-        options: how to read a source of images.
         scratch: folder that may be made for the content of a ``.zip``.
 
     Raises:
@@ -79,15 +66,7 @@ def open_source(path: Path, *, form: str, options: Options, scratch: Path) -> So
             cohort = open_cohort(path)
             if not sum(cohort.cases.values()):
                 raise UserError(f"the cohort {path} has no case", "prepare it again")
-            return Source(
-                path,
-                "cohort",
-                cohort.cases,
-                cohort.spacing_mm,
-                cohort.folds,
-                cohort,
-                len(read_rows(path / REJECTED)),
-            )
+            return Source(path, "cohort", cohort, len(read_rows(path / REJECTED)))
         simulated = _simulated_cohorts(path)
         if len(simulated) > 1:
             names = ", ".join(str(folder.relative_to(path)) for folder in simulated[:4])
@@ -95,11 +74,13 @@ def open_source(path: Path, *, form: str, options: Options, scratch: Path) -> So
                 f"{path} holds {len(simulated)} simulated cohorts", f"name one of them: {names}"
             )
         if simulated:
-            return _open_simulated(simulated[0])
+            from mvo_jax.data.phantom import storage  # imports TFDS
+
+            return Source(simulated[0], "simulated", storage.open_cohort(simulated[0]))
     folder = unpack(path, scratch)
     with named_after(path, folder):
         importer = choose_importer(folder, form)
-    return Source(path, importer.name, {}, None, 0, (importer, folder, options))
+    return Source(path, importer.name, (importer, folder, options))
 
 
 def _simulated_cohorts(path: Path) -> list[Path]:
@@ -111,20 +92,10 @@ def _simulated_cohorts(path: Path) -> list[Path]:
     return []
 
 
-def _open_simulated(folder: Path) -> Source:
-    from mvo_jax.data.phantom.storage import open_cohort  # imports TFDS
-
-    builder: Any = open_cohort(folder)
-    splits = {name: info.num_examples for name, info in builder.info.splits.items()}
-    size = builder.info.features["video"].shape[1]
-    return Source(folder, "simulated", splits, SIMULATED_FIELD_OF_VIEW_MM / size, 0, builder)
-
-
 def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejected]:
     """Read every slice of a source; what cannot be read is reported and does not stop the rest.
 
     Args:
-        source: from ``open_source``.
         target: geometry to bring the clips to; None leaves a cohort's as they are stored.
 
     Raises:
@@ -133,26 +104,26 @@ def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejecte
     if source.is_cohort:
         yield from _stored_clips(source, target)
         return
-    importer, folder, options = source._opened
+    importer, folder, options = source.opened
     found, reading = False, Reading()
     with named_after(source.path, folder):
         todo = importer.find(folder, options)
         for results in read_in_order(importer, options, target or Target(), todo):
             found = True
             for one in results:
-                named = dataclasses.replace(
+                one = dataclasses.replace(
                     one,
                     case_id=printable(one.case_id),
                     patient_id=printable(one.patient_id),
                     source=renamed(printable(one.source), folder, source.path),
                 )
-                if isinstance(named, Rejected):
-                    cause = renamed(named.cause, folder, source.path)
-                    named = dataclasses.replace(named, cause=cause)
-                    reading.add_rejected([named])
+                if isinstance(one, Rejected):
+                    cause = renamed(one.cause, folder, source.path)
+                    one = dataclasses.replace(one, cause=cause)
+                    reading.add_rejected([one])
                 else:
-                    reading.add(named.case_id, named.note, named.images)
-                yield named
+                    reading.add(one.case_id, one.note, one.images)
+                yield one
     reading.log()
     if not found:
         raise UserError(
@@ -162,38 +133,26 @@ def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejecte
 
 
 def _stored_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejected]:
-    stored = source._opened
     manifest: Mapping[str, Mapping[str, str]] = {}
     if source.kind == "cohort":
-        builder, verify, manifest = stored.builder(), stored.verify, stored.manifest()
-        rule = stored.settings.get("orientation", 1)
-        if target is not None and rule != target.orientation:
-            log.warning(
-                f"{source.path} was prepared by version {rule} of the orientation rule, the run's "
-                f"data by {target.orientation}: images whose axes were exchanged differ; prepare "
-                "both by one version"
-            )
-        placed = stored.settings.get("locator", 0)
-        sought = any(row["centre_from"] in ("locator", "motion") for row in manifest.values())
-        if target is not None and placed != target.locator and sought:
-            log.warning(
-                f"crops of {source.path} were placed by version {placed} of the locator, those of "
-                f"the run's data by {target.locator}: they may lie a little apart; prepare both by "
-                "one version"
-            )
+        cohort = source.opened
+        builder, verify, splits = cohort.builder(), cohort.verify, cohort.cases
+        manifest, spacing = cohort.manifest(), cohort.spacing_mm
+        if target is not None:
+            _warn_of_versions(source.path, cohort, target, manifest)
     else:
         from mvo_jax.data.phantom.storage import verify_split
 
-        builder, verify = stored, lambda split: verify_split(stored, split)
-    shape = builder.info.features["video"].shape
-    spacing = source.spacing_mm
-    assert spacing is not None
+        builder, verify = source.opened, functools.partial(verify_split, source.opened)
+        splits = builder.info.splits
+        spacing = SIMULATED_FIELD_OF_VIEW_MM / builder.info.features["video"].shape[1]
+    frames, size = builder.info.features["video"].shape[:2]
     fits = target is None or (
-        shape[:2] == (target.frames, target.image_size)
+        (frames, size) == (target.frames, target.image_size)
         and abs(spacing / target.spacing_mm - 1) <= _SAME_SPACING
     )
     if target is not None and not fits:
-        have, need = shape[1] * spacing, target.image_size * target.spacing_mm
+        have, need = size * spacing, target.image_size * target.spacing_mm
         if have < _LEAST_COVER * need:
             raise UserError(
                 f"the cohort {source.path} shows {have:.0f} mm of each slice, the model was "
@@ -201,27 +160,43 @@ def _stored_clips(source: Source, target: Target | None) -> Iterator[Clip | Reje
                 f"prepare the images again with --image_size={target.image_size} "
                 f"--spacing_mm={target.spacing_mm:.4g}",
             )
-    for split in source.splits:
+    for split in splits:
         verify(split)
         for case in builder.as_data_source(split=split):
-            clip = _stored_clip(case, source, split, spacing, manifest)
+            known = manifest.get(case["case_id"].decode(), {})
+            clip = _stored_clip(case, f"{source.path} [{split}]", split, spacing, known)
             yield clip if target is None or fits else _refit(clip, target)
 
 
+def _warn_of_versions(
+    path: Path, cohort: Any, target: Target, manifest: Mapping[str, Mapping[str, str]]
+) -> None:
+    stored = _geometry(cohort)
+    if stored.orientation != target.orientation:
+        log.warning(
+            f"{path} was prepared by version {stored.orientation} of the orientation rule, the "
+            f"run's data by {target.orientation}: images whose axes were exchanged differ; prepare "
+            "both by one version"
+        )
+    sought = any(row["centre_from"] in ("locator", "motion") for row in manifest.values())
+    if stored.locator != target.locator and sought:
+        log.warning(
+            f"crops of {path} were placed by version {stored.locator} of the locator, those of "
+            f"the run's data by {target.locator}: they may lie a little apart; prepare both by "
+            "one version"
+        )
+
+
 def _stored_clip(
-    case: Mapping[str, Any],
-    source: Source,
-    split: str,
-    spacing: float,
-    manifest: Mapping[str, Mapping[str, str]],
+    case: Mapping[str, Any], source: str, split: str, spacing: float, known: Mapping[str, str]
 ) -> Clip:
-    mask, case_id = case["lge_mask"], case["case_id"].decode()
-    known = manifest.get(case_id, {})
+    """A case as it is stored, with what the manifest knows of it."""
+    mask = case["lge_mask"]
     return Clip(
-        case_id=case_id,
+        case_id=case["case_id"].decode(),
         patient_id=case["patient_id"].decode(),
         slice_index=int(case["slice_index"]),
-        source=f"{source.path} [{split}]",
+        source=source,
         note=known.get("note", ""),
         video=case["video"],
         lge_mask=mask if mask.any() else None,
@@ -273,21 +248,23 @@ def geometry_of(data_config: Any) -> Target:
     if data_config.name == "cohort":
         from mvo_jax.data.cohort.storage import open_cohort  # imports TFDS
 
-        settings = open_cohort(data_config.dir).settings
-        window = settings["window"]
-        return Target(
-            frames=settings["frames"],
-            image_size=settings["image_size"],
-            spacing_mm=settings["spacing_mm"],
-            window=None if window is None else (window[0], window[1]),
-            end_diastole_first=settings["end_diastole_first"],
-            orientation=settings.get("orientation", 1),  # cohorts of version 1 do not say it
-            locator=settings.get("locator", 0),  # nor those of crops by motion
-        )
+        return _geometry(open_cohort(data_config.dir))
     return Target(
         frames=data_config.frames,
         image_size=data_config.image_size,
         spacing_mm=SIMULATED_FIELD_OF_VIEW_MM / data_config.image_size,
+    )
+
+
+def _geometry(cohort: Any) -> Target:
+    settings = cohort.settings
+    window = settings["window"]
+    return Target(
+        **{key: settings[key] for key in ("frames", "image_size", "spacing_mm")},
+        window=None if window is None else (window[0], window[1]),
+        end_diastole_first=settings["end_diastole_first"],
+        orientation=settings.get("orientation", 1),  # cohorts of version 1 do not say it
+        locator=settings.get("locator", 0),  # nor those of crops by motion
     )
 
 
@@ -317,13 +294,7 @@ def clip_batch(video: np.ndarray, clip_shape: tuple[int, ...], *, taken_by: str)
 def in_batches(
     predict: Callable[[np.ndarray], Mapping[str, np.ndarray]], clips: np.ndarray, size: int
 ) -> dict[str, Any]:
-    """What a model gives for clips ``[B, ...]``, ``size`` at once; 'coarse_mask' may be None.
-
-    Args:
-        predict: up to ``size`` clips to arrays by name.
-        clips: one or more.
-        size: of a batch.
-    """
+    """What a model gives for clips ``[B, ...]``, ``size`` at once; 'coarse_mask' may be None."""
     parts = [predict(clips[first : first + size]) for first in range(0, len(clips), size)]
     joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     return {"coarse_mask": None, **joined}

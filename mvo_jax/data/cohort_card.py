@@ -39,7 +39,7 @@ def cohort_card(data_config: Any) -> dict[str, Any]:
             "as LGE lies beside cine",
         }
         return card
-    from mvo_jax.data.cohort.storage import open_cohort  # imports TFDS
+    from mvo_jax.data.cohort.storage import REJECTED, open_cohort, read_rows  # imports TFDS
 
     cohort = open_cohort(data_config.dir)
     settings, folds = cohort.settings, data_config.get("folds", 0) or cohort.folds
@@ -47,25 +47,17 @@ def cohort_card(data_config: Any) -> dict[str, Any]:
         "source format": settings["format"],
         "cases": sum(cohort.cases.values()),
         "unlabelled": cohort.cases.get("unlabelled", 0),
-        "rejected": _rejected(cohort),
+        "rejected": len(read_rows(cohort.path / REJECTED)),
         "division": f"{folds} folds" if folds else f"fractions {settings['fractions']}",
         "seed of the division": settings["seed"],
     }
     return card
 
 
-def _rejected(cohort: Any) -> int:
-    from mvo_jax.data.cohort.storage import REJECTED, read_rows  # imports TFDS
-
-    return len(read_rows(cohort.path / REJECTED))
-
-
 def split_card(data_config: Any, cases: Cases, *, known: bool = True) -> dict[str, Any]:
     """Counts of a split, and its attributes in short.
 
     Args:
-        data_config: see ``splits.load_split``.
-        cases: the split.
         known: whether the cases are those that ``data_config`` names; others have no attributes.
     """
     found = attributes(data_config, cases) if known else {}

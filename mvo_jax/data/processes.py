@@ -6,15 +6,21 @@ whose parent is gone ends.
 """
 
 import contextlib
+import itertools
 import os
 import pickle
+import queue
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import mvo_jax
+
+_AHEAD = 4  # calls for each child that are begun before the first is taken
 
 
 def available_cores() -> int:
@@ -24,12 +30,8 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-class Worker:
-    """A child that calls one function, on one thread, with what it is sent.
-
-    Args:
-        function: of a module, or a partial of one: it is found by its name.
-    """
+class _Child:
+    """An interpreter that calls one function, on one thread, with what it is sent."""
 
     def __init__(self, function: Callable[..., Any]):
         root = str(Path(mvo_jax.__file__).parents[1])
@@ -41,22 +43,18 @@ class Worker:
             stdout=subprocess.PIPE,
             env=os.environ | one_thread | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
         )
-        self.send(function)
+        self._send(function)
 
-    def send(self, value: Any) -> None:
-        """Send the arguments of a call; the child works through them in order."""
+    def _send(self, value: Any) -> None:
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # ``receive`` will say that it is gone
+        with contextlib.suppress(BrokenPipeError):  # reading the answer will say that it is gone
             self.process.stdin.write(pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
             self.process.stdin.flush()
 
-    def receive(self) -> Any:
-        """What the next call returned.
-
-        Raises:
-            EOFError: the child ended before.
-        """
+    def ask(self, item: Any) -> Any:
+        """What the function returns; EOFError where the child ends before."""
         assert self.process.stdout is not None
+        self._send(item)
         try:
             return pickle.load(self.process.stdout)
         except pickle.UnpicklingError as error:  # it died within an answer
@@ -75,15 +73,68 @@ class Worker:
             return self.process.wait()
 
 
+def map_in_children(
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    *,
+    jobs: int,
+    lost: Callable[[Any, int], Any],
+) -> Iterator[Any]:
+    """``map`` by children that work on one item each; results come in order.
+
+    Args:
+        function: of a module, or a partial of one: it is found by its name.
+        items: taken a few ahead of the result that is waited for.
+        jobs: children; 1 or fewer works in this process.
+        lost: result for an item whose child ended early, and its exit status. A new child takes its
+            place.
+    """
+    if jobs <= 1:
+        yield from map(function, items)
+        return
+    children: list[_Child] = []
+    idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
+
+    def ask(item: Any) -> Any:
+        try:
+            child = idle.get_nowait()
+        except queue.Empty:
+            child = _Child(function)
+            children.append(child)
+        try:
+            answer = child.ask(item)
+        except EOFError:
+            return lost(item, child.end())
+        idle.put(child)
+        return answer
+
+    items = iter(items)
+    threads = ThreadPoolExecutor(jobs)
+    try:
+        waiting = deque(threads.submit(ask, one) for one in itertools.islice(items, _AHEAD * jobs))
+        while waiting:
+            answer = waiting.popleft().result()
+            # Before the answer is worked on: that is what the children work ahead of.
+            waiting.extend(
+                threads.submit(ask, following) for following in itertools.islice(items, 1)
+            )
+            yield answer
+    finally:
+        for child in children:
+            child.process.kill()  # wakes the threads that wait for an answer
+        threads.shutdown(cancel_futures=True)
+        for child in children:
+            child.end()
+
+
 def _main() -> None:
-    """Child process: a function, then arguments one by one on stdin; results on stdout."""
+    """Child process: a function, then items one by one on stdin; results on stdout."""
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the answers
     try:
         function = pickle.load(source)
         while True:
-            arguments = pickle.load(source)
-            pickle.dump(function(*arguments), sink, pickle.HIGHEST_PROTOCOL)
+            pickle.dump(function(pickle.load(source)), sink, pickle.HIGHEST_PROTOCOL)
             sink.flush()
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         os._exit(0)  # nobody listens: leave without flushing into a broken pipe

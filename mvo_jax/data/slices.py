@@ -6,7 +6,7 @@ of it. A ``Target`` says what clips become, a ``Window`` where one was cut out.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -186,18 +186,16 @@ class Target:
                 raise UserError(
                     f"{name} is {value}, which no cine has", f"give {name} of {low} to {high}"
                 )
-        if not 1 <= self.orientation <= ORIENTATION_RULE:
-            raise UserError(
-                f"images were turned by version {self.orientation} of the orientation rule, this "
-                f"version of mvo_jax knows {ORIENTATION_RULE}",
-                "use the version of mvo_jax that prepared or trained it, or a newer one",
-            )
-        if not 0 <= self.locator <= LOCATOR:
-            raise UserError(
-                f"crops were placed by version {self.locator} of the locator, this version of "
-                f"mvo_jax knows {LOCATOR}",
-                "use the version of mvo_jax that prepared or trained it, or a newer one",
-            )
+        for did, what, version, least, known in (
+            ("images were turned", "orientation rule", self.orientation, 1, ORIENTATION_RULE),
+            ("crops were placed", "locator", self.locator, 0, LOCATOR),
+        ):
+            if not least <= version <= known:
+                raise UserError(
+                    f"{did} by version {version} of the {what}, this version of mvo_jax knows "
+                    f"{known}",
+                    "use the version of mvo_jax that prepared or trained it, or a newer one",
+                )
         if self.window is not None and not self.window[0] < self.window[1]:
             raise UserError(f"the window {self.window} is empty", "give the lower grey value first")
 
@@ -237,16 +235,10 @@ class Window:
         return (np.asarray(points) + 0.5) * np.array(self.step) + np.array(self.start) - 0.5
 
 
-@dataclasses.dataclass(frozen=True)
-class Overview:
-    """Where a clip was cut out of its source.
+class Overview(NamedTuple):
+    """One frame of the source, uint8 ``[H, W]``, and the edges of the crop in it.
 
-    Attributes:
-        image: uint8 ``[H, W]``, one frame of the source.
-        top: row of the crop's upper edge, counted from the outer edge of pixel 0; and so on.
-        left: see ``top``.
-        bottom: see ``top``.
-        right: see ``top``.
+    Edges are counted from the outer edge of pixel 0.
     """
 
     image: np.ndarray

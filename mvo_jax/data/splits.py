@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from mvo_jax.data.labels import MASK_NAMES, MVO, UNLABELLED
+from mvo_jax.data.labels import MASK_NAMES, UNLABELLED, has_mvo
 from mvo_jax.data.phantom.cohort import CohortSpec
 from mvo_jax.errors import UserError
 
@@ -108,19 +108,8 @@ def content_hash(split: AnySplit) -> str:
     """
     if isinstance(split, StreamedSplit):
         return split.content
-    return _joined(
-        [
-            _case_hash(case_id, patient, label, video, mask)
-            for case_id, patient, label, video, mask in zip(
-                split.case_id,
-                split.patient_id,
-                split.label.tolist(),
-                split.video,
-                split.lge_mask,
-                strict=True,
-            )
-        ]
-    )
+    columns = split.case_id, split.patient_id, split.label.tolist(), split.video, split.lge_mask
+    return _joined(list(map(_case_hash, *columns)))
 
 
 def _case_hash(
@@ -143,17 +132,17 @@ def split_bytes(data_config: Any, name: str) -> int:
 
     Args:
         data_config: see ``load_split``.
-        name: the split.
 
     Raises:
         UserError: the cohort or the split does not exist, or a value is out of range.
     """
     if data_config.name == "cohort":
-        found = _cohort(data_config, name)
-        return found.count * (found.cohort.frames + 1) * found.cohort.image_size**2
-    spec = phantom_spec(data_config)
-    pixels = spec.image_size**2
-    return spec.split_size(name).patients * spec.slices_per_patient * (spec.frames + 1) * pixels
+        shape, stored, only = _prepared(data_config, name)
+        cases = sum(shape.cases[split] for split in stored) if only is None else len(only)
+    else:
+        shape = phantom_spec(data_config)
+        cases = shape.split_size(name).patients * shape.slices_per_patient
+    return cases * (shape.frames + 1) * shape.image_size**2
 
 
 def load_split(
@@ -180,18 +169,11 @@ def load_split(
             cannot be written, or the stored data are damaged or inconsistent.
     """
     if data_config.name == "cohort":
-        found = _cohort(data_config, name)
-        for part in found.stored:
-            found.cohort.verify(part)
-        return _load(
-            data_config,
-            found.cohort.builder(),
-            found.stored,
-            name,
-            progress=progress,
-            labelled=labelled,
-            only=found.only,
-        )
+        cohort, stored, only = _prepared(data_config, name)
+        for part in stored:
+            cohort.verify(part)
+        options = {"progress": progress, "labelled": labelled, "only": only}
+        return _load(data_config, cohort.builder(), stored, name, **options)
 
     # Here, because TFDS takes a second to import and most of this package does without it.
     from mvo_jax.data.phantom.storage import ensure_cohort, verify_split
@@ -220,7 +202,7 @@ def _load(
     streamed = size > 1e6 * data_config.device_budget_mb
     records = builder.as_data_source(split="+".join(stored))
     features = tuple(builder.info.features["features"])
-    images: dict[str, dict[int, np.ndarray]] = {"video": {}, "lge_mask": {}}
+    images: dict[int, Any] = {}
     cases: list[_Case] = []
     title = f"Checking split {name!r}"
     shown = streamed and progress and sys.stderr.isatty()
@@ -229,13 +211,12 @@ def _load(
         case_id, patient_id = case["case_id"].decode(), case["patient_id"].decode()
         if only is not None and case_id not in only:
             continue
-        label, digest = int(case["label"]), b""
+        label, video, lge_mask, digest = int(case["label"]), case["video"], case["lge_mask"], b""
+        check_mask(name, case_id, label, lge_mask)
         if streamed:
-            _check_masks(name, [case_id], case["lge_mask"][None], np.array([label]))
-            digest = _case_hash(case_id, patient_id, label, case["video"], case["lge_mask"])
+            digest = _case_hash(case_id, patient_id, label, video, lge_mask)
         else:
-            for key, of_cases in images.items():
-                of_cases[place] = case[key]
+            images[place] = video, lge_mask
         values = [float(case["features"][key]) for key in features]
         cases.append(_Case(case_id, place, patient_id, label, values, digest))
     cases.sort()
@@ -247,21 +228,14 @@ def _load(
         "patient_id": tuple(case.patient_id for case in cases),
         "features": {key: table[:, i] for i, key in enumerate(features)},
     }
-    if streamed:
-        place = np.array([case.place for case in cases], np.int64)
-        content = _joined([case.digest for case in cases])
-        split = StreamedSplit(
-            **small, records=records, place=place, size_bytes=size, content=content
-        )
-        _check_cases(split, labelled=labelled)
-        _warn_of_one_class(split)
-        return split
-    ordered = {
-        key: np.stack([of_cases[case.place] for case in cases]) for key, of_cases in images.items()
-    }
-    split = Split(**small, video=ordered["video"], lge_mask=ordered["lge_mask"])
-    check_split(split, labelled=labelled)
-    return split
+    check_cases(Cases(**small), labelled=labelled)
+    places = [case.place for case in cases]
+    if not streamed:
+        video, lge_mask = map(np.stack, zip(*(images[place] for place in places), strict=True))
+        return Split(**small, video=video, lge_mask=lge_mask)
+    content = _joined([case.digest for case in cases])
+    place = np.array(places, np.int64)
+    return StreamedSplit(**small, records=records, place=place, size_bytes=size, content=content)
 
 
 class _Case(NamedTuple):
@@ -275,33 +249,6 @@ class _Case(NamedTuple):
     digest: bytes
 
 
-def check_split(split: Split, *, labelled: bool = True) -> None:
-    """Check shapes, types and the agreement of labels with masks.
-
-    A split in which all cases have the same label is only warned about.
-
-    Args:
-        split: what to check.
-        labelled: refuse cases without a label.
-
-    Raises:
-        UserError: something does not fit; the message names the split and the case.
-    """
-    _check_cases(split, labelled=labelled)
-    n, video, mask = len(split), split.video, split.lge_mask
-
-    def require(condition: bool, what: str) -> None:
-        if not condition:
-            raise _inconsistent(split.name, what)
-
-    require(video.ndim == 5 and len(video) == n, f"video has shape {video.shape} for {n} cases")
-    require(mask.shape == (n, *video.shape[2:4]), f"lge_mask has shape {mask.shape}")
-    for array, of, dtype in ((video, "video", "uint8"), (mask, "lge_mask", "uint8")):
-        require(array.dtype == dtype, f"{of} is {array.dtype}, not {dtype}")
-    _check_masks(split.name, split.case_id, mask, split.label)
-    _warn_of_one_class(split)
-
-
 def _inconsistent(name: str, what: str) -> UserError:
     return UserError(
         f"Split {name!r}: {what}.",
@@ -309,21 +256,20 @@ def _inconsistent(name: str, what: str) -> UserError:
     )
 
 
-def _check_cases(split: Cases, *, labelled: bool) -> None:
-    """Check everything but the images."""
-    n, label = len(split), split.label
+def check_cases(split: Cases, *, labelled: bool = True) -> None:
+    """Check everything of a split but the images; cases of one class are only warned about.
 
-    def require(condition: bool, what: str) -> None:
-        if not condition:
-            raise _inconsistent(split.name, what)
+    Args:
+        labelled: refuse cases without a label.
 
-    require(n > 0, "it has no case")
-    require(label.shape == (n,), f"label has shape {label.shape}")
-    require(len(split.patient_id) == n, f"{len(split.patient_id)} patient ids for {n} cases")
-    require(label.dtype == np.int32, f"label is {label.dtype}, not int32")
-    require(len(set(split.case_id)) == n, "two cases have the same case_id")
-    for key, values in split.features.items():
-        require(values.shape == (n,), f"feature {key!r} has shape {values.shape}")
+    Raises:
+        UserError: something does not fit; the message names the split and the case.
+    """
+    label = split.label
+    if not len(split):
+        raise _inconsistent(split.name, "it has no case")
+    if len(set(split.case_id)) < len(split):
+        raise _inconsistent(split.name, "two cases have the same case_id")
     known = label != UNLABELLED
     if labelled and not known.all():
         raise UserError(
@@ -331,10 +277,6 @@ def _check_cases(split: Cases, *, labelled: bool) -> None:
             f"{split.case_id[int(np.argmin(known))]} for one: nothing can be learned or scored.",
             "Prepare them with LGE masks, or use them for prediction only.",
         )
-
-
-def _warn_of_one_class(split: Cases) -> None:
-    label = split.label
     if label[0] != UNLABELLED and label.min() == label.max():
         warnings.warn(
             f"All {len(split)} cases of split {split.name!r} have label {label[0]}: "
@@ -343,19 +285,16 @@ def _warn_of_one_class(split: Cases) -> None:
         )
 
 
-def _check_masks(name: str, case_id: Sequence[str], mask: np.ndarray, label: np.ndarray) -> None:
-    """Check the values of masks, and that they agree with the labels."""
-    flat = mask.reshape(len(mask), -1)
-    wrong = np.flatnonzero(flat.max(axis=1) >= len(MASK_NAMES))
-    if wrong.size:
-        raise _inconsistent(name, f"lge_mask of case {case_id[wrong[0]]} has values above 3")
-    known = np.where(label == UNLABELLED, 0, label)
-    wrong = np.flatnonzero((flat == MVO).any(axis=1).astype(np.int32) != known)
-    if wrong.size:
-        case = wrong[0]
-        raise _inconsistent(
-            name, f"label {label[case]} of case {case_id[case]} denies its lge_mask"
-        )
+def check_mask(name: str, case_id: str, label: int, lge_mask: np.ndarray) -> None:
+    """Check the values of the mask of a case of the split ``name``, and that its label agrees.
+
+    Raises:
+        UserError: they do not fit.
+    """
+    if lge_mask.max() >= len(MASK_NAMES):
+        raise _inconsistent(name, f"lge_mask of case {case_id} has values above 3")
+    if has_mvo(lge_mask) != (0 if label == UNLABELLED else label):
+        raise _inconsistent(name, f"label {label} of case {case_id} denies its lge_mask")
 
 
 def check_patients_disjoint(*splits: Cases) -> None:
@@ -386,29 +325,8 @@ def phantom_spec(data_config: Any) -> CohortSpec:
     return CohortSpec(**{key: getattr(data_config, key, value) for key, value in fields.items()})
 
 
-class _Prepared(NamedTuple):
-    """Where a split lies in a prepared cohort.
-
-    Attributes:
-        cohort: the folder.
-        stored: stored splits that hold it.
-        only: its cases among theirs; None for all.
-    """
-
-    cohort: Any
-    stored: list[str]
-    only: frozenset[str] | None
-
-    @property
-    def count(self) -> int:
-        """Cases of the split."""
-        if self.only is not None:
-            return len(self.only)
-        return sum(self.cohort.cases[split] for split in self.stored)
-
-
-def _cohort(data_config: Any, name: str) -> _Prepared:
-    """The prepared cohort that a config asks for, and where a split lies in it."""
+def _prepared(data_config: Any, name: str) -> tuple[Any, list[str], frozenset[str] | None]:
+    """(Prepared cohort, stored splits that hold a split, its cases among theirs or None for all)"""
     from mvo_jax.data.cohort.folds import split_of_fold  # imports TFDS
     from mvo_jax.data.cohort.storage import UNLABELLED_SPLIT, open_cohort
 
@@ -424,9 +342,9 @@ def _cohort(data_config: Any, name: str) -> _Prepared:
     if folds and name != UNLABELLED_SPLIT:
         only = split_of_fold(cohort, name, fold=data_config.fold, folds=folds)
         stored = [split for split in cohort.cases if split != UNLABELLED_SPLIT]
-        return _Prepared(cohort, stored, only)
+        return cohort, stored, only
     fold = data_config.fold if cohort.folds else 0
-    return _Prepared(cohort, cohort.stored_splits(name, fold), None)
+    return cohort, cohort.stored_splits(name, fold), None
 
 
 def describe(split: AnySplit) -> str:

@@ -87,40 +87,30 @@ def progress(
     """A function to call after each of many things; a bar on a terminal, log lines elsewhere.
 
     Args:
-        title: of the bar and the lines.
-        unit: what is counted.
         total: how many there are, for a line every tenth; else there is one every ten seconds.
-        enabled: False shows nothing.
 
     Yields:
         ``advance(**counts)``, with what else there is to count.
     """
-    if not enabled:
-        yield lambda **counts: None
-    elif sys.stderr.isatty():
-        with tqdm.tqdm(total=total, desc=title, unit=unit) as bar:
+    lines = enabled and not sys.stderr.isatty()
+    started = last = time.monotonic()
+    done = 0
+    with tqdm.tqdm(total=total, desc=title, unit=unit, disable=lines or not enabled) as bar:
 
-            def advance(**counts: int) -> None:
-                bar.update()
-                bar.set_postfix(counts, refresh=False)
-
-            yield advance
-    else:
-        started = last = time.monotonic()
-        done = 0
-
-        def line(**counts: int) -> None:
+        def advance(**counts: int) -> None:
             nonlocal last, done
             done += 1
+            bar.update()
+            bar.set_postfix(counts, refresh=False)
             now = time.monotonic()
             if total is None:
                 due = now - last >= _SECONDS_BETWEEN_LINES
             else:
                 due = done * 10 // total > (done - 1) * 10 // total
-            if due:
+            if lines and due:
                 last = now
                 of = "" if total is None else f"/{total}"
                 more = "".join(f", {n} {name}" for name, n in counts.items())
                 logger.info(f"{title}: {done}{of} {unit}{more}, {now - started:.0f} s")
 
-        yield line
+        yield advance

@@ -32,9 +32,7 @@ def read_batches(
     starts at any step gives what an uninterrupted one gives there.
 
     Args:
-        split: cases on disk.
         indices_of: from a step to the int ``[B]`` cases of its batch.
-        steps: steps to read.
         ahead: batches kept in host memory beside the one in use, at least 1.
 
     Yields:

@@ -5,7 +5,6 @@ Exit code 0: a cohort is there, rejected cases are counted on stderr and listed 
 """
 
 import csv
-import json
 import os
 import re
 import zipfile
@@ -280,14 +279,6 @@ def test_splits_of_a_table(source, tmp_path, refused):
     assert "A into test and train" in cause
     assert "one split" in remedy
     assert not (tmp_path / "no" / "cohort.json").exists()
-
-
-def test_folds(source, tmp_path):
-    out = tmp_path / "out"
-    assert run("prepare", [str(source), f"--out={out}", "--folds=3", *SHAPE]) == 0
-    splits = [row["split"] for row in rows(out / "manifest.csv")]
-    assert sorted(splits) == ["fold_0", "fold_0", "fold_1", "fold_1", "fold_2", "fold_2"]
-    assert json.loads((out / "cohort.json").read_text())["folds"] == 3
 
 
 def test_a_process_that_dies_costs_one_case(tmp_path, capsys, monkeypatch):

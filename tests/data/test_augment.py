@@ -65,13 +65,6 @@ def test_everything_off_is_the_identity():
     np.testing.assert_array_equal(out_mask, lge_mask)
 
 
-def test_a_warp_by_nothing_is_exact():
-    video, lge_mask = clip(size=11), mask(size=11)
-    out, out_mask = warp(video, lge_mask)
-    np.testing.assert_array_equal(out, video)
-    np.testing.assert_array_equal(out_mask, lge_mask)
-
-
 def test_flips_are_exact_and_all_four_occur():
     video, lge_mask = clip(channels=2), mask()
     videos, masks = many(video, lge_mask, Augmentation(flip=True))
@@ -116,17 +109,7 @@ def test_shifts_are_whole_pixels_equally_likely_and_repeat_the_edge():
     assert np.abs(seen.sum(1) - 100).max() < 47
 
 
-@pytest.mark.parametrize("size", [9, 12])
-@pytest.mark.parametrize("turns", [1, 2, 3])
-def test_quarter_turns_are_rot90(turns, size):
-    video, lge_mask = clip(size=size), mask(size=size)
-    out, out_mask = warp(video, lge_mask, degrees=90 * turns)
-    # float32 cosines of 90 degrees are 1e-7 off zero: 1e-6 of a pixel, 255 grey levels between.
-    np.testing.assert_allclose(out, np.rot90(video, turns, axes=(1, 2)), atol=2e-3)
-    np.testing.assert_array_equal(out_mask, np.rot90(lge_mask, turns))
-
-
-@pytest.mark.parametrize("degrees", [-33.0, 7.5, 15.0])
+@pytest.mark.parametrize("degrees", [-33.0, 7.5, 90.0])
 def test_any_angle_against_scipy(degrees):
     size = 15
     video, lge_mask = clip(size=size, frames=2), mask(size=size)
@@ -279,17 +262,3 @@ def test_normalise_makes_a_constant_clip_zero(value):
     out = normalise(jnp.full((30, 64, 64, 1), value, jnp.uint8))
     # The float32 mean of 122880 equal numbers is off by at most a unit in the last place.
     assert np.abs(out).max() <= 2 * 255 * np.finfo(np.float32).eps
-
-
-def test_normalise_ignores_brightness_and_contrast():
-    video = np.array(clip(), np.float32)
-    # Values of order 1, each from a sum of 864 terms.
-    np.testing.assert_allclose(
-        normalise(jnp.asarray(3 * video + 20)), normalise(jnp.asarray(video)), atol=2e-5
-    )
-
-
-def test_jitted_and_eager_normalisation_agree():
-    video = clip()
-    # Values of order 1: fused operations round once where eager ones round twice.
-    np.testing.assert_allclose(jax.jit(normalise)(video), normalise(jnp.asarray(video)), atol=1e-5)

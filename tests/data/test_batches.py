@@ -13,7 +13,7 @@ def stream(seed: int, *, num_cases: int, batch_size: int, steps: int) -> np.ndar
     return np.concatenate(batches)
 
 
-@pytest.mark.parametrize(("num_cases", "batch_size"), [(12, 4), (10, 4), (7, 3), (5, 5), (1, 1)])
+@pytest.mark.parametrize(("num_cases", "batch_size"), [(12, 4), (10, 4), (7, 3), (5, 5), (3, 8)])
 def test_every_epoch_holds_every_case_once(num_cases, batch_size):
     epochs = 6
     cases = stream(3, num_cases=num_cases, batch_size=batch_size, steps=epochs * num_cases)
@@ -25,12 +25,6 @@ def test_epochs_are_shuffled_differently():
     epochs = stream(0, num_cases=50, batch_size=50, steps=4).reshape(4, 50)
     assert len({tuple(epoch) for epoch in epochs}) == 4
     assert all(list(epoch) != list(range(50)) for epoch in epochs)
-
-
-def test_a_batch_larger_than_the_split_wraps_around():
-    cases = stream(1, num_cases=3, batch_size=8, steps=3)
-    for epoch in cases.reshape(-1, 3):
-        assert sorted(epoch) == [0, 1, 2]
 
 
 def test_a_batch_depends_on_seed_and_step_alone():
@@ -48,11 +42,6 @@ def test_the_stream_does_not_depend_on_the_batch_size():
         stream(2, num_cases=11, batch_size=4, steps=6),
         stream(2, num_cases=11, batch_size=8, steps=3),
     )
-
-
-def test_seeds_differ():
-    draws = {tuple(batch_indices(s, 0, num_cases=1000, batch_size=8)) for s in range(50)}
-    assert len(draws) == 50
 
 
 def test_neighbouring_seeds_and_epochs_are_unrelated():

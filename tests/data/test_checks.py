@@ -44,87 +44,68 @@ def inspect(*clips: Clip) -> dict[str, bool]:
 GOOD = (clip(0), clip(1, 1))
 
 
-def test_a_good_cohort_has_no_finding():
-    others = [dataclasses.replace(clip(s, s % 2), split="test") for s in (2, 3)]
-    assert inspect(*GOOD, *others) == {}
+def drawn(seed: int, change, label: int = 0, **changes) -> Clip:
+    """A clip whose mask ``change`` has altered."""
+    one = clip(seed, 0, **changes)
+    assert one.lge_mask is not None
+    return dataclasses.replace(one, label=label, lge_mask=change(one.lge_mask))
 
 
-def test_a_patient_in_two_splits():
-    other = clip(5, 1, split="test", patient_id="p0")
-    found = inspect(*GOOD, other, clip(6, split="test"))
-    assert found == {"patient in two splits": True}
-
-
-def test_the_same_pixels_under_two_ids():
-    again = clip(7, video=GOOD[0].video)
-    assert inspect(*GOOD, again) == {"same pixels as another case": True}
-
-
-def test_the_same_case_id_twice():
-    assert inspect(*GOOD, clip(7, case_id="c0")) == {"same case id as another case": True}
-
-
-@pytest.mark.parametrize("label", [0, 1])
-def test_one_class_in_a_split(label):
-    assert inspect(*GOOD, clip(8, label, split="test")) == {"one class in a split": True}
-
-
-def test_unlabelled_cases_are_no_class():
-    assert inspect(*GOOD, clip(8, label=-1, split="unlabelled", lge_mask=None)) == {}
-
-
-def test_label_against_mask():
-    without = dataclasses.replace(clip(9, 0), label=1)
-    assert inspect(*GOOD, without) == {"label without MVO in the mask": True}
-    denied = dataclasses.replace(clip(9, 1), label=0)
-    assert inspect(*GOOD, denied) == {"MVO in the mask without label": True}
-    no_mask = clip(9, 1, lge_mask=None)
-    assert inspect(*GOOD, no_mask) == {"label without MVO in the mask": True}
-
-
-def test_constant_images():
-    empty = np.zeros_like(GOOD[0].video)
-    assert inspect(*GOOD, clip(1000, video=empty)) == {"constant image": True}
-    one_frame = clip(1001).video.copy()
-    one_frame[3] = 77
-    inspection = Inspection()
-    assert inspection.add(clip(1001, video=one_frame)) == ["constant image frame 3"]
-
-
-def test_a_still_image_is_no_cine():
-    still = np.repeat(GOOD[0].video[:1], 8, axis=0)
-    assert inspect(*GOOD, clip(10, video=still)) == {"no motion": True}
-
-
-def test_unexpected_mask_values():
-    mask = clip(11).lge_mask
-    assert mask is not None
-    mask[mask == 3] = 4
-    assert inspect(*GOOD, clip(11, lge_mask=mask))["unexpected mask values"]
-
-
-def test_mvo_outside_the_myocardium():
-    mask = clip(12, 0).lge_mask
-    assert mask is not None
+def spot(mask: np.ndarray) -> np.ndarray:
     mask[2:5, 2:5] = 2
-    found = inspect(*GOOD, dataclasses.replace(clip(12, 0), label=1, lge_mask=mask))
-    assert found == {"MVO outside the myocardium": True}
+    return mask
 
 
-def test_a_mask_at_the_edge_is_worth_a_look_but_no_fault():
-    mask = clip(13).lge_mask
-    assert mask is not None
-    found = inspect(*GOOD, clip(13, lge_mask=np.roll(mask, 10, axis=0)))
-    assert found == {"mask touches the edge of the crop": False}
+EMPTY, STILL = np.zeros_like(GOOD[0].video), np.repeat(GOOD[0].video[:1], 8, axis=0)
 
 
-def test_several_frame_counts_and_spacings():
-    other = clip(14, source_frames=25, spacing_mm=None)
-    assert inspect(*GOOD, other) == {
-        "several frame counts": False,
-        "several spacings": False,
-        "no spacing": False,
-    }
+@pytest.mark.parametrize(
+    ("more", "findings"),
+    [
+        ([clip(2, split="test"), clip(3, 1, split="test")], {}),
+        (
+            [clip(5, 1, split="test", patient_id="p0"), clip(6, split="test")],
+            {"patient in two splits": True},
+        ),
+        ([clip(7, video=GOOD[0].video)], {"same pixels as another case": True}),
+        ([clip(7, case_id="c0")], {"same case id as another case": True}),
+        ([clip(8, 0, split="test")], {"one class in a split": True}),
+        ([clip(8, 1, split="test")], {"one class in a split": True}),
+        ([clip(8, label=-1, split="unlabelled", lge_mask=None)], {}),
+        (
+            [dataclasses.replace(clip(9, 0), label=1)],
+            {"label without MVO in the mask": True},
+        ),
+        (
+            [dataclasses.replace(clip(9, 1), label=0)],
+            {"MVO in the mask without label": True},
+        ),
+        ([clip(9, 1, lge_mask=None)], {"label without MVO in the mask": True}),
+        ([clip(10, video=EMPTY)], {"constant image": True}),
+        ([clip(10, video=STILL)], {"no motion": True}),
+        (
+            [drawn(11, lambda mask: np.where(mask == 3, 4, mask))],
+            {"unexpected mask values": True},
+        ),
+        ([drawn(12, spot, label=1)], {"MVO outside the myocardium": True}),
+        (
+            [drawn(13, lambda mask: np.roll(mask, 10, axis=0))],
+            {"mask touches the edge of the crop": False},
+        ),
+        (
+            [clip(14, source_frames=25, spacing_mm=None)],
+            {"several frame counts": False, "several spacings": False, "no spacing": False},
+        ),
+    ],
+)
+def test_each_mistake_is_found_and_nothing_else(more, findings):
+    assert inspect(*GOOD, *more) == findings
+
+
+def test_a_constant_frame_is_named():
+    video = clip(1001).video
+    video[3] = 77
+    assert Inspection().add(clip(1001, video=video)) == ["constant image frame 3"]
 
 
 def anatomy(*, exchanged: bool) -> np.ndarray:

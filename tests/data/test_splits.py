@@ -5,7 +5,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mvo_jax.data.splits import Split, check_patients_disjoint, check_split, load_split, split_bytes
+from mvo_jax.data.labels import UNLABELLED
+from mvo_jax.data.splits import (
+    Cases,
+    Split,
+    check_cases,
+    check_mask,
+    check_patients_disjoint,
+    load_split,
+    split_bytes,
+)
 from mvo_jax.errors import UserError
 
 
@@ -28,19 +37,9 @@ def changed(config, **values):
     return SimpleNamespace(**(vars(config) | values))
 
 
-def make_split(**values) -> Split:
-    mask = np.zeros((3, 4, 4), np.uint8)
-    mask[0, 1, 1] = 2
-    fields = {
-        "name": "train",
-        "video": np.zeros((3, 8, 4, 4, 1), np.uint8),
-        "lge_mask": mask,
-        "label": np.array([1, 0, 0], np.int32),
-        "case_id": ("a", "b", "c"),
-        "patient_id": ("p", "q", "q"),
-        "features": {},
-    }
-    return Split(**(fields | values))
+def cases(label=(1, 0, 0), case_id=("a", "b", "c")) -> Cases:
+    patients = tuple(f"patient of {name}" for name in case_id)
+    return Cases("train", np.array(label, np.int32), case_id, patients, {})
 
 
 def test_load(config):
@@ -127,45 +126,43 @@ def test_damage_is_reported_by_load(config, tmp_path):
         load_split(config, "test", progress=False)
 
 
-def test_good_split_passes():
+def test_good_cases_pass():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_split(make_split())
+        check_cases(cases())
+        check_cases(cases((UNLABELLED,) * 3), labelled=False)
+        for label, value in ((1, 2), (0, 3), (UNLABELLED, 0)):
+            check_mask("train", "a", label, np.full((4, 4), value, np.uint8))
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"label": np.array([1, 1, 0], np.int32)}, "case b"),
-        ({"label": np.array([0, 0, 0], np.int32)}, "case a"),
-        ({"label": np.array([1, 0, 0], np.int64)}, "int64"),
-        ({"label": np.array([1, 0], np.int32)}, "label has shape"),
-        ({"label": np.array([1, 0, 2], np.int32)}, "case c"),
-        ({"video": np.zeros((3, 8, 4, 4), np.uint8)}, "video has shape"),
-        ({"video": np.zeros((3, 8, 4, 4, 1), np.float32)}, "float32"),
-        ({"video": np.zeros((3, 8, 5, 4, 1), np.uint8)}, "lge_mask has shape"),
-        ({"lge_mask": np.full((3, 4, 4), 4, np.uint8)}, "case a has values above 3"),
         ({"case_id": ("a", "b", "b")}, "same case_id"),
-        ({"patient_id": ("p", "q")}, "2 patient ids"),
-        ({"features": {"strain": np.zeros(2, np.float32)}}, "strain"),
-        (
-            {
-                "video": np.zeros((0, 8, 4, 4, 1), np.uint8),
-                "lge_mask": np.zeros((0, 4, 4), np.uint8),
-                "label": np.zeros(0, np.int32),
-                "case_id": (),
-                "patient_id": (),
-            },
-            "no case",
-        ),
+        ({"label": (), "case_id": ()}, "no case"),
+        ({"label": (1, UNLABELLED, 0)}, "1 unlabelled cases, b for one"),
     ],
 )
 def test_bad_splits_are_refused(change, named):
     with pytest.raises(UserError, match=named):
-        check_split(make_split(**change))
+        check_cases(cases(**change))
+
+
+@pytest.mark.parametrize(
+    ("label", "value", "named"),
+    [
+        (1, 1, "label 1 of case b denies"),
+        (0, 2, "label 0 of case b denies"),
+        (UNLABELLED, 2, "label -1 of case b denies"),
+        (2, 2, "label 2 of case b denies"),
+        (0, 4, "case b has values above 3"),
+    ],
+)
+def test_masks_that_contradict_are_refused(label, value, named):
+    with pytest.raises(UserError, match=named):
+        check_mask("train", "b", label, np.full((4, 4), value, np.uint8))
 
 
 def test_one_class_only_warns():
-    split = make_split(lge_mask=np.zeros((3, 4, 4), np.uint8), label=np.zeros(3, np.int32))
     with pytest.warns(UserWarning, match="All 3 cases of split 'train' have label 0"):
-        check_split(split)
+        check_cases(cases((0, 0, 0)))

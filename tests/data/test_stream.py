@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mvo_jax.data.batches import batch_indices
-from mvo_jax.data.splits import Split, StreamedSplit, check_patients_disjoint, load_split
+from mvo_jax.data.splits import Split, StreamedSplit, load_split
 from mvo_jax.data.stream import read_batches
 from mvo_jax.errors import UserError
 
@@ -107,11 +107,6 @@ def test_no_more_is_read_ahead_than_asked_for(streamed):
         if thread.name.startswith("grain"):
             thread.join(timeout=10)
             assert not thread.is_alive()
-
-
-def test_patients_are_compared_across_both_kinds(resident, streamed):
-    with pytest.raises(UserError, match="is in split 'train'"):
-        check_patients_disjoint(resident, streamed)
 
 
 def test_files_that_go_while_they_are_read(config, resident, tmp_path):

@@ -5,7 +5,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
@@ -15,13 +14,7 @@ _EPSILON = 1e-5
 
 
 class UNet(nn.Module):
-    """A U-Net whose finest level works on blocks of 2x2 pixels, so that one core can train it.
-
-    Attributes:
-        folded: without batch normalisation, which then is part of kernels and biases.
-    """
-
-    folded: bool = False
+    """A U-Net whose finest level works on blocks of 2x2 pixels, so that one core can train it."""
 
     @nn.compact
     def __call__(self, image: jax.Array, *, train: bool = False) -> jax.Array:
@@ -36,16 +29,14 @@ class UNet(nn.Module):
         """
 
         def layer(name: str, x: jax.Array, channels: int, size: int = 3) -> jax.Array:
-            x = nn.Conv(channels, (size, size), use_bias=self.folded, name=name)(x)
-            if not self.folded:
-                norm = nn.BatchNorm(
-                    use_running_average=not train,
-                    momentum=0.98,
-                    epsilon=_EPSILON,
-                    name=f"{name}_norm",
-                )
-                x = norm(x)
-            return nn.relu(x)
+            x = nn.Conv(channels, (size, size), use_bias=False, name=name)(x)
+            norm = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=0.98,
+                epsilon=_EPSILON,
+                name=f"{name}_norm",
+            )
+            return nn.relu(norm(x))
 
         c = CHANNELS
         x = blocks(image[..., None])
@@ -84,12 +75,3 @@ def fold_normalisation(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
         out[f"{name}/kernel"] = kernel.astype(np.float32)
         out[f"{name}/bias"] = np.asarray(bias, np.float32)
     return out
-
-
-def folded_variables(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What ``UNet(folded=True)`` takes, from the arrays of ``fold_normalisation``."""
-    out: dict[str, dict[str, jax.Array]] = {}
-    for key, value in weights.items():
-        name, part = key.split("/")
-        out.setdefault(name, {})[part] = jnp.asarray(value, jnp.float32)
-    return {"params": out}

@@ -24,19 +24,12 @@ _SIMULATED_SIDE, _SIMULATED_FRAMES = 80, 8
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """Single frames with the cavity drawn.
+    """Single frames with the cavity drawn."""
 
-    Attributes:
-        image: uint8 ``[N, H, W]``.
-        cavity: bool ``[N, H, W]``.
-        patient: ``[N]``.
-        spacing_mm: ``[N]``, side of a pixel.
-    """
-
-    image: np.ndarray
-    cavity: np.ndarray
-    patient: np.ndarray
-    spacing_mm: np.ndarray
+    image: np.ndarray  # uint8 ``[N, H, W]``
+    cavity: np.ndarray  # bool ``[N, H, W]``
+    patient: np.ndarray  # ``[N]``
+    spacing_mm: np.ndarray  # ``[N]``, side of a pixel
 
     def of(self, patients: Sequence[str]) -> "Frames":
         """The frames of some patients."""
@@ -112,8 +105,6 @@ def draw_batch(
     Args:
         real: drawn patient by patient; None for simulated frames only.
         simulated: a fifth of the batch.
-        size: images.
-        seed: of this batch.
         empty: share of images without a ventricle.
 
     Returns:
@@ -148,11 +139,7 @@ def transformed(
     """One frame turned, shifted, cut and shown as another scanner might; black where nothing is.
 
     Args:
-        image: ``[H, W]``.
-        cavity: 0 or 1, ``[H, W]``.
         spacing: side of a pixel, mm.
-        rng: what is drawn.
-        invert: dark becomes bright.
         leave_out: cut so that the heart is outside.
     """
     inside = _field_of_view(cavity, spacing, rng, leave_out=leave_out)

@@ -4,7 +4,7 @@ import gzip
 import io
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -210,19 +210,13 @@ def compressed(files: Files, draws: random.Random) -> None:
 
 def bad_header(header: Any, draws: random.Random) -> None:
     """A header that contradicts itself."""
-    draws.choice([_other_pixdim, _other_qform, _no_volume])(header)
-
-
-def _other_pixdim(header: Any) -> None:
-    header["pixdim"][1:3] = 0.9, 0.9
-
-
-def _other_qform(header: Any) -> None:
-    header.set_qform(header.get_sform() @ np.diag([-1, 1, 1, 1]), code=1)
-
-
-def _no_volume(header: Any) -> None:
-    header["srow_x"] = header["srow_y"] = header["srow_z"] = 0
+    kind = draws.choice(["pixdim", "qform", "no volume"])
+    if kind == "pixdim":
+        header["pixdim"][1:3] = 0.9, 0.9
+    elif kind == "qform":
+        header.set_qform(header.get_sform() @ np.diag([-1, 1, 1, 1]), code=1)
+    else:
+        header["srow_x"] = header["srow_y"] = header["srow_z"] = 0
 
 
 def no_orientation(header: Any, draws: random.Random) -> None:
@@ -254,17 +248,23 @@ def mask_value(value: int) -> np.ndarray:
     return out
 
 
+def _draw_into(
+    content: dict[str, Any], fields: dict[str, Sequence[Any]], draws: random.Random
+) -> None:
+    """Each field becomes one of its values; None takes it out."""
+    for name, values in fields.items():
+        if (value := draws.choice(values)) is None:
+            del content[name]
+        else:
+            content[name] = value
+
+
 def in_stack(stack: int, **fields: Any) -> Change:
     """A field of a stack of ``setstruct``: other values to draw from, None takes it out."""
 
     def run(files: Files, draws: random.Random) -> None:
         content = sources.stacks()
-        for name, values in fields.items():
-            value = draws.choice(values)
-            if value is None:
-                del content[stack][name]
-            else:
-                content[stack][name] = value
+        _draw_into(content[stack], fields, draws)
         files["A.mat"] = sources.mat_bytes(content)
 
     return run
@@ -285,12 +285,7 @@ def arrays(**fields: Any) -> Change:
 
     def run(files: Files, draws: random.Random) -> None:
         content = sources.npz_arrays()
-        for name, values in fields.items():
-            value = draws.choice(values)
-            if value is None:
-                del content[name]
-            else:
-                content[name] = value
+        _draw_into(content, fields, draws)
         files["A.npz"] = sources.npz_bytes(content, compress=draws.random() < 0.5)
 
     return run

@@ -13,21 +13,14 @@ REFUSED, SAME, SEEN = "must refuse", "must not matter", "may change"
 
 
 class Mutation(NamedTuple):
-    """A kind of change.
+    """A kind of change."""
 
-    Attributes:
-        name: for the report.
-        form: key of ``SOURCES``.
-        group: what must come of it.
-        change: alters the files.
-        columns: of the manifest; of ``SEEN``, one of them differs unless the source is refused.
-            Empty: any may, or none.
-    """
-
-    name: str
-    form: str
-    group: str
+    name: str  # for the report
+    form: str  # key of ``SOURCES``
+    group: str  # what must come of it
     change: Change
+    # Of the manifest; of ``SEEN``, one of them differs unless the source is refused. Empty: any
+    # may, or none.
     columns: tuple[str, ...] = ()
 
 

@@ -3,12 +3,11 @@
 import functools
 import itertools
 import pickle
-from collections import deque
 from collections.abc import Callable, Iterator
 
-from mvo_jax.data.cohort.series import read_series
-from mvo_jax.data.importers.cine import Importer, Options, Series, printable
-from mvo_jax.data.processes import Worker, available_cores
+from mvo_jax.data.cohort.series import lost_series, read_series
+from mvo_jax.data.importers.cine import Importer, Options, Series
+from mvo_jax.data.processes import available_cores, map_in_children
 from mvo_jax.data.slices import Clip, Rejected, Target
 
 _FEW = 8  # series that are read here: a child takes as long to start
@@ -23,9 +22,6 @@ def read_in_order(
     """Read series, several at a time where there are many: a child each, and one series a child.
 
     Args:
-        importer: of the series.
-        options: how to read them.
-        target: what their slices become.
         todo: the series; taken as they are needed.
 
     Yields:
@@ -35,34 +31,15 @@ def read_in_order(
         read_series, importer.load, options=options, target=target, with_overview=True
     )
     first = list(itertools.islice(todo, _FEW + 1))
-    todo = itertools.chain(first, todo)
     children = min(available_cores(), _MOST_CHILDREN)
-    if len(first) <= _FEW or children < 2 or not _found_elsewhere(read):
-        yield from map(read, todo)
-        return
-    workers = [Worker(read) for _ in range(children)]
-    waiting: deque[tuple[int, Series]] = deque()
-    try:
-        for place, series in zip(range(children), todo):  # noqa: B905  (more series than children)
-            workers[place].send((series,))
-            waiting.append((place, series))
-        while waiting:
-            place, series = waiting.popleft()
-            answer: list[Clip | Rejected]
-            try:
-                answer = workers[place].receive()
-            except EOFError:
-                answer = [_lost(series, workers[place].end())]
-                workers[place] = Worker(read)
-            # Before the answer is worked on: that is what the child reads ahead of.
-            if (following := next(todo, None)) is not None:
-                workers[place].send((following,))
-                waiting.append((place, following))
-            yield answer
-    finally:
-        for worker in workers:
-            worker.process.kill()
-            worker.end()
+    if len(first) <= _FEW or not _found_elsewhere(read):
+        children = 1
+    yield from map_in_children(
+        read,
+        itertools.chain(first, todo),
+        jobs=children,
+        lost=lambda series, status: [lost_series(series, status)],
+    )
 
 
 def _found_elsewhere(read: Read) -> bool:
@@ -71,10 +48,3 @@ def _found_elsewhere(read: Read) -> bool:
         return b"__main__" not in pickle.dumps(read)
     except (pickle.PicklingError, AttributeError, TypeError):
         return False
-
-
-def _lost(series: Series, status: int) -> Rejected:
-    return series.rejected(
-        f"{printable(series.path)}: the process that read it ended with status {status}",
-        "the file is damaged or too large for the memory; check it",
-    )

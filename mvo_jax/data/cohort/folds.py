@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from mvo_jax.data.cohort.partition import Partition, divide
+from mvo_jax.data.cohort.partition import Partition, divide, parts_of_fold
 from mvo_jax.data.cohort.storage import CohortFolder
 from mvo_jax.errors import UserError
 
@@ -11,14 +11,11 @@ def split_of_fold(cohort: CohortFolder, name: str, *, fold: int, folds: int) -> 
     """The cases of a split where one fold is tested on.
 
     The folds are those of ``prepare --folds`` with the same number and the cohort's seed: each
-    class of patients in equal shares, and all slices of a patient in one fold. Fold ``fold`` is the
-    test split, the next one validation, the others train.
+    class of patients in equal shares, and all slices of a patient in one fold. See
+    ``parts_of_fold`` for what makes up a split.
 
     Args:
         cohort: the cohort; its unlabelled cases belong to no fold.
-        name: train, validation or test.
-        fold: which fold is the test split.
-        folds: how many there are.
 
     Returns:
         Names of cases.
@@ -26,11 +23,7 @@ def split_of_fold(cohort: CohortFolder, name: str, *, fold: int, folds: int) -> 
     Raises:
         UserError: no such split or fold, too few folds or patients, or a fold that has one class.
     """
-    if not 0 <= fold < folds:
-        raise UserError(
-            f"data.fold is {fold}, and data.folds makes {folds} folds",
-            f"set --config.data.fold to 0 to {folds - 1}",
-        )
+    parts = parts_of_fold(fold, folds)
     rows = [row for row in cohort.manifest().values() if row["label"] != ""]
     of_patient: dict[str, list[int]] = defaultdict(list)
     for row in rows:
@@ -52,12 +45,6 @@ def split_of_fold(cohort: CohortFolder, name: str, *, fold: int, folds: int) -> 
                 f"fold {number} of {folds} has one class: {len(labels)} cases, {what}",
                 "use fewer folds, or add patients of the class that it lacks",
             )
-    validation = (fold + 1) % folds
-    parts = {
-        "train": [i for i in range(folds) if i not in (fold, validation)],
-        "validation": [validation],
-        "test": [fold],
-    }
     if name not in parts:
         raise UserError(
             f"there is no split {name!r} where data.folds is {folds}",

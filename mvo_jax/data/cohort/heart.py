@@ -19,17 +19,11 @@ _PRIOR = 0.2  # standard deviation of where hearts lie, as a share of the image'
 
 
 class Placed(NamedTuple):
-    """A ventricle, and what found it.
+    """A ventricle, and what found it."""
 
-    Attributes:
-        centre: ``[2]``, pixels (row, column) from the image's outer edge.
-        by: ``locator``, or ``motion``: an estimate that a person must look at.
-        confidence: of the locator; None where it was not asked.
-    """
-
-    centre: np.ndarray
-    by: str
-    confidence: float | None
+    centre: np.ndarray  # ``[2]``, pixels (row, column) from the image's outer edge
+    by: str  # ``locator``, or ``motion``: an estimate that a person must look at
+    confidence: float | None  # of the locator; None where it was not asked
 
 
 def find_heart(slices: Sequence[CineSlice], locator: int) -> list[Placed]:
@@ -86,17 +80,11 @@ def motion_energy(cine: np.ndarray) -> np.ndarray:
 
 
 class Edges(NamedTuple):
-    """Moving edges of a slice.
+    """Moving edges of a slice."""
 
-    Attributes:
-        at: ``[2, N]``, mm (row, column) from the image's outer edge.
-        weight: ``[N]``, 0 to 1.
-        towards: ``[2, N]``, unit vectors (row, column), from dark to bright.
-    """
-
-    at: np.ndarray
-    weight: np.ndarray
-    towards: np.ndarray
+    at: np.ndarray  # ``[2, N]``, mm (row, column) from the image's outer edge
+    weight: np.ndarray  # ``[N]``, 0 to 1
+    towards: np.ndarray  # ``[2, N]``, unit vectors (row, column), from dark to bright
 
 
 def moving_edges(cine: np.ndarray, pixel_mm: tuple[float, float]) -> Edges:
@@ -129,7 +117,6 @@ def ring_votes(edges: Edges, size_mm: np.ndarray) -> np.ndarray:
     one ring agree on it; those of the right ventricle, which moves more, have no common centre.
 
     Args:
-        edges: of one slice.
         size_mm: (rows, columns) of the image.
 
     Returns:

@@ -67,8 +67,6 @@ def probability(
     Args:
         cine: ``[T, H, W]``.
         pixel_mm: (row, column) spacing.
-        weights: of the network.
-        frames: how many are looked at.
 
     Returns:
         float32 ``[frames or T, h, w]``; pixel 0 begins where the image begins.

@@ -57,7 +57,6 @@ def divide(labels: Mapping[str, Sequence[int]], partition: Partition) -> dict[st
 
     Args:
         labels: patient -> labels of its cases (0, 1).
-        partition: the shares.
 
     Returns:
         Patient -> stored split.
@@ -87,6 +86,22 @@ def divide(labels: Mapping[str, Sequence[int]], partition: Partition) -> dict[st
             out[patient] = split
             filled[split] += 1
     return out
+
+
+def parts_of_fold(fold: int, folds: int) -> dict[str, list[int]]:
+    """Numbers of the folds that make up each split: ``fold`` is tested on, the next one validates.
+
+    Raises:
+        UserError: there is no such fold.
+    """
+    if not 0 <= fold < folds:
+        raise UserError(
+            f"data.fold is {fold}, and there are {folds} folds",
+            f"set --config.data.fold to 0 to {folds - 1}",
+        )
+    validation = (fold + 1) % folds
+    train = [i for i in range(folds) if i not in (fold, validation)]
+    return {"train": train, "validation": [validation], "test": [fold]}
 
 
 def split_order(name: str) -> tuple[int, str]:

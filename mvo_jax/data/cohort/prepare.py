@@ -1,10 +1,10 @@
 """A folder of images to a prepared cohort: every series once, then the splits, then the files."""
 
 import contextlib
-import csv
 import dataclasses
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -19,6 +19,7 @@ from mvo_jax.data import stored
 from mvo_jax.data.accounting import Reading
 from mvo_jax.data.checks import ALIKE, ALIKE_REMEDY
 from mvo_jax.data.cohort.partition import Partition, check_table_splits, divide
+from mvo_jax.data.cohort.series import lost_series
 from mvo_jax.data.cohort.storage import (
     FORMAT,
     INDEX,
@@ -27,7 +28,6 @@ from mvo_jax.data.cohort.storage import (
     REJECTED,
     UNLABELLED_SPLIT,
     CohortFolder,
-    example_of,
     open_cohort,
     read_rows,
     write_records,
@@ -36,8 +36,8 @@ from mvo_jax.data.cohort.work import (
     Recipe,
     Row,
     compact,
-    prepare_all,
-    read_arrays,
+    prepare_one,
+    read_example,
     result_path,
     stored_rows,
 )
@@ -47,9 +47,10 @@ from mvo_jax.data.importers.formats import choose_importer
 from mvo_jax.data.importers.table import Table
 from mvo_jax.data.labels import UNLABELLED
 from mvo_jax.data.names import composed, spelt_alike
+from mvo_jax.data.processes import map_in_children
 from mvo_jax.data.slices import Rejected, Target
 from mvo_jax.errors import UserError
-from mvo_jax.files import replace_file, replace_with
+from mvo_jax.files import replace_file, write_csv
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +87,8 @@ def prepare(
         source: folder, file or ``.zip``.
         out: the prepared cohort; new, or one that this call began earlier.
         format: key of ``IMPORTERS`` or ``auto``.
-        options: how to read the source.
-        target: what clips become.
         partition: how cases are divided where the table does not say.
-        jobs: processes.
         strict: the first case that cannot be prepared ends the run.
-        progress: say how far it is.
 
     Raises:
         UserError: source, table or output folder cannot be used, nothing could be prepared, or
@@ -257,7 +254,16 @@ def _read_all(
                 done.extend(map(compact, rows))
 
     with stored.progress("Preparing", "series", enabled=show) as advance:
-        for results in prepare_all(todo(), recipe, folder, jobs=jobs):
+        for results in map_in_children(
+            # One job works in this process, where numpy may have several threads and round
+            # otherwise (a grey level in a million); the commands give it one.
+            functools.partial(prepare_one, recipe, folder),
+            todo(),
+            jobs=jobs,
+            lost=lambda series, status: [
+                recipe.rejected(lost_series(series, status, "check it, or use fewer --jobs"))
+            ],
+        ):
             accepted += [compact(one) for one in results if isinstance(one, dict)]
             rejected += _refuse_if(strict, [one for one in results if isinstance(one, Rejected)])
             advance(cases=len(accepted), rejected=len(rejected))
@@ -359,14 +365,14 @@ def _finish(
     cases.sort(key=lambda case: (case["split"], case["case_id"]))
     write_records(
         records,
-        ((case["split"], example_of(case, **read_arrays(work / "series", case))) for case in cases),
+        ((case["split"], read_example(work / "series", case)) for case in cases),
         splits=counts,
         frames=target.frames,
         image_size=target.image_size,
     )
     records.rename(out / RECORDS)
     cases.sort(key=lambda case: case["case_id"])
-    _write_csv(out / MANIFEST, MANIFEST_COLUMNS, map(_manifest_row, cases))
+    _write_table(out / MANIFEST, MANIFEST_COLUMNS, map(_manifest_row, cases))
     index = {
         "format": FORMAT,
         "frames": target.frames,
@@ -398,15 +404,9 @@ def read_rejected(cohort: Path) -> list[dict[str, str]]:
     return read_rows(cohort / REJECTED)
 
 
-def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({k: printable(v) for k, v in row.items()} for row in rows)
-
-    replace_with(path, write)
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
+    write_csv(path, columns, ({k: printable(v) for k, v in row.items()} for row in rows))
 
 
 def _write_rejected(out: Path, rejected: list[Rejected]) -> None:
-    _write_csv(out / REJECTED, REJECTED_COLUMNS, map(dataclasses.asdict, rejected))
+    _write_table(out / REJECTED, REJECTED_COLUMNS, map(dataclasses.asdict, rejected))

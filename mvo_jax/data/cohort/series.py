@@ -41,9 +41,6 @@ def read_series(
     """Read and prepare a series. Whatever goes wrong with its file becomes a ``Rejected``.
 
     Args:
-        load: of the importer.
-        series: what to read.
-        options: how.
         target: what its slices become.
         with_overview: keep a picture of the source around each crop.
 
@@ -78,6 +75,14 @@ def read_series(
         return [series.rejected(cause, "check the file, or leave it out")]
 
 
+def lost_series(series: Series, status: int, remedy: str = "check it") -> Rejected:
+    """A series whose reader crashed, or was killed for memory, with this exit status."""
+    return series.rejected(
+        f"{printable(series.path)}: the process that read it ended with status {status}",
+        f"the file is damaged or too large for the memory; {remedy}",
+    )
+
+
 def _with_first_note(
     slices: Sequence[CineSlice], results: Sequence[Clip | Rejected]
 ) -> list[Clip | Rejected]:
@@ -102,7 +107,6 @@ def prepare_series(
 
     Args:
         slices: of one patient, in one orientation.
-        target: what they become.
         label: what a table says of the whole series: 1 means MVO in at least one slice.
         still_images: accept a single image; it is repeated in every frame.
 

@@ -16,11 +16,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 
+from mvo_jax.data.cohort.partition import parts_of_fold
 from mvo_jax.data.phantom.builder import case_features
 from mvo_jax.data.stored import check_content, check_files, quiet_tfds
 from mvo_jax.errors import UserError
@@ -33,36 +33,21 @@ _EXAMPLES_PER_FILE = 1024
 
 @dataclasses.dataclass(frozen=True)
 class CohortFolder:
-    """A complete prepared cohort.
-
-    Attributes:
-        path: the folder.
-        frames: frames a clip.
-        image_size: pixels along each side.
-        spacing_mm: side of a pixel.
-        folds: number of folds; 0 where the splits are train, validation and test.
-        cases: stored split -> number of cases. Stored splits are train, validation and test, or
-            fold_0, fold_1 and so on; and ``unlabelled``.
-        positive: stored split -> number of cases with MVO.
-        settings: how it was prepared.
-        files: name -> ``bytes`` and ``sha256``.
-    """
+    """A complete prepared cohort; it is divided into ``folds``, or into splits where that is 0."""
 
     path: Path
-    frames: int
-    image_size: int
-    spacing_mm: float
+    frames: int  # of a clip
+    image_size: int  # pixels of a side
+    spacing_mm: float  # side of a pixel
     folds: int
+    # By stored split: train, validation and test, or fold_0, fold_1 and so on; and ``unlabelled``.
     cases: Mapping[str, int]
-    positive: Mapping[str, int]
-    settings: Mapping[str, Any]
-    files: Mapping[str, Mapping[str, Any]]
+    positive: Mapping[str, int]  # cases with MVO
+    settings: Mapping[str, Any]  # how it was prepared
+    files: Mapping[str, Mapping[str, Any]]  # name -> ``bytes`` and ``sha256``
 
     def stored_splits(self, name: str, fold: int = 0) -> list[str]:
         """The stored splits that make up a split.
-
-        With folds, fold number ``fold`` is the test split, the next one validation, the others
-        train.
 
         Args:
             name: train, validation, test or unlabelled.
@@ -72,17 +57,9 @@ class CohortFolder:
             UserError: the cohort has no such split or fold.
         """
         if self.folds and name != UNLABELLED_SPLIT:
-            if not 0 <= fold < self.folds:
-                raise UserError(
-                    f"data.fold is {fold}; the cohort {self.path} has {self.folds} folds",
-                    f"set --config.data.fold to 0 to {self.folds - 1}",
-                )
-            test, validation = f"fold_{fold}", f"fold_{(fold + 1) % self.folds}"
-            rest = [f"fold_{i}" for i in range(self.folds)]
-            rest = [n for n in rest if n not in (test, validation)]
-            splits = {"train": rest, "validation": [validation], "test": [test]}
-            if name in splits:
-                return splits[name]
+            parts = parts_of_fold(fold, self.folds)
+            if name in parts:
+                return [f"fold_{i}" for i in parts[name]]
         elif name in self.cases:
             return [name]
         known = "train, validation, test" if self.folds else ", ".join(self.cases)
@@ -157,13 +134,11 @@ def open_cohort(path: str | os.PathLike) -> CohortFolder:
             cases={str(k): int(v) for k, v in content["cases"].items()},
             positive={str(k): int(v) for k, v in content["positive"].items()},
             settings=content["settings"],
-            files={
-                k: {"bytes": v["bytes"], "sha256": v["sha256"]} for k, v in content["files"].items()
-            },
+            files=content["files"],
         )
+        check_files(folder, cohort.files, _damaged)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder, INDEX, "cannot be read") from error
-    check_files(folder, cohort.files, _damaged)
     return cohort
 
 
@@ -181,8 +156,6 @@ def write_records(
         folder: empty folder.
         examples: (stored split, example of ``case_features``), one split after the other.
         splits: names of all stored splits.
-        frames: frames a clip.
-        image_size: pixels along each side.
     """
     features: Any = case_features(frames, image_size, ())
     info = tfds.core.DatasetInfo(
@@ -197,7 +170,16 @@ def write_records(
         disable_shuffling=True,
     )
     serialiser = ExampleSerializer(features.get_serialized_info())
-    names = {split: _file_names(folder, split) for split in splits}
+    names: dict[str, Any] = {
+        split: tfds.core.ShardedFileTemplate(
+            data_dir=tfds.core.Path(folder),
+            dataset_name="cohort",
+            split=split,
+            filetype_suffix="array_record",
+            template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",
+        )
+        for split in splits
+    }
     lengths: dict[str, list[int]] = {split: [] for split in names}
     sizes = dict.fromkeys(names, 0)
     current, writer = None, None
@@ -231,28 +213,6 @@ def write_records(
             )
         )
         info.write_to_directory(folder)
-
-
-def _file_names(folder: Path, split: str) -> Any:
-    return tfds.core.ShardedFileTemplate(
-        data_dir=tfds.core.Path(folder),
-        dataset_name="cohort",
-        split=split,
-        filetype_suffix="array_record",
-        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",
-    )
-
-
-def example_of(
-    row: Mapping[str, Any], *, video: np.ndarray, lge_mask: np.ndarray
-) -> dict[str, Any]:
-    """An example of ``case_features`` from the row and the arrays of a prepared case."""
-    names = ("label", "case_id", "patient_id", "slice_index")
-    return {name: row[name] for name in names} | {
-        "video": video,
-        "lge_mask": lge_mask,
-        "features": {},
-    }
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -17,8 +17,6 @@ def choose_window(one: CineSlice, target: Target, heart: Placed | None = None) -
     bit by bit.
 
     Args:
-        one: the slice.
-        target: spacing and size.
         heart: ``find_heart`` of the series; that of the slice where None.
 
     Raises:

@@ -7,15 +7,11 @@ are complete or absent.
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
-import itertools
 import json
 import os
-import queue
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +19,6 @@ import numpy as np
 
 from mvo_jax.data.cohort.series import read_series
 from mvo_jax.data.importers.cine import Options, Series, printable
-from mvo_jax.data.processes import Worker
 from mvo_jax.data.slices import CineSlice, Clip, Rejected, Target
 
 Row = dict[str, Any]  # of an accepted slice: what the manifest says, and where its arrays lie
@@ -31,29 +26,20 @@ Row = dict[str, Any]  # of an accepted slice: what the manifest says, and where 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """All that decides what a series becomes.
-
-    Attributes:
-        load: of the importer.
-        options: what the user said of the source.
-        target: what clips become.
-        source: paths in the rows are relative to it.
-    """
+    """All that decides what a series becomes."""
 
     load: Callable[[Series, Options], list[CineSlice]]
     options: Options
     target: Target
-    source: Path
+    source: Path  # paths in the rows are relative to it
 
     def rejected(self, one: Rejected) -> Rejected:
         """A rejection as tables show it."""
-        return Rejected(
-            printable(one.case_id),
-            printable(one.patient_id),
-            self.relative(one.source),
-            one.cause,
-            one.remedy,
-            one.images,
+        return dataclasses.replace(
+            one,
+            case_id=printable(one.case_id),
+            patient_id=printable(one.patient_id),
+            source=self.relative(one.source),
         )
 
     def relative(self, path: str) -> str:
@@ -89,21 +75,12 @@ def stored_rows(path: Path, series: Series) -> list[Row] | None:
         return None
     rows = content["rows"]
     good = content["fingerprint"] == fingerprint(series) and all("cause" not in r for r in rows)
-    good = good and all("pixels" in row for row in rows)  # not of an older version
     return rows if good and path.with_suffix(".npz").is_file() else None
 
 
-def prepare_one(recipe: Recipe, series: Series, path: Path) -> list[Row | Rejected]:
-    """Read and prepare a series and store the result.
-
-    Args:
-        recipe: how.
-        series: what.
-        path: where the result goes, without suffix.
-
-    Returns:
-        One entry a slice.
-    """
+def prepare_one(recipe: Recipe, folder: Path, series: Series) -> list[Row | Rejected]:
+    """Read and prepare a series and store the result below a folder; one entry a slice."""
+    path = result_path(folder, series)
     out: list[Row | Rejected] = []
     clips: list[Clip] = []
     for result in read_series(recipe.load, series, recipe.options, recipe.target):
@@ -170,68 +147,9 @@ def compact(row: Row) -> Row:
     }
 
 
-def read_arrays(folder: Path, row: Row) -> dict[str, np.ndarray]:
-    """'video' and 'lge_mask' of an accepted slice."""
+def read_example(folder: Path, row: Row) -> dict[str, Any]:
+    """An accepted slice as ``case_features`` has it."""
+    names = ("label", "case_id", "patient_id", "slice_index")
     with np.load(folder / f"{row['result']}.npz", allow_pickle=False) as arrays:
-        return {key: arrays[key][row["position"]] for key in ("video", "lge_mask")}
-
-
-def prepare_all(
-    todo: Iterator[Series], recipe: Recipe, folder: Path, *, jobs: int
-) -> Iterator[list[Row | Rejected]]:
-    """Prepare series, in no particular order.
-
-    A reader that crashes or is killed for memory costs one series: it is rejected and a new process
-    takes its place.
-
-    Args:
-        todo: what to do; taken from as work is finished.
-        recipe: how.
-        folder: where results go.
-        jobs: processes; 1 works in this one, where numpy may have several threads and round
-            otherwise (a grey level in a million); the commands give it one.
-
-    Yields:
-        ``prepare_one`` of each.
-    """
-    if jobs <= 1:
-        for series in todo:
-            yield prepare_one(recipe, series, result_path(folder, series))
-        return
-    function = functools.partial(prepare_one, recipe)
-    workers: list[Worker] = []
-    idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-
-    def ask(series: Series) -> list[Row | Rejected]:
-        try:
-            worker = idle.get_nowait()
-        except queue.Empty:
-            worker = Worker(function)
-            workers.append(worker)
-        worker.send((series, result_path(folder, series)))
-        try:
-            answer = worker.receive()
-        except EOFError:
-            status = worker.end()
-            lost = series.rejected(
-                f"{printable(series.path)}: the process that read it ended with status {status}",
-                "the file is damaged or too large for the memory; check it, or use fewer --jobs",
-            )
-            return [recipe.rejected(lost)]
-        idle.put(worker)
-        return answer
-
-    threads = ThreadPoolExecutor(jobs)
-    try:
-        pending = {threads.submit(ask, series) for series in itertools.islice(todo, 2 * jobs)}
-        while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            for answer in done:
-                yield answer.result()
-                pending |= {threads.submit(ask, series) for series in itertools.islice(todo, 1)}
-    finally:
-        for worker in workers:
-            worker.process.kill()  # wakes the threads that wait for an answer
-        threads.shutdown(cancel_futures=True)
-        for worker in workers:
-            worker.end()
+        images = {key: arrays[key][row["position"]] for key in ("video", "lge_mask")}
+    return {name: row[name] for name in names} | images | {"features": {}}

@@ -24,8 +24,6 @@ def case_features(
     """Schema of a stored case, the same for simulated and for real cohorts.
 
     Args:
-        frames: frames a cine.
-        image_size: pixels along each side.
         oracle: names of scalar features known of every case; empty for real data.
     """
     raw = tfds.features.Encoding.BYTES

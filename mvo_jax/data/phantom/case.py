@@ -38,25 +38,15 @@ _MVO_PREVALENCE = 265 / 680  # the paper's; used for the unseen pathology of the
 
 @dataclasses.dataclass(frozen=True)
 class CaseKey:
-    """Names one case.
-
-    Attributes:
-        preset: a name in PRESETS.
-        seed: of the cohort.
-        patient: index of the patient; no two splits share one.
-        slice_index: 0-based.
-        slices: slices a patient.
-        mvo: the case's label.
-        misregistration_mm: how far the label mask lies beside the cine, see ``draw_acquisition``.
-    """
+    """Names one case."""
 
     preset: str
-    seed: int
-    patient: int
-    slice_index: int
-    slices: int
-    mvo: bool
-    misregistration_mm: float = MISREGISTRATION_MM
+    seed: int  # of the cohort
+    patient: int  # index; no two splits share one
+    slice_index: int  # 0-based
+    slices: int  # of the patient
+    mvo: bool  # the label
+    misregistration_mm: float = MISREGISTRATION_MM  # see ``draw_acquisition``
 
     @property
     def patient_id(self) -> str:
@@ -149,13 +139,7 @@ def oracle_features(plan: Plan, lge_mask: np.ndarray) -> dict[str, float]:
 
 
 def simulate_case(key: CaseKey, *, frames: int = 30, image_size: int = 64) -> Case:
-    """Render a case.
-
-    Args:
-        key: which case.
-        frames: frames over the beat.
-        image_size: pixels along each side; the field of view stays about 120 mm.
-    """
+    """Render a case; the field of view is about 120 mm whatever the number of pixels."""
     plan = plan_case(key)
     mask = render_mask(plan.labelled, plan.anatomy, plan.scan, image_size=image_size)
     video = render_video(

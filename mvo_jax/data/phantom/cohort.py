@@ -6,6 +6,7 @@ splits are those of ``paper``, so that a study over sizes scores all rows on the
 """
 
 import dataclasses
+from typing import NamedTuple
 
 from mvo_jax.data.phantom.case import MISREGISTRATION_MM, CaseKey
 from mvo_jax.data.phantom.draws import Draws
@@ -27,8 +28,7 @@ _FIRST_PATIENT = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class SplitSize:
+class SplitSize(NamedTuple):
     """How many patients a split has, and how many of them have MVO."""
 
     patients: int
@@ -49,11 +49,7 @@ SIZES: dict[str, dict[str, SplitSize]] = {
         "validation": SplitSize(160, 64),
         "test": SplitSize(240, 96),
     },
-    "tiny": {
-        "train": SplitSize(16, 8),
-        "validation": SplitSize(8, 4),
-        "test": SplitSize(8, 4),
-    },
+    "tiny": {"train": SplitSize(16, 8), "validation": SplitSize(8, 4), "test": SplitSize(8, 4)},
     "small": {
         "train": SplitSize(240, 96),
         "validation": SplitSize(60, 24),
@@ -120,26 +116,16 @@ class CohortSpec:
             ("frames", MIN_FRAMES, MOST),
             ("image_size", MIN_IMAGE_SIZE, MOST),
             ("slices_per_patient", 1, MAX_SLICES),
+            ("misregistration_mm", 0, MAX_MISREGISTRATION_MM),
         ):
             value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            kind = "" if key == "misregistration_mm" else "an integer of "
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if (kind and not whole) or not least <= value <= most:  # nan is not either
                 raise UserError(
-                    f"data.{key} is {value!r}; the simulated cohort needs an integer of at least "
-                    f"{least}.",
-                    f"Set data.{key} to {least} or more.",
+                    f"data.{key} is {value!r}, which the simulated cohort cannot have.",
+                    f"Set data.{key} to {kind}{least} to {most:.10g}.",
                 )
-            if value > most:
-                raise UserError(
-                    f"data.{key} is {value}; the simulated cohort takes {most} at most.",
-                    f"Set data.{key} to {most} or less.",
-                )
-        # False for nan too.
-        if not 0 <= self.misregistration_mm <= MAX_MISREGISTRATION_MM:
-            raise UserError(
-                f"data.misregistration_mm is {self.misregistration_mm!r}; a simulated mask lies 0 "
-                f"to {MAX_MISREGISTRATION_MM:g} mm beside the cine.",
-                f"Set data.misregistration_mm to 0 to {MAX_MISREGISTRATION_MM:g}.",
-            )
 
     @property
     def name(self) -> str:

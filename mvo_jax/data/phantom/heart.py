@@ -27,23 +27,14 @@ _MIN_CORE_MM2 = 30.0  # 7 to 8 pixels of 2 mm: smaller cores are hardly read as 
 
 @dataclasses.dataclass(frozen=True)
 class Heart:
-    """One slice in material coordinates.
+    """One slice in material coordinates."""
 
-    Attributes:
-        endo: end-diastolic endocardial radius, mm [N_ANGLE].
-        epi: end-diastolic epicardial radius, mm [N_ANGLE].
-        strain: end-systolic mid-wall circumferential strain [N_ANGLE].
-        twist: rotation at end-systole, radians.
-        infarct: which material is infarcted, MVO included, bool [N_DEPTH, N_ANGLE].
-        core: which material is MVO, bool [N_DEPTH, N_ANGLE].
-    """
-
-    endo: np.ndarray
-    epi: np.ndarray
-    strain: np.ndarray
-    twist: float
-    infarct: np.ndarray
-    core: np.ndarray
+    endo: np.ndarray  # end-diastolic endocardial radius, mm [N_ANGLE]
+    epi: np.ndarray  # end-diastolic epicardial radius, mm [N_ANGLE]
+    strain: np.ndarray  # end-systolic mid-wall circumferential strain [N_ANGLE]
+    twist: float  # rotation at end-systole, radians
+    infarct: np.ndarray  # MVO included, bool [N_DEPTH, N_ANGLE]
+    core: np.ndarray  # which material is MVO, bool [N_DEPTH, N_ANGLE]
 
     @functools.cached_property
     def weight(self) -> np.ndarray:
@@ -116,13 +107,7 @@ def build_heart(anatomy: Anatomy, pathology: Pathology, *, slice_index: int, sli
 
     The infarct grows from the endocardium outwards, deepest in its middle; its angle is what its
     share of the muscle asks for. MVO lies inside it, away from the endocardium by a thin layer,
-    around one or two foci. A case with MVO always keeps some.
-
-    Args:
-        anatomy: the patient's anatomy.
-        pathology: infarct and MVO to put in.
-        slice_index: 0-based slice.
-        slices: slices of the patient, 10 mm apart around the first one's level.
+    around one or two foci. A case with MVO always keeps some. Slices are 10 mm apart.
     """
     level = anatomy.slice_offset + (slice_index - (slices - 1) / 2.0) * SLICE_SPACING_MM
     taper = math.sqrt(max(1.0 - (level / 75.0) ** 2, 0.3)) - 0.0035 * level  # narrows to the apex

@@ -220,10 +220,8 @@ def bssfp_signal(*, density: float, t1: float, t2: float, flip_degrees: float) -
     """On-resonance balanced steady-state signal at TE 1.5 ms, TR much shorter than T2 (MRXCAT).
 
     Args:
-        density: relative proton density.
         t1: longitudinal relaxation time, ms.
         t2: transverse relaxation time, ms.
-        flip_degrees: flip angle.
     """
     angle, ratio = math.radians(flip_degrees), t1 / t2
     decay = math.exp(-1.5 / t2)
@@ -246,11 +244,6 @@ def draw_acquisition(
     threefold across the field of view. Misregistration, drift and artefacts: ours.
 
     Args:
-        seed: of the cohort.
-        patient: whose scan.
-        slice_index: which slice.
-        haemorrhage: whether the core has bled.
-        preset: how hard the task is.
         misregistration_mm: standard deviation along each axis of the mask's shift, which is cut at
             2.5 of it; the other errors of the mask are multiplied by it over 3.2. The same draws
             are used whatever its value, and nothing but the mask depends on it.

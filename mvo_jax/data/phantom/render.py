@@ -183,14 +183,12 @@ class _Scene:
         self.surroundings = self._paint_surroundings(d)
         self.shading = self._coil_shading()
         # The left ventricle never leaves this part of the grid.
-        reach = float(heart.epi.max()) * 1.05 + 2.0 * self.edge + self._furthest_drift()
+        furthest_drift = float(np.max(scan.drift[:, 0] + 0.5 * np.abs(scan.drift[:, 2])))
+        reach = float(heart.epi.max()) * 1.05 + 2.0 * self.edge + furthest_drift
         self.box = (
             _span(np.abs(self.y[:, 0] - anatomy.centre[1]) < reach),
             _span(np.abs(self.x[0] - anatomy.centre[0]) < reach),
         )
-
-    def _furthest_drift(self) -> float:
-        return float(np.max(self.scan.drift[:, 0] + 0.5 * np.abs(self.scan.drift[:, 2])))
 
     def _paint_surroundings(self, d: Draws) -> np.ndarray:
         """Lung, diaphragm with liver and stomach, chest wall: ours, after anatomy, [n, n]."""
@@ -323,15 +321,9 @@ class _Scene:
 def render_video(
     heart: Heart, anatomy: Anatomy, scan: Acquisition, *, draws: Draws, frames: int, image_size: int
 ) -> np.ndarray:
-    """The cine of one slice.
+    """The cine of one slice over one heart beat, the first frame near end-diastole.
 
-    Args:
-        heart: the slice.
-        anatomy: the patient's anatomy.
-        scan: how it is acquired.
-        draws: stream for texture and noise.
-        frames: frames over one heart beat, the first near end-diastole.
-        image_size: pixels along each side.
+    ``draws`` is the stream of texture and noise.
 
     Returns:
         uint8 [frames, image_size, image_size, 1].

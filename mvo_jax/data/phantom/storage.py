@@ -31,7 +31,6 @@ def ensure_cohort(
 
     Args:
         data_dir: folder that holds cohorts; may start with ``~``.
-        progress: say how far it is (a bar on a terminal, log lines elsewhere).
         jobs: processes; None for as many as there are cores.
         **spec: fields of ``CohortSpec``.
 

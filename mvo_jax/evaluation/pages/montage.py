@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mvo_jax.data.checks import MOST_DECISIONS, Decision, Finding
+from mvo_jax.data.checks import MOST_DECISIONS, Finding
 from mvo_jax.data.slices import Clip
 from mvo_jax.evaluation.figures import pictures
 from mvo_jax.evaluation.pages.render import render_page
@@ -22,7 +22,7 @@ def write_montage(
     facts: Mapping[str, str],
     findings: Sequence[Finding],
     tiles: Sequence[tuple[Clip, Sequence[str]]],
-    decisions: Sequence[Decision] = (),
+    decisions: Sequence[Mapping[str, str]] = (),
     rejected: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Writes one HTML file that needs nothing else.

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mvo_jax.data import processes
 from mvo_jax.data.cohort import ahead
 from mvo_jax.data.importers.cine import Importer, Options, Series
 from mvo_jax.data.slices import CineSlice, Clip, Rejected, Target
@@ -60,7 +61,7 @@ def test_a_few_are_read_here_and_what_only_this_process_knows_too(monkeypatch):
         raise AssertionError("a child was started")
 
     monkeypatch.setattr(ahead, "available_cores", lambda: 3)
-    monkeypatch.setattr(ahead, "Worker", never)
+    monkeypatch.setattr(processes, "_Child", never)
     monkeypatch.setenv("READ_HERE", "1")
     assert len(read(ahead._FEW)) == ahead._FEW
     with pytest.raises(AssertionError, match="a child"):

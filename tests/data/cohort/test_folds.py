@@ -73,7 +73,7 @@ def test_they_are_those_of_prepare_and_the_same_on_disk(cohort, images, tmp_path
     [
         ({"folds": 6}, r"fold \d of 6 has one class: 4 cases, none with MVO"),  # 5 patients have it
         ({"folds": 2}, "2 folds: one is to test"),
-        ({"folds": 4, "fold": 4}, r"data.fold is 4, and data.folds makes 4 folds"),
+        ({"folds": 4, "fold": 4}, r"data.fold is 4, and there are 4 folds"),
         ({"folds": 13}, "12 labelled patients cannot fill 13 splits"),
     ],
 )

@@ -645,7 +645,7 @@ def test_a_bad_case_is_refused_by_name_and_the_others_go_on(name, tmp_path):
     importer = choose_importer(source)
     recipe = Recipe(importer.load, options, TARGET, source)
     series = importer.find(source, options)
-    results = [r for one in series for r in prepare_one(recipe, one, tmp_path / one.name)]
+    results = [r for one in series for r in prepare_one(recipe, tmp_path, one)]
     (good,) = [one for one in results if not isinstance(one, Rejected)]
     (bad,) = [one for one in results if isinstance(one, Rejected)]
     assert good["case_id"] == "good"
@@ -993,7 +993,7 @@ def test_changed_bytes_are_refused_in_a_line_or_read(name, tmp_path):
     files = sorted(p for p in write_folder.rglob("*") if p.is_file())
     recipe = Recipe(importer_of(form).load, Options(), Target(FRAMES, SIZE, PIXEL_MM), write_folder)
     refused_files = 0
-    for i in range(30):
+    for _ in range(30):
         path = files[draws.integers(len(files))]
         sound = path.read_bytes()
         content = bytearray(sound)
@@ -1002,7 +1002,7 @@ def test_changed_bytes_are_refused_in_a_line_or_read(name, tmp_path):
             content[draws.integers(reach)] = draws.integers(256)
         path.write_bytes(content)
         for series in importer_of(form).find(write_folder, Options()):
-            for one in prepare_one(recipe, series, tmp_path / "result" / str(i)):
+            for one in prepare_one(recipe, tmp_path / "result", series):
                 if isinstance(one, Rejected):
                     refused_files += 1
                     check_message(one.cause, one.remedy)

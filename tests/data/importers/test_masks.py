@@ -471,7 +471,7 @@ def test_an_empty_slice_of_a_mask_is_no_second_split(tmp_path):
     for one in read_clips(opened, None):
         assert isinstance(one, Clip)
         inspection.add(one)
-    assert "unlabelled" in inspection.splits
+    assert "unlabelled" in inspection.labels
     assert [finding.check for finding in inspection.findings() if finding.is_fault] == []
 
 

@@ -46,12 +46,6 @@ def test_keys_name_streams():
     assert not np.array_equal(Draws(1, 23).normals(4), Draws(12, 3).normals(4))
 
 
-def test_permutation_holds_every_number_once():
-    order = Draws(3).permutation(257)
-    assert sorted(order.tolist()) == list(range(257))
-    assert order.tolist() != list(range(257))
-
-
 def test_clipping():
     d = Draws(4)
     values = [d.normal(0.0, 1.0, low=-0.5, high=0.25) for _ in range(200)]
