@@ -121,10 +121,6 @@ def read(program: str) -> Traffic:
 def by_layer(program: str, network: str) -> dict[str, tuple[int, int]]:
     """Bytes through the large memory and estimated cycles of each part of a network.
 
-    Args:
-        program: as for ``read``.
-        network: name of the module's class, behind which its parts stand in a source.
-
     Returns:
         'forward trunk/layer1_block1' and so on, the largest first; 'copies' and the rest of what
         names no part under its kind.

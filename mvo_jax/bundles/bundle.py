@@ -72,11 +72,7 @@ class Bundle:
         return f"the bundle {self.folder.name}"
 
     def decision(self, threshold: float | None = None) -> Threshold:
-        """The thresholds: as given, or those of the bundle.
-
-        Args:
-            threshold: in [0, 1], in place of both.
-        """
+        """The thresholds: as given, in [0, 1], or those of the bundle."""
         if threshold is None:
             return self.threshold
         return given_threshold(threshold, self.threshold.patient_rule)

@@ -23,9 +23,6 @@ def model_card(about: About) -> str:
     """The text of ``README.md``: YAML for the Hub, then what a reader has to know.
 
     Follows Mitchell et al., Model Cards for Model Reporting (2019): use, data, metrics, limits.
-
-    Args:
-        about: of the bundle.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -79,9 +79,9 @@ class MVONet(nn.Module):
             encoder = TemporalEncoder(
                 self.num_layers,
                 self.num_heads,
-                dropout_rate=self.encoder_dropout,
-                form=self.encoder_form,
-                numerics=numerics,
+                self.encoder_dropout,
+                self.encoder_form,
+                numerics,
                 name="encoder",
             )
             pooled = encoder(tokens, train=train)[:, 0]

@@ -56,10 +56,6 @@ class Session:
     """The images of one person, in a folder of their own, and what was predicted of them.
 
     Requests come from several threads; one of them at a time reads images and predicts.
-
-    Args:
-        model: predicts.
-        threshold: decision threshold in place of the model's.
     """
 
     def __init__(self, model: Model, threshold: float | None = None):
@@ -121,9 +117,6 @@ class Session:
 
     def predict(self, drop: int | None = None) -> None:
         """Begin to read and predict what was received; ``state`` tells how far it is.
-
-        Args:
-            drop: see ``receive``; the same for the others.
 
         Raises:
             Refusal: nothing was received, not all of it, or it is being read already.

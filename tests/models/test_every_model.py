@@ -17,7 +17,7 @@ from mvo_jax.training.losses import LossSettings
 from mvo_jax.training.state import TrainState
 from mvo_jax.training.step import make_train_step
 from tests.models.conftest import QUICK_COMPILE
-from tests.small_run import shipped_models
+from tests.small_run import shipped_models, slow_but
 
 # Regular expressions for parameters whose gradient is zero in exact arithmetic, by model, such as
 # a bias in front of a BatchNorm.
@@ -25,9 +25,8 @@ ZERO_GRADIENTS: dict[str, str] = {
     "mvo_net": r"encoder/block1/key/bias|decoder/block1/reduce/bias",
 }
 
-every_model = pytest.mark.parametrize("name", shipped_models())
-QUICK = ("mvo_net", "c3d")
-SLOW = pytest.mark.slow(reason="compiles a baseline; C3D stands for all")
+BASELINES = [name for name in shipped_models() if name != "mvo_net"]
+QUICK_ALONE = ["mvo_net", *slow_but("c3d", BASELINES, "compiles a baseline; C3D stands for all")]
 
 
 def config_of(name: str, **changes: Any) -> dict[str, Any]:
@@ -51,7 +50,7 @@ def clips(name: str, batch: int) -> np.ndarray:
 
 @pytest.fixture(
     scope="module",
-    params=[name if name in QUICK else pytest.param(name, marks=SLOW) for name in shipped_models()],
+    params=QUICK_ALONE,
 )
 def steps(request, random_variables) -> tuple[str, Any, dict[int, Any]]:
     """One step of SGD in float64 on one device and on eight: state before, states after."""
@@ -129,9 +128,7 @@ def test_eight_devices_equal_one(steps):
     assert relative(eight.batch_stats, one.batch_stats) < 1e-12
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=SLOW) for name in shipped_models()]
-)
+@pytest.mark.parametrize("name", QUICK_ALONE)
 def test_any_batch_and_bfloat16(name, random_variables):
     clip = SMALL[name][1]
     exact: Any = build_model(config_of(name), backend="cpu")
@@ -162,7 +159,7 @@ def test_any_batch_and_bfloat16(name, random_variables):
     assert 0 < np.abs(rounded - together).max() < 0.1 * np.abs(together).max() + 0.1
 
 
-@every_model
+@pytest.mark.parametrize("name", shipped_models())
 def test_clips_the_model_cannot_take_are_refused(name):
     frames, height, width, _ = SMALL[name][1]
     model: Any = build_model(config_of(name), backend="cpu")

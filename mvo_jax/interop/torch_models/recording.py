@@ -62,11 +62,7 @@ class Dropout(nn.Module):
 
 
 class RecordedModel(nn.Module):
-    """A model whose intermediates can be read and whose dropout masks can be set.
-
-    Args:
-        in_channels: of the first layer; a grey clip is copied to as many.
-    """
+    """A model whose intermediates can be read and whose dropout masks can be set."""
 
     def __init__(self, in_channels: int):
         super().__init__()

@@ -141,12 +141,7 @@ class Released(nn.Module):
 
 
 class TorchTimeSformer(RecordedModel):
-    """The network of ``mvo_jax.models.baselines.timesformer.TimeSformer``.
-
-    Args:
-        clip: (T, H, W, C); fixes the number of positions.
-        config: the fields of the Flax model.
-    """
+    """The network of ``mvo_jax.models.baselines.timesformer.TimeSformer``."""
 
     def __init__(self, clip: tuple[int, ...], config: Any):
         super().__init__(config.in_channels)

@@ -40,12 +40,7 @@ class Transformer(nn.Module):
 
 
 class TorchViViT(RecordedModel):
-    """The network of ``mvo_jax.models.baselines.vivit.ViViT``.
-
-    Args:
-        clip: (T, H, W, C); fixes the number of positions.
-        config: the fields of the Flax model.
-    """
+    """The network of ``mvo_jax.models.baselines.vivit.ViViT``."""
 
     def __init__(self, clip: tuple[int, ...], config: Any):
         super().__init__(config.in_channels)

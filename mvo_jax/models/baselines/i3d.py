@@ -128,7 +128,7 @@ class I3D(Baseline):
     """Inception-v1 I3D. Sows 'pooled' beside what the trunk sows."""
 
     width: int = 64  # channels of the first convolution; all others follow
-    stage_sizes: tuple[int, int, int] = (2, 5, 2)  # Inception modules behind the poolings, at most
+    stage_sizes: tuple[int, int, int] = (2, 5, 2)  # modules after pooling 2, 3, 4; at most
     head_size: int = 256  # of a hidden layer before the output; 0 for none, as in the paper of I3D
     head_dropout: float = 0.5  # of the pooled features
 

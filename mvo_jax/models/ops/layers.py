@@ -33,13 +33,9 @@ def match_channels(video: Array, channels: int) -> Array:
 
 
 def check_clip(video: Array, *, in_channels: int, frames: int, size: int) -> None:
-    """Raise ValueError for clips that a network cannot take.
+    """Raise ValueError for clips ``[B, T, H, W, C]`` with other channels than a network's or one.
 
-    Args:
-        video: ``[B, T, H, W, C]``.
-        in_channels: channels of the network's first convolution; a clip has as many or one.
-        frames: least T.
-        size: least H and W.
+    Also for those of less than ``frames`` and ``size``, of H and W.
     """
     _, steps, height, width, channels = video.shape
     if steps < frames or min(height, width) < size:
@@ -171,11 +167,6 @@ def _normalise_batch(
     Together that halves the time of the layer on a CPU.
 
     Args:
-        x: ``[..., C]``.
-        scale: ``[C]``, as ``bias``.
-        bias: see ``scale``.
-        axis_name: device axis over which statistics are joined; None on one device.
-        epsilon: added to the variance.
         columns: neighbouring columns in the channels; they share statistics, scale and bias, so
             the ``[C]`` given and returned here repeat themselves as many times.
 
