@@ -5,7 +5,6 @@ or a bundle (``bundles.bundle.Bundle``, computed with onnxruntime): nothing here
 """
 
 import dataclasses
-import itertools
 import logging
 import math
 import platform
@@ -174,15 +173,13 @@ def _predict(
     maps: MapWriter | None,
 ) -> list[dict[str, Any]]:
     """Rows of all clips; the clips themselves are dropped unless ``pictured`` keeps them."""
-    first = list(itertools.islice(clips, model.batch_size))
-    if not first:
-        return []
-    # A single slice need not pay for a whole batch.
     with_mask = overlay is not False or maps is not None
-    predict = model.predictor(len(first), with_mask=with_mask)
+    predict = None
     rows: list[dict[str, Any]] = []
     with tqdm(unit="slice", desc="Predicting", disable=not sys.stderr.isatty()) as bar:
-        for batch in itertools.chain([first], batched(clips, len(first))):
+        for batch in batched(clips, model.batch_size):
+            if predict is None:  # a single slice need not pay for a whole batch
+                predict = model.predictor(len(batch), with_mask=with_mask)
             result = predict(np.stack([clip.video for clip in batch]))
             masks = result.get("coarse_mask")
             members = result.get("members", [None] * len(batch))

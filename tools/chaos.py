@@ -18,6 +18,7 @@ import argparse
 import collections
 import importlib
 import json
+import multiprocessing
 import os
 import random
 import select
@@ -26,6 +27,7 @@ import signal
 import sys
 import time
 import traceback
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -211,21 +213,14 @@ def _reference(folder: Path, cache: Path) -> tuple[dict[str, Any], float, int]:
 
 def _outcome(folder: Path) -> dict[str, Any]:
     """Read in a process of its own: reading starts JAX, and what has threads cannot be forked."""
-    written = folder.with_suffix(".outcome")
-    pid = os.fork()
-    if pid == 0:
-        try:
-            from tools.tiny_run import outcome
+    from tools.tiny_run import outcome
 
-            written.write_text(json.dumps(outcome(folder)))
-            os._exit(DONE)
-        except BaseException:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        try:
+            return pool.submit(outcome, folder).result()
+        except Exception:
             traceback.print_exc()
-        finally:
-            os._exit(FAILED)
-    if os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) != DONE:
-        return {"unreadable": str(folder)}
-    return json.loads(written.read_text())
+            return {"unreadable": str(folder)}
 
 
 def _kill(start: Start, draws: random.Random, seconds: float, events: int, totals: Totals) -> int:

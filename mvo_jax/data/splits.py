@@ -145,9 +145,7 @@ def split_bytes(data_config: Any, name: str) -> int:
     return cases * (shape.frames + 1) * shape.image_size**2
 
 
-def load_split(
-    data_config: Any, name: str, *, progress: bool = True, labelled: bool = True
-) -> AnySplit:
+def load_split(data_config: Any, name: str) -> AnySplit:
     """Load a split, generating a simulated cohort where it is missing.
 
     A split larger than ``device_budget_mb`` stays on disk; only what ``Cases`` holds is in memory.
@@ -159,29 +157,25 @@ def load_split(
             (10^6 bytes); for the simulated one ``preset``, ``seed``, ``size``,
             ``slices_per_patient`` and ``misregistration_mm``; for a prepared one ``fold`` and
             ``folds``.
-        name: train, validation, test, test_large, validation_large; of a prepared cohort also
-            ``unlabelled``.
-        progress: show the progress of generation, and of checking a large split, on stderr.
-        labelled: refuse cases without a label; False for prediction.
+        name: train, validation, test, test_large or validation_large.
 
     Raises:
         UserError: the cohort or split does not exist, a value is out of range, the data folder
-            cannot be written, or the stored data are damaged or inconsistent.
+            cannot be written, or the stored data are damaged, inconsistent or unlabelled.
     """
     if data_config.name == "cohort":
         cohort, stored, only = _prepared(data_config, name)
         for part in stored:
             cohort.verify(part)
-        options = {"progress": progress, "labelled": labelled, "only": only}
-        return _load(data_config, cohort.builder(), stored, name, **options)
+        return _load(data_config, cohort.builder(), stored, name, only)
 
     # Here, because TFDS takes a second to import and most of this package does without it.
     from mvo_jax.data.phantom.storage import ensure_cohort, verify_split
 
     spec = phantom_spec(data_config).holding(name)
-    builder = ensure_cohort(data_config.dir, progress=progress, **dataclasses.asdict(spec))
+    builder = ensure_cohort(data_config.dir, **dataclasses.asdict(spec))
     verify_split(builder, name)
-    return _load(data_config, builder, [name], name, progress=progress, labelled=True)
+    return _load(data_config, builder, [name], name)
 
 
 def _load(
@@ -189,9 +183,6 @@ def _load(
     builder: Any,
     stored: Sequence[str],
     name: str,
-    *,
-    progress: bool,
-    labelled: bool,
     only: frozenset[str] | None = None,
 ) -> AnySplit:
     """Read and check a split of a TFDS builder with the schema of ``case_features``.
@@ -205,7 +196,7 @@ def _load(
     images: dict[int, Any] = {}
     cases: list[_Case] = []
     title = f"Checking split {name!r}"
-    shown = streamed and progress and sys.stderr.isatty()
+    shown = streamed and sys.stderr.isatty()
     for place in tqdm(range(len(records)), desc=title, unit="case", disable=not shown):
         case = records[place]
         case_id, patient_id = case["case_id"].decode(), case["patient_id"].decode()
@@ -228,7 +219,7 @@ def _load(
         "patient_id": tuple(case.patient_id for case in cases),
         "features": {key: table[:, i] for i, key in enumerate(features)},
     }
-    check_cases(Cases(**small), labelled=labelled)
+    check_cases(Cases(**small))
     places = [case.place for case in cases]
     if not streamed:
         video, lge_mask = map(np.stack, zip(*(images[place] for place in places), strict=True))
@@ -256,11 +247,8 @@ def _inconsistent(name: str, what: str) -> UserError:
     )
 
 
-def check_cases(split: Cases, *, labelled: bool = True) -> None:
+def check_cases(split: Cases) -> None:
     """Check everything of a split but the images; cases of one class are only warned about.
-
-    Args:
-        labelled: refuse cases without a label.
 
     Raises:
         UserError: something does not fit; the message names the split and the case.
@@ -271,13 +259,13 @@ def check_cases(split: Cases, *, labelled: bool = True) -> None:
     if len(set(split.case_id)) < len(split):
         raise _inconsistent(split.name, "two cases have the same case_id")
     known = label != UNLABELLED
-    if labelled and not known.all():
+    if not known.all():
         raise UserError(
             f"Split {split.name!r} has {int(np.sum(~known))} unlabelled cases, "
             f"{split.case_id[int(np.argmin(known))]} for one: nothing can be learned or scored.",
             "Prepare them with LGE masks, or use them for prediction only.",
         )
-    if label[0] != UNLABELLED and label.min() == label.max():
+    if label.min() == label.max():
         warnings.warn(
             f"All {len(split)} cases of split {split.name!r} have label {label[0]}: "
             "AUC and specificity or recall are undefined there.",

@@ -81,9 +81,7 @@ def quiet_tfds() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress(
-    title: str, unit: str, *, total: int | None = None, enabled: bool = True
-) -> Iterator[Callable[..., None]]:
+def progress(title: str, unit: str, *, total: int | None = None) -> Iterator[Callable[..., None]]:
     """A function to call after each of many things; a bar on a terminal, log lines elsewhere.
 
     Args:
@@ -92,10 +90,10 @@ def progress(
     Yields:
         ``advance(**counts)``, with what else there is to count.
     """
-    lines = enabled and not sys.stderr.isatty()
+    lines = not sys.stderr.isatty()
     started = last = time.monotonic()
     done = 0
-    with tqdm.tqdm(total=total, desc=title, unit=unit, disable=lines or not enabled) as bar:
+    with tqdm.tqdm(total=total, desc=title, unit=unit, disable=lines) as bar:
 
         def advance(**counts: int) -> None:
             nonlocal last, done

@@ -27,7 +27,7 @@ def cohort(data_dir, tmp_path_factory) -> Path:
     data: Any = load_config("mvo").unlock().data
     data.update(dir=str(data_dir), size="tiny", preset="easy", frames=8, image_size=32)
     for name in ("train", "validation", "test"):
-        split = load_split(data, name, progress=False)
+        split = load_split(data, name)
         assert isinstance(split, Split)
         for i, case in enumerate(split.case_id):
             writers.write_nifti(

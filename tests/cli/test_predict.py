@@ -279,15 +279,13 @@ def test_out_must_be_free_and_writable(evaluated, images, tmp_path, refused):
     full = tmp_path / "full"
     full.mkdir()
     (full / "notes.txt").write_text("mine")
-    cause, _ = refused("predict", f"--workdir={evaluated}", one, f"--out={full}")
-    assert "not an empty folder" in cause
+    for words, *more in (
+        ("not an empty folder", f"--out={full}"),
+        ("notes.txt", f"--out={full / 'notes.txt' / 'o'}"),
+        ("out",),
+    ):
+        assert words in refused("predict", f"--workdir={evaluated}", one, *more)[0]
     assert [path.name for path in full.iterdir()] == ["notes.txt"]
-    cause, _ = refused(
-        "predict", f"--workdir={evaluated}", one, f"--out={full / 'notes.txt' / 'o'}"
-    )
-    assert "notes.txt" in cause
-    cause, _ = refused("predict", f"--workdir={evaluated}", one)
-    assert "out" in cause
 
 
 def test_a_cohort_of_another_geometry(evaluated, tmp_path, refused):
@@ -458,29 +456,23 @@ sys.exit(code)
 
 
 def test_what_export_and_a_bundle_refuse(evaluated, bundle, images, tmp_path, refused):
-    out = tmp_path / "out"
-    cause, _ = refused("predict", images, f"--out={out}")
-    assert "neither --workdir nor --bundle" in cause
-    cause, _ = refused("predict", f"--bundle={bundle}", f"--workdir={evaluated}", images, "--out=o")
-    assert "both" in cause
-    cause, _ = refused("predict", f"--bundle={bundle}", "--checkpoint=best", images, "--out=o")
-    assert "--checkpoint is of a run" in cause
-    cause, remedy = refused("predict", f"--bundle={evaluated}", images, f"--out={out}")
-    assert "is no bundle" in cause
-    assert "python -m mvo_jax export" in remedy
-    cause, remedy = refused("eval", f"--workdir={bundle}")
-    assert "is a bundle" in cause
-    cause, _ = refused("export", f"--workdir={evaluated}", f"--out={out}", "--format=tflite")
-    assert "tflite" in cause
-    cause, _ = refused("export", f"--workdir={images}", f"--out={out}")
-    assert "config.json does not exist" in cause
-    cause, _ = refused("export", f"--workdir={evaluated}", f"--out={evaluated}", "--format=onnx")
-    assert "not an empty folder" in cause
-    cause, _ = refused("export", f"--workdir={images}", f"--out={evaluated}")  # before it computes
-    assert "not an empty folder" in cause
-    bare = tmp_path / "bare"
+    out, bare = tmp_path / "out", tmp_path / "bare"
     shutil.copytree(evaluated, bare)
     shutil.rmtree(bare / "checkpoints" / "best")
-    cause, _ = refused("export", f"--workdir={bare}", f"--out={out}")
-    assert "best" in cause
+    run_flag, bundle_flag, to = f"--workdir={evaluated}", f"--bundle={bundle}", f"--out={out}"
+    for words, verb, *arguments in (
+        ("neither --workdir nor --bundle", "predict", images, to),
+        ("both", "predict", bundle_flag, run_flag, images, to),
+        ("--checkpoint is of a run", "predict", bundle_flag, "--checkpoint=best", images, to),
+        ("is no bundle", "predict", f"--bundle={evaluated}", images, to),
+        ("is a bundle", "eval", f"--workdir={bundle}"),
+        ("tflite", "export", run_flag, to, "--format=tflite"),
+        ("config.json does not exist", "export", f"--workdir={images}", to),
+        ("not an empty folder", "export", run_flag, f"--out={evaluated}", "--format=onnx"),
+        # Before anything is computed.
+        ("not an empty folder", "export", f"--workdir={images}", f"--out={evaluated}"),
+        ("best", "export", f"--workdir={bare}", to),
+    ):
+        assert words in refused(verb, *arguments)[0]
+    assert "mvo_jax export" in refused("predict", f"--bundle={evaluated}", images, to)[1]
     assert not out.exists()

@@ -1,6 +1,5 @@
 import dataclasses
 import warnings
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,35 +17,16 @@ from mvo_jax.data.splits import (
 from mvo_jax.errors import UserError
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    return SimpleNamespace(
-        name="phantom",
-        dir=str(tmp_path_factory.mktemp("data")),
-        preset="easy",
-        seed=3,
-        size="tiny",
-        frames=8,
-        image_size=32,
-        slices_per_patient=2,
-        device_budget_mb=1000,
-    )
-
-
-def changed(config, **values):
-    return SimpleNamespace(**(vars(config) | values))
-
-
 def cases(label=(1, 0, 0), case_id=("a", "b", "c")) -> Cases:
     patients = tuple(f"patient of {name}" for name in case_id)
     return Cases("train", np.array(label, np.int32), case_id, patients, {})
 
 
-def test_load(config):
+def test_load(simulated):
     from mvo_jax.data.phantom.case import simulate_case
     from mvo_jax.data.phantom.cohort import CohortSpec
 
-    split = load_split(config, "train", progress=False)
+    split = load_split(simulated(), "train")
     assert isinstance(split, Split)
     assert split.name == "train"
     assert len(split) == 32
@@ -68,23 +48,23 @@ def test_load(config):
             assert split.features[name][i] == np.float32(value)
 
 
-def test_memory_is_known_before_and_after(config):
-    split = load_split(config, "test", progress=False)
+def test_memory_is_known_before_and_after(simulated):
+    split = load_split(simulated(), "test")
     assert isinstance(split, Split)
     images = split.video.nbytes + split.lge_mask.nbytes
-    assert split_bytes(config, "test") == images == 16 * (8 + 1) * 32 * 32
+    assert split_bytes(simulated(), "test") == images == 16 * (8 + 1) * 32 * 32
     numbers = 16 * 4 * (1 + len(split.features))  # int32 label, float32 features
     assert split.size_bytes == images + numbers
 
 
-def test_home_folder(config, tmp_path, monkeypatch):
+def test_home_folder(simulated, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    load_split(changed(config, dir="~/cohorts"), "test", progress=False)
+    load_split(simulated(dir="~/cohorts"), "test")
     assert (tmp_path / "cohorts" / "phantom").is_dir()
 
 
-def test_splits_share_no_patient(config):
-    splits = [load_split(config, name, progress=False) for name in ("train", "validation", "test")]
+def test_splits_share_no_patient(simulated):
+    splits = [load_split(simulated(), name) for name in ("train", "validation", "test")]
     check_patients_disjoint(*splits)
     with pytest.raises(UserError) as caught:
         check_patients_disjoint(splits[0], dataclasses.replace(splits[0], name="other"))
@@ -102,35 +82,34 @@ def test_splits_share_no_patient(config):
         ({"frames": 4}, "data.frames"),
     ],
 )
-def test_unknown_data(config, change, named):
+def test_unknown_data(simulated, change, named):
     for ask in (load_split, split_bytes):
         with pytest.raises(UserError, match=named):
-            ask(changed(config, **change), "train")
+            ask(simulated(**change), "train")
 
 
-def test_unknown_split_is_refused_before_anything_is_generated(config, tmp_path):
+def test_unknown_split_is_refused_before_anything_is_generated(simulated, tmp_path):
     with pytest.raises(UserError, match="train, validation, test"):
-        load_split(changed(config, dir=str(tmp_path)), "test_large")
+        load_split(simulated(dir=str(tmp_path)), "test_large")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_damage_is_reported_by_load(config, tmp_path):
-    config = changed(config, dir=str(tmp_path), slices_per_patient=1)
-    load_split(config, "train", progress=False)
+def test_damage_is_reported_by_load(simulated, tmp_path):
+    config = simulated(dir=str(tmp_path), slices_per_patient=1)
+    load_split(config, "train")
     path = next(tmp_path.rglob("*test*array_record*"))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
-    load_split(config, "train", progress=False)
+    load_split(config, "train")
     with pytest.raises(UserError, match=path.name):
-        load_split(config, "test", progress=False)
+        load_split(config, "test")
 
 
 def test_good_cases_pass():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_cases(cases())
-        check_cases(cases((UNLABELLED,) * 3), labelled=False)
         for label, value in ((1, 2), (0, 3), (UNLABELLED, 0)):
             check_mask("train", "a", label, np.full((4, 4), value, np.uint8))
 

@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,34 +14,15 @@ from mvo_jax.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    return SimpleNamespace(
-        name="phantom",
-        dir=str(tmp_path_factory.mktemp("data")),
-        preset="easy",
-        seed=5,
-        size="tiny",
-        frames=8,
-        image_size=32,
-        slices_per_patient=2,
-        device_budget_mb=1000,
-    )
-
-
-def changed(config, **values):
-    return SimpleNamespace(**(vars(config) | values))
-
-
-@pytest.fixture(scope="module")
-def resident(config) -> Split:
-    split = load_split(config, "train", progress=False)
+def resident(simulated) -> Split:
+    split = load_split(simulated(), "train")
     assert isinstance(split, Split)
     return split
 
 
 @pytest.fixture
-def streamed(config, resident) -> StreamedSplit:
-    split = load_split(changed(config, device_budget_mb=0), "train", progress=False)
+def streamed(simulated, resident) -> StreamedSplit:
+    split = load_split(simulated(device_budget_mb=0), "train")
     assert isinstance(split, StreamedSplit)
     return split
 
@@ -51,10 +31,10 @@ def draw(step: int) -> np.ndarray:
     return batch_indices(7, step, num_cases=32, batch_size=12)
 
 
-def test_the_budget_decides(config, resident):
+def test_the_budget_decides(simulated, resident):
     # 32 cases of 8 frames and a mask of 32x32 pixels: 0.294912 MB.
     for budget, kind in ((0.2949, StreamedSplit), (0.2950, Split)):
-        split = load_split(changed(config, device_budget_mb=budget), "train", progress=False)
+        split = load_split(simulated(device_budget_mb=budget), "train")
         assert isinstance(split, kind)
 
 
@@ -109,10 +89,10 @@ def test_no_more_is_read_ahead_than_asked_for(streamed):
             assert not thread.is_alive()
 
 
-def test_files_that_go_while_they_are_read(config, resident, tmp_path):
-    shutil.copytree(config.dir, tmp_path, dirs_exist_ok=True)
-    copy = changed(config, dir=str(tmp_path), device_budget_mb=0)
-    split = load_split(copy, "train", progress=False)
+def test_files_that_go_while_they_are_read(simulated, resident, tmp_path):
+    shutil.copytree(simulated().dir, tmp_path, dirs_exist_ok=True)
+    copy = simulated(dir=str(tmp_path), device_budget_mb=0)
+    split = load_split(copy, "train")
     for path in tmp_path.rglob("*array_record*"):
         path.write_bytes(b"")
     with pytest.raises(UserError) as caught:

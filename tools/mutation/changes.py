@@ -13,54 +13,51 @@ from tools.mutation import sources
 from tools.mutation.sources import CINE, FRAMES, MASK, SIZE, TABLE, Files
 
 Change = Callable[[Files, random.Random], None]
+Alter = Callable[[Any, random.Random], Any]
+
+
+def _with_arguments(function: Callable[..., Any]) -> Callable[..., Callable[..., Any]]:
+    """``f(what, draws, *arguments)`` as ``f(*arguments)``, which alters what it is given."""
+    return lambda *given, **named: lambda what, draws: function(what, draws, *given, **named)
 
 
 def _some_dicom(files: Files, draws: random.Random) -> str:
     return draws.choice(sorted(name for name in files if name.endswith(".dcm")))
 
 
+@_with_arguments
 def in_images(
-    change: Callable[[Any, random.Random], None], *, every: bool = False, **how: Any
-) -> Change:
+    files: Files, draws: random.Random, change: Alter, *, every: bool = False, **how: Any
+) -> None:
     """A change of data sets: of one image, or of all alike."""
+    from pydicom import dcmread
 
-    def run(files: Files, draws: random.Random) -> None:
-        from pydicom import dcmread
-
-        names = [n for n in sorted(files) if n.endswith(".dcm")]
-        state = draws.getstate()
-        for name in names if every else [_some_dicom(files, draws)]:
-            if every:
-                draws.setstate(state)
-            data = dcmread(io.BytesIO(files[name]))
-            change(data, draws)
-            files[name] = sources.dicom_bytes(data, **how)
-
-    return run
+    names = [n for n in sorted(files) if n.endswith(".dcm")]
+    state = draws.getstate()
+    for name in names if every else [_some_dicom(files, draws)]:
+        if every:
+            draws.setstate(state)
+        data = dcmread(io.BytesIO(files[name]))
+        change(data, draws)
+        files[name] = sources.dicom_bytes(data, **how)
 
 
-def setting(**tags: Any) -> Callable[[Any, random.Random], None]:
+@_with_arguments
+def setting(data: Any, draws: random.Random, **tags: Any) -> None:
     """Sets tags; a list of values is drawn from, None takes the tag out."""
-
-    def run(data: Any, draws: random.Random) -> None:
-        for name, values in tags.items():
-            value = draws.choice(values)
-            if value is None:
-                delattr(data, name)
-            else:
-                setattr(data, name, value)
-
-    return run
+    for name, values in tags.items():
+        value = draws.choice(values)
+        if value is None:
+            delattr(data, name)
+        else:
+            setattr(data, name, value)
 
 
-def in_bytes(where: str, change: Callable[[bytearray, random.Random], bytes]) -> Change:
+@_with_arguments
+def in_bytes(files: Files, draws: random.Random, where: str, change: Alter) -> None:
     """A change of the bytes of a file whose name ends so."""
-
-    def run(files: Files, draws: random.Random) -> None:
-        name = draws.choice(sorted(n for n in files if n.endswith(where)))
-        files[name] = bytes(change(bytearray(files[name]), draws))
-
-    return run
+    name = draws.choice(sorted(n for n in files if n.endswith(where)))
+    files[name] = bytes(change(bytearray(files[name]), draws))
 
 
 def cut(content: bytearray, draws: random.Random) -> bytes:
@@ -91,22 +88,18 @@ def flip_header(content: bytearray, draws: random.Random) -> bytes:
     return bytes(content)
 
 
-def replaced(name: str, make: Callable[[random.Random], bytes]) -> Change:
+@_with_arguments
+def replaced(
+    files: Files, draws: random.Random, name: str, make: Callable[[random.Random], bytes]
+) -> None:
     """A file made anew."""
-
-    def run(files: Files, draws: random.Random) -> None:
-        files[name] = make(draws)
-
-    return run
+    files[name] = make(draws)
 
 
-def without(where: str) -> Change:
+@_with_arguments
+def without(files: Files, draws: random.Random, where: str) -> None:
     """A file whose name ends so is lost."""
-
-    def run(files: Files, draws: random.Random) -> None:
-        del files[draws.choice(sorted(n for n in files if n.endswith(where)))]
-
-    return run
+    del files[draws.choice(sorted(n for n in files if n.endswith(where)))]
 
 
 def moved(data: Any, draws: random.Random) -> None:
@@ -168,16 +161,13 @@ def private(data: Any, draws: random.Random) -> None:
     block.add_new(draws.randrange(1, 200), "OB", draws.randbytes(2 * draws.randint(1, 400)))
 
 
-def nifti_header(which: str, change: Callable[[Any, random.Random], None]) -> Change:
+@_with_arguments
+def nifti_header(files: Files, draws: random.Random, which: str, change: Alter) -> None:
     """One of the two files with another header."""
-
-    def run(files: Files, draws: random.Random) -> None:
-        array = CINE if which == "cine" else MASK
-        files[f"A_{which}.nii"] = sources.nifti_bytes(
-            array.T, sources.plane_affine(), lambda header: change(header, draws)
-        )
-
-    return run
+    array = CINE if which == "cine" else MASK
+    files[f"A_{which}.nii"] = sources.nifti_bytes(
+        array.T, sources.plane_affine(), lambda header: change(header, draws)
+    )
 
 
 def unread_fields(header: Any, draws: random.Random) -> None:
@@ -229,16 +219,13 @@ def no_orientation(header: Any, draws: random.Random) -> None:
         header["pixdim"][1:4] = 1
 
 
+@_with_arguments
 def header_number(
-    offset: int, form: str, *values: float
-) -> Callable[[bytearray, random.Random], bytes]:
+    content: bytearray, draws: random.Random, offset: int, form: str, *values: float
+) -> bytes:
     """A number of the header of an uncompressed NIfTI file."""
-
-    def run(content: bytearray, draws: random.Random) -> bytes:
-        struct.pack_into(f"<{form}", content, offset, draws.choice(values))
-        return bytes(content)
-
-    return run
+    struct.pack_into(f"<{form}", content, offset, draws.choice(values))
+    return bytes(content)
 
 
 def mask_value(value: int) -> np.ndarray:
@@ -259,15 +246,12 @@ def _draw_into(
             content[name] = value
 
 
-def in_stack(stack: int, **fields: Any) -> Change:
+@_with_arguments
+def in_stack(files: Files, draws: random.Random, stack: int, **fields: Any) -> None:
     """A field of a stack of ``setstruct``: other values to draw from, None takes it out."""
-
-    def run(files: Files, draws: random.Random) -> None:
-        content = sources.stacks()
-        _draw_into(content[stack], fields, draws)
-        files["A.mat"] = sources.mat_bytes(content)
-
-    return run
+    content = sources.stacks()
+    _draw_into(content[stack], fields, draws)
+    files["A.mat"] = sources.mat_bytes(content)
 
 
 def other_mat(files: Files, draws: random.Random) -> None:
@@ -280,15 +264,12 @@ def other_mat(files: Files, draws: random.Random) -> None:
     files["A.mat"] = sources.mat_bytes(content, compress=draws.random() < 0.5, **more)
 
 
-def arrays(**fields: Any) -> Change:
+@_with_arguments
+def arrays(files: Files, draws: random.Random, **fields: Any) -> None:
     """Arrays of the ``.npz``: values to draw from, None takes one out."""
-
-    def run(files: Files, draws: random.Random) -> None:
-        content = sources.npz_arrays()
-        _draw_into(content, fields, draws)
-        files["A.npz"] = sources.npz_bytes(content, compress=draws.random() < 0.5)
-
-    return run
+    content = sources.npz_arrays()
+    _draw_into(content, fields, draws)
+    files["A.npz"] = sources.npz_bytes(content, compress=draws.random() < 0.5)
 
 
 def same_arrays(files: Files, draws: random.Random) -> None:
@@ -315,13 +296,10 @@ def png_again(files: Files, draws: random.Random) -> None:
             files[name] = sources.png_bytes(image, compress_level=level, pnginfo=texts)
 
 
-def a_frame(make: Callable[[random.Random], Any]) -> Change:
+@_with_arguments
+def a_frame(files: Files, draws: random.Random, make: Callable[[random.Random], Any]) -> None:
     """A frame made anew."""
-
-    def run(files: Files, draws: random.Random) -> None:
-        files[f"A_{draws.randrange(FRAMES):02d}_input.png"] = sources.png_bytes(make(draws))
-
-    return run
+    files[f"A_{draws.randrange(FRAMES):02d}_input.png"] = sources.png_bytes(make(draws))
 
 
 def frame_lost(files: Files, draws: random.Random) -> None:
@@ -336,15 +314,12 @@ def colour(draws: random.Random) -> np.ndarray:
     return out
 
 
-def in_table(change: Callable[[list[list[str]], random.Random], None], **how: Any) -> Change:
+@_with_arguments
+def in_table(files: Files, draws: random.Random, change: Alter, **how: Any) -> None:
     """Other rows of the table."""
-
-    def run(files: Files, draws: random.Random) -> None:
-        rows = [list(row) for row in TABLE]
-        change(rows, draws)
-        files["table.csv"] = sources.csv_bytes(rows, **how)
-
-    return run
+    rows = [list(row) for row in TABLE]
+    change(rows, draws)
+    files["table.csv"] = sources.csv_bytes(rows, **how)
 
 
 def in_cell(column: str, *values: str, row: int | None = None) -> Change:
@@ -364,13 +339,10 @@ def columns_moved(rows: list[list[str]], draws: random.Random) -> None:
         rows[1:] = rows[:0:-1]
 
 
-def table_text(make: Callable[[bytes, random.Random], bytes]) -> Change:
+@_with_arguments
+def table_text(files: Files, draws: random.Random, make: Alter) -> None:
     """Other bytes of the table."""
-
-    def run(files: Files, draws: random.Random) -> None:
-        files["table.csv"] = make(sources.csv_bytes(), draws)
-
-    return run
+    files["table.csv"] = make(sources.csv_bytes(), draws)
 
 
 def other_signs(content: bytes, draws: random.Random) -> bytes:

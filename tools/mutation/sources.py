@@ -100,7 +100,7 @@ def _nifti() -> Files:
     }
 
 
-def nrrd_bytes(array: np.ndarray = MASK.T, **header: Any) -> bytes:
+def nrrd_bytes(**header: Any) -> bytes:
     """A segmentation as 3D Slicer writes it; None takes a field out."""
     import nrrd
 
@@ -115,7 +115,7 @@ def nrrd_bytes(array: np.ndarray = MASK.T, **header: Any) -> bytes:
     whole = {key: value for key, value in (usual | header).items() if value is not None}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.nrrd"
-        nrrd.write(str(path), array, whole)
+        nrrd.write(str(path), MASK.T, whole)
         return path.read_bytes()
 
 

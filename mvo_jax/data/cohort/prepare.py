@@ -75,7 +75,6 @@ def prepare(
     partition: Partition,
     jobs: int,
     strict: bool = False,
-    progress: bool = True,
 ) -> CohortFolder:
     """Prepare a cohort, or go on with one that was interrupted.
 
@@ -114,7 +113,6 @@ def prepare(
                 work_folder / "series",
                 jobs=jobs,
                 strict=strict,
-                show=progress,
             )
         rejected = [
             dataclasses.replace(one, cause=renamed(one.cause, folder, source)) for one in rejected
@@ -230,7 +228,7 @@ def _work_folder(out: Path, settings: Row) -> Iterator[Path]:
 
 
 def _read_all(
-    found: Iterator[Series], recipe: Recipe, folder: Path, *, jobs: int, strict: bool, show: bool
+    found: Iterator[Series], recipe: Recipe, folder: Path, *, jobs: int, strict: bool
 ) -> tuple[list[Row], list[Rejected]]:
     """Prepare every series that is not done yet; (accepted, rejected), both sorted by case."""
     accepted: list[Row] = []
@@ -253,7 +251,7 @@ def _read_all(
             else:
                 done.extend(map(compact, rows))
 
-    with stored.progress("Preparing", "series", enabled=show) as advance:
+    with stored.progress("Preparing", "series") as advance:
         for results in map_in_children(
             # One job works in this process, where numpy may have several threads and round
             # otherwise (a grey level in a million); the commands give it one.

@@ -20,9 +20,7 @@ _CHECKSUMS = "checksums.json"
 _INFO = "dataset_info.json"
 
 
-def ensure_cohort(
-    data_dir: str | os.PathLike, *, progress: bool = True, jobs: int | None = None, **spec: Any
-) -> Phantom:
+def ensure_cohort(data_dir: str | os.PathLike, *, jobs: int | None = None, **spec: Any) -> Phantom:
     """Builder of a simulated cohort, generated first where the data folder lacks it.
 
     Generation writes to a temporary folder inside ``data_dir`` and renames it at the end: a killed
@@ -42,7 +40,7 @@ def ensure_cohort(
     root = Path(data_dir).expanduser().absolute()
     folder = _folder(cohort, root)
     if not folder.exists():
-        _generate(cohort, root, folder, progress=progress, jobs=jobs)
+        _generate(cohort, root, folder, jobs=jobs)
     _check_complete(folder)
     with stored.quiet_tfds():
         return _builder(cohort, root)
@@ -84,9 +82,7 @@ def _builder(spec: CohortSpec, root: Path) -> Phantom:
     return Phantom(config=config, data_dir=root)
 
 
-def _generate(
-    spec: CohortSpec, root: Path, folder: Path, *, progress: bool, jobs: int | None
-) -> None:
+def _generate(spec: CohortSpec, root: Path, folder: Path, *, jobs: int | None) -> None:
     """Write a cohort to ``folder``, all or nothing."""
     owner = f".incomplete-{socket.gethostname()}-"
     temporary = root / f"{owner}{os.getpid()}-{secrets.token_hex(4)}"
@@ -101,9 +97,7 @@ def _generate(
         ) from error
     try:
         with (
-            stored.progress(
-                "Simulating cohort", "cases", total=spec.cases, enabled=progress
-            ) as advance,
+            stored.progress("Simulating cohort", "cases", total=spec.cases) as advance,
             stored.quiet_tfds(),
         ):
             builder = _builder(spec, temporary)

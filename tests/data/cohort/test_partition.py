@@ -128,7 +128,6 @@ def read(source, out, partition=None, **options):
         target=Target(frames=10, image_size=32),
         partition=partition or Partition(),
         jobs=1,
-        progress=False,
     )
     splits = defaultdict(set)
     for split in cohort.cases:

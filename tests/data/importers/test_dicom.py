@@ -719,7 +719,7 @@ def test_a_wrapper_folder_of_patients_without_names(tmp_path):
 def run(source: Path, out: Path, *, strict: bool = False, jobs: int = 1):
     return prepare(
         source, out, options=Options(), target=Target(FRAMES, 16, 2.0),
-        partition=Partition(fractions=(1.0, 0.0, 0.0)), jobs=jobs, strict=strict, progress=False,
+        partition=Partition(fractions=(1.0, 0.0, 0.0)), jobs=jobs, strict=strict,
     )  # fmt: skip
 
 

@@ -66,7 +66,6 @@ def run(
         partition=Partition(fractions=(1.0, 0.0, 0.0)),
         jobs=1,
         strict=strict,
-        progress=False,
     )
 
 
@@ -1024,7 +1023,6 @@ def first_clip(source: Path, out: Path, *, frames: int = FRAMES, **options: Any)
         partition=Partition(fractions=(1.0, 0.0, 0.0)),
         jobs=1,
         strict=True,
-        progress=False,
     )
     (split,) = cohort.cases
     builder: Any = cohort.builder()

@@ -532,7 +532,7 @@ def test_mvo_without_its_image_is_a_row_of_the_rejected(where, tmp_path):
     (source / "A17.cvi42wsx").write_text(workspace(drawn))
     prepare(
         source, tmp_path / "out", options=Options(), target=Target(FRAMES, 32, PIXEL_MM),
-        partition=Partition(fractions=(1.0, 0.0, 0.0)), jobs=1, progress=False,
+        partition=Partition(fractions=(1.0, 0.0, 0.0)), jobs=1,
     )  # fmt: skip
     (row,) = read_rejected(tmp_path / "out")
     assert row["source"] == "A17.cvi42wsx"

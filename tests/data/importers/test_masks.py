@@ -78,7 +78,6 @@ def cohort(source: Path, out: Path, **more: Any) -> list[dict[str, str]]:
         partition=Partition(fractions=(1.0, 0.0, 0.0)),
         jobs=1,
         strict=more.get("strict", False),
-        progress=False,
     )
     return read_rejected(out)
 
@@ -464,7 +463,6 @@ def test_an_empty_slice_of_a_mask_is_no_second_split(tmp_path):
         target=Target(FRAMES, SIZE, PIXEL_MM),
         partition=Partition(fractions=(0.34, 0.33, 0.33)),
         jobs=1,
-        progress=False,
     )
     inspection = Inspection()
     opened = open_source(tmp_path / "out", form="auto", options=Options(), scratch=tmp_path / "s")

@@ -374,7 +374,6 @@ def test_cohorts_and_runs_of_the_old_rule_say_so_by_their_silence(tmp_path):
             target=Target(frames=FRAMES, image_size=24),
             partition=Partition(fractions=(1.0, 0.0, 0.0)),
             jobs=1,
-            progress=False,
         )
 
     prepared()

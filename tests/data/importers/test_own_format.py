@@ -54,7 +54,6 @@ def test_a_module_adds_its_format_at_run_time(tmp_path, monkeypatch, jobs):
         target=Target(frames=10, image_size=32),
         partition=Partition(),
         jobs=jobs,
-        progress=False,
     )
     assert dict(cohort.cases) == {"unlabelled": 2}
     (row,) = read_rejected(cohort.path)

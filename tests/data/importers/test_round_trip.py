@@ -34,7 +34,6 @@ def prepared(source, out, *, window=(0.0, 255.0), **options):
         partition=Partition(fractions=(1.0, 0.0, 0.0)),
         jobs=1,
         strict=True,
-        progress=False,
     )
 
 

@@ -249,7 +249,6 @@ def test_prepared_as_a_cohort(tmp_path):
         partition=Partition(),
         jobs=1,
         strict=True,
-        progress=False,
     )
     assert dict(cohort.cases) == {"unlabelled": 4}
     assert read_rejected(cohort.path) == []

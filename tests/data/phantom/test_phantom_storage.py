@@ -15,7 +15,7 @@ SMALL = {"preset": "paper", "seed": 0, "size": "tiny", "frames": 8, "image_size"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return Path(ensure_cohort(tmp_path_factory.mktemp("data"), **SMALL, progress=False).data_path)
+    return Path(ensure_cohort(tmp_path_factory.mktemp("data"), **SMALL).data_path)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_second_call_reuses_what_is_there(cohort, capsys):
 
 def test_every_parameter_has_its_own_folder(cohort):
     root, folder = cohort
-    other = Path(ensure_cohort(root, **(SMALL | {"seed": 1}), progress=False).data_path)
+    other = Path(ensure_cohort(root, **(SMALL | {"seed": 1})).data_path)
     assert other != folder
     assert sorted(path.name for path in root.iterdir()) == ["phantom"]  # nothing temporary is left
 
@@ -100,7 +100,7 @@ def test_killed_generation_leaves_nothing_half_written(tmp_path):
     child.stderr.close()
     assert not (tmp_path / "phantom").exists()
     assert list(tmp_path.glob(".incomplete-*"))
-    ensure_cohort(tmp_path, **SMALL, progress=False)
+    ensure_cohort(tmp_path, **SMALL)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["phantom"]
 
 
@@ -110,14 +110,14 @@ def test_an_interrupted_generation_cleans_up_at_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr("mvo_jax.data.phantom.workers.simulate_case", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        ensure_cohort(tmp_path, **SMALL, progress=False)
+        ensure_cohort(tmp_path, **SMALL)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_two_processes_at_once_do_no_harm(tmp_path):
     program = (
         "from mvo_jax.data.phantom.storage import ensure_cohort\n"
-        f"ensure_cohort({str(tmp_path)!r}, **{SMALL!r}, progress=False)\n"
+        f"ensure_cohort({str(tmp_path)!r}, **{SMALL!r})\n"
     )
     root = Path(__file__).parents[3]
     children = [subprocess.Popen([sys.executable, "-c", program], cwd=root) for _ in range(2)]
@@ -143,7 +143,7 @@ def test_heavy_packages_are_imported_when_they_are_used(tmp_path):
         "locate([mvo_jax.data.slices.CineSlice(case_id='a', patient_id='a', slice_index=0,"
         " source='a', cine=cine, pixel_mm=(2.0, 2.0))])\n"
         "from mvo_jax.data.phantom.storage import ensure_cohort\n"
-        f"ensure_cohort({str(tmp_path)!r}, **{SMALL!r}, progress=False)\n"
+        f"ensure_cohort({str(tmp_path)!r}, **{SMALL!r})\n"
         "assert not {'jax', 'tensorflow'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[3])
