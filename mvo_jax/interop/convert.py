@@ -87,7 +87,7 @@ def from_torch(
         UserError: the file cannot be read, or it does not fit; every problem is listed.
     """
     file = read_torch(source, weights_key=weights_key)
-    arrays, prefixes = without_prefixes(file.arrays, layout.knows)
+    arrays, prefixes = without_prefixes(file.arrays, layout.flax_paths)
     shapes = flatten(model_shapes(model, clip))
     covered = {path: leaf for path, leaf in shapes.items() if layout.torch_keys(path)}
     target, adapted = dict(covered), ""

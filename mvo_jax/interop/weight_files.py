@@ -140,16 +140,11 @@ def read_torch(path: Path, *, weights_key: str = "") -> TorchFile:
 
 
 def without_prefixes(
-    arrays: StateDict, known: Callable[[str], bool]
+    arrays: StateDict, known: Callable[[str], Any]
 ) -> tuple[StateDict, tuple[str, ...]]:
-    """Take off what stands before every name, until a name is known.
+    """Take off what stands before every name, until a name is known, and say what that was.
 
-    Args:
-        arrays: a state dict.
-        known: whether a layout has this name: that of one begins with 'model.' itself.
-
-    Returns:
-        The state dict, and what was taken off.
+    A layout says whether it is known: the names of one begin with 'model.' themselves.
     """
     taken: list[str] = []
     while arrays and not any(known(key) for key in arrays):

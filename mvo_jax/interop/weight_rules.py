@@ -108,17 +108,9 @@ Module = tuple[str, str, tuple[Leaf, ...]]
 class Rule:
     """One line of the table for one layout: two templates and how the array is reordered."""
 
-    flax: str
+    flax: str  # 'collection/module/leaf'
     torch: str
     reorder: Reorder
-
-    def torch_key(self, flax_path: str) -> str | None:
-        """Key of ``flax_path`` ('collection/module/leaf'), None where the rule does not match."""
-        return _translate(flax_path, self.flax, self.torch)
-
-    def flax_path(self, torch_key: str) -> str | None:
-        """Path of ``torch_key``, None where the rule does not match."""
-        return _translate(torch_key, self.torch, self.flax)
 
 
 _COUNTER = re.compile(r"\{([a-z]+)(0?)\}")
@@ -176,13 +168,15 @@ class Layout:
         """A function of a Flax path: its keys, with their rules; one where the table is whole."""
 
         def torch_keys(path: str) -> list[tuple[str, Rule]]:
-            return [(key, rule) for rule in self.rules if (key := rule.torch_key(path)) is not None]
+            found = ((_translate(path, rule.flax, rule.torch), rule) for rule in self.rules)
+            return [(key, rule) for key, rule in found if key is not None]
 
         return functools.cache(torch_keys)  # training steps ask for the same paths again and again
 
-    def knows(self, key: str) -> bool:
-        """Whether a line of the table is of this key."""
-        return any(rule.flax_path(key) is not None for rule in self.rules)
+    def flax_paths(self, key: str) -> list[tuple[str, Rule]]:
+        """Flax paths of a key, with their rules; one at most where the table is whole."""
+        found = ((_translate(key, rule.torch, rule.flax), rule) for rule in self.rules)
+        return [(path, rule) for path, rule in found if path is not None]
 
     def ignores(self, key: str) -> bool:
         """Whether the list of ignored keys has this key."""
@@ -313,7 +307,7 @@ def to_flax(
     for key, value in state_dict.items():
         if key in norms or layout.ignores(key):
             continue
-        found = [(path, rule) for rule in layout.rules if (path := rule.flax_path(key)) is not None]
+        found = layout.flax_paths(key)
         if len(found) != 1:
             problems["keys without a rule" if not found else "keys with several rules"].append(key)
             continue

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mvo_jax.data.clips import in_batches
 from mvo_jax.data.cohort.series import read_series
 from mvo_jax.data.importers.archive import renamed, unpack
 from mvo_jax.data.importers.cine import Importer, Options, Series, printable
@@ -194,17 +195,18 @@ class Session:
             self._importer.load, series, options, self.model.geometry, with_overview=True
         )
         clips = [one for one in read if isinstance(one, Clip) and only in (None, one.case_id)]
-        failed = [one for one in read if isinstance(one, Rejected)]
         failed = [
             dataclasses.replace(one, cause=self._shown(one.cause), remedy=_for_page(one.remedy))
-            for one in failed
+            for one in read
+            if isinstance(one, Rejected)
         ]
         if not clips:
             return [], failed
-        probabilities, masks = self._compute(np.stack([clip.video for clip in clips]))
-        cases = []
+        video = np.stack([clip.video for clip in clips])
+        found = in_batches(self._predictor, video, self.model.batch_size)
+        masks, cases = found["coarse_mask"], []
         for i, clip in enumerate(clips):
-            probability = float(probabilities[i])
+            probability = float(found["probability"][i])
             if not math.isfinite(probability):
                 raise UserError(f"the model gives {probability}", "export it again")
             row = case_row(clip, probability, self.threshold)
@@ -215,14 +217,6 @@ class Session:
             row |= dict(zip(_CENTRE, centre or (None, None), strict=True))
             cases.append(Case(series, clip, None if masks is None else masks[i], row))
         return cases, failed
-
-    def _compute(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Probability of every clip, and its coarse map where the model has a mask branch."""
-        size = self.model.batch_size
-        parts = [self._predictor(video[i : i + size]) for i in range(0, len(video), size)]
-        masks = [part["coarse_mask"] for part in parts if "coarse_mask" in part]
-        probability = np.concatenate([part["probability"] for part in parts])
-        return probability, np.concatenate(masks) if masks else None
 
     def move(self, index: int, centre: tuple[float, float], drop: int | None = None) -> None:
         """Put the crop of a slice elsewhere and predict it again.

@@ -185,12 +185,10 @@ class TorchSide:
 
     def infer(self, batch: Arrays) -> Outcome:
         """A pass without dropout and with running statistics."""
-        self.model.eval().record()
-        with torch.no_grad():
+        self.model.eval()
+        with torch.no_grad(), self.model.recorded() as intermediates:
             output = self.model(torch.from_numpy(batch["video"]))
-        values, intermediates = _outputs(output), self.model.intermediates()
-        self.model.record(False)
-        return _numpy({"values": values, "intermediates": intermediates})
+        return _numpy({"values": _outputs(output), "intermediates": intermediates})
 
     def _pass(self, batch: Arrays, video: torch.Tensor, dropout: Arrays) -> dict[str, Any]:
         """A training pass with the given dropout masks: losses and outputs."""
@@ -208,20 +206,20 @@ class TorchSide:
 
     def train(self, batch: Arrays, dropout: Arrays) -> Outcome:
         """A training pass with the given dropout masks. It moves the running statistics."""
-        self.model.record()
         self.model.zero_grad()
         video = torch.from_numpy(batch["video"]).requires_grad_()
-        values = self._pass(batch, video, dropout)
+        with self.model.recorded() as intermediates:
+            values = self._pass(batch, video, dropout)
         values["loss"].backward()
         gradients = {k: p.grad for k, p in self.model.named_parameters() if p.grad is not None}
-        outcome = {
-            "values": values,
-            "intermediates": self.model.intermediates(),
-            "gradients": {**gradients, "input": video.grad},
-            "statistics": {k: v for k, v in self.model.named_buffers() if "running" in k},
-        }
-        self.model.record(False)
-        return _numpy(outcome)
+        return _numpy(
+            {
+                "values": values,
+                "intermediates": intermediates,
+                "gradients": {**gradients, "input": video.grad},
+                "statistics": {k: v for k, v in self.model.named_buffers() if "running" in k},
+            }
+        )
 
     def steps(
         self, batches: list[Arrays], settings: OptimiserSettings, masks: list[Arrays]
