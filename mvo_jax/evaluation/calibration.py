@@ -14,7 +14,6 @@ from mvo_jax.evaluation import metrics
 from mvo_jax.evaluation.predictions import Predictions
 
 _LEAST, _MOST = 0.05, 20.0  # beyond these the validation cases say nothing about a temperature
-_MARGIN = 1e-7  # float32 sigmoids reach 0 and 1 exactly
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,31 +33,22 @@ class Temperature:
         given = np.asarray(probability, np.float64)
         if self.value is None:
             return given
-        return 1.0 / (1.0 + np.exp(-_logit(given) / self.value))
-
-
-def _logit(probability: np.ndarray) -> np.ndarray:
-    inside = np.clip(probability, _MARGIN, 1 - _MARGIN)
-    return np.log(inside) - np.log1p(-inside)
+        return 1.0 / (1.0 + np.exp(-metrics.logit(given) / self.value))
 
 
 def fit_temperature(validation: Predictions) -> Temperature:
-    """The temperature of least log loss.
+    """The temperature of least log loss on cases that the network has not learned from.
 
-    Args:
-        validation: predictions of cases that the network has not learned from.
-
-    Returns:
-        The temperature; without a value where a class is missing or the least loss lies beyond
-        0.05 to 20: classes that are told apart completely, or no better than by chance.
+    Without a value where a class is missing or the least loss lies beyond 0.05 to 20: classes that
+    are told apart completely, or no better than by chance.
     """
     from scipy.optimize import brentq  # 0.3 s
 
     about = f"the {validation.split} split ({len(validation)} cases)"
     label = validation.label
-    if label.min() == label.max():
+    if metrics.has_one_class(label):
         return Temperature(None, f"not fitted: {about} has one class")
-    logit = _logit(validation.probability)
+    logit = metrics.logit(validation.probability)
 
     def slope(inverse: float) -> float:
         """Of the log loss over the inverse of the temperature, in which it is convex."""
@@ -79,16 +69,14 @@ def log_loss(label: Any, probability: Any) -> float:
         ValueError: see ``metrics.check_probabilities``.
     """
     label, probability = metrics.check_probabilities(label, probability)
-    inside = np.clip(probability, _MARGIN, 1 - _MARGIN)
+    inside = np.clip(probability, metrics.MARGIN, 1 - metrics.MARGIN)
     return float(-np.mean(np.where(label == 1, np.log(inside), np.log1p(-inside))))
 
 
 def describe_calibration(predictions: Predictions) -> dict[str, float | int]:
     """Calibration error, its bins, slope, intercept, Brier score and log loss of one split."""
     label, probability = predictions.label, predictions.probability
-    slope, intercept = metrics.calibration_slope_intercept(
-        label, probability, split=predictions.split
-    )
+    slope, intercept = metrics.calibration_slope_intercept(label, probability)
     return {
         "expected_calibration_error": metrics.expected_calibration_error(label, probability),
         "bins": metrics.CALIBRATION_BINS,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mvo_jax.evaluation.predictions import Predictions
-from mvo_jax.evaluation.statistics import bootstrap_weights
+from mvo_jax.evaluation.statistics import TAILS, bootstrap_weights
 
 THRESHOLDS = np.round(np.arange(0.01, 1.0, 0.01), 2)
 _REPLICATES = 500  # for a band that is drawn
@@ -36,32 +36,23 @@ def _benefit(weights: np.ndarray, label: np.ndarray, probability: np.ndarray) ->
     return (found - alarms * odds) / weights.sum(axis=1, keepdims=True)
 
 
-def decision_curve(
-    predictions: Predictions, *, scaled: Predictions | None, seed: int, confidence: float
-) -> dict[str, Any]:
+def decision_curve(predictions: Predictions, scaled: Predictions | None) -> dict[str, Any]:
     """Net benefit of the model and of treating all, over thresholds, as plain lists.
 
     Args:
         predictions: the split.
         scaled: the same cases with calibrated probabilities; None where there are none.
-        seed: of the bootstrap over patients that gives the band.
-        confidence: of the band, pointwise.
 
     Returns:
-        'threshold', 'model' with 'model_low' and 'model_high', 'treat_all', and 'calibrated', which
-        is None without ``scaled``.
+        'threshold', 'model' with 'model_low' and 'model_high' (a pointwise 95 % band, over
+        patients), 'treat_all', and 'calibrated', which is None without ``scaled``.
     """
     label, probability = predictions.label, predictions.probability
-    drawn = np.concatenate(
-        [
-            _benefit(weights, label, probability)
-            for weights in bootstrap_weights(
-                label, predictions.patient_id, replicates=_REPLICATES, seed=seed
-            )
-        ]
-    )
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, (tail, 1 - tail), axis=0)
+    drawn = [
+        _benefit(weights, label, probability)
+        for weights in bootstrap_weights(label, predictions.patient_id, replicates=_REPLICATES)
+    ]
+    low, high = np.quantile(np.concatenate(drawn), TAILS, axis=0)
     return {
         "threshold": THRESHOLDS.tolist(),
         "model": net_benefit(label, probability).tolist(),

@@ -14,7 +14,7 @@ import numpy as np
 from mvo_jax.data.labels import MVO
 from mvo_jax.data.splits import AnySplit
 from mvo_jax.errors import UserError
-from mvo_jax.evaluation.metrics import average_precision, has_one_class, roc_auc
+from mvo_jax.evaluation.metrics import average_precision, roc_auc
 
 _NAMES = (
     "mse",
@@ -27,7 +27,7 @@ _NAMES = (
 
 
 def coarse_map_metrics(
-    predicted: Any, target: Any, label: Any, *, split: str = "unnamed"
+    predicted: np.ndarray, target: np.ndarray, label: np.ndarray
 ) -> dict[str, dict[str, float | int]]:
     """How well the predicted coarse map finds the MVO blocks, over all and over positive cases.
 
@@ -37,57 +37,38 @@ def coarse_map_metrics(
     a small ``mse`` alone says nothing.
 
     Args:
-        predicted: [N, m, m] finite.
+        predicted: [N, m, m].
         target: [N, m, m] in [0, 1].
         label: [N] of 0 and 1, the case labels.
-        split: name used in warnings.
 
     Returns:
         {"all": ..., "positive": ...}, each with cases, mse, zero_map_mse, block_auc,
         block_average_precision, block_prevalence, pointing_hit_rate. "positive" is over the
         cases with label 1; nan where there are none.
-
-    Raises:
-        ValueError: shapes differ, empty, values not finite, target outside [0, 1].
     """
-    predicted = np.asarray(predicted, dtype=np.float64)
-    target = np.asarray(target, dtype=np.float64)
-    label = np.asarray(label)
-    if predicted.ndim != 3 or predicted.shape != target.shape or len(label) != len(target):
-        raise ValueError(
-            f"predicted {predicted.shape}, target {target.shape} and label {label.shape} "
-            "do not fit together; expected [N, m, m], [N, m, m] and [N]"
-        )
-    if predicted.size == 0:
-        raise ValueError("predicted and target are empty")
-    if not (np.isfinite(predicted).all() and np.isfinite(target).all()):
-        raise ValueError("predicted or target is not finite")
-    if target.min() < 0 or target.max() > 1:
-        raise ValueError("target holds values outside [0, 1]")
     # One row a case, one column a block.
-    predicted = predicted.reshape(len(predicted), -1)
-    target = target.reshape(len(target), -1)
+    predicted = predicted.reshape(len(target), -1).astype(np.float64)
+    target = target.reshape(len(target), -1).astype(np.float64)
     positive = label == 1
     return {
-        "all": _map_metrics(predicted, target, split),
-        "positive": _map_metrics(predicted[positive], target[positive], split),
+        "all": _map_metrics(predicted, target),
+        "positive": _map_metrics(predicted[positive], target[positive]),
     }
 
 
-def _map_metrics(predicted: np.ndarray, target: np.ndarray, split: str) -> dict[str, float | int]:
+def _map_metrics(predicted: np.ndarray, target: np.ndarray) -> dict[str, float | int]:
     if len(target) == 0:
         return {"cases": 0, **dict.fromkeys(_NAMES, math.nan)}
     occupied = target > 0
     truth, score = occupied.ravel().astype(np.int64), predicted.ravel()
-    one_class = has_one_class(truth, f"{split}, blocks of the coarse map")
     pointed = predicted == predicted.max(axis=1, keepdims=True)
     credit = (pointed & occupied).sum(axis=1) / pointed.sum(axis=1)
     with_mvo = occupied.any(axis=1)
     values = (
         float(np.mean((predicted - target) ** 2)),
         float(np.mean(target**2)),
-        math.nan if one_class else roc_auc(truth, score),
-        math.nan if one_class else average_precision(truth, score),
+        roc_auc(truth, score),
+        average_precision(truth, score),
         float(occupied.mean()),
         float(credit[with_mvo].mean()) if with_mvo.any() else math.nan,
     )
@@ -185,12 +166,9 @@ def localise(
     occupied = target.reshape(len(target), blocks) > 0
     cases = np.flatnonzero(occupied.any(axis=1) & ~occupied.all(axis=1))
     patients = np.unique(np.asarray(patient_id)[cases], return_inverse=True)[1]
-    maps = {
-        "map": predicted.reshape(len(target), blocks),
-        "chance": np.zeros((len(target), blocks)),
-    }
+    maps = {"map": predicted.reshape(occupied.shape), "chance": np.zeros(occupied.shape)}
     if mean_map is not None:
-        maps["mean_training_map"] = np.broadcast_to(mean_map.reshape(-1), maps["map"].shape)
+        maps["mean_training_map"] = np.broadcast_to(mean_map.reshape(-1), occupied.shape)
     found: dict[str, dict[str, np.ndarray]] = {
         name: {
             figure: np.array([compute(occupied[i], values[i]) for i in cases])
@@ -198,9 +176,8 @@ def localise(
         }
         for name, values in maps.items()
     }
-
     if in_sector is not None:
-        inside, hit = in_sector.reshape(len(target), blocks), FIGURES["pointing_hit_rate"]
+        inside, hit = in_sector.reshape(occupied.shape), FIGURES["pointing_hit_rate"]
         for name, values in maps.items():
             found[name][SECTOR_FIGURE] = np.array([hit(inside[i], values[i]) for i in cases])
 

@@ -1,9 +1,9 @@
 """Point estimates: ranking, decisions at a threshold and calibration, by scikit-learn.
 
 A case is called positive where ``probability >= threshold``, everywhere. A quantity that is not
-defined (0/0) is nan. Where a split lacks one of the classes, functions that need both warn with
-``OneClassWarning`` and return nan, so that an evaluation of such a split still gives the rest.
-What scikit-learn says in these cases (1, 0 or an error, by version) is replaced here and only here.
+defined (0/0) is nan, and so is what needs both classes where one is missing: an evaluation of such
+a split still gives the rest, after one ``OneClassWarning``. What scikit-learn says in these cases
+(1, 0 or an error, by version) is replaced here and only here.
 """
 
 import math
@@ -14,29 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 CALIBRATION_BINS = 15
-# Probabilities are moved this far inside (0, 1) before their logit is taken: float32 sigmoid
-# outputs reach 0 and 1 exactly.
-_LOGIT_MARGIN = 1e-7
+MARGIN = 1e-7  # of probabilities whose logit is taken: float32 sigmoids reach 0 and 1 exactly
 
 
 class OneClassWarning(UserWarning):
     """A split has only positive or only negative cases."""
-
-
-class RocCurve(NamedTuple):
-    """Points from (0, 0) to (1, 1); the first threshold is +inf (nothing is called positive)."""
-
-    false_positive_rate: np.ndarray
-    true_positive_rate: np.ndarray
-    threshold: np.ndarray
-
-
-class PrecisionRecallCurve(NamedTuple):
-    """Points by rising recall, one for each distinct score; no artificial first point."""
-
-    recall: np.ndarray
-    precision: np.ndarray
-    threshold: np.ndarray
 
 
 class ReliabilityCurve(NamedTuple):
@@ -140,19 +122,20 @@ def check_probabilities(label: Any, probability: Any) -> tuple[np.ndarray, np.nd
     return label, probability
 
 
-def has_one_class(label: np.ndarray, split: str) -> bool:
-    """True, with a ``OneClassWarning`` that names the split, if a class is missing."""
-    positive = int(np.sum(label))
-    if 0 < positive < label.size:
-        return False
-    kind = "positive" if positive else "negative"
-    warnings.warn(
-        f"split '{split}' has only {kind} cases ({label.size}): "
-        "AUC and everything else that needs both classes is nan",
-        OneClassWarning,
-        stacklevel=3,
-    )
-    return True
+def has_one_class(label: np.ndarray) -> bool:
+    """Whether all cases are positive, or all negative."""
+    return label.min() == label.max()
+
+
+def warn_of_one_class(label: np.ndarray, split: str) -> None:
+    """Issue a ``OneClassWarning`` that names the split, if a class is missing."""
+    if has_one_class(label):
+        warnings.warn(
+            f"split '{split}' has only {'positive' if label[0] else 'negative'} cases "
+            f"({label.size}): AUC and everything else that needs both classes is nan",
+            OneClassWarning,
+            stacklevel=3,
+        )
 
 
 def _scikit_learn() -> Any:
@@ -162,74 +145,50 @@ def _scikit_learn() -> Any:
     return sklearn.metrics
 
 
-def roc_auc(label: Any, score: Any, *, split: str = "unnamed") -> float:
+def roc_auc(label: Any, score: Any) -> float:
     """Area under the ROC curve: P(score+ > score-) + P(score+ = score-) / 2 (Mann-Whitney).
 
     Args:
         label: [N] of 0 and 1.
         score: [N] finite, higher means more likely positive; ties count half.
-        split: name used in the warning.
 
     Returns:
-        AUC in [0, 1], nan (with a warning) if a class is missing.
+        AUC in [0, 1], nan if a class is missing.
 
     Raises:
         ValueError: see ``check_scores``.
     """
     label, score = check_scores(label, score)
-    if has_one_class(label, split):
+    if has_one_class(label):
         return math.nan
     # A whole number of half pairs: rounded to it, scores that rank alike have the same area.
     half_pairs = 2 * int(label.sum()) * int(label.size - label.sum())
     return round(_scikit_learn().roc_auc_score(label, score) * half_pairs) / half_pairs
 
 
-def roc_curve(label: Any, score: Any, *, split: str = "unnamed") -> RocCurve:
-    """ROC points, one for each distinct score, from the highest threshold to the lowest.
+def roc_curve(label: Any, score: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """False and true positive rate and threshold, from the highest distinct score to the lowest.
 
-    Returns:
-        The curve; a rate whose class is missing is nan (with a warning).
-
-    Raises:
-        ValueError: see ``check_scores``.
-    """
-    label, score = check_scores(label, score)
-    has_one_class(label, split)
-    with warnings.catch_warnings(action="ignore"):  # said above, with the name of the split
-        return RocCurve(*_scikit_learn().roc_curve(label, score, drop_intermediate=False))
-
-
-def precision_recall_curve(
-    label: Any, score: Any, *, split: str = "unnamed"
-) -> PrecisionRecallCurve:
-    """Precision against recall, one point for each distinct score.
-
-    Returns:
-        PrecisionRecallCurve; recall is nan (with a warning) without positive cases.
+    The first threshold is +inf (nothing is called positive). Both classes are needed.
 
     Raises:
         ValueError: see ``check_scores``.
     """
     label, score = check_scores(label, score)
-    has_one_class(label, split)
-    with warnings.catch_warnings(action="ignore"):  # said above, with the name of the split
-        precision, recall, threshold = _scikit_learn().precision_recall_curve(label, score)
-    # By falling recall, and ended by a point (0, 1) that belongs to no score.
-    recall = recall[-2::-1] if label.any() else np.full(threshold.size, math.nan)
-    return PrecisionRecallCurve(recall, precision[-2::-1], threshold[::-1])
+    return _scikit_learn().roc_curve(label, score, drop_intermediate=False)
 
 
-def average_precision(label: Any, score: Any, *, split: str = "unnamed") -> float:
+def average_precision(label: Any, score: Any) -> float:
     """Area under the precision-recall steps: sum of (R_k - R_{k-1}) P_k. Chance = prevalence.
 
     Returns:
-        Average precision in (0, 1], nan (with a warning) if a class is missing.
+        Average precision in (0, 1], nan if a class is missing.
 
     Raises:
         ValueError: see ``check_scores``.
     """
     label, score = check_scores(label, score)
-    if has_one_class(label, split):
+    if has_one_class(label):
         return math.nan
     return float(_scikit_learn().average_precision_score(label, score))
 
@@ -273,11 +232,9 @@ def reliability_curve(
     of scikit-learn lacks the counts that the calibration error and its intervals need.
 
     Raises:
-        ValueError: ``bins`` below 1, or see ``check_probabilities``.
+        ValueError: see ``check_probabilities``.
     """
     label, probability = check_probabilities(label, probability)
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, got {bins}")
     edges = np.quantile(probability, np.arange(1, bins) / bins)
     index = np.searchsorted(edges, probability, side="left")
     count = np.bincount(index, minlength=bins)
@@ -297,40 +254,43 @@ def expected_calibration_error(
     Biased upwards in small samples: with few cases a bin, a perfect model does not reach 0.
 
     Raises:
-        ValueError: see ``reliability_curve``.
+        ValueError: see ``check_probabilities``.
     """
     curve = reliability_curve(label, probability, bins=bins)
     gap = np.abs(curve.mean_probability - curve.observed_frequency)
     return float(np.sum(gap * curve.count) / np.sum(curve.count))
 
 
-def calibration_slope_intercept(
-    label: Any, probability: Any, *, split: str = "unnamed"
-) -> tuple[float, float]:
+def logit(probability: np.ndarray) -> np.ndarray:
+    """Log odds, finite for 0 and 1 too."""
+    inside = np.clip(probability, MARGIN, 1 - MARGIN)
+    return np.log(inside) - np.log1p(-inside)
+
+
+def calibration_slope_intercept(label: Any, probability: Any) -> tuple[float, float]:
     """Logistic refit ``logit P(label) = intercept + slope * logit(probability)``.
 
     A slope below 1 means overconfident, 1 and 0 are ideal. Maximum likelihood by Newton's method.
 
     Returns:
-        (slope, intercept); (nan, nan) if a class is missing (with a warning), if the classes do
-        not overlap (no finite maximum) or if all probabilities are equal.
+        (slope, intercept); (nan, nan) if a class is missing, if the classes do not overlap (no
+        finite maximum) or if all probabilities are equal.
 
     Raises:
         ValueError: see ``check_probabilities``.
     """
     label, probability = check_probabilities(label, probability)
-    if has_one_class(label, split):
+    if has_one_class(label):
         return math.nan, math.nan
-    inside = np.clip(probability, _LOGIT_MARGIN, 1 - _LOGIT_MARGIN)
-    logit = np.log(inside) - np.log1p(-inside)
-    positive, negative = logit[label == 1], logit[label == 0]
+    odds = logit(probability)
+    positive, negative = odds[label == 1], odds[label == 0]
     if positive.min() >= negative.max() or negative.min() >= positive.max():
         return math.nan, math.nan
     from sklearn.linear_model import LogisticRegression
 
     # A standardised covariate keeps the 2x2 Hessian well conditioned for any spread of logits.
-    centre, scale = logit.mean(), logit.std()
+    centre, scale = odds.mean(), odds.std()
     refit: Any = LogisticRegression(C=math.inf, solver="newton-cholesky", tol=1e-15)
-    refit.fit(((logit - centre) / scale)[:, None], label)
+    refit.fit(((odds - centre) / scale)[:, None], label)
     slope = float(refit.coef_.item() / scale)
     return slope, float(refit.intercept_.item() - slope * centre)

@@ -10,7 +10,12 @@ from mvo_jax.data.coarse_mask import coarse_mask
 from mvo_jax.data.splits import AnySplit, StreamedSplit
 from mvo_jax.data.stream import read_batches
 from mvo_jax.devices import parallel
-from mvo_jax.evaluation.metrics import average_precision, brier_score, roc_auc
+from mvo_jax.evaluation.metrics import (
+    average_precision,
+    brier_score,
+    roc_auc,
+    warn_of_one_class,
+)
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.settings import LossSettings
 from mvo_jax.training.losses import classification_loss
@@ -183,8 +188,9 @@ def validation_metrics(
         also: one of ``settings.BEST_METRICS`` to log beside these.
         loss: form and weights, for the metric 'loss'.
     """
+    warn_of_one_class(predictions.label, predictions.split)
     metrics = {
-        "auc": roc_auc(predictions.label, predictions.probability, split=predictions.split),
+        "auc": roc_auc(predictions.label, predictions.probability),
         "brier": brier_score(predictions.label, predictions.probability),
     }
     if predictions.coarse_mask is not None and predictions.coarse_target is not None:

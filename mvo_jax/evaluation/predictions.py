@@ -1,7 +1,6 @@
 """Per-case predictions of one split, and their table on disk."""
 
 import csv
-import math
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from mvo_jax.files import write_csv
 
 COLUMNS = ("case_id", "patient_id", "label", "probability", "decision", "threshold")
 PATIENT_COLUMNS = ("patient_id", "slices", "label", "probability", "decision", "threshold")
-_REMEDY = "restore the file or write it again with eval.py"
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +31,8 @@ class Predictions:
         logits: [N, 1] or [N, 2], what the probabilities were made of, where that is known.
 
     Raises:
-        ValueError: empty split, lengths that differ, repeated case ids, labels other than 0 and
-            1, values that are not finite or out of range.
+        ValueError: empty split, lengths that differ, empty or repeated case ids, labels other than
+            0 and 1, probabilities outside [0, 1].
     """
 
     split: str
@@ -50,51 +48,40 @@ class Predictions:
         cases = len(self.case_id)
         if cases == 0:
             raise ValueError(f"split '{self.split}' has no cases")
-        object.__setattr__(self, "case_id", tuple(str(name) for name in self.case_id))
-        object.__setattr__(self, "patient_id", tuple(str(name) for name in self.patient_id))
-        if "" in self.case_id or "" in self.patient_id:
-            raise ValueError(f"split '{self.split}' has an empty case or patient id")
         if len(set(self.case_id)) != cases:
             raise ValueError(f"split '{self.split}' has repeated case ids")
-        label = np.asarray(self.label)
-        probability = np.array(self.probability, dtype=np.float64)
-        if label.shape != (cases,) or probability.shape != (cases,):
-            raise ValueError(
-                f"split '{self.split}': {cases} case ids, label {label.shape}, "
-                f"probability {probability.shape}; expected ({cases},) for both"
-            )
-        if len(self.patient_id) != cases:
-            raise ValueError(f"{cases} case ids but {len(self.patient_id)} patient ids")
-        if not np.isin(label, (0, 1)).all():
+        if "" in self.case_id or "" in self.patient_id:
+            raise ValueError(f"split '{self.split}' has an empty case or patient id")
+        if not np.isin(self.label, (0, 1)).all():
             raise ValueError(f"split '{self.split}': labels other than 0 and 1")
-        if not ((probability >= 0) & (probability <= 1)).all():  # False for NaN too
-            raise ValueError(f"split '{self.split}': probabilities outside [0, 1] or NaN")
-        self._freeze("label", label.astype(np.int32))
-        self._freeze("probability", probability)
-        shapes = set()
-        for name in ("coarse_mask", "coarse_target"):
+        kinds = {"label": np.int32, "probability": np.float64}
+        for name, kind in {**kinds, "coarse_mask": np.float32, "coarse_target": np.float32}.items():
             if (given := getattr(self, name)) is None:
                 continue
-            value = np.array(given, dtype=np.float32)
-            square = value.ndim == 3 and value.shape[0] == cases and value.shape[1] > 0
-            if not square or value.shape[1] != value.shape[2]:
-                raise ValueError(f"{name} has shape {value.shape}, expected ({cases}, m, m)")
-            if not np.isfinite(value).all():
-                raise ValueError(f"{name} of split '{self.split}' is not finite")
-            shapes.add(value.shape)
-            self._freeze(name, value)
-        if len(shapes) > 1:
-            raise ValueError(f"coarse_mask and coarse_target differ in shape: {sorted(shapes)}")
-        target = self.coarse_target
-        if target is not None and (target.min() < 0 or target.max() > 1):
-            raise ValueError("coarse_target holds values outside [0, 1]")
-
-    def _freeze(self, name: str, value: np.ndarray) -> None:
-        value.setflags(write=False)
-        object.__setattr__(self, name, value)
+            value = np.array(given, dtype=kind)
+            if len(value) != cases or len(self.patient_id) != cases:
+                raise ValueError(
+                    f"split '{self.split}': {cases} case ids, {len(self.patient_id)} patient ids "
+                    f"and {name} {value.shape}"
+                )
+            value.setflags(write=False)
+            object.__setattr__(self, name, value)
+        if not ((self.probability >= 0) & (self.probability <= 1)).all():  # False for NaN too
+            raise ValueError(f"split '{self.split}': probabilities outside [0, 1] or NaN")
 
     def __len__(self) -> int:
         return len(self.case_id)
+
+    def part(self, chosen: np.ndarray) -> "Predictions":
+        """Some of the cases, bool [N], without coarse maps."""
+        places = np.flatnonzero(chosen)
+        return Predictions(
+            self.split,
+            tuple(self.case_id[i] for i in places),
+            tuple(self.patient_id[i] for i in places),
+            self.label[places],
+            self.probability[places],
+        )
 
 
 def write_predictions(path: str | os.PathLike, predictions: Predictions, threshold: float) -> None:
@@ -169,63 +156,26 @@ def read_predictions(path: str | os.PathLike, *, split: str) -> tuple[Prediction
 
     Raises:
         UserError: missing or undecodable file, other columns, no rows, a repeated case id, a
-            value that is not a number, NaN or out of range, a decision that contradicts
-            ``probability >= threshold``, thresholds that differ. Names file and line.
+            value that is not a number or out of range.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            rows = [(reader.line_num, row) for row in reader if row]
+            rows = [row for row in csv.reader(file, strict=True) if row]
+        head = ",".join(rows[0]) if rows else "an empty file"
+        if head != ",".join(COLUMNS):
+            raise ValueError(f"expected {','.join(COLUMNS)}, found {head[:120]}")
+        if len(rows) == 1:
+            raise ValueError("it has no cases")
+        case_id, patient_id, label, probability, _, threshold = zip(*rows[1:], strict=True)
+        label, probability = np.array(label, np.int64), np.array(probability, np.float64)
+        return Predictions(split, case_id, patient_id, label, probability), float(threshold[0])
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror or error}",
             "run eval.py first, or correct the path",
         ) from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is not a UTF-8 CSV table: {error}", _REMEDY) from error
-    if not rows or tuple(rows[0][1]) != COLUMNS:
-        found = ",".join(rows[0][1])[:120] if rows else "an empty file"
-        raise UserError(f"{path}, line 1: expected {','.join(COLUMNS)}, found {found}", _REMEDY)
-    if len(rows) == 1:
-        raise UserError(f"{path}, line 1: the table has no cases", _REMEDY)
-
-    seen: dict[str, int] = {}
-    table: list[tuple[str, str, int, float, float]] = []
-    for line, row in rows[1:]:
-        where = f"{path}, line {line}"
-        if len(row) != len(COLUMNS):
-            raise UserError(f"{where}: {len(row)} columns, expected {len(COLUMNS)}", _REMEDY)
-        case_id, patient_id, *texts = row
-        if not case_id or not patient_id:
-            raise UserError(f"{where}: empty case_id or patient_id", _REMEDY)
-        if case_id in seen:
-            remedy = "keep one row for each case"
-            raise UserError(f"{where}: case '{case_id}' is already on line {seen[case_id]}", remedy)
-        seen[case_id] = line
-        numbers = [
-            _number(name, text, where) for name, text in zip(COLUMNS[2:], texts, strict=True)
-        ]
-        label, probability, decision, threshold = numbers
-        if table and threshold != table[0][4]:
-            raise UserError(f"{where}: threshold {texts[3]} differs from the first row's", _REMEDY)
-        if decision != (probability >= threshold):
-            cause = f"{where}: decision {texts[2]} contradicts probability >= threshold"
-            raise UserError(cause, _REMEDY)
-        table.append((case_id, patient_id, int(label), probability, threshold))
-    case_id, patient_id, label, probability, threshold = zip(*table, strict=True)
-    return Predictions(
-        split, case_id, patient_id, np.array(label), np.array(probability)
-    ), threshold[0]
-
-
-def _number(name: str, text: str, where: str) -> float:
-    """A label or a decision, 0 or 1; a probability or a threshold, in [0, 1]."""
-    if name in ("label", "decision") and text not in ("0", "1"):
-        raise UserError(f"{where}: {name} '{text}' is not 0 or 1", _REMEDY)
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise UserError(f"{where}: {name} '{text}' is not a number in [0, 1]", _REMEDY)
-    return value
+    except (ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path} is not a table of predictions: {error}",
+            "restore the file or write it again with eval.py",
+        ) from error

@@ -8,7 +8,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -16,13 +16,18 @@ from mvo_jax.evaluation.metrics import check_probabilities, check_scores, has_on
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.settings import PATIENT_RULES
 
+CONFIDENCE = 0.95  # of every interval
+TAILS = ((1 - CONFIDENCE) / 2, 1 - (1 - CONFIDENCE) / 2)
 BOOTSTRAP_REPLICATES = 2000
+BOOTSTRAP_SEED = 0
+_BAND_REPLICATES = 500  # for drawing
+_NORMAL = 1.959963984540054  # quantile of the upper tail
 _CHUNK_VALUES = 1_000_000  # bootstrap weights held at a time: 8 MB as float64
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with a two-sided interval [low, high] and the name of the interval's method."""
+    """A value with a two-sided 95 % interval [low, high] and the name of the interval's method."""
 
     value: float
     low: float
@@ -32,31 +37,13 @@ class Estimate:
 
 @dataclass(frozen=True)
 class PairedDeLong:
-    """Difference of two AUCs on the same cases, ``auc_a - auc_b``, two-sided test."""
+    """Difference of two AUCs on the same cases, a - b, with a two-sided test."""
 
-    auc_a: float
-    auc_b: float
-    difference: float
+    value: float
     low: float
     high: float
     z: float
     p: float
-
-
-class RocBand(NamedTuple):
-    """Pointwise bootstrap band of the true positive rate on a grid of false positive rates."""
-
-    false_positive_rate: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
-def _normal_quantile(confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
-    from scipy import special  # 0.3 s
-
-    return float(special.ndtri(0.5 + confidence / 2))
 
 
 def placements(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -83,9 +70,7 @@ def _component_variance(by_positive: np.ndarray, by_negative: np.ndarray) -> flo
     )
 
 
-def delong_interval(
-    label: Any, score: Any, *, confidence: float = 0.95, split: str = "unnamed"
-) -> Estimate:
+def delong_interval(label: Any, score: Any) -> Estimate:
     """AUC with its interval after DeLong, DeLong and Clarke-Pearson 1988 (Biometrics 44:837).
 
     AUC +- z * standard error, clipped to [0, 1]. With complete separation (AUC exactly 0 or 1) the
@@ -95,41 +80,30 @@ def delong_interval(
     Args:
         label: [N] of 0 and 1.
         score: [N] finite.
-        confidence: e.g. 0.95.
-        split: name used in warnings.
 
     Returns:
-        Estimate; value and limits nan if a class is missing (with a warning), limits nan if a
-        class has a single case.
+        Estimate; value and limits nan if a class is missing, limits nan if one has a single case.
 
     Raises:
         ValueError: see ``metrics.check_scores``.
     """
-    quantile = _normal_quantile(confidence)
     label, score = check_scores(label, score)
     method = "DeLong, Wald, clipped to [0, 1]"
-    if has_one_class(label, split):
+    if has_one_class(label):
         return Estimate(math.nan, math.nan, math.nan, method)
-    auc = roc_auc(label, score, split=split)
+    auc = roc_auc(label, score)
     if auc in (0.0, 1.0):
         smaller = int(min(label.sum(), label.size - label.sum()))
-        reach = ((1 - confidence) / 2) ** (1 / smaller)
+        reach = TAILS[0] ** (1 / smaller)
         method = "exact binomial of the smaller class (complete separation)"
         return Estimate(auc, *((reach, 1.0) if auc == 1.0 else (0.0, 1 - reach)), method)
-    reach = quantile * math.sqrt(_component_variance(*placements(label, score)))
+    reach = _NORMAL * math.sqrt(_component_variance(*placements(label, score)))
     if math.isnan(reach):
         return Estimate(auc, math.nan, math.nan, method)
     return Estimate(auc, max(0.0, auc - reach), min(1.0, auc + reach), method)
 
 
-def paired_delong_test(
-    label: Any,
-    score_a: Any,
-    score_b: Any,
-    *,
-    confidence: float = 0.95,
-    split: str = "unnamed",
-) -> PairedDeLong:
+def paired_delong_test(label: Any, score_a: Any, score_b: Any) -> PairedDeLong:
     """Tests whether two scores of the same cases have the same AUC (DeLong et al. 1988).
 
     The variance is taken of the difference of the structural components, which equals
@@ -137,32 +111,30 @@ def paired_delong_test(
     p = 1.
 
     Returns:
-        PairedDeLong. All nan if a class is missing (with a warning); z, p and limits nan if a
-        class has a single case, or if the AUCs differ but the variance is 0 (both scores
-        degenerate: the normal approximation has nothing to say).
+        PairedDeLong. All nan if a class is missing; z, p and limits nan if a class has a single
+        case, or if the AUCs differ but the variance is 0 (both scores degenerate: the normal
+        approximation has nothing to say).
 
     Raises:
         ValueError: see ``metrics.check_scores``, for either score.
     """
-    from scipy import special  # 0.3 s
-
-    quantile = _normal_quantile(confidence)
     label, score_a = check_scores(label, score_a)
     label, score_b = check_scores(label, score_b)
-    if has_one_class(label, split):
-        return PairedDeLong(*(math.nan,) * 7)
-    auc_a, auc_b = roc_auc(label, score_a), roc_auc(label, score_b)
-    difference = auc_a - auc_b
+    if has_one_class(label):
+        return PairedDeLong(*(math.nan,) * 5)
+    difference = roc_auc(label, score_a) - roc_auc(label, score_b)
     placed_a, placed_b = placements(label, score_a), placements(label, score_b)
     error = math.sqrt(_component_variance(placed_a[0] - placed_b[0], placed_a[1] - placed_b[1]))
     if error == 0 and difference == 0:
-        return PairedDeLong(auc_a, auc_b, 0.0, 0.0, 0.0, 0.0, 1.0)
+        return PairedDeLong(0.0, 0.0, 0.0, 0.0, 1.0)
     if error == 0 or math.isnan(error):
-        return PairedDeLong(auc_a, auc_b, difference, *(math.nan,) * 4)
+        return PairedDeLong(difference, *(math.nan,) * 4)
+    from scipy import special  # 0.3 s
+
     z = difference / error
     p = 2 * float(special.ndtr(-abs(z)))
-    low, high = difference - quantile * error, difference + quantile * error
-    return PairedDeLong(auc_a, auc_b, difference, max(-1.0, low), min(1.0, high), z, p)
+    low, high = difference - _NORMAL * error, difference + _NORMAL * error
+    return PairedDeLong(difference, max(-1.0, low), min(1.0, high), z, p)
 
 
 def holm_adjusted(p_values: Sequence[float]) -> list[float]:
@@ -184,34 +156,27 @@ def holm_adjusted(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def wilson_interval(successes: int, trials: int, *, confidence: float = 0.95) -> Estimate:
+def wilson_interval(successes: int, trials: int) -> Estimate:
     """Score interval of a proportion (Wilson 1927); nan for 0 trials.
 
     Raises:
         ValueError: not 0 <= successes <= trials.
     """
-    _normal_quantile(confidence)  # refuses a confidence outside (0, 1)
     if trials == 0:
         return Estimate(math.nan, math.nan, math.nan, "Wilson")
     from scipy.stats import binomtest  # 0.5 s
 
-    limits = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    limits = binomtest(successes, trials).proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(successes / trials, float(limits.low), float(limits.high), "Wilson")
 
 
 def bootstrap_weights(
-    label: np.ndarray, patient_id: tuple[str, ...], *, replicates: int, seed: int
+    label: np.ndarray, patient_id: Sequence[str], *, replicates: int
 ) -> Iterator[np.ndarray]:
     """How often each case is in each bootstrap sample; whole patients, stratified.
 
     Patients with any positive case and patients without are drawn with replacement separately,
     so every sample has as many of either as the data. Philox: the same draws on every machine.
-
-    Args:
-        label: [N] of 0 and 1.
-        patient_id: N names.
-        replicates: number of samples.
-        seed: of the draws.
 
     Yields:
         float64 [chunk, N] blocks, ``replicates`` rows in all.
@@ -219,7 +184,7 @@ def bootstrap_weights(
     patients, index = np.unique(np.asarray(patient_id), return_inverse=True)
     positive = np.bincount(index, weights=label, minlength=patients.size) > 0
     # A stream for each stratum: the draws do not depend on how many rows are made at a time.
-    streams = np.random.SeedSequence(seed).spawn(2)
+    streams = np.random.SeedSequence(BOOTSTRAP_SEED).spawn(2)
     strata = [
         (group, np.random.Generator(np.random.Philox(stream)))
         for group, stream in zip(
@@ -315,9 +280,7 @@ def bootstrap_intervals(
     metrics: Mapping[str, tuple[float, Callable[[Resamples], np.ndarray]]],
     *,
     threshold: float,
-    replicates: int = BOOTSTRAP_REPLICATES,
-    seed: int = 0,
-    confidence: float = 0.95,
+    replicates: int,
 ) -> dict[str, Estimate]:
     """Percentile intervals from a stratified bootstrap over patients.
 
@@ -327,30 +290,19 @@ def bootstrap_intervals(
             lacks a class.
         threshold: for the decisions, ``probability >= threshold``; held fixed over samples.
         replicates: number of samples.
-        seed: of the draws.
-        confidence: e.g. 0.95.
 
     Returns:
         An estimate of each. Limits are nan where the value is, and where it is exactly 0 or 1 and
         no sample differs from it: there the bootstrap cannot tell.
-
-    Raises:
-        ValueError: fewer than 2 replicates.
     """
-    if replicates < 2:
-        raise ValueError(f"need at least 2 replicates, got {replicates}")
-    _normal_quantile(confidence)  # refuses a confidence outside (0, 1)
     label, probability = check_probabilities(predictions.label, predictions.probability)
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
-    for weights in bootstrap_weights(
-        label, predictions.patient_id, replicates=replicates, seed=seed
-    ):
+    for weights in bootstrap_weights(label, predictions.patient_id, replicates=replicates):
         samples = Resamples(label, probability, threshold, weights)
         with np.errstate(invalid="ignore", divide="ignore"):  # a sample without a class gives nan
             for name, (_, resampled) in metrics.items():
                 drawn[name].append(resampled(samples))
     method = f"stratified patient bootstrap, {replicates} samples"
-    tail = (1 - confidence) / 2
     estimates = {}
     for name, (value, _) in metrics.items():
         sample = np.concatenate(drawn[name])
@@ -359,41 +311,29 @@ def bootstrap_intervals(
         # At 0 or 1 every sample repeats the value: no spread, which is not certainty.
         certain = value in (0, 1) and sample.size and (sample == value).all()
         if sample.size and not math.isnan(value) and not certain:
-            low, high = (float(limit) for limit in np.quantile(sample, (tail, 1 - tail)))
+            low, high = (float(limit) for limit in np.quantile(sample, TAILS))
         estimates[name] = Estimate(value, low, high, method)
     return estimates
 
 
-def bootstrap_roc_band(
-    predictions: Predictions,
-    *,
-    replicates: int = 500,
-    seed: int = 0,
-    confidence: float = 0.95,
-    points: int = 101,
-) -> RocBand | None:
+def bootstrap_roc_band(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pointwise band of the ROC curve from the bootstrap over patients, for drawing.
 
     Returns:
-        The band, or None if a class is missing (with a warning).
+        A grid of false positive rates, and the lowest and highest true positive rate at each. Both
+        classes are needed.
     """
-    label, probability = check_probabilities(predictions.label, predictions.probability)
-    if has_one_class(label, predictions.split):
-        return None
-    grid = np.linspace(0, 1, points)
-    curves = []
-    for weights in bootstrap_weights(
-        label, predictions.patient_id, replicates=replicates, seed=seed
-    ):
+    label, probability = predictions.label, predictions.probability
+    grid, curves = np.linspace(0, 1, 101), []
+    for weights in bootstrap_weights(label, predictions.patient_id, replicates=_BAND_REPLICATES):
         by_score = Resamples(label, probability, 0.0, weights).by_score
         positive, negative = (np.cumsum(part, axis=1) for part in by_score)
         for hits, alarms in zip(positive, negative, strict=True):
             if hits[-1] > 0 and alarms[-1] > 0:
                 rate = np.concatenate(([0.0], alarms / alarms[-1]))
                 curves.append(np.interp(grid, rate, np.concatenate(([0.0], hits / hits[-1]))))
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.stack(curves), (tail, 1 - tail), axis=0)
-    return RocBand(grid, low, high)
+    low, high = np.quantile(np.stack(curves), TAILS, axis=0)
+    return grid, low, high
 
 
 def patient_probability(slices: Sequence[float] | np.ndarray, rule: str) -> float:

@@ -9,7 +9,6 @@ import numpy as np
 from mvo_jax.evaluation.metrics import confusion, roc_auc
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.statistics import (
-    Estimate,
     Resamples,
     bootstrap_intervals,
     delong_interval,
@@ -45,22 +44,17 @@ def subgroups(
     predictions: Predictions,
     attributes: Mapping[str, Sequence[float] | Sequence[str]],
     threshold: float,
-    *,
-    seed: int = 0,
-    confidence: float = 0.95,
 ) -> list[dict[str, Any]]:
     """Results of every group, as plain types but for nan.
 
     Nothing is tested: groups were not chosen before the data were seen, and small ones differ by
-    chance. None is left out; what has fewer than ``SMALL`` cases of a class is marked.
+    chance. None is left out; what has fewer than ``SMALL`` cases of a class is marked. The interval
+    of the AUC is DeLong's, or a bootstrap over patients where these have several slices.
 
     Args:
         predictions: the split.
         attributes: values by title, in the order of the split; one with a single group is left out.
         threshold: for the decisions, that of the whole split.
-        seed: of the bootstrap over patients, which gives the interval of the AUC where patients
-            have several slices; else it is DeLong's.
-        confidence: of every interval.
 
     Returns:
         Rows with 'attribute', 'group', 'cases', 'patients', 'positive', 'auc', 'recall',
@@ -74,17 +68,11 @@ def subgroups(
             names.sort(key=lambda name: (name == UNKNOWN, name))
         else:
             names.sort(key=lambda name: _least(values, groups, name))
-        if len(names) < 2:
-            continue
-        for name in names:
-            part = _part(predictions, groups == name)
-            rows.append(
-                {
-                    "attribute": attribute,
-                    "group": str(name),
-                    **_results(part, threshold, seed=seed, confidence=confidence),
-                }
-            )
+        if len(names) > 1:
+            for name in names:
+                part = predictions.part(groups == name)
+                row = {"attribute": attribute, "group": str(name)}
+                rows.append({**row, **_results(part, threshold)})
     return rows
 
 
@@ -94,47 +82,20 @@ def _least(values: Sequence[Any], groups: np.ndarray, name: str) -> float:
     return least if np.isfinite(least) else float("inf")
 
 
-def _part(predictions: Predictions, chosen: np.ndarray) -> Predictions:
-    places = np.flatnonzero(chosen)
-    return Predictions(
-        predictions.split,
-        tuple(predictions.case_id[i] for i in places),
-        tuple(predictions.patient_id[i] for i in places),
-        predictions.label[places],
-        predictions.probability[places],
-    )
-
-
-def _results(
-    part: Predictions, threshold: float, *, seed: int, confidence: float
-) -> dict[str, Any]:
+def _results(part: Predictions, threshold: float) -> dict[str, Any]:
     counts = confusion(part.label, part.probability, threshold)
     patients = len(set(part.patient_id))
-    auc: Estimate
     if patients == len(part):
-        auc = delong_interval(part.label, part.probability, confidence=confidence)
+        auc = delong_interval(part.label, part.probability)
     else:
-        drawn = bootstrap_intervals(
-            part,
-            {"auc": (roc_auc(part.label, part.probability), Resamples.auc)},
-            threshold=threshold,
-            replicates=_REPLICATES,
-            seed=seed,
-            confidence=confidence,
-        )
-        auc = drawn["auc"]
-    shares = {
-        "recall": (counts.true_positive, counts.positive),
-        "specificity": (counts.true_negative, counts.negative),
-    }
+        drawn = {"auc": (roc_auc(part.label, part.probability), Resamples.auc)}
+        auc = bootstrap_intervals(part, drawn, threshold=threshold, replicates=_REPLICATES)["auc"]
     return {
         "cases": len(part),
         "patients": patients,
         "positive": counts.positive,
         "auc": asdict(auc),
-        **{
-            name: asdict(wilson_interval(*share, confidence=confidence))
-            for name, share in shares.items()
-        },
+        "recall": asdict(wilson_interval(counts.true_positive, counts.positive)),
+        "specificity": asdict(wilson_interval(counts.true_negative, counts.negative)),
         "small": min(counts.positive, counts.negative) < SMALL,
     }

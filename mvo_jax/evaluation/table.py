@@ -7,7 +7,6 @@ line, here or in a program of one's own::
 """
 
 import pkgutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,16 +16,13 @@ import numpy as np
 
 from mvo_jax.evaluation.metrics import (
     Confusion,
-    OneClassWarning,
     average_precision,
     brier_score,
     confusion,
-    has_one_class,
     roc_auc,
 )
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.statistics import (
-    BOOTSTRAP_REPLICATES,
     Estimate,
     Resamples,
     bootstrap_intervals,
@@ -43,7 +39,7 @@ class Metric:
         title: as people read it.
         function: of label [N], probability [N] and threshold, nan where not defined; or where it
             is, 'package.module:name'.
-        interval: of predictions, threshold and confidence; None draws patients (bootstrap).
+        interval: of predictions and threshold; None draws patients (bootstrap).
         resampled: ``function`` of many bootstrap samples at once; None calls it for each of them,
             which takes about a second for each millisecond of it.
         format: ``percent`` shows 0.5 as 50, ``number`` as 0.500.
@@ -53,7 +49,7 @@ class Metric:
 
     title: str
     function: Callable[[np.ndarray, np.ndarray, float], float] | str
-    interval: Callable[[Predictions, float, float], Estimate] | None = None
+    interval: Callable[[Predictions, float], Estimate] | None = None
     resampled: Callable[[Resamples], np.ndarray] | None = None
     format: Literal["percent", "number"] = "percent"
     pages: tuple[str, ...] = ("report", "comparison")
@@ -67,21 +63,17 @@ class Metric:
         return float(function(label, probability, threshold))
 
 
-def _delong(predictions: Predictions, threshold: float, confidence: float) -> Estimate:
-    label, probability = predictions.label, predictions.probability
-    return delong_interval(label, probability, confidence=confidence, split=predictions.split)
+def _delong(predictions: Predictions, threshold: float) -> Estimate:
+    return delong_interval(predictions.label, predictions.probability)
 
 
 def _wilson(
     share: Callable[[Confusion], tuple[int, int]],
-) -> Callable[[Predictions, float, float], Estimate]:
+) -> Callable[[Predictions, float], Estimate]:
     """Interval of a proportion, (part, whole) of the counts."""
-
-    def interval(predictions: Predictions, threshold: float, confidence: float) -> Estimate:
-        counts = confusion(predictions.label, predictions.probability, threshold)
-        return wilson_interval(*share(counts), confidence=confidence)
-
-    return interval
+    return lambda predictions, threshold: wilson_interval(
+        *share(confusion(predictions.label, predictions.probability, threshold))
+    )
 
 
 def _at(name: str) -> Callable[[np.ndarray, np.ndarray, float], float]:
@@ -150,41 +142,25 @@ METRICS: dict[str, Metric] = {
 
 
 def estimates(
-    predictions: Predictions,
-    threshold: float,
-    *,
-    confidence: float = 0.95,
-    replicates: int = BOOTSTRAP_REPLICATES,
-    seed: int = 0,
+    predictions: Predictions, threshold: float, *, replicates: int
 ) -> dict[str, Estimate]:
-    """Every metric of the table with its interval.
+    """Every metric of the table with its interval, decisions at a threshold.
 
     Args:
-        predictions: the split; one that lacks a class warns once.
+        predictions: the split.
         threshold: for the decisions.
-        confidence: of every interval.
         replicates: bootstrap samples.
-        seed: of the bootstrap.
-
-    Raises:
-        ValueError: fewer than 2 replicates, or a confidence outside (0, 1).
     """
-    has_one_class(predictions.label, predictions.split)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", OneClassWarning)  # said once, above
-        resampled = {
-            name: (
-                metric(predictions.label, predictions.probability, threshold),
-                metric.resampled or partial(Resamples.one_by_one, function=metric),
-            )
-            for name, metric in METRICS.items()
-            if metric.interval is None
-        }
-        options: dict[str, Any] = {"replicates": replicates, "seed": seed, "confidence": confidence}
-        drawn = bootstrap_intervals(predictions, resampled, threshold=threshold, **options)
-        return {
-            name: drawn[name]
-            if metric.interval is None
-            else metric.interval(predictions, threshold, confidence)
-            for name, metric in METRICS.items()
-        }
+    resampled = {
+        name: (
+            metric(predictions.label, predictions.probability, threshold),
+            metric.resampled or partial(Resamples.one_by_one, function=metric),
+        )
+        for name, metric in METRICS.items()
+        if metric.interval is None
+    }
+    drawn = bootstrap_intervals(predictions, resampled, threshold=threshold, replicates=replicates)
+    return {
+        name: metric.interval(predictions, threshold) if metric.interval else drawn[name]
+        for name, metric in METRICS.items()
+    }

@@ -1,27 +1,20 @@
 """Decision thresholds: chosen on the validation split, for slices and for patients."""
 
 import dataclasses
-import warnings
 from typing import Any
 
 import numpy as np
 
 from mvo_jax.errors import UserError
-from mvo_jax.evaluation.metrics import (
-    OneClassWarning,
-    check_probabilities,
-    has_one_class,
-    roc_curve,
-)
+from mvo_jax.evaluation.metrics import check_probabilities, has_one_class, roc_curve
 from mvo_jax.evaluation.predictions import Predictions
-from mvo_jax.evaluation.statistics import PATIENT_RULES, by_patient
-from mvo_jax.settings import THRESHOLD_RULES
+from mvo_jax.evaluation.statistics import by_patient
+from mvo_jax.settings import PATIENT_RULES, THRESHOLD_RULES
 
 _FIXED = {
     "fixed_0.5": (0.5, "fixed at 0.5, not chosen on data"),
     "released_0.44": (0.44, "0.44 as in the authors' code, not chosen on data"),
 }
-RULES = THRESHOLD_RULES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,19 +37,12 @@ class Threshold:
 
 
 def given_threshold(value: float, patient_rule: str | None) -> Threshold:
-    """One threshold for slices and for patients, chosen by the user.
-
-    Args:
-        value: in [0, 1].
-        patient_rule: see ``Threshold``.
-    """
+    """One threshold in [0, 1] for slices and for patients, chosen by the user."""
     origin = "given on the command line"
     return Threshold(value, origin, patient_rule, value, origin)
 
 
-def choose_threshold(
-    label: Any, probability: Any, *, rule: str = "youden", split: str = "validation"
-) -> Threshold:
+def choose_threshold(label: Any, probability: Any, *, rule: str = "youden") -> Threshold:
     """Decision threshold, to be chosen on **validation** data and applied once to the test data.
 
     Rules: ``youden`` maximises recall + specificity - 1; ``sensitivity_0.8`` takes the highest
@@ -69,29 +55,28 @@ def choose_threshold(
         label: [N] of 0 and 1.
         probability: [N] in [0, 1].
         rule: one of the four names.
-        split: name used in the origin and in warnings.
 
     Returns:
-        The threshold and its origin in words. If a class is missing, 0.5 with a warning.
+        The threshold and its origin in words; 0.5 if a class is missing.
 
     Raises:
         ValueError: unknown rule, or see ``metrics.check_probabilities``.
     """
-    if rule not in RULES:
-        raise ValueError(f"unknown threshold rule '{rule}'; known: {', '.join(RULES)}")
+    if rule not in THRESHOLD_RULES:
+        raise ValueError(f"unknown threshold rule '{rule}'; known: {', '.join(THRESHOLD_RULES)}")
     if rule in _FIXED:
         return Threshold(*_FIXED[rule])
     label, probability = check_probabilities(label, probability)
-    if has_one_class(label, split):
-        return Threshold(0.5, f"0.5: the {split} split has one class only, nothing to choose on")
-    false_alarm, recall, score = (part[1:] for part in roc_curve(label, probability, split=split))
+    if has_one_class(label):
+        return Threshold(0.5, "0.5: the validation split has one class only, nothing to choose on")
+    false_alarm, recall, score = (part[1:] for part in roc_curve(label, probability))
     if rule == "youden":
         # The rates are rationals with small denominators: equal ones may differ by rounding.
         best = int(np.argmax(np.round(recall - false_alarm, 12)))
-        origin = f"highest Youden index on the {split} split ({label.size} cases)"
+        origin = f"highest Youden index on the validation split ({label.size} cases)"
     else:
         best = int(np.argmax(recall >= 0.8))
-        origin = f"recall of at least 0.8 on the {split} split ({label.size} cases)"
+        origin = f"recall of at least 0.8 on the validation split ({label.size} cases)"
     value = float(score[best])
     if best + 1 < score.size:
         middle = (value + float(score[best + 1])) / 2
@@ -101,10 +86,6 @@ def choose_threshold(
 
 def choose_thresholds(config: Any, validation: Predictions) -> Threshold:
     """Choose the decision thresholds of a run, for slices and for patients.
-
-    Args:
-        config: of the run.
-        validation: predictions of the validation split.
 
     Raises:
         UserError: ``config.eval`` names a rule that does not exist.
@@ -116,14 +97,11 @@ def choose_thresholds(config: Any, validation: Predictions) -> Threshold:
             f"choose from {', '.join(PATIENT_RULES)}",
         )
     patients = by_patient(validation, aggregation)
-    with warnings.catch_warnings():
-        # Said once, by the summary of the evaluated split.
-        warnings.simplefilter("ignore", OneClassWarning)
-        try:
-            chosen = choose_threshold(validation.label, validation.probability, rule=rule)
-            other = choose_threshold(patients.label, patients.probability, rule=rule)
-        except ValueError as error:
-            raise UserError(f"config.eval.threshold_rule: {error}", "set one of those") from error
+    try:
+        chosen = choose_threshold(validation.label, validation.probability, rule=rule)
+        other = choose_threshold(patients.label, patients.probability, rule=rule)
+    except ValueError as error:
+        raise UserError(f"config.eval.threshold_rule: {error}", "set one of those") from error
     slices = len(validation) / len(patients)
     return dataclasses.replace(
         chosen,

@@ -34,10 +34,10 @@ def test_the_curve_holds_its_band_and_the_scaled_model():
     names = tuple(map(str, range(200)))
     probability = 1 / (1 + np.exp(-draws.normal(label - 0.5)))
     data = Predictions("test", names, names, label, probability)
-    found = decision_curve(data, scaled=data, seed=0, confidence=0.95)
+    found = decision_curve(data, data)
     assert found["calibrated"] == found["model"]
     low, middle, high = (np.array(found[key]) for key in ("model_low", "model", "model_high"))
     assert (low <= middle + 1e-12).all()
     assert (middle <= high + 1e-12).all()
     assert (high - low).max() > 0.05
-    assert decision_curve(data, scaled=None, seed=0, confidence=0.95)["calibrated"] is None
+    assert decision_curve(data, None)["calibrated"] is None

@@ -37,7 +37,7 @@ def test_one_fixed_score_is_delong(table):
         paired_delong_test(label, score[0, 0], score[1, 0]),
     )
     assert (paired.value, paired.low, paired.high) == pytest.approx(
-        (wanted.difference, wanted.low, wanted.high), abs=1e-12
+        (wanted.value, wanted.low, wanted.high), abs=1e-12
     )
     assert paired.p == pytest.approx(wanted.p, rel=1e-6)
 

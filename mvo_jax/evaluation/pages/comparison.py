@@ -1,7 +1,6 @@
 """Several systems on the same cases: one table like the paper's Table 1, as CSV, Markdown, HTML."""
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,12 @@ from mvo_jax.errors import UserError
 from mvo_jax.evaluation import metrics
 from mvo_jax.evaluation.pages.render import number, p_short, percent, plain, render_page, span
 from mvo_jax.evaluation.predictions import Predictions
-from mvo_jax.evaluation.statistics import delong_interval, holm_adjusted, paired_delong_test
+from mvo_jax.evaluation.statistics import (
+    CONFIDENCE,
+    delong_interval,
+    holm_adjusted,
+    paired_delong_test,
+)
 from mvo_jax.evaluation.table import METRICS, Metric
 from mvo_jax.evaluation.thresholds import choose_threshold
 from mvo_jax.files import replace_file, write_csv
@@ -113,7 +117,6 @@ def compare(
     *,
     reference: str,
     paper: Mapping[str, Mapping[str, float]],
-    confidence: float = 0.95,
 ) -> dict[str, Any]:
     """Figures of all rows as plain JSON types; what is not defined is None.
 
@@ -125,7 +128,6 @@ def compare(
         reference: the row that the others are tested against by paired DeLong tests, adjusted
             together after Holm. Without it there are no tests.
         paper: printed figures by row, in percent and millions.
-        confidence: of every interval.
 
     Raises:
         UserError: rows of different cases.
@@ -134,40 +136,29 @@ def compare(
     for mean in means.values():
         _check_same_cases(next(iter(means.values())), mean)
     rows = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", metrics.OneClassWarning)  # each run's report says it
-        for system in systems:
-            row = {**asdict(system), "runs": len(system.runs), "auc": None, "against": None}
-            row |= {"paper": dict(paper[system.name]) if system.name in paper else None}
-            row |= dict.fromkeys(scores()) | {"auc_by_seed": []}
-            if system.runs:
-                row |= _scores(system, means[system.name], confidence)
-            rows.append(row)
+    for system in systems:
+        row = {**asdict(system), "runs": len(system.runs), "auc": None, "against": None}
+        row |= {"paper": dict(paper[system.name]) if system.name in paper else None}
+        row |= dict.fromkeys(scores()) | {"auc_by_seed": []}
+        if system.runs:
+            row |= _scores(system, means[system.name])
+        rows.append(row)
+    if reference in means:
         tested = [row for row in rows if row["name"] in means and row["name"] != reference]
-        if reference in means:
-            against = [
-                paired_delong_test(
-                    means[reference].label,
-                    means[reference].probability,
-                    means[row["name"]].probability,
-                    confidence=confidence,
-                )
-                for row in tested
-            ]
-            holm = holm_adjusted([test.p for test in against])
-            for row, test, adjusted in zip(tested, against, holm, strict=True):
-                row["against"] = {
-                    "value": test.difference,
-                    "low": test.low,
-                    "high": test.high,
-                    "p": test.p,
-                    "p_holm": adjusted,
-                }
+        ours = means[reference]
+        against = [
+            paired_delong_test(ours.label, ours.probability, means[row["name"]].probability)
+            for row in tested
+        ]
+        holm = holm_adjusted([test.p for test in against])
+        for row, test, adjusted in zip(tested, against, holm, strict=True):
+            row["against"] = {**asdict(test), "p_holm": adjusted}
+            del row["against"]["z"]
     first = next(iter(means.values()), None)
     return plain(
         {
             "reference": reference,
-            "confidence": confidence,
+            "confidence": CONFIDENCE,
             "cases": 0 if first is None else len(first),
             "positive": 0 if first is None else int(first.label.sum()),
             "rows": rows,
@@ -175,10 +166,10 @@ def compare(
     )
 
 
-def _scores(system: System, mean: Predictions, confidence: float) -> dict[str, Any]:
+def _scores(system: System, mean: Predictions) -> dict[str, Any]:
     runs = [(r.predictions.label, r.predictions.probability, r.threshold) for r in system.runs]
     return {
-        "auc": asdict(delong_interval(mean.label, mean.probability, confidence=confidence)),
+        "auc": asdict(delong_interval(mean.label, mean.probability)),
         "auc_by_seed": [metrics.roc_auc(label, probability) for label, probability, _ in runs],
         **{key: float(np.mean([one(*run) for run in runs])) for key, one in scores().items()},
     }
@@ -221,7 +212,7 @@ def write_comparison(
         simulated=simulated,
         notes=notes,
         provenance=provenance,
-        level=f"{100 * table['confidence']:g}%",
+        level=f"{100 * CONFIDENCE:g}%",
     )
     replace_file(folder / "table.html", page)
 
@@ -254,7 +245,7 @@ def markdown(table: Mapping[str, Any]) -> str:
     several = any(row["runs"] > 1 for row in table["rows"])
     shown = scores()
     titles = [one.short or one.title for one in shown.values()]
-    head = ["system", "AUC (95 %)" if table["confidence"] == 0.95 else "AUC (interval)"]
+    head = ["system", "AUC (95 %)"]
     head += ["AUC by seed"] if several else []
     head += [title if title.isupper() else title[:1].lower() + title[1:] for title in titles]
     head += ["parameters", "GFLOP a clip", "s a step"]

@@ -181,7 +181,7 @@ def _pooled_auc(whole: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, A
     pairs = [_arrays(rows) for rows in whole.values()]
     label = pairs[0][0]
     if len(pairs) == 1:
-        return asdict(delong_interval(*pairs[0], split="out of fold"))
+        return asdict(delong_interval(*pairs[0]))
     row = readers(label, [probability for _, probability in pairs])
     return asdict(mean_auc(row, seed_variances({"": row})[""]))
 
@@ -219,7 +219,7 @@ def _of_fold(
         "cases": len(own(cases)),
         "patients": len(of_fold),
         "positive": int(label.sum()),
-        "auc": roc_auc(label, probability, split=f"test, {run.name}"),
+        "auc": roc_auc(label, probability),
         "threshold": of_fold[0]["threshold"],
         "best_step": run.best_step,
     }

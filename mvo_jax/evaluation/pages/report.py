@@ -2,7 +2,6 @@
 
 import json
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -28,6 +27,8 @@ from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.sectors import InfarctSectors
 from mvo_jax.evaluation.statistics import (
     BOOTSTRAP_REPLICATES,
+    BOOTSTRAP_SEED,
+    CONFIDENCE,
     by_patient,
     delong_interval,
     paired_delong_test,
@@ -74,10 +75,8 @@ def summarise(
     sectors: InfarctSectors | None = None,
     temperature: Temperature | None = None,
     attributes: Mapping[str, Sequence[float] | Sequence[str]] | None = None,
-    training_history: Sequence[Mapping[str, Any]] | None = None,
+    training_history: Sequence[Mapping[str, Any]] = (),
     replicates: int = BOOTSTRAP_REPLICATES,
-    seed: int = 0,
-    confidence: float = 0.95,
 ) -> dict[str, Any]:
     """All figures of one split as plain JSON types; what is not defined is null, never NaN.
 
@@ -97,8 +96,6 @@ def summarise(
         attributes: of the cases, ``data.attributes``: gives the subgroups.
         training_history: rows of the metrics log; gives the best validation AUC and its step.
         replicates: bootstrap samples.
-        seed: of the bootstrap.
-        confidence: of every interval.
 
     Returns:
         The content of ``metrics.json``; 'metrics' holds every one of ``table.METRICS``. If the
@@ -109,69 +106,63 @@ def summarise(
     """
     if not 0 <= threshold.value <= 1:
         raise ValueError(f"threshold {threshold.value} is not in [0, 1]")
-    metrics.has_one_class(test.label, test.split)
-    drawn = {"confidence": confidence, "replicates": replicates, "seed": seed}
-    summary = {
-        "schema": SCHEMA_VERSION,
-        "split": test.split,
-        "confidence": confidence,
-        "threshold": {
-            "value": float(threshold.value),
-            "origin": threshold.origin,
-            "rule": "called MVO where probability >= threshold",
-        },
-        "bootstrap": {"replicates": replicates, "seed": seed, "unit": "patient"},
-    }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", metrics.OneClassWarning)  # said once, above
-        summary |= _describe(test, threshold.value, **drawn)
-        summary["fixed_thresholds"] = [_at_threshold(test, value) for value in FIXED_THRESHOLDS]
-        summary |= dict.fromkeys(("patient_rule", "patient_level", "coarse_map", "baseline"))
-        summary["localisation"] = None
-        if threshold.patient_rule is not None:
-            summary["patient_rule"] = {
-                "rule": threshold.patient_rule,
-                "threshold": threshold.patient_value,
-                "threshold_origin": threshold.patient_origin,
-            }
-            if summary["patients"] < len(test):
-                whole = by_patient(test, threshold.patient_rule)
-                summary["patient_level"] = _describe(whole, threshold.patient_value, **drawn)
-        if test.coarse_mask is not None and test.coarse_target is not None:
-            summary["coarse_map"] = coarse_map_metrics(
-                test.coarse_mask, test.coarse_target, test.label, split=test.split
-            )
-            size = test.coarse_target.shape[1]
-            mean_map = None if training_map is None else coarse_mean(training_map, size)
-            summary["localisation"] = localise(
-                test.coarse_mask,
-                test.coarse_target,
-                test.patient_id,
-                mean_map,
-                None if sectors is None else sectors.blocks(size),
-            )
-        if features is not None and BASELINE_FEATURE in features:
-            summary["baseline"] = _baseline(test, features[BASELINE_FEATURE], confidence)
-        summary["training"] = _training(training_history or ())
-        fitted = temperature is not None and temperature.value is not None
-        after = scaled(test, temperature) if temperature and fitted else None
-        summary["temperature"] = temperature and {
-            **asdict(temperature),
-            "after": describe_calibration(after) if after else None,
+    metrics.warn_of_one_class(test.label, test.split)
+    coarse_map = localisation = baseline = patient_rule = patient_level = None
+    described = _describe(test, threshold.value, replicates)
+    if threshold.patient_rule is not None:
+        patient_rule = {
+            "rule": threshold.patient_rule,
+            "threshold": threshold.patient_value,
+            "threshold_origin": threshold.patient_origin,
         }
-        summary["decision_curve"] = decision_curve(
-            test, scaled=after, seed=seed, confidence=confidence
+        if described["patients"] < len(test):
+            whole = by_patient(test, threshold.patient_rule)
+            patient_level = _describe(whole, threshold.patient_value, replicates)
+    if test.coarse_mask is not None and test.coarse_target is not None:
+        coarse_map = coarse_map_metrics(test.coarse_mask, test.coarse_target, test.label)
+        size = test.coarse_target.shape[1]
+        localisation = localise(
+            test.coarse_mask,
+            test.coarse_target,
+            test.patient_id,
+            None if training_map is None else coarse_mean(training_map, size),
+            None if sectors is None else sectors.blocks(size),
         )
-        summary["subgroups"] = subgroups(
-            test, attributes or {}, threshold.value, seed=seed, confidence=confidence
-        )
-    return plain(summary)
+    if features is not None and BASELINE_FEATURE in features:
+        baseline = _baseline(test, features[BASELINE_FEATURE])
+    fitted = temperature is not None and temperature.value is not None
+    after = scaled(test, temperature) if temperature and fitted else None
+    return plain(
+        {
+            "schema": SCHEMA_VERSION,
+            "split": test.split,
+            "confidence": CONFIDENCE,
+            "threshold": {
+                "value": float(threshold.value),
+                "origin": threshold.origin,
+                "rule": "called MVO where probability >= threshold",
+            },
+            "bootstrap": {"replicates": replicates, "seed": BOOTSTRAP_SEED, "unit": "patient"},
+            **described,
+            "fixed_thresholds": [_at_threshold(test, value) for value in FIXED_THRESHOLDS],
+            "patient_rule": patient_rule,
+            "patient_level": patient_level,
+            "coarse_map": coarse_map,
+            "baseline": baseline,
+            "localisation": localisation,
+            "training": _training(training_history),
+            "temperature": temperature
+            and {**asdict(temperature), "after": after and describe_calibration(after)},
+            "decision_curve": decision_curve(test, after),
+            "subgroups": subgroups(test, attributes or {}, threshold.value),
+        }
+    )
 
 
-def _describe(predictions: Predictions, threshold: float, **drawn: Any) -> dict[str, Any]:
+def _describe(predictions: Predictions, threshold: float, replicates: int) -> dict[str, Any]:
     label, probability = predictions.label, predictions.probability
     counts = metrics.confusion(label, probability, threshold)
-    found = estimates(predictions, threshold, **drawn)
+    found = estimates(predictions, threshold, replicates=replicates)
     return {
         "cases": label.size,
         "patients": len(set(predictions.patient_id)),
@@ -190,24 +181,19 @@ def _at_threshold(predictions: Predictions, threshold: float) -> dict[str, Any]:
     return {"threshold": threshold, **asdict(counts), **ratios}
 
 
-def _baseline(test: Predictions, feature: Any, confidence: float) -> dict[str, Any]:
+def _baseline(test: Predictions, feature: Any) -> dict[str, Any]:
     value = np.asarray(feature, np.float64)
     if value.shape != test.label.shape or not np.isfinite(value).all():
         raise ValueError(
             f"feature '{BASELINE_FEATURE}' must be {len(test)} finite values, one for each case "
             f"of split '{test.split}'; got shape {value.shape}"
         )
-    options: dict[str, Any] = {"confidence": confidence, "split": test.split}
-    paired = asdict(paired_delong_test(test.label, test.probability, -value, **options))
+    paired = paired_delong_test(test.label, test.probability, -value)
     return {
         "feature": BASELINE_FEATURE,
         "direction": "lower means MVO",
-        "auc": asdict(delong_interval(test.label, -value, **options)),
-        "model_minus_baseline": {
-            "value": paired["difference"],
-            **{key: paired[key] for key in ("low", "high", "z", "p")},
-            "method": "paired DeLong",
-        },
+        "auc": asdict(delong_interval(test.label, -value)),
+        "model_minus_baseline": {**asdict(paired), "method": "paired DeLong"},
     }
 
 
@@ -226,10 +212,6 @@ def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 def write_summary(path: str | os.PathLike, summary: Mapping[str, Any]) -> None:
     """Writes ``metrics.json``, replaced as a whole.
-
-    Args:
-        path: the file.
-        summary: what ``summarise`` returned, with anything the caller added.
 
     Raises:
         ValueError: a value that JSON cannot hold, NaN and infinity included.
@@ -268,18 +250,16 @@ def write_report(
     Raises:
         UserError: the file cannot be written.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", metrics.OneClassWarning)  # the summary has said it
-        drawings = {
-            "roc": curves.roc_figure(predictions, summary),
-            "precision_recall": curves.precision_recall_figure(predictions, summary),
-            "reliability": curves.reliability_figure(predictions, summary),
-            "reliability_after": _after_scaling(predictions, summary),
-            "distribution": curves.distribution_figure(predictions, summary),
-            "confusion": curves.confusion_figure(summary),
-            "decision": curves.decision_figure(summary),
-            "training": curves.training_figure(history),
-        }
+    drawings = {
+        "roc": curves.roc_figure(predictions, summary),
+        "precision_recall": curves.precision_recall_figure(predictions, summary),
+        "reliability": curves.reliability_figure(predictions),
+        "reliability_after": _after_scaling(predictions, summary),
+        "distribution": curves.distribution_figure(predictions, summary),
+        "confusion": curves.confusion_figure(summary),
+        "decision": curves.decision_figure(summary),
+        "training": curves.training_figure(history),
+    }
     rows = [
         {
             "key": key,
@@ -324,4 +304,4 @@ def _after_scaling(predictions: Predictions, summary: Mapping[str, Any]) -> Any:
     if found is None or found["value"] is None:
         return None
     after = scaled(predictions, Temperature(found["value"], found["origin"]))
-    return curves.reliability_figure(after, summary)
+    return curves.reliability_figure(after)

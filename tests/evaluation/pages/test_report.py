@@ -240,7 +240,7 @@ def test_baseline_counts_a_low_area_change_as_mvo():
     baseline = summary["baseline"]
     assert baseline["auc"]["value"] == 1  # lower in every positive
     expected = paired_delong_test(data.label, data.probability, -area_change)
-    assert baseline["model_minus_baseline"]["value"] == expected.difference < 0
+    assert baseline["model_minus_baseline"]["value"] == expected.value < 0
     assert baseline["model_minus_baseline"]["p"] == expected.p
     assert summarise(data, features={"infarct_size": area_change})["baseline"] is None
 
