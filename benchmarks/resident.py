@@ -91,16 +91,22 @@ class Resident:
 
     def step_on_split(self, augmentation: dict[str, Any]) -> Any:
         """The shipped ``step(state, data, indices [1, K, B], key)``, compiled when first called."""
+        import functools
+
         from mvo_jax.data.augment import Augmentation
         from mvo_jax.devices import parallel
-        from mvo_jax.training.step import make_resident_step
+        from mvo_jax.training.step import make_batch, make_steps
 
-        step = make_resident_step(
-            self.train_step,
+        batch_of = functools.partial(
+            make_batch,
             augmentation=Augmentation(**augmentation),
             mask_size=MASK_SIZE,
             axis_name=parallel.AXIS,
         )
         return parallel.data_parallel(
-            step, in_axes=(None, None, 0, None), out_axes=None, on=self.devices, donate=(0,)
+            make_steps(self.train_step, batch_of),
+            in_axes=(None, None, 0, None),
+            out_axes=None,
+            on=self.devices,
+            donate=(0,),
         )

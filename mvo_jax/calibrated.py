@@ -6,71 +6,37 @@ from typing import Any
 
 import numpy as np
 
-from mvo_jax.data.slices import Target
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.calibration import Temperature, scaled_threshold
 from mvo_jax.evaluation.thresholds import Threshold
-from mvo_jax.runs.folder import RunFolder
 from mvo_jax.trained_run import TrainedRun
 
 
-@dataclasses.dataclass(frozen=True)
-class CalibratedRun:
-    """A run as ``predict_images`` takes it: the same cases are called MVO, at other probabilities.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CalibratedRun(TrainedRun):
+    """A run that calls the same cases MVO, at other probabilities.
 
     Attributes:
-        run: gives the probabilities.
-        temperature: that they are scaled with.
+        scaling: temperature that probabilities are scaled with.
     """
 
-    run: TrainedRun
-    temperature: Temperature
-
-    @property
-    def folder(self) -> RunFolder:
-        """Of the run."""
-        return self.run.folder
-
-    @property
-    def config(self) -> Any:
-        """Of the run."""
-        return self.run.config
-
-    @property
-    def geometry(self) -> Target:
-        """Of the run."""
-        return self.run.geometry
-
-    @property
-    def batch_size(self) -> int:
-        """Of the run."""
-        return self.run.batch_size
-
-    @property
-    def simulated(self) -> bool:
-        """Of the run."""
-        return self.run.simulated
-
-    @property
-    def name(self) -> str:
-        """What pages call it."""
-        return self.run.name
+    scaling: Temperature
 
     def facts(self) -> dict[str, Any]:
         """What tables and pages say of it."""
-        value, origin = self.temperature.value, self.temperature.origin
-        return {**self.run.facts(), "probability": f"scaled by temperature {value:.4f}, {origin}"}
+        value, origin = self.scaling.value, self.scaling.origin
+        return {**super().facts(), "probability": f"scaled by temperature {value:.4f}, {origin}"}
 
     def decision(self, threshold: float | None = None) -> Threshold:
         """The run's thresholds on the scaled probabilities; a given one is of these already."""
-        found = self.run.decision(threshold)
+        found = super().decision(threshold)
         if threshold is not None:
             return found
         return dataclasses.replace(
             found,
-            value=scaled_threshold(found.value, self.temperature),
+            value=scaled_threshold(found.value, self.scaling),
             origin=f"{found.origin}, scaled as the probabilities are",
-            patient_value=scaled_threshold(found.patient_value, self.temperature),
+            patient_value=scaled_threshold(found.patient_value, self.scaling),
             patient_origin=f"{found.patient_origin}, scaled as the probabilities are",
         )
 
@@ -78,11 +44,11 @@ class CalibratedRun:
         self, batch_size: int, *, with_mask: bool
     ) -> Callable[[np.ndarray], Mapping[str, np.ndarray]]:
         """As ``TrainedRun.predictor``, with 'probability' scaled."""
-        predict = self.run.predictor(batch_size, with_mask=with_mask)
+        predict = super().predictor(batch_size, with_mask=with_mask)
 
         def scaled(video: np.ndarray) -> dict[str, np.ndarray]:
             result = predict(video)
-            return {**result, "probability": self.temperature.scale(result["probability"])}
+            return {**result, "probability": self.scaling.scale(result["probability"])}
 
         return scaled
 
@@ -99,4 +65,5 @@ def calibrated(run: TrainedRun) -> CalibratedRun:
             f"{run.folder.path} has no temperature: {temperature.origin}",
             "leave out --calibrated",
         )
-    return CalibratedRun(run, temperature)
+    fields = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
+    return CalibratedRun(**fields, scaling=temperature)

@@ -34,7 +34,7 @@ from mvo_jax.evaluation.pages.comparison import (
     write_comparison,
 )
 from mvo_jax.evaluation.pages.report import BASELINE_FEATURE
-from mvo_jax.evaluation.pages.study import STUDY_PAGE, Page
+from mvo_jax.evaluation.pages.study import PAGE, Page
 from mvo_jax.evaluation.predictions import Predictions
 from mvo_jax.evaluation.stored_run import (
     StoredRun,
@@ -94,7 +94,7 @@ class Comparison:
     own_parts: tuple[str, ...] = OWN_PARTS
     keep_runs: bool = True
     study: Mapping[str, Any] | None = None
-    page: Page = STUDY_PAGE
+    page: Page = PAGE
     features: Mapping[str, Sequence[str]] = field(default_factory=dict)
     same_as: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     shuffled: frozenset[str] = frozenset()
@@ -200,9 +200,10 @@ def verify_runs(comparison: Comparison, out: Path, count: int) -> list[dict[str,
     results = []
     for seed, name in random.sample(stored, min(count, len(stored))):
         log.info(f"training {name}, seed {seed}, again")
-        before = read_stored_run(run_file(out, name, seed))
-        check_config(before, comparison.configs[name][seed], run_file(out, name, seed))
-        folder = RunFolder(out / "verify" / run_name(name, seed))
+        path, run = run_file(out, name, seed), run_name(name, seed)
+        before = read_stored_run(path)
+        check_config(before, comparison.configs[name][seed], path)
+        folder = RunFolder(out / "verify" / run)
         shutil.rmtree(folder.path, ignore_errors=True)
         again = _do(comparison, name, seed, folder, costs)
         shutil.rmtree(folder.path, ignore_errors=True)
@@ -210,19 +211,13 @@ def verify_runs(comparison: Comparison, out: Path, count: int) -> list[dict[str,
         pairs = ((before.scored, again.scored), (before.validation, again.validation))
         if any(a.cases != b.cases for a, b in pairs):
             raise UserError(
-                f"{run_name(name, seed)} was scored on other cases than these",
+                f"{run} was scored on other cases than these",
                 "the data of the study have changed; start again in another --out",
             )
         difference = max(float(np.abs(a.probability - b.probability).max()) for a, b in pairs)
         allowed = 0.0 if same_machine(before.provenance, again.provenance) else 1e-5
-        results.append(
-            {
-                "run": run_name(name, seed),
-                "difference": difference,
-                "allowed": allowed,
-                "agrees": difference <= allowed,
-            }
-        )
+        agrees = difference <= allowed
+        results.append({"run": run, "difference": difference, "allowed": allowed, "agrees": agrees})
     return results
 
 

@@ -12,8 +12,6 @@ from mvo_jax.errors import UserError
 from mvo_jax.evaluation.thresholds import Threshold, given_threshold
 from mvo_jax.trained_run import TrainedRun
 
-Member = TrainedRun | CalibratedRun
-
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
@@ -26,7 +24,7 @@ class Ensemble:
         UserError: fewer than two, one named twice, or clips that were made in different ways.
     """
 
-    members: Sequence[Member]
+    members: Sequence[TrainedRun]
 
     def __post_init__(self):
         first = self.members[0]

@@ -88,7 +88,7 @@ def do_run(
         curve=curve,
         best_step=result["best_step"],
         seconds=round(result["seconds"], 1),
-        seconds_per_step=_seconds_per_step([folder], config.train.batch_size),
+        seconds_per_step=_seconds_per_step(folder, config.train.batch_size),
         parameters=cost[0] if cost else None,
         forward_gflop=cost[1] if cost else None,
     )
@@ -110,12 +110,10 @@ def _shuffled(config: Any, split: str) -> dict[str, AnySplit]:
     return {**splits, split: load_split(config.data, split)}
 
 
-def _seconds_per_step(folders: Sequence[RunFolder], batch_size: int) -> float | None:
-    """Median over the logged windows, without the first of each run, which includes compilation."""
-    speeds: list[float] = []
-    for folder in folders:
-        rows = [row for row in folder.history() if row["kind"] == "train"]
-        speeds += [row["clips_per_second"] for row in rows[1:]]
+def _seconds_per_step(folder: RunFolder, batch_size: int) -> float | None:
+    """Median over the logged windows, without the first, which includes compilation."""
+    rows = [row for row in folder.history() if row["kind"] == "train"]
+    speeds = [row["clips_per_second"] for row in rows[1:]]
     return batch_size / float(np.median(speeds)) if speeds else None
 
 

@@ -116,7 +116,7 @@ def train_and_evaluate(
         distributed.check_same(
             {"config": config.to_dict(), **settings, **rounding}, distributed.SAME_START
         )
-        initial, about = _initial(config, folder, experiment)
+        initial, about = _initial(config.init_from, folder, experiment)
         if splits is None:
             about["data_dir"] = str(Path(config.data.dir).expanduser().absolute())
 
@@ -141,12 +141,11 @@ def train_and_evaluate(
 
         # 4. Training, with the best checkpoint chosen on the validation split.
         result = train(
-            config,
             experiment,
             folder,
             training,
-            validate=_validation(config, experiment, validation),
-            identity=Identity(
+            _validation(experiment, validation),
+            Identity(
                 config.to_dict(),
                 data,
                 settings,
@@ -164,14 +163,13 @@ def train_and_evaluate(
     return {**result, "evaluation": evaluate(folder.path, split=evaluate_on, splits=splits)}
 
 
-def _validation(config: Any, experiment: Experiment, split: AnySplit) -> Callable[[Any], Any]:
+def _validation(experiment: Experiment, split: AnySplit) -> Callable[[Any], Any]:
     """Variables to their metrics on the validation split."""
-    predict = Predictor(experiment, split, batch_size=config.eval.batch_size, with_mask=True)
+    predict = Predictor(experiment, split, batch_size=experiment.eval_batch_size, with_mask=True)
 
     def validate(variables: Any) -> Any:
-        return validation_metrics(
-            predict(variables), also=config.train.best_metric, loss=experiment.loss
-        )
+        also = experiment.train.best_metric
+        return validation_metrics(predict(variables), also=also, loss=experiment.loss)
 
     return validate
 
@@ -376,12 +374,11 @@ def _load(config: Any, name: str, splits: Mapping[str, AnySplit] | None) -> AnyS
 
 
 def _initial(
-    config: Any, folder: RunFolder, experiment: Experiment
+    path: str, folder: RunFolder, experiment: Experiment
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """Variables that ``config.init_from`` names, and what the run folder keeps about them."""
-    if not config.init_from or folder.has_checkpoint():
+    if not path or folder.has_checkpoint():
         return None, {}
-    path = config.init_from
     folder_or_file = Path(local_path(path, "config.init_from"))
     if is_bundle(folder_or_file):
         weights = whole_file(folder_or_file, read_about(folder_or_file), WEIGHTS)

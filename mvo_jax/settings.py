@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from mvo_jax.errors import UserError
 from mvo_jax.files import local_path
@@ -189,9 +189,17 @@ class Augmentation:
     time_shift: bool = _key(False, "roll the cycle by a random number of frames")
 
 
+class Due(NamedTuple):
+    """What is due after a step: a row of training metrics, a checkpoint, an evaluation."""
+
+    log: bool
+    save: bool
+    evaluate: bool
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainSettings:
-    """The part ``train``: steps, devices, saves."""
+    """The part ``train``: steps, devices, saves, and what they say is due when."""
 
     batch_size: int = _key(0, "clips a step", least=1)
     total_steps: int = _key(0, "steps of the run", least=1)
@@ -236,6 +244,24 @@ class TrainSettings:
     watchdog_leaves: bool = _key(
         False, "whether it also ends the run, with exit code 9", free_on_resume=True
     )
+
+    def due(self, step: int, *, seconds_since_save: float = 0.0) -> Due:
+        """What is due after ``step`` updates; a state is logged and saved before its evaluation."""
+        evaluate = step > 0 and (step % self.eval_every == 0 or step == self.total_steps)
+        late = 0 < self.save_every_seconds < seconds_since_save
+        regular = self.save_every > 0 and step % self.save_every == 0
+        return Due(evaluate or step % self.log_every == 0, evaluate or late or regular, evaluate)
+
+    def next_stop(self, step: int, *, longest: int) -> int:
+        """Where a dispatch of at most ``longest`` steps ends that begins after ``step`` updates."""
+        intervals = (self.log_every, self.eval_every, self.save_every)
+        stops = [step + every - step % every for every in intervals if every]
+        return min(*stops, self.total_steps, step + longest)
+
+    def stops_early(self, step: int, best_step: int) -> bool:
+        """Whether nothing became better since ``best_step`` (-1: never) for too long."""
+        evaluations = (step - best_step) // self.eval_every
+        return best_step >= 0 and 0 < self.early_stopping <= evaluations
 
 
 @dataclasses.dataclass(frozen=True)

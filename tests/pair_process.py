@@ -14,10 +14,11 @@ from mvo_jax.devices.cluster import Cluster
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.predict import ClipPredictor, Predictor
 from mvo_jax.runs.folder import RunFolder
+from mvo_jax.runs.resume import Identity
 from mvo_jax.runs.signals import Interruption
 from mvo_jax.training import lowering_trial
 from mvo_jax.training.loop import train
-from mvo_jax.training.programs import draw, make_run_steps
+from mvo_jax.training.programs import make_run_steps
 from mvo_jax.training.recorder import Supervision
 from mvo_jax.training.setup import set_up
 from tests.small_network import SMALL, small
@@ -84,7 +85,7 @@ def tried_lowering(folder: Path) -> str:
 
 def predictions(experiment: Any) -> dict[str, Any]:
     """Of seven cases in batches of eight, resident, streamed and clip by clip."""
-    variables = experiment.init_state(0).eval_variables()
+    variables = experiment.init_state().eval_variables()
     split = make_random_split(cases=7, name="validation")
     result = {}
     for name, source in (("resident", split), ("streamed", make_on_disk(split))):
@@ -99,14 +100,14 @@ def predictions(experiment: Any) -> dict[str, Any]:
     return result
 
 
-def streamed_losses(config: Any, experiment: Any) -> list[float]:
+def streamed_losses(experiment: Any) -> list[float]:
     """Losses of two steps whose clips are read from disk."""
     split = make_on_disk(make_random_split())
 
-    run_steps = make_run_steps(config, experiment, split, range(2), 1)
-    state, losses = experiment.init_state(0), []
+    run_steps = make_run_steps(experiment, split, range(2), 1)
+    state, losses = experiment.init_state(), []
     for k in range(2):
-        state, metrics = run_steps(state, draw(config, split, k)[None])
+        state, metrics = run_steps(state, experiment.draw(len(split), k)[None])
         losses.append(float(metrics["loss"][0]))
     return losses
 
@@ -135,11 +136,11 @@ def run(
     with Interruption() as interruption:
         split = make_random_split()
         train(
-            config,
             experiment,
             run_folder,
             split,
             validate,
+            Identity(config.to_dict()),
             supervision=Supervision(interruption=interruption),
         )
     return rows(folder)
@@ -153,11 +154,11 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def everything(folder: Path) -> None:
     """What processes can do together, its results in ``result_N.json``, and a whole run."""
-    experiment = small(set_up(config := make_tiny_config(**CHANGES)))
+    experiment = small(set_up(make_tiny_config(**CHANGES)))
     result = {
         **talk(folder),
         "predictions": predictions(experiment),
-        "streamed losses": streamed_losses(config, experiment),
+        "streamed losses": streamed_losses(experiment),
     }
     (folder / f"result_{jax.process_index()}.json").write_text(json.dumps(result))
     run(folder / "run")

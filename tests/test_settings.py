@@ -10,6 +10,7 @@ from mvo_jax import settings
 from mvo_jax.config_files import load_config
 from mvo_jax.errors import UserError
 from mvo_jax.runs.folder import config_changes
+from mvo_jax.settings import Due, TrainSettings
 
 
 @pytest.fixture
@@ -101,3 +102,48 @@ def test_a_key_that_an_earlier_run_lacks_has_its_default(config):
     del earlier["data"]["fold"]
     with pytest.raises(UserError, match=r"no key data\.fold"):
         settings.check(earlier)
+
+
+def options(**changes):
+    values = {"total_steps": 25, "log_every": 4, "eval_every": 10, "save_every": 6, **changes}
+    return TrainSettings(**values)
+
+
+@pytest.mark.parametrize(
+    ("step", "seconds", "expected"),
+    [
+        (1, 0, Due(log=False, save=False, evaluate=False)),
+        (4, 0, Due(log=True, save=False, evaluate=False)),
+        (6, 0, Due(log=False, save=True, evaluate=False)),
+        (7, 301, Due(log=False, save=True, evaluate=False)),
+        # Saved before it is evaluated, and logged up to there.
+        (10, 0, Due(log=True, save=True, evaluate=True)),
+        (25, 0, Due(log=True, save=True, evaluate=True)),
+    ],
+)
+def test_what_is_due(step, seconds, expected):
+    assert options().due(step, seconds_since_save=seconds) == expected
+
+
+def test_before_the_first_step_there_is_nothing_to_evaluate():
+    assert not options().due(0).evaluate
+
+
+def test_intervals_of_zero_are_off():
+    off = options(save_every=0, save_every_seconds=0.0)
+    assert not off.due(6, seconds_since_save=1e9).save
+    assert off.next_stop(4, longest=99) == 8
+
+
+@pytest.mark.parametrize("longest", [1, 3, 99])
+def test_a_dispatch_ends_where_something_is_due(longest):
+    step, stops = 0, []
+    while step < 25:
+        stop = options().next_stop(step, longest=longest)
+        assert step < stop <= step + longest
+        between = [options().due(k) for k in range(step + 1, stop)]
+        assert not any(now.log or now.save or now.evaluate for now in between)
+        stops.append(step := stop)
+    assert step == 25
+    if longest == 99:
+        assert stops == [4, 6, 8, 10, 12, 16, 18, 20, 24, 25]

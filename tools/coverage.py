@@ -16,6 +16,7 @@ from scipy.special import ndtri
 
 from mvo_jax.evaluation.readers import SeedVariance, difference, mean_auc, readers, seed_variances
 
+ROWS, AUC, CASES = 4, 0.73, (100, 200)  # of a table; cases with MVO and without
 SHARED, ROW = 0.6, 0.15  # of the variance of a score; the rest is the seed's own
 
 
@@ -33,12 +34,12 @@ def simulate(
     return label, 2**0.5 * ndtri(of_seed) * label + noise
 
 
-def coverage(repetitions: int, rows: int, seeds: int, sd: float, auc: float, cases: tuple) -> list:
+def coverage(repetitions: int, seeds: int, sd: float) -> list:
     """[held by the interval of the mean, of the difference, without pooling: both]."""
-    draws = np.random.default_rng([rows, seeds, round(1000 * sd)])
+    draws = np.random.default_rng([ROWS, seeds, round(1000 * sd)])
     held = np.zeros(4)
     for _ in range(repetitions):
-        label, score = simulate(draws, rows, seeds, auc=auc, sd=sd, cases=cases)
+        label, score = simulate(draws, ROWS, seeds, auc=AUC, sd=sd, cases=CASES)
         table = {str(i): readers(label, list(row)) for i, row in enumerate(score)}
         own = {
             key: SeedVariance(max(row.seed_variance(), 0.0), row.count - 1)
@@ -47,7 +48,7 @@ def coverage(repetitions: int, rows: int, seeds: int, sd: float, auc: float, cas
         for place, seed in ((0, seed_variances(table)), (2, own)):
             one = mean_auc(table["0"], seed["0"])
             two = difference(table["0"], table["1"], seed["0"], seed["1"])
-            held[place] += one.low <= auc <= one.high
+            held[place] += one.low <= AUC <= one.high
             held[place + 1] += two.low <= 0 <= two.high
     return list(held / repetitions)
 
@@ -56,19 +57,16 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=4000)
-    parser.add_argument("--rows", type=int, default=4, help="rows of a table")
-    parser.add_argument("--auc", type=float, default=0.73)
-    parser.add_argument("--cases", type=int, nargs=2, default=(100, 200), help="with MVO, without")
-    asked = parser.parse_args()
-    error = 100 * (0.95 * 0.05 / asked.repetitions) ** 0.5
+    repetitions = parser.parse_args().repetitions
+    error = 100 * (0.95 * 0.05 / repetitions) ** 0.5
     print(
-        f"{asked.repetitions} repetitions, AUC {asked.auc}, {asked.cases[0]} cases with MVO and "
-        f"{asked.cases[1]} without; standard error {error:.2f} points at 95 %\n"
-        f"seeds  sd of AUC  mean  difference  (variance of {asked.rows} rows pooled)"
+        f"{repetitions} repetitions, AUC {AUC}, {CASES[0]} cases with MVO and "
+        f"{CASES[1]} without; standard error {error:.2f} points at 95 %\n"
+        f"seeds  sd of AUC  mean  difference  (variance of {ROWS} rows pooled)"
         "  mean  difference  (each row its own)"
     )
     for seeds, sd in itertools.product((3, 5), (0.0, 0.02, 0.04)):
-        found = coverage(asked.repetitions, asked.rows, seeds, sd, asked.auc, tuple(asked.cases))
+        found = coverage(repetitions, seeds, sd)
         pooled_mean, pooled, own_mean, own = (f"{100 * share:5.1f}" for share in found)
         print(
             f"{seeds:5}  {sd:9.2f}  {pooled_mean:>4}  {pooled:>10}  {'':29}"

@@ -11,7 +11,6 @@ The last line says how much.
 from typing import Any
 
 import numpy as np
-from absl import app, flags
 
 from mvo_jax.config_files import load_config
 from mvo_jax.data.phantom.case import plan_case
@@ -20,10 +19,7 @@ from mvo_jax.evaluation.oracle import fit_logistic
 from mvo_jax.evaluation.pages.render import percent, span
 from mvo_jax.evaluation.statistics import delong_interval
 
-FLAGS = flags.FLAGS
-flags.DEFINE_integer("training", 4000, "Training patients to fit on.", lower_bound=100)
-flags.DEFINE_integer("cases", 1000, "Cases of test_large to score.", lower_bound=100)
-
+TRAINING, CASES = 4000, 1000  # patients to fit on and, of test_large, to score
 # By row, columns of ``measure``.
 MODELS = {
     "area change": ("area_change",),
@@ -60,14 +56,13 @@ def measure(data_config: Any, split: str, count: int) -> tuple[dict[str, np.ndar
     return {name: np.array(values) for name, values in columns.items()}, np.array(labels)
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Print a row for each model."""
-    del arguments
     config: Any = load_config("mvo:quick").unlock()
     config.data.size = "patients7040"
-    fitted_on, fitted_label = measure(config.data, "train", FLAGS.training)
+    fitted_on, fitted_label = measure(config.data, "train", TRAINING)
     config.data.size = "paper"
-    scored, label = measure(config.data, "test_large", FLAGS.cases)
+    scored, label = measure(config.data, "test_large", CASES)
     for title, names in MODELS.items():
         table, wanted = (
             np.stack([of[name] for name in names], axis=1) for of in (fitted_on, scored)
@@ -81,4 +76,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

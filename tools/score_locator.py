@@ -24,9 +24,10 @@ from mvo_jax.data.cohort.locate import (
     locate,
     probability,
 )
+from mvo_jax.data.cohort.window import bounds
 from mvo_jax.data.locator.network import SIDE, SPACING_MM, Weights, cavity_probability
 from mvo_jax.data.slices import CineSlice
-from tools.locator.real_cine import PATIENT_OF, Drawn, drawn_box, read_cine
+from tools.locator.real_cine import PATIENT_OF, Drawn, read_cine
 from tools.locator.samples import (
     FOLDS,
     SOURCE_MM,
@@ -233,7 +234,7 @@ def score_cine(samples: Path, networks: Sequence[Weights | None], folds: Mapping
         weights = networks[folds[PATIENT_OF[name.split()[0]]]]
         if weights is None:
             continue
-        drawn = [(one, drawn_box(region)) for one, region in slices if region is not None]
+        drawn = [(one, Drawn(*bounds(region))) for one, region in slices if region is not None]
         if len(slices) > 1:
             bare = [one for one, _ in slices]
             found, motion = locate(bare, weights), heart_centre(bare)

@@ -166,7 +166,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="lv_cavity.npz")
     parser.add_argument("--out", type=Path, required=True, help="folder of the weights")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -177,12 +176,6 @@ def main() -> None:
         simulated = simulated_frames(400, args.seed)
         variables: dict[str | None, Any] = {None: None}
         for i, (name, stage) in enumerate(STAGES.items()):
-            if name not in args.stages:
-                continue
-            if stage.start not in variables:
-                raise UserError(
-                    f"the stage {name} begins at {stage.start}", "name that too as --stages"
-                )
             seen = [patient for patient, fold in folds.items() if fold not in stage.unseen]
             variables[name] = train(
                 args.out / f"{name}.msgpack",

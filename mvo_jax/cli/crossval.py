@@ -4,12 +4,11 @@ A study whose rows are the folds of a prepared cohort: see ``mvo_jax.cli.study``
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from mvo_jax.cli.compare import read_seeds, separate
+from mvo_jax.cli.compare import read_seeds
 from mvo_jax.cli.flags import Flags, parse
-from mvo_jax.cli.study import define_work_flags, do_all, refuse_cluster, verify
+from mvo_jax.cli.study import define_work_flags, run_study
 from mvo_jax.errors import UserError
 
 
@@ -30,7 +29,7 @@ def _comparison(values: Flags, overrides: Sequence[str]) -> Any:
     from mvo_jax.comparison import Comparison
     from mvo_jax.data.cohort.storage import MANIFEST, open_cohort
     from mvo_jax.data.splits import dataset_line
-    from mvo_jax.evaluation.pages.crossval import CROSSVAL_PAGE
+    from mvo_jax.evaluation.pages.crossval import PAGE
 
     if values.config is None:
         raise UserError("--config is missing", "give the name or the file of an experiment")
@@ -71,7 +70,7 @@ def _comparison(values: Flags, overrides: Sequence[str]) -> Any:
             "cases": len(labelled),
             "patients": len({row["patient_id"] for row in labelled}),
         },
-        page=CROSSVAL_PAGE,
+        page=PAGE,
         named=True,
     )
 
@@ -83,18 +82,5 @@ def main(arguments: list[str]) -> dict[str, Any]:
         UserError: a mistake in the command, a cohort that is not prepared, or a fold that has one
             class; at the end see ``mvo_jax.cli.study``.
     """
-    own, overrides = separate(arguments)
-    values = parse(own, _define)
-    from mvo_jax.evaluation.pages.crossval import markdown, write_crossval
-
-    out = Path(values.out).expanduser().resolve()
-    if values.tables:
-        table = write_crossval(out)
-        print(markdown(table))
-        return table
-    refuse_cluster("crossval")
-    comparison = _comparison(values, overrides)
-    if values.verify:
-        verify(comparison, out, values.verify)
-        return {}
-    return do_all(comparison, out, ("crossval", *arguments), values.jobs, markdown)
+    page = "mvo_jax.evaluation.pages.crossval"
+    return run_study("crossval", arguments, _define, _comparison, page)

@@ -4,6 +4,7 @@ Every run ends as one small file in FOLDER, and every table is made of these fil
 the command does what is missing; several processes may work in one folder.
 """
 
+import importlib
 import os
 import subprocess
 import sys
@@ -144,25 +145,8 @@ def _comparison(values: Flags, overrides: Sequence[str]) -> Any:
     )
 
 
-def refuse_cluster(verb: str) -> None:
-    """Refuse to be one of several processes that were started as one.
-
-    Raises:
-        UserError: this process is.
-    """
-    if found := find_cluster(os.environ):
-        raise UserError(
-            f"{verb} runs in single processes, and {found.found_by} has started several as one",
-            "start it in one (srun --ntasks=1) with --jobs",
-        )
-
-
-def verify(comparison: Any, out: Path, count: int) -> None:
-    """Train stored runs again and print how far their probabilities differ.
-
-    Raises:
-        UserError: with exit code 1, a run came out otherwise.
-    """
+def _verify(comparison: Any, out: Path, count: int) -> None:
+    """Train stored runs again and print how far their probabilities differ."""
     from mvo_jax.comparison import verify_runs
 
     results = verify_runs(comparison, out, count)
@@ -176,30 +160,73 @@ def verify(comparison: Any, out: Path, count: int) -> None:
         )
 
 
-def do_all(
-    comparison: Any,
-    out: Path,
-    command: Sequence[str],
-    jobs: int,
-    markdown: Callable[[Mapping[str, Any]], str],
+def run_study(
+    verb: str,
+    arguments: list[str],
+    define: Callable[[Flags], None],
+    comparison_of: Callable[[Flags, Sequence[str]], Any],
+    page: str,
 ) -> dict[str, Any]:
-    """Do the runs that are missing, write the tables, and print them.
+    """Do what ``study`` and ``crossval`` are asked for: tables, verification, or what is missing.
 
     Args:
-        comparison: what is to be there.
-        out: its folder.
-        command: verb and arguments, for the other processes.
-        jobs: processes; this is one of them.
-        markdown: the table as text.
+        verb: of the two.
+        arguments: the command line after it.
+        define: its flags, those of ``define_work_flags`` among them.
+        comparison_of: what is to be there, by flags and overrides of the config.
+        page: module of its tables, with ``PAGE`` and ``markdown``.
 
     Returns:
-        The table.
+        The table; nothing where runs were verified.
 
     Raises:
-        UserError: see ``run_comparison``; at the end, after the tables are written, with exit code
-            4, rows that failed and runs that are not done yet.
+        UserError: a mistake in the command, see ``run_comparison``; at the end, after the tables
+            are written, with exit code 4, rows that failed and runs that are not done yet; with
+            exit code 1, a run that --verify could not repeat.
     """
-    from mvo_jax.comparison import missing_runs, run_comparison
+    own, overrides = separate(arguments)
+    values = parse(own, define)
+    tables: Any = importlib.import_module(page)
+    out = Path(values.out).expanduser().resolve()
+    if values.tables:
+        table = tables.PAGE.write(out)
+        print(tables.markdown(table))
+        return table
+    if found := find_cluster(os.environ):
+        raise UserError(
+            f"{verb} runs in single processes, and {found.found_by} has started several as one",
+            "start it in one (srun --ntasks=1) with --jobs",
+        )
+    comparison = comparison_of(values, overrides)
+    if values.verify:
+        _verify(comparison, out, values.verify)
+        return {}
+    table, failures = _do_all(comparison, out, (verb, *arguments), values.jobs)
+    print(tables.markdown(table))
+    print(f"tables: {out / 'table.html'} (also .md, .csv, .json)")
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(comparison.configs)} rows failed: "
+            + "; ".join(f"{name}, {cause}" for name, cause in failures.items()),
+            "see the causes; the same command tries them again and keeps the rest",
+            exit_code=EXIT_FINDINGS,
+        )
+    from mvo_jax.comparison import missing_runs
+
+    if missing := missing_runs(comparison, out):
+        raise UserError(
+            f"{len(missing)} of {len(comparison.work())} runs are not done: {', '.join(missing)}",
+            "another process is at them; else the same command does them",
+            exit_code=EXIT_FINDINGS,
+        )
+    return table
+
+
+def _do_all(
+    comparison: Any, out: Path, command: Sequence[str], jobs: int
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Do the runs that are missing in several processes; the table, and why rows failed."""
+    from mvo_jax.comparison import run_comparison
 
     helpers: list[subprocess.Popen] = []
 
@@ -215,45 +242,10 @@ def do_all(
     finally:
         for helper in helpers:
             helper.terminate()  # it saves and ends; without effect on one that has ended
-    table = comparison.page.write(out)
-    print(markdown(table))
-    print(f"tables: {out / 'table.html'} (also .md, .csv, .json)")
-    if failures:
-        raise UserError(
-            f"{len(failures)} of {len(comparison.configs)} rows failed: "
-            + "; ".join(f"{name}, {cause}" for name, cause in failures.items()),
-            "see the causes; the same command tries them again and keeps the rest",
-            exit_code=EXIT_FINDINGS,
-        )
-    if missing := missing_runs(comparison, out):
-        raise UserError(
-            f"{len(missing)} of {len(comparison.work())} runs are not done: {', '.join(missing)}",
-            "another process is at them; else the same command does them",
-            exit_code=EXIT_FINDINGS,
-        )
-    return table
+    return comparison.page.write(out), failures
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
-    """Do the runs that are missing, write the tables, and print them.
-
-    Raises:
-        UserError: a mistake in the command; at the end, after the tables are written, with exit
-            code 4, rows that failed and runs that are not done yet; with exit code 1, a run that
-            --verify could not repeat.
-    """
-    own, overrides = separate(arguments)
-    values = parse(own, _define)
-    from mvo_jax.evaluation.pages.study import markdown, write_study
-
-    out = Path(values.out).expanduser().resolve()
-    if values.tables:
-        table = write_study(out)
-        print(markdown(table))
-        return table
-    refuse_cluster("study")
-    comparison = _comparison(values, overrides)
-    if values.verify:
-        verify(comparison, out, values.verify)
-        return {}
-    return do_all(comparison, out, ("study", *arguments), values.jobs, markdown)
+    """Do the runs that are missing, write the tables, and print them: see ``run_study``."""
+    page = "mvo_jax.evaluation.pages.study"
+    return run_study("study", arguments, _define, _comparison, page)

@@ -108,8 +108,7 @@ class Inspection:
         self.reading.add_rejected([one])
 
     def table(self) -> list[dict[str, Any]]:
-        """One row a split: 'split', 'cases', 'patients', 'positive', 'negative' and 'unknown'
-        cases, and 'positive_patients'."""
+        """One row a split: its name, and how many cases and patients it has by label."""
         rows = []
         for split in sorted(self.labels, key=split_order):
             patients = self.labels[split].values()

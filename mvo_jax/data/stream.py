@@ -9,20 +9,6 @@ from mvo_jax.data.splits import StreamedSplit
 _READING_THREADS = 2  # one already decodes 1200 clips/s; the second hides the disk's latency
 
 
-class _Batches:
-    """Batches of some steps, as a random-access source for Grain."""
-
-    def __init__(self, split: StreamedSplit, indices_of: Callable[[int], np.ndarray], steps: range):
-        self._split, self._indices_of, self._steps = split, indices_of, steps
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        indices = self._indices_of(self._steps[index])
-        return {**self._split.read(indices), "label": self._split.label[indices]}
-
-
 def read_batches(
     split: StreamedSplit, indices_of: Callable[[int], np.ndarray], steps: range, *, ahead: int
 ) -> Generator[dict[str, np.ndarray], None, None]:
@@ -40,10 +26,14 @@ def read_batches(
     """
     import grain  # takes a second, and splits in memory do without it
 
+    def read(step: int) -> dict[str, np.ndarray]:
+        indices = indices_of(step)
+        return {**split.read(indices), "label": split.label[indices]}
+
     # Explicit, because Grain's default keeps 500 batches in memory.
     options = grain.ReadOptions(num_threads=_READING_THREADS, prefetch_buffer_size=ahead)
-    source = _Batches(split, indices_of, steps)
-    batches = iter(grain.MapDataset.source(source).to_iter_dataset(options))
+    of_step = grain.MapDataset.range(steps.start, steps.stop, steps.step).map(read)
+    batches = iter(of_step.to_iter_dataset(options))
     try:
         yield from batches
     finally:

@@ -67,10 +67,6 @@ class Item:
     value: Callable[..., str | None] | None = None
 
 
-def _simulated(card: Mapping[str, Any]) -> bool:
-    return card["kind"] == "simulated"
-
-
 def _splits(card: Mapping[str, Any]) -> Mapping[str, Any]:
     """All splits of the run; KeyError where the card lacks the one that was learned from."""
     return {"train": card["splits"]["train"], **card["splits"]}
@@ -96,9 +92,7 @@ def _span(estimate: Mapping[str, Any]) -> str | None:
     return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
 
 
-def _eligible(card: Mapping[str, Any]) -> str | None:
-    if not _simulated(card):
-        return None
+def _eligible(card: Mapping[str, Any]) -> str:
     return f"{card['simulator']['patients']}; every simulated patient is included"
 
 
@@ -120,32 +114,16 @@ def _missing(card: Mapping[str, Any]) -> str:
     return text
 
 
-def _acquisition(card: Mapping[str, Any], geometry: Mapping[str, Any]) -> str | None:
-    if not _simulated(card):
-        return None
-    quality = next(
-        (
-            found["mean"]
-            for title, found in card["splits"]["train"]["attributes"].items()
-            if title.startswith("image quality")
-        ),
-        None,
-    )
-    if quality is None:
-        return None
+def _acquisition(card: Mapping[str, Any], geometry: Mapping[str, Any]) -> str:
+    known = card["splits"]["train"]["attributes"]
+    (quality,) = [known[title]["mean"] for title in known if title.startswith("image quality")]
     return (
         f"simulated short-axis cine, {geometry['frames']} frames over one beat, "
         f"{geometry['spacing_mm']:.2f} mm pixels; mean signal to noise of the blood {quality:.1f}"
     )
 
 
-def _annotator(card: Mapping[str, Any]) -> str | None:
-    return card["simulator"]["annotator"] if _simulated(card) else None
-
-
-def _test_annotation(card: Mapping[str, Any], metrics: Mapping[str, Any]) -> str | None:
-    if not _simulated(card):
-        return None
+def _test_annotation(card: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     return (
         f"{card['simulator']['annotator']}; alike in all splits, the {metrics['cases']} cases of "
         f"{metrics['split']} included"
@@ -163,9 +141,9 @@ def _partitions(card: Mapping[str, Any]) -> str:
 
 
 def _size(card: Mapping[str, Any], config: Mapping[str, Any], metrics: Mapping[str, Any]) -> Any:
-    if not _simulated(card) or metrics["metrics"]["auc"]["low"] is None:
-        return None
     auc = metrics["metrics"]["auc"]
+    if "simulator" not in card or auc["low"] is None:
+        return None
     return (
         f"{metrics['cases']} cases, {metrics['positive']} with MVO, set by data.size "
         f"{config['data']['size']!r} before training; they give the AUC to "
@@ -294,7 +272,7 @@ def _details(config_hash: str, provenance: Mapping[str, Any]) -> str:
 
 
 def _available(card: Mapping[str, Any], provenance: Mapping[str, Any]) -> str | None:
-    if not _simulated(card):
+    if "simulator" not in card:
         return None
     return f"code of revision {_revision(provenance)}; data are generated again: {card['data']}"
 
@@ -328,7 +306,8 @@ ITEMS = (
     Item(13, "Data", "how images were acquired", ("cohort_card", "geometry"), _acquisition),
     Item(14, "Reference standard", "its definition", ("cohort_card",), lambda c: c["label"]),
     Item(15, "Reference standard", "why this one"),
-    Item(16, "Reference standard", "who annotated", ("cohort_card",), _annotator),
+    Item(16, "Reference standard", "who annotated", ("cohort_card",),
+         lambda c: c["simulator"]["annotator"]),
     Item(17, "Reference standard", "annotation of the test set", ("cohort_card", "metrics"),
          _test_annotation),
     Item(18, "Reference standard", "variability between and within readers"),
@@ -368,9 +347,6 @@ ITEMS = (
 def fill(artefacts: Artefacts) -> list[dict[str, Any]]:
     """The checklist of a run.
 
-    Args:
-        artefacts: files of the run.
-
     Returns:
         44 rows: 'number', 'section', 'topic', 'value' and 'artefacts' (names of files); value is
         None and artefacts empty where an item is open.
@@ -398,11 +374,7 @@ def _value(item: Item, artefacts: Artefacts) -> str | None:
 
 
 def write_claim(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the checklist as Markdown.
-
-    Args:
-        path: the file, replaced as a whole.
-        rows: from ``fill``.
+    """Write the rows of ``fill`` as Markdown.
 
     Raises:
         UserError: the file cannot be written.

@@ -18,12 +18,7 @@ _REPLICATES = 500  # for a band that is drawn
 
 
 def net_benefit(label: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Net benefit at each of ``THRESHOLDS``, called MVO where probability >= threshold.
-
-    Args:
-        label: 0 or 1, [N].
-        probability: of MVO, [N].
-    """
+    """Net benefit at each of ``THRESHOLDS``, called MVO where probability >= threshold."""
     return _benefit(np.ones((1, len(label))), label, probability)[0]
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mvo_jax.evaluation.metrics import check_scores
-from mvo_jax.evaluation.statistics import Estimate, placements
+from mvo_jax.evaluation.statistics import CONFIDENCE, Estimate, placements
 
 METHOD = "seeds as readers: t for the seeds, DeLong for the cases"
 _BARTLETT_LEVEL = 0.05  # under it the rows of a table do not share one variance between seeds
@@ -58,11 +58,7 @@ class Readers:
         return float(self.auc.mean())
 
     def case_variance(self, other: "Readers | None" = None) -> float:
-        """Variance over cases of the mean AUC, or of its difference to another system's.
-
-        Args:
-            other: system whose mean is subtracted, on the same cases.
-        """
+        """Variance over cases of the mean AUC, or of its difference to another system's."""
         parts = [self.by_positive.mean(axis=0), self.by_negative.mean(axis=0)]
         if other is not None:
             parts[0] = parts[0] - other.by_positive.mean(axis=0)
@@ -165,19 +161,18 @@ def _alike(groups: Sequence[np.ndarray]) -> bool:
     return float(bartlett(*groups).pvalue) >= _BARTLETT_LEVEL
 
 
-def mean_auc(row: Readers, seeds: SeedVariance, *, confidence: float = 0.95) -> Estimate:
+def mean_auc(row: Readers, seeds: SeedVariance) -> Estimate:
     """Mean AUC over seeds with its interval.
 
     Args:
         row: the system.
         seeds: variance between its seeds, of ``seed_variances``; ``FIXED`` for a fixed score.
-        confidence: of the interval.
 
     Returns:
         Estimate, limits within [0, 1]; limits nan where the variance of the seeds is not known.
     """
     parts = [(seeds.value / row.count, seeds.degrees)]
-    reach = _reach(row.case_variance(), parts, confidence)
+    reach = _reach(row.case_variance(), parts, CONFIDENCE)
     if math.isnan(reach):
         return Estimate(row.mean, math.nan, math.nan, METHOD)
     return Estimate(row.mean, max(0.0, row.mean - reach), min(1.0, row.mean + reach), METHOD)
@@ -256,8 +251,6 @@ def _reach(cases: float, parts: Sequence[tuple[float, float]], confidence: float
     """Half the width of an interval."""
     from scipy import special, stats  # 0.5 s
 
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     upper = 0.5 + confidence / 2
     squares = float(special.ndtri(upper)) ** 2 * cases
     for variance, degrees in parts:

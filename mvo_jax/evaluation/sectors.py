@@ -73,9 +73,6 @@ def infarct_sectors(split: AnySplit) -> InfarctSectors:
 
     The centre is that of the drawn wall; without a drawn wall it is that of the image, because
     clips are cut out about the ventricle.
-
-    Args:
-        split: cases with masks.
     """
     centres, sectors, shares, size = [], [], [], 0
     for part in np.array_split(np.arange(len(split)), max(1, len(split) // _AT_A_TIME)):

@@ -188,11 +188,7 @@ def read_stored_run(path: Path) -> StoredRun:
 
 
 def check_config(run: StoredRun, config: Any, path: Path) -> None:
-    """Check that the run of a file has this config.
-
-    Raises:
-        UserError: it has another.
-    """
+    """Raise a UserError where the run of a file has another config than this."""
     if changes := config_changes(run.config, config.to_dict()):
         raise UserError(
             f"{path} holds a run of another config ({'; '.join(changes)})",
@@ -201,13 +197,7 @@ def check_config(run: StoredRun, config: Any, path: Path) -> None:
 
 
 def take_over(path: Path, name: str, config: Any, split: str) -> StoredRun | None:
-    """The run that another study has stored, as the run of a row of this one.
-
-    Args:
-        path: file of the run; need not exist.
-        name: of the row here.
-        config: resolved config of the row here.
-        split: that is scored here.
+    """The run that another study has stored, as the run of a row ``name`` of this one.
 
     Returns:
         None where the file is missing, or is of another config or split.

@@ -6,6 +6,7 @@ results may differ by rounding, within stated tolerances.
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -37,7 +38,7 @@ from mvo_jax.training.step import (
     make_batch,
     make_eval_step,
     make_loss,
-    make_resident_step,
+    make_steps,
     make_train_step,
 )
 
@@ -196,7 +197,7 @@ def _entries(
     loss = LossSettings(mask_loss_weight=0.5)
     train_step = make_train_step(model, optimiser, loss, axis_name=parallel.AXIS)
     step = parallel.data_parallel(
-        make_resident_step(train_step, **ON_BATCHES),
+        make_steps(train_step, functools.partial(make_batch, **ON_BATCHES)),
         in_axes=(None, None, 0, None),
         out_axes=None,
         on=devices,

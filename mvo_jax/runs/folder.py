@@ -197,11 +197,14 @@ class RunFolder:
         self.create()
         start = {**provenance(), **about}
         before = self.config() if (self.path / "config.json").exists() else None
-        if before is not None:
+        if before is not None and (changes := config_changes(before, config)):
             if not allow_config_change:
-                self.check_config(config)
-            if changes := config_changes(before, config):
-                start["config_changes"] = changes
+                raise UserError(
+                    f"{self.path} holds a run of another config ({'; '.join(changes)})",
+                    "choose another --workdir, repeat the command with the config of that run, or "
+                    "go on under the new one with --allow_config_change",
+                )
+            start["config_changes"] = changes
         if before != config:
             write_json(self.path / "config.json", config)
         write_json(self.path / "provenance.json", [*self._provenance(), start])
@@ -256,22 +259,6 @@ class RunFolder:
             known = [start["data"] for start in self._provenance() if "data" in start]
             return known[-1] if known else {}
         return {}
-
-    def check_config(self, config: Mapping[str, Any]) -> None:
-        """Check that the run of this folder has the same config.
-
-        Args:
-            config: the resolved config.
-
-        Raises:
-            UserError: it has another one; every difference is listed.
-        """
-        if changed := config_changes(self.config(), config):
-            raise UserError(
-                f"{self.path} holds a run of another config ({'; '.join(changed)})",
-                "choose another --workdir, repeat the command with the config of that run, or go "
-                "on under the new one with --allow_config_change",
-            )
 
     def history(self) -> list[dict[str, Any]]:
         """What was measured: rows of ``metrics.jsonl`` without those on the starts themselves.

@@ -11,7 +11,6 @@ from mvo_jax.devices import computation, distributed
 from mvo_jax.errors import UserError
 from mvo_jax.runs.checkpoint import Checkpoints
 from mvo_jax.runs.folder import RunFolder, config_changes
-from mvo_jax.runs.schedule import due
 
 log = logging.getLogger(__name__)
 NO_BEST = {"step": -1, "auc": -2.0, "score": None}
@@ -90,6 +89,7 @@ class Start:
     """Where a start of a run begins.
 
     Attributes:
+        identity: of the run, as each checkpoint keeps it.
         state: restored, as numpy arrays; None where the run begins from its seed.
         step: updates done.
         best: of the best checkpoint so far, see ``best_of``.
@@ -97,6 +97,7 @@ class Start:
         window: metrics of the steps since the last training row of the log.
     """
 
+    identity: Mapping[str, Any]
     state: Any = None
     step: int = 0
     best: Mapping[str, Any] = dataclasses.field(default_factory=lambda: dict(NO_BEST))
@@ -108,8 +109,10 @@ def resume(
     folder: RunFolder,
     checkpoints: Checkpoints,
     identity: Identity,
-    options: Any,
     shapes: Callable[[], Any],
+    *,
+    is_evaluated: Callable[[int], bool],
+    metric: str,
 ) -> Start:
     """Restore the newest checkpoint that is whole, and drop the metrics of what will be repeated.
 
@@ -117,35 +120,35 @@ def resume(
         folder: of the run.
         checkpoints: of the run.
         identity: what the checkpoint must be of.
-        options: ``config.train``.
-        shapes: gives the state's structure, shapes and dtypes.
+        shapes: makes the shapes of the state.
+        is_evaluated: whether a step is one to evaluate.
+        metric: by which the best is chosen, ``config.train.best_metric``.
 
     Raises:
         UserError: a checkpoint is damaged, of something else, or does not fit the model.
     """
     if checkpoints.latest_step() is None:
         folder.forget_after(0)
-        return Start()
+        return Start(identity.meta())
     restored = checkpoints.read("latest")
     meta = restored.meta
-    if found := identity.check(meta):
-        folder.note(found)
+    if changes := identity.check(meta):
+        folder.note(changes)
     state, step = restored.fill(shapes()), meta["step"]
-    best, evaluate = best_so_far(
-        folder,
-        checkpoints,
-        meta,
-        evaluation_due=due(step, options).evaluate,
-        metric=options.best_metric,
-    )
+    best, evaluate = _best_that_is_kept(checkpoints, meta, metric), is_evaluated(step)
+    # The state is saved before it is evaluated, so its evaluation may be missing.
+    for row in folder.history() if evaluate else ():
+        if (row["step"], row["kind"]) == (step, "validation"):
+            found = best_of(step, row, metric)
+            better = is_better(found, best)
+            # Logged, and killed before the best was saved: evaluated again.
+            evaluate = better and max(checkpoints.steps("best"), default=-1) < step
+            if better and not evaluate:
+                best = found
+    # All do what the first one finds: it may be changing the files that the others look at.
+    best, evaluate = json.loads(distributed.exchange(json.dumps([best, evaluate]))[0])
     folder.forget_after(step, evaluation=evaluate)
-    warn_missing_rows(folder, step, meta.get("rows"))
-    return Start(state, step, best, evaluate, tuple(meta.get("window", ())))
-
-
-def comparable(auc: float | None) -> float:
-    """An AUC as a number that orders: -1 where it is undefined."""
-    return -1.0 if auc is None or math.isnan(auc) else float(auc)
+    return Start(identity.meta(), state, step, best, evaluate, tuple(meta.get("window", ())))
 
 
 def best_of(step: int, row: Mapping[str, Any], metric: str) -> dict[str, Any]:
@@ -160,11 +163,13 @@ def best_of(step: int, row: Mapping[str, Any], metric: str) -> dict[str, Any]:
         'step', 'auc' (-1 where it is undefined), 'metric', and 'score': its value, turned so that
         more is better; None where it is undefined.
     """
-    value = row.get(metric)
-    score = None if value is None or math.isnan(value) else float(value)
+    auc, score = (
+        None if value is None or math.isnan(value) else float(value)
+        for value in (row.get("auc"), row.get(metric))
+    )
     if score is not None and metric in _LESS_IS_BETTER:
         score = -score
-    return {"step": step, "auc": comparable(row.get("auc")), "metric": metric, "score": score}
+    return {"step": step, "auc": -1.0 if auc is None else auc, "metric": metric, "score": score}
 
 
 def is_better(found: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
@@ -178,93 +183,23 @@ def is_better(found: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
     return before is None or (score is not None and score > before)
 
 
-def stops_early(step: int, best: Mapping[str, Any], options: Any) -> bool:
-    """Whether the run has ended because nothing became better; a function of what a save keeps.
-
-    Args:
-        step: that was evaluated.
-        best: of the best so far.
-        options: ``config.train``.
-    """
-    evaluations = (step - best["step"]) // options.eval_every
-    return best["step"] >= 0 and 0 < options.early_stopping <= evaluations
-
-
-def best_so_far(
-    folder: RunFolder,
-    checkpoints: Checkpoints,
-    meta: Mapping[str, Any],
-    *,
-    evaluation_due: bool,
-    metric: str = "auc",
-) -> tuple[dict[str, Any], bool]:
-    """The best so far, and whether a restored state is still to be evaluated.
-
-    The state is saved before it is evaluated, so its evaluation may be missing. All processes do
-    what the first one finds: it may be changing the files that the others look at.
-
-    Args:
-        folder: of the run.
-        checkpoints: of the run.
-        meta: of the restored state.
-        evaluation_due: whether its step is one to evaluate.
-        metric: by which the best is chosen.
-    """
-    step, evaluate = meta["step"], evaluation_due
-    best = _best_that_is_kept(checkpoints, meta, metric)
-    for row in folder.history():
-        if evaluation_due and (row["step"], row["kind"]) == (step, "validation"):
-            found = best_of(step, row, metric)
-            better = is_better(found, best)
-            # Logged, and killed before the best was saved: evaluated again.
-            evaluate = better and max(checkpoints.steps("best"), default=-1) < step
-            if better and not evaluate:
-                best = found
-    return tuple(json.loads(distributed.exchange(json.dumps([best, evaluate]))[0]))
-
-
 def _best_that_is_kept(
     checkpoints: Checkpoints, meta: Mapping[str, Any], metric: str
 ) -> dict[str, Any]:
     """The best up to a checkpoint, if it can still be evaluated."""
     best = dict(meta.get("best") or NO_BEST)
     if best["step"] < 0:
-        return dict(NO_BEST)
-    if "score" not in best:  # of an earlier revision, which knew the AUC alone
-        best |= {"metric": "auc", "score": None if best["auc"] < 0 else best["auc"]}
-    if best["metric"] != metric:
-        _warn(
-            f"the best checkpoint, of step {best['step']}, was chosen by {best['metric']}; the "
-            f"best by {metric} of the validations to come will be kept"
-        )
-        return dict(NO_BEST)
-    kept = checkpoints.best_meta()
+        return best
+    kept = checkpoints.best_meta() if best["metric"] == metric else None
     # A newer one is at least as good, and this run is going to find it again.
-    if kept is None or kept["step"] < best["step"]:
-        _warn(
-            f"the best checkpoint, of step {best['step']}, is missing; the best of the validations "
-            "to come will be kept"
-        )
-        return dict(NO_BEST)
-    return best
-
-
-def logged_rows(folder: RunFolder, step: int) -> int:
-    """How many rows of the log of metrics were logged before the checkpoint of a step."""
-    return sum(
-        row["kind"] == "train" or (row["kind"] == "validation" and row["step"] < step)
-        for row in folder.history()
+    if kept is not None and kept["step"] >= best["step"]:
+        return best
+    why = "is missing" if best["metric"] == metric else f"was chosen by {best['metric']}"
+    _warn(
+        f"the best checkpoint, of step {best['step']}, {why}; the best by {metric} of the "
+        "validations to come will be kept"
     )
-
-
-def warn_missing_rows(folder: RunFolder, step: int, saved: int | None) -> None:
-    """Warn if the file holds fewer rows than the checkpoint of ``step`` counted."""
-    rows = logged_rows(folder, step)
-    if saved is not None and rows < saved:
-        _warn(
-            f"{folder.metrics_path} holds {rows} of the {saved} rows that were logged up to step "
-            f"{step}: it was changed or damaged; the run itself is whole"
-        )
+    return dict(NO_BEST)
 
 
 def _warn(text: str) -> None:

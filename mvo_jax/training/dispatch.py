@@ -9,9 +9,8 @@ import jax
 import numpy as np
 
 from mvo_jax.data.splits import AnySplit
-from mvo_jax.runs.schedule import next_stop
 from mvo_jax.training.optim import learning_rate_schedule
-from mvo_jax.training.programs import draw, make_run_steps
+from mvo_jax.training.programs import make_run_steps
 from mvo_jax.training.recorder import Supervision
 from mvo_jax.training.setup import Experiment
 from mvo_jax.training.state import TrainState
@@ -24,8 +23,7 @@ class Dispatches:
     """Runs steps and gives back their metrics later, so that the device need not wait.
 
     Args:
-        config: resolved config.
-        experiment: what it describes.
+        experiment: what is trained.
         split: training cases.
         first: updates done before.
         supervision: its clock hears of compilation and steps, its interruption that steps are
@@ -36,7 +34,6 @@ class Dispatches:
 
     def __init__(
         self,
-        config: Any,
         experiment: Experiment,
         split: AnySplit,
         first: int,
@@ -44,14 +41,12 @@ class Dispatches:
         profile_steps: int,
         profile_folder: Path,
     ):
-        self._config, self._split, self._supervision = config, split, supervision
+        self._experiment, self._split, self._supervision = experiment, split, supervision
         # On a CPU dispatch costs nothing and convolution gradients inside a scan are slow.
         self._on_cpu = jax.default_backend() == "cpu"
-        self._longest = config.train.steps_per_dispatch or (1 if self._on_cpu else 20)
-        steps = range(first, config.train.total_steps)
-        run_steps = make_run_steps(
-            config, experiment, split, steps, self._longest, supervision.clock
-        )
+        self._longest = experiment.train.steps_per_dispatch or (1 if self._on_cpu else 20)
+        steps = range(first, experiment.train.total_steps)
+        run_steps = make_run_steps(experiment, split, steps, self._longest, supervision.clock)
         self._run_steps = TracedSteps(
             run_steps, first=first, steps=profile_steps, folder=profile_folder
         )
@@ -69,8 +64,9 @@ class Dispatches:
         Returns:
             The state to come, and its step.
         """
-        stop = next_stop(step, self._config.train, longest=self._longest)
-        indices = np.stack([draw(self._config, self._split, k) for k in range(step, stop)])
+        stop = self._experiment.train.next_stop(step, longest=self._longest)
+        cases = len(self._split)
+        indices = np.stack([self._experiment.draw(cases, k) for k in range(step, stop)])
         clock, interruption = self._supervision.clock, self._supervision.interruption
         if len(indices) in self._compiled:
             clock.enter("step")

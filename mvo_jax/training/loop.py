@@ -1,4 +1,4 @@
-"""The training loop: from a config to a trained run folder."""
+"""The training loop: from an experiment and its data to a trained run folder."""
 
 import contextlib
 import time
@@ -14,8 +14,6 @@ from mvo_jax.errors import RunInterrupted
 from mvo_jax.runs.checkpoint import Checkpoints
 from mvo_jax.runs.folder import RunFolder
 from mvo_jax.runs.resume import Identity, resume
-from mvo_jax.runs.schedule import due
-from mvo_jax.runs.signals import Interruption
 from mvo_jax.training.dispatch import Dispatches
 from mvo_jax.training.programs import explain
 from mvo_jax.training.recorder import Recorder, Supervision
@@ -24,13 +22,12 @@ from mvo_jax.training.state import TrainState
 
 
 def train(
-    config: Any,
     experiment: Experiment,
     folder: RunFolder,
     split: AnySplit,
     validate: Callable[[Any], Mapping[str, float]],
+    identity: Identity,
     *,
-    identity: Identity | None = None,
     initial: Mapping[str, Any] | None = None,
     profile_steps: int = 0,
     supervision: Supervision | None = None,
@@ -42,14 +39,13 @@ def train(
     nothing either: what of a logged window is done already is in the checkpoint.
 
     Args:
-        config: resolved config.
-        experiment: ``setup.set_up(config)``.
-        folder: opened for this config.
+        experiment: from ``setup.set_up``.
+        folder: opened for its config.
         split: training cases; those of a ``StreamedSplit`` are read while the device computes,
             with the same result.
         validate: maps {'params', 'batch_stats'} to metrics of the validation split, among them
             'auc' and ``config.train.best_metric``. The test split is never seen here.
-        identity: what a checkpoint must be of; the config alone where None.
+        identity: what a checkpoint must be of.
         initial: variables that a run without a checkpoint starts from, whole or in part.
         profile_steps: steps to trace into the folder 'profile' of the run; 0 for none.
         supervision: the clock, the signals and the lock of this start.
@@ -64,62 +60,56 @@ def train(
             fit, or something cannot be written.
         RunInterrupted: asked to stop, and everything is saved.
     """
-    options, identity = config.train, identity or Identity(config.to_dict())
     supervision = supervision or Supervision()
 
     # 1. State: from the newest checkpoint that is whole, or from the seed.
-    checkpoints = Checkpoints(folder.path, create=True, keep_latest=options.keep_latest)
-    start = resume(folder, checkpoints, identity, options, experiment.state_shapes)
+    checkpoints = Checkpoints(folder.path, create=True, keep_latest=experiment.train.keep_latest)
+    start = resume(
+        folder,
+        checkpoints,
+        identity,
+        experiment.state_shapes,
+        is_evaluated=lambda step: experiment.train.due(step).evaluate,
+        metric=experiment.train.best_metric,
+    )
     if start.state is None:
-        state = experiment.init_state(config.seed, initial)
+        state = experiment.init_state(initial)
     else:
         state = parallel.replicate(start.state, experiment.devices)
 
     # 2. The compiled step and what feeds it.
     dispatches = Dispatches(
-        config, experiment, split, start.step, supervision, profile_steps, folder.path / "profile"
+        experiment, split, start.step, supervision, profile_steps, folder.path / "profile"
     )
 
     # 3. Steps until something is due, then that; a state is saved before it is evaluated.
     evaluate, began = start.evaluate, time.perf_counter()
     with (
-        Recorder(folder, checkpoints, identity, start, config, supervision) as recorder,
+        Recorder(experiment, folder, checkpoints, start, supervision) as recorder,
         contextlib.closing(dispatches),
     ):
         try:
             while evaluate or not recorder.done:
-                leave_if_asked(supervision.interruption, dispatches, recorder, state)
+                # Of several processes all leave after the same step.
+                if parallel.agree(supervision.interruption.requested is not None):
+                    supervision.interruption.noticed = True
+                    recorder.add(dispatches.results(settle=True))
+                    recorder.save(state)
+                    raise RunInterrupted
                 if evaluate:
                     recorder.evaluate(state, validate)
                     evaluate = False
                 else:
-                    state, evaluate = take_steps(dispatches, recorder, state, options)
+                    state, evaluate = take_steps(dispatches, recorder, state)
         except (jax.errors.JaxRuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
-                raise explain(config, experiment, None if evaluate else split) from error
+                raise explain(experiment, None if evaluate else split) from error
             raise
     return {**recorder.summary(), "seconds": time.perf_counter() - began}
 
 
-def leave_if_asked(
-    interruption: Interruption, dispatches: Dispatches, recorder: Recorder, state: TrainState
-) -> None:
-    """Save and leave where a signal asks for it; of several processes all after the same step.
-
-    Raises:
-        RunInterrupted: asked to stop, and everything is saved or being saved.
-    """
-    if not parallel.agree(interruption.requested is not None):
-        return
-    interruption.noticed = True
-    for step, cases, row in dispatches.results(settle=True):
-        recorder.add(step, cases, row)
-    recorder.save(state)
-    raise RunInterrupted
-
-
 def take_steps(
-    dispatches: Dispatches, recorder: Recorder, state: TrainState, options: Any
+    dispatches: Dispatches, recorder: Recorder, state: TrainState
 ) -> tuple[TrainState, bool]:
     """Train until something is due, and log and save where that is.
 
@@ -129,9 +119,8 @@ def take_steps(
     recorder.wait_for_saves()  # they overlap evaluations only: at most one interval is at stake
     began = time.perf_counter()
     state, step = dispatches.run(state, recorder.step)
-    now = due(step, options, seconds_since_save=recorder.seconds_since_save)
-    for done, cases, row in dispatches.results(settle=now.log or now.save):
-        recorder.add(done, cases, row)
+    now = recorder.due(step)
+    recorder.add(dispatches.results(settle=now.log or now.save))
     recorder.advance(step, time.perf_counter() - began)
     if now.log:
         recorder.log(dispatches.learning_rate(step))

@@ -121,8 +121,8 @@ def _step(config: Any, lowering: str) -> Callable[[], None]:
         video=draws.integers(0, 256, (cases, *clip), np.uint8),
         lge_mask=draws.integers(0, 4, (cases, *clip[1:3]), np.uint8),
     )
-    run = make_run_steps(changed, experiment, split, range(0), 1)
-    state = experiment.init_state(0)
+    run = make_run_steps(experiment, split, range(0), 1)
+    state = experiment.init_state()
 
     def step() -> None:
         nonlocal state

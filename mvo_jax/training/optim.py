@@ -1,8 +1,9 @@
 """Optimisers and the polynomial schedule (paper section 3.2; details from the released code)."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +23,48 @@ class OptimiserSettings(OptimizerSettings):
     """
 
     total_steps: int = 1000
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Parts of the model that ``freeze`` names."""
+        return tuple(part for word in self.freeze.split(",") if (part := word.strip()))
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Factors of the learning rate that ``rate_by_part`` gives.
+
+        Raises:
+            UserError: an entry is not PART=FACTOR, or the factor is negative or not finite.
+        """
+        rates: dict[str, float] = {}
+        for word in filter(None, self.rate_by_part.split(",")):
+            part, _, text = (piece.strip() for piece in word.partition("="))
+            rate = math.nan
+            with contextlib.suppress(ValueError):
+                rate = float(text)
+            if not part or not 0 <= rate < math.inf:
+                raise UserError(
+                    f"config.optimizer.rate_by_part has {word!r}",
+                    "write PART=FACTOR with a factor of 0 or more, as in trunk=0.1,encoder=0.5",
+                )
+            rates[part] = rate
+        return rates
+
+    def check_parts(self, parts: Collection[str]) -> None:
+        """Check the names of ``freeze`` and ``rate_by_part`` against the parts of the model.
+
+        Raises:
+            UserError: a part that the model does not have, or nothing left to train.
+        """
+        for key, named in (("freeze", self.frozen), ("rate_by_part", self.rates)):
+            for part in named:
+                if part not in parts:
+                    raise UserError(
+                        f"config.optimizer.{key} names {part!r}, which the model does not have",
+                        f"its parts are {', '.join(parts)}",
+                    )
+        if set(self.frozen) >= set(parts):
+            raise UserError("config.optimizer.freeze leaves nothing to train", "name fewer parts")
 
 
 def learning_rate_schedule(settings: OptimiserSettings) -> optax.Schedule:
@@ -49,54 +92,6 @@ def learning_rate_schedule(settings: OptimiserSettings) -> optax.Schedule:
     return rate
 
 
-def frozen_parts(settings: OptimizerSettings) -> tuple[str, ...]:
-    """Parts of the model that ``config.optimizer.freeze`` names."""
-    return tuple(part for word in settings.freeze.split(",") if (part := word.strip()))
-
-
-def rates_by_part(settings: OptimizerSettings) -> dict[str, float]:
-    """Factors of the learning rate that ``config.optimizer.rate_by_part`` gives.
-
-    Raises:
-        UserError: an entry is not PART=FACTOR, or the factor is negative or not finite.
-    """
-    rates: dict[str, float] = {}
-    for word in filter(None, settings.rate_by_part.split(",")):
-        part, _, text = (piece.strip() for piece in word.partition("="))
-        try:
-            rates[part] = float(text)
-        except ValueError:
-            rates[part] = math.nan
-        if not part or not 0 <= rates[part] < math.inf:
-            raise UserError(
-                f"config.optimizer.rate_by_part has {word!r}",
-                "write PART=FACTOR with a factor of 0 or more, as in trunk=0.1,encoder=0.5",
-            )
-    return rates
-
-
-def check_parts(settings: OptimizerSettings, params: Mapping[str, Any]) -> None:
-    """Check that the parts to freeze and those with a rate of their own are there.
-
-    Args:
-        settings: of the optimiser.
-        params: of the model, or their shapes.
-
-    Raises:
-        UserError: a part that the model does not have, or nothing left to train.
-    """
-    frozen = frozen_parts(settings)
-    for key, parts in (("freeze", frozen), ("rate_by_part", rates_by_part(settings))):
-        for part in parts:
-            if part not in params:
-                raise UserError(
-                    f"config.optimizer.{key} names {part!r}, which the model does not have",
-                    f"its parts are {', '.join(params)}",
-                )
-    if set(frozen) >= set(params):
-        raise UserError("config.optimizer.freeze leaves nothing to train", "name fewer parts")
-
-
 def make_optimiser(settings: OptimiserSettings) -> optax.GradientTransformation:
     """The optimiser with its schedule.
 
@@ -104,7 +99,7 @@ def make_optimiser(settings: OptimiserSettings) -> optax.GradientTransformation:
 
     Raises:
         ValueError: an unknown name.
-        UserError: see ``rates_by_part``.
+        UserError: see ``OptimiserSettings.rates``.
     """
     rate = learning_rate_schedule(settings)
     parts = []
@@ -120,7 +115,7 @@ def make_optimiser(settings: OptimiserSettings) -> optax.GradientTransformation:
     else:
         raise ValueError(f"optimiser {settings.name!r} is unknown; choose from {OPTIMISERS}")
     optimiser = optax.chain(*parts)
-    if frozen := frozen_parts(settings):
+    if frozen := settings.frozen:
 
         def labels(params: Mapping[str, Any]) -> dict[str, Any]:
             return {
@@ -130,7 +125,7 @@ def make_optimiser(settings: OptimiserSettings) -> optax.GradientTransformation:
 
         by_label: dict[Hashable, Any] = {False: optimiser, True: optax.set_to_zero()}
         optimiser = optax.multi_transform(by_label, labels)
-    if rates := rates_by_part(settings):
+    if rates := settings.rates:
 
         def scaled(updates: Any, _: Any) -> Any:
             return {

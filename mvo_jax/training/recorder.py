@@ -4,8 +4,10 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+import numpy as np
 
 from mvo_jax.devices import distributed
 from mvo_jax.errors import EXIT_NON_FINITE, RunInterrupted, UserError
@@ -14,11 +16,12 @@ from mvo_jax.runs.checkpoint import Checkpoints
 from mvo_jax.runs.folder import MetricsWriter, OnMetrics, RunFolder, write_json
 from mvo_jax.runs.goodput import Clock
 from mvo_jax.runs.lock import RunLock
-from mvo_jax.runs.resume import Identity, Start, best_of, is_better, logged_rows, stops_early
+from mvo_jax.runs.resume import Start, best_of, is_better
 from mvo_jax.runs.signals import Interruption
+from mvo_jax.settings import Due
 from mvo_jax.training.progress import Progress
+from mvo_jax.training.setup import Experiment
 from mvo_jax.training.state import TrainState
-from mvo_jax.training.window import MetricsWindow
 
 NON_FINITE = "non_finite.json"
 
@@ -44,11 +47,10 @@ class Recorder:
     """Context that logs, saves and chooses the best; on leaving it finishes saves and accounts.
 
     Args:
+        experiment: what is trained.
         folder: of the run.
         checkpoints: of the run.
-        identity: kept in every checkpoint.
         start: where the run goes on.
-        config: resolved config.
         supervision: its clock, its signals and its lock.
 
     Attributes:
@@ -59,22 +61,23 @@ class Recorder:
 
     def __init__(
         self,
+        experiment: Experiment,
         folder: RunFolder,
         checkpoints: Checkpoints,
-        identity: Identity,
         start: Start,
-        config: Any,
         supervision: Supervision,
     ):
         self.step, self.best, self.loss = start.step, start.best, math.nan
-        self._folder, self._checkpoints, self._identity = folder, checkpoints, identity.meta()
-        self._options = config.train
-        self._batch_size, self._window = config.train.batch_size, MetricsWindow(start.window)
+        self._train, self._identity = experiment.train, start.identity
+        self._folder, self._checkpoints = folder, checkpoints
+        # Metrics of each step since the last row; the time of steps of an earlier start is unknown.
+        self._window = [dict(row) for row in start.window]
+        self._clips, self._seconds = 0, 0.0
         self._clock, self._interruption = supervision.clock, supervision.interruption
         self._clock.first_step = self._clock.step = start.step
         self._saved_step, self._saved_at = start.step, time.perf_counter()
         self._has_work = start.evaluate or not self.done
-        self._progress = Progress(start.step, config.train.total_steps)
+        self._progress = Progress(start.step, self._train.total_steps)
         self._writer = MetricsWriter(folder, start.step, supervision.on_metrics)
         self._exit = contextlib.ExitStack()
         for record in supervision.lock.account() if supervision.lock else ():
@@ -98,27 +101,29 @@ class Recorder:
     @property
     def stopped_early(self) -> bool:
         """Whether nothing became better for as long as ``config.train.early_stopping`` says."""
-        return stops_early(self.step, self.best, self._options)
+        return self._train.stops_early(self.step, self.best["step"])
 
     @property
     def done(self) -> bool:
         """Whether no step is left to do; asked after an evaluation that was due."""
-        return self.step >= self._options.total_steps or self.stopped_early
+        return self.step >= self._train.total_steps or self.stopped_early
 
-    @property
-    def seconds_since_save(self) -> float:
-        """How long ago the last checkpoint was begun."""
-        return time.perf_counter() - self._saved_at
+    def due(self, step: int) -> Due:
+        """What is due after ``step`` updates now."""
+        return self._train.due(step, seconds_since_save=time.perf_counter() - self._saved_at)
 
-    def add(self, step: int, cases: list[str], row: Mapping[str, float]) -> None:
-        """Take in the metrics of one step.
+    def add(self, results: Iterable[tuple[int, list[str], dict[str, float]]]) -> None:
+        """Take in step, cases and metrics of steps.
 
         Raises:
             UserError: the loss or the gradient is not finite; ``non_finite.json`` has the cases.
         """
-        if math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]):
-            self._window.add(row)
-            return
+        for step, cases, row in results:
+            if not (math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])):
+                self._refuse(step, cases, row)
+            self._window.append(row)
+
+    def _refuse(self, step: int, cases: list[str], row: dict[str, float]) -> None:
         values = {key: value if math.isfinite(value) else str(value) for key, value in row.items()}
         about = {"step": step, "cases": cases, "metrics": values}
         with contextlib.suppress(UserError):  # the message below says the same
@@ -135,11 +140,15 @@ class Recorder:
 
     def advance(self, step: int, seconds: float) -> None:
         """Move on to a step that was dispatched, ``seconds`` after the one before."""
-        self._window.measure((step - self.step) * self._batch_size, seconds)
+        self._clips += (step - self.step) * self._train.batch_size
+        self._seconds += seconds
         self.step = self._clock.step = step
-        if self._window.rows:
-            self.loss = self._window.mean("loss")
-            self._progress.advance(step, self._window.clips_per_second, self.loss)
+        if self._window:
+            self.loss = self._mean("loss")
+            self._progress.advance(step, self._clips / self._seconds, self.loss)
+
+    def _mean(self, key: str) -> float:
+        return float(np.mean([row[key] for row in self._window]))
 
     def log(self, learning_rate: float) -> None:
         """Write the row of training metrics, and begin a new window.
@@ -148,11 +157,13 @@ class Recorder:
             UserError: it cannot be written.
         """
         with self._clock.during("log"):
-            speed = self._window.clips_per_second
-            means = {**self._window.means(), "learning_rate": learning_rate}
-            self._writer.write(self.step, "train", {**means, "clips_per_second": speed})
-            self._progress.log(speed, self._batch_size, self.loss)
+            speed = self._clips / self._seconds
+            values = {key: self._mean(key) for key in self._window[0]}
+            values |= {"learning_rate": learning_rate, "clips_per_second": speed}
+            self._writer.write(self.step, "train", values)
+            self._progress.log(speed, self._train.batch_size, self.loss)
             self._window.clear()
+            self._clips, self._seconds = 0, 0.0
 
     def save(self, state: TrainState) -> None:
         """Start saving the whole state, and what of the window is done, unless it was saved.
@@ -164,9 +175,8 @@ class Recorder:
             return
         with self._clock.during("save"):
             self._writer.sync()
-            about = {"best": self.best, "window": list(self._window.rows)}
-            rows = logged_rows(self._folder, self.step)
-            self._checkpoints.save_latest(state, {**self._identity, **about, "rows": rows})
+            about = {"best": self.best, "window": list(self._window)}
+            self._checkpoints.save_latest(state, {**self._identity, **about})
         self._saved_step, self._saved_at = self.step, time.perf_counter()
         self._interruption.safe = True
 
@@ -191,15 +201,15 @@ class Recorder:
         self._writer.write(self.step, "validation", result)
         values = "  ".join(f"{key} {value:.4f}" for key, value in result.items())
         self._progress.line(f"step {self.step}: validation {values}")
-        found = best_of(self.step, result, self._options.best_metric)
+        found = best_of(self.step, result, self._train.best_metric)
         if is_better(found, self.best):
             self.best = found
             with self._clock.during("save"):
                 self._checkpoints.save_best(state, {**self._identity, **self.best})
         elif self.stopped_early:
             self._progress.line(
-                f"stopped early: {self._options.best_metric} was not better than at step "
-                f"{self.best['step']} in {self._options.early_stopping} evaluations"
+                f"stopped early: {self._train.best_metric} was not better than at step "
+                f"{self.best['step']} in {self._train.early_stopping} evaluations"
             )
 
     def summary(self) -> dict[str, Any]:

@@ -209,7 +209,7 @@ def accumulated(gradient: Callable[..., Any], count: int) -> Callable[..., Any]:
             add,
             (batch_stats, nothing),
             (jnp.arange(count), parts),
-            unroll=jax.default_backend() == "cpu",  # see make_resident_step
+            unroll=jax.default_backend() == "cpu",  # see make_steps
         )
         grads = jax.tree.map(lambda leaf: leaf / count, total)
         return grads, batch_stats, jax.tree.map(lambda values: values.mean(axis=0), metrics)
@@ -217,68 +217,41 @@ def accumulated(gradient: Callable[..., Any], count: int) -> Callable[..., Any]:
     return of_batch
 
 
-def make_resident_step(
-    train_step: Callable[..., tuple[TrainState, Metrics]], **batches: Any
-) -> Callable[[TrainState, Batch, Array, Array], tuple[TrainState, Metrics]]:
-    """Build ``step(state, data, indices, key)``: batches made on the device, one or more updates.
+def make_steps(
+    train_step: Callable[..., tuple[TrainState, Metrics]], batch_of: Callable[..., Batch]
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Build ``steps(state, data, indices, key)``: batches made on the device, K updates.
 
     Args:
         train_step: from ``make_train_step``.
-        **batches: ``augmentation``, ``mask_size`` and ``axis_name`` of ``make_batch``.
+        batch_of: ``make_batch`` with its options.
 
     Returns:
-        A function of the state, the split in device memory, ``indices [K, b]`` and the run's key.
-        It runs K updates and returns metrics of shape ``[K]``. K > 1 becomes one ``lax.scan``;
-        K = 1 stays outside of it, because a convolution's weight gradient inside a loop is 43 to
-        86 times slower on a CPU. The keys of an update are folded from (run key, step).
+        A function of the state, the split in device memory as ``make_batch`` takes it, ``indices
+        [K, b]`` and the run's key, to the state and metrics ``[K]``. Without ``indices`` the data
+        are the clips of each step, with leading axes ``[K, b]``; the clips that the indices would
+        gather make the same updates. K > 1 becomes one ``lax.scan``; K = 1 stays outside of it,
+        because a convolution's weight gradient inside a loop is 43 to 86 times slower on a CPU. The
+        keys of an update are folded from (run key, step).
     """
 
-    def step(state: TrainState, data: Batch, indices: Array, key: Array):
-        return _run_updates(train_step, state, indices, lambda now: (data, now), key, batches)
+    def steps(
+        state: TrainState, data: Batch, indices: Array | None, key: Array
+    ) -> tuple[TrainState, Metrics]:
+        def update(state: TrainState, now: Any) -> tuple[TrainState, Metrics]:
+            clips, cases = data, now
+            if indices is None:
+                clips, cases = now, jnp.arange(len(now["label"]))
+            augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+            return train_step(state, batch_of(clips, cases, augment_key), dropout_key)
 
-    return step
+        inputs = data if indices is None else indices
+        if jax.tree.leaves(inputs)[0].shape[0] == 1:
+            state, metrics = update(state, jax.tree.map(lambda x: x[0], inputs))
+            return state, jax.tree.map(lambda x: x[None], metrics)
+        return lax.scan(update, state, inputs)
 
-
-def make_streamed_step(
-    train_step: Callable[..., tuple[TrainState, Metrics]], **batches: Any
-) -> Callable[[TrainState, Batch, Array], tuple[TrainState, Metrics]]:
-    """Build ``step(state, clips, key)``: as ``make_resident_step``, for clips read by the host.
-
-    Returns:
-        A function of the state, 'video' uint8 ``[K, b, T, H, W, C]``, 'lge_mask' uint8
-        ``[K, b, H, W]`` and 'label' ``[K, b]`` of this device, and the run's key. Given the clips
-        that the resident step would gather it makes the same updates.
-    """
-
-    def step(state: TrainState, clips: Batch, key: Array):
-        def all_cases(now: Batch) -> tuple[Batch, Array]:
-            return now, jnp.arange(now["label"].shape[0])
-
-        return _run_updates(train_step, state, clips, all_cases, key, batches)
-
-    return step
-
-
-def _run_updates(
-    train_step: Callable[..., tuple[TrainState, Metrics]],
-    state: TrainState,
-    inputs: Any,
-    cases: Callable[[Any], tuple[Batch, Array]],
-    key: Array,
-    batches: dict[str, Any],
-) -> tuple[TrainState, Metrics]:
-    """An update for each row of ``inputs``, of which ``cases`` makes clips and their indices."""
-
-    def update(state: TrainState, now: Any) -> tuple[TrainState, Metrics]:
-        data, indices = cases(now)
-        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        batch = make_batch(data, indices, augment_key, **batches)
-        return train_step(state, batch, dropout_key)
-
-    if jax.tree.leaves(inputs)[0].shape[0] == 1:
-        state, metrics = update(state, jax.tree.map(lambda x: x[0], inputs))
-        return state, jax.tree.map(lambda x: x[None], metrics)
-    return lax.scan(update, state, inputs)
+    return steps
 
 
 def make_eval_step(

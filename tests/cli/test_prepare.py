@@ -113,6 +113,7 @@ def test_strict_ends_at_it_and_goes_on_when_it_is_mended(source, tmp_path, refus
     ("flags", "words"),
     [
         (["--frames=4"], "frames is 4"),
+        (["--frames=257"], "frames is 257"),
         (["--frames=many"], "many"),
         (["--image_size=8"], "image_size is 8"),
         (["--spacing_mm=0"], "spacing_mm is 0"),
@@ -124,6 +125,7 @@ def test_strict_ends_at_it_and_goes_on_when_it_is_mended(source, tmp_path, refus
         (["--fractions=0.5,0.5"], "0.5,0.5"),
         (["--fractions=0.9,0.2,-0.1"], "0.9,0.2,-0.1"),
         (["--fractions=0.5,0.2,0.2"], "0.5,0.2,0.2"),
+        (["--fractions=nan,0.5,0.5"], "nan,0.5,0.5"),
         (["--fractions=half,0.2,0.3"], "half"),
         (["--folds=2"], "2 folds"),
         (["--folds=-3"], "-3 folds"),

@@ -14,7 +14,7 @@ from mvo_jax.errors import RunInterrupted
 from mvo_jax.models.ops.layers import Dropout
 from mvo_jax.models.ops.numerics import Numerics
 from mvo_jax.runs.folder import RunFolder
-from mvo_jax.training.programs import draw, make_run_steps
+from mvo_jax.training.programs import make_run_steps
 from mvo_jax.training.setup import set_up
 from mvo_jax.training.step import make_batch
 from tests.pair_process import METRICS, run
@@ -42,14 +42,15 @@ def test_every_step_has_the_same_loss_on_any_number_of_devices(dtype, tiny_confi
     def run(count: int, state: Any = None, states: Any = None) -> tuple[list[float], list[Any]]:
         """Losses of six steps and the state before each; given ``states``, each starts there."""
         experiment = small(set_up(config, devices=parallel.devices(count)))
-        run_steps = make_run_steps(config, experiment, split, range(6), 1)
-        state = experiment.init_state(0) if state is None else state
+        run_steps = make_run_steps(experiment, split, range(6), 1)
+        state = experiment.init_state() if state is None else state
         before, losses = [], []
         for step in range(6):
             state = state if states is None else states[step]
             before.append(jax.tree.map(np.array, state))
             state, metrics = run_steps(
-                parallel.replicate(state, experiment.devices), draw(config, split, step)[None]
+                parallel.replicate(state, experiment.devices),
+                experiment.draw(len(split), step)[None],
             )
             losses.append(float(metrics["loss"][0]))
         return losses, before

@@ -29,7 +29,7 @@ def test_a_line_through_two_sizes(limit, multiple, fits):
 def test_the_shipped_step_takes_more_for_more_cases():
     config = tiny_run.tiny_config()
     experiment, split = set_up(config, devices=parallel.devices(1)), tiny_run.tiny_split("train", 0)
-    sizes = [program_bytes(compile_step(config, experiment, split, n)) for n in (2, 4, 8)]
+    sizes = [program_bytes(compile_step(experiment, split, n)) for n in (2, 4, 8)]
     assert sizes[0] < sizes[1] < sizes[2]
     # What a line says of 8 from 2 and 4 is right within a fifth: buffers are shared, not added.
     assert sizes[2] == pytest.approx(sizes[0] + 3 * (sizes[1] - sizes[0]), rel=0.2)

@@ -130,14 +130,13 @@ def test_devices_of_both_share_a_batch(pair):
 
 @pytest.fixture(scope="module")
 def four_devices(tiny_config) -> Any:
-    config = tiny_config(**CHANGES)
-    return config, small(set_up(config, devices=parallel.devices(4)))
+    return small(set_up(tiny_config(**CHANGES), devices=parallel.devices(4)))
 
 
 def test_evaluation_is_gathered_to_the_last_case_and_no_further(pair, four_devices):
     _, (first, second) = pair
     assert first["predictions"] == second["predictions"]
-    ours, alone = first["predictions"], predictions(four_devices[1])
+    ours, alone = first["predictions"], predictions(four_devices)
     assert len(ours["resident"]) == len(set(ours["resident"])) == 7
     assert ours["streamed"] == ours["resident"]
     for name, value in alone.items():
@@ -150,7 +149,7 @@ def test_streamed_steps_of_own_rows_are_those_of_one_process(pair, four_devices)
     assert results[0]["streamed losses"] == results[1]["streamed losses"]
     # gloo sums in another order than one process does.
     np.testing.assert_allclose(
-        results[0]["streamed losses"], streamed_losses(*four_devices), rtol=1e-6
+        results[0]["streamed losses"], streamed_losses(four_devices), rtol=1e-6
     )
 
 

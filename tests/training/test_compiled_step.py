@@ -37,10 +37,10 @@ def test_the_check_sees_what_goes_through_the_host():
 def test_a_dispatch_stays_on_the_device(tiny_config, random_split, steps):
     config = tiny_config(**{"train.total_steps": 5})
     experiment = set_up(config)
-    step: Any = parallel_step(config, experiment, streamed=False)
+    step: Any = parallel_step(experiment, streamed=False)
     split = random_split()
     data = {"video": split.video, "lge_mask": split.lge_mask, "label": split.label}
-    state = experiment.init_state(0)
+    state = experiment.init_state()
     indices = parallel.shard(np.zeros((steps, 8), np.int32), 1)
     compiled = step.lower(state, data, indices, jax.random.key(0)).compile()
     program = compiled.as_text()

@@ -94,12 +94,11 @@ def start(random_split) -> Callable[..., Run]:
         try:
             training = split or random_split()
             summary = train(
-                config,
                 experiment,
                 folder,
                 training,
                 validate,
-                identity=Identity(config.to_dict(), allow_config_change=allow_config_change),
+                Identity(config.to_dict(), allow_config_change=allow_config_change),
             )
         except Killed:
             assert kill_at is not None

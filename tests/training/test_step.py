@@ -205,7 +205,7 @@ def test_several_steps_in_one_dispatch_equal_single_ones(tiny_config, resident):
     data = parallel.replicate(resident, experiment.devices)
     key = parallel.replicate(jax.random.key(1), experiment.devices)
     indices = np.random.default_rng(0).integers(0, 16, (3, 8)).astype(np.int32)
-    run = parallel_step(config, experiment, streamed=False)
+    run = parallel_step(experiment, streamed=False)
 
     together, metrics = run(state, data, parallel.shard(indices, 2), key)
     single, losses = jax.tree.map(np.copy, state), []

@@ -95,7 +95,7 @@ def test_kills_change_nothing(whole, tmp_path, monkeypatch, kills):
 def test_frozen_parts_stay_and_have_no_moments(whole):
     folder, _ = whole
     config = tiny_run.tiny_config(**OPTIONS)
-    before = set_up(config).init_state(config.seed).params
+    before = set_up(config).init_state().params
     state, _ = arrays(folder)
     for part, leaves in state["params"].items():
         same = jax.tree.map(np.array_equal, leaves, dict(before[part]))

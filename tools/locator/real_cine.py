@@ -38,12 +38,6 @@ class Drawn(NamedTuple):
         return float(crop_mm / 2 - reach.max())
 
 
-def drawn_box(region: np.ndarray) -> Drawn:
-    """Of what ``heart_region`` gives."""
-    corners = np.argwhere(region)
-    return Drawn(corners.min(axis=0).astype(float), corners.max(axis=0) + 1.0)
-
-
 def read_cine(samples: Path) -> dict[str, list[tuple[CineSlice, np.ndarray | None]]]:
     """Name -> slices without their contours, each with what was drawn on it.
 

@@ -38,7 +38,7 @@ def choose_window(one: CineSlice, target: Target, heart: Placed | None = None) -
     extent = size * step
 
     region = heart_region(one)
-    box = None if region is None else _bounds(region)
+    box = None if region is None else bounds(region)
     confidence = None
     if one.centre is not None:
         centre, origin = np.array(one.centre) + 0.5, "given"
@@ -74,7 +74,7 @@ def choose_window(one: CineSlice, target: Target, heart: Placed | None = None) -
     return Window(corner, steps, size, origin, confidence)
 
 
-def _bounds(region: np.ndarray) -> np.ndarray:
-    """Edges (low, high) by (row, column) of the pixels that are set."""
-    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    return np.array([[rows[0], columns[0]], [rows[-1] + 1, columns[-1] + 1]], float)
+def bounds(region: np.ndarray) -> np.ndarray:
+    """Edges (low, high) by (row, column) of the pixels that are set, from the outer edge."""
+    corners = np.argwhere(region)
+    return np.array([corners.min(axis=0), corners.max(axis=0) + 1.0])

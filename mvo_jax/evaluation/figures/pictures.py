@@ -108,13 +108,7 @@ def pick_cases(predictions: Predictions, threshold: float) -> list[Pick]:
 
 
 def gallery(split: AnySplit, predictions: Predictions, threshold: float) -> list[CaseRecord]:
-    """The cases that ``pick_cases`` picks, with their images.
-
-    Args:
-        split: that was predicted.
-        predictions: of it.
-        threshold: decision threshold.
-    """
+    """The cases of a predicted split that ``pick_cases`` picks, with their images."""
     masks, targets = predictions.coarse_mask, predictions.coarse_target
     picked = pick_cases(predictions, threshold)
     clips = split.read([i for i, _ in picked])
@@ -316,13 +310,7 @@ def _enlarged(
 
 
 def masked_frame(video: np.ndarray, lge_mask: np.ndarray | None, *, side: int) -> Image.Image:
-    """The first frame with the LGE mask laid over it.
-
-    Args:
-        video: uint8 ``[T, H, W]``.
-        lge_mask: uint8 ``[H, W]``, or None.
-        side: width in pixels.
-    """
+    """The first frame, ``side`` pixels wide, with the LGE mask ``[H, W]`` laid over it."""
     (image,) = _enlarged(video[:1], side, limits=_grey_limits(video))
     if lge_mask is not None:
         image = _laid_over(image, _painted(lge_mask, OVERLAY_COLOURS, 140))
@@ -335,7 +323,6 @@ def animation(
     *,
     map_maximum: float = 1.0,
     side: int = PANEL,
-    beat_ms: int = 1000,
 ) -> bytes:
     """The beat as an animated WebP; beside it the same with the predicted coarse map.
 
@@ -344,7 +331,6 @@ def animation(
         coarse_mask: float ``[m, m]``; None draws the cine alone.
         map_maximum: value drawn in the brightest colour.
         side: width of an image, pixels.
-        beat_ms: duration of the beat.
     """
     frames = _enlarged(video, side)
     if coarse_mask is not None:
@@ -362,7 +348,7 @@ def animation(
         format="WEBP",
         save_all=True,
         append_images=frames[1:],
-        duration=max(1, round(beat_ms / len(frames))),
+        duration=max(1, round(1000 / len(frames))),
         loop=0,
         # A third of the time and half the bytes of a GIF, three grey levels of 256 from the frames.
         quality=75,

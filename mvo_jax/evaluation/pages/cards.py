@@ -52,12 +52,7 @@ def case_card(
 
 
 def embedded_cards(cases: Sequence[CaseRecord], threshold: float) -> list[dict[str, Any]]:
-    """Cards of a page that is to need no other file.
-
-    Args:
-        cases: in order.
-        threshold: see ``case_card``.
-    """
+    """Cards of a page that is to need no other file."""
     maximum, cards = shared_maximum(cases), []
     for record in cases:
         row = pictures.case_picture(record, map_maximum=maximum)

@@ -259,11 +259,12 @@ def write_page(
         threshold: for slices and for patients.
         simulated: the model was trained on simulated images.
         lead: one line on the run and the input.
-        cases: from ``case_row``.
+        cases: from ``case_row``; ``patients``, ``failed`` and ``cards`` as in ``write_tables`` and
+            ``draw_pictures``.
         patients: from ``patient_rows``.
         failed: cases without a prediction.
-        cards: cases to show, from ``draw_pictures``.
-        provenance: what to print at the end.
+        cards: cases to show.
+        provenance: printed at the end.
     """
     text = render_page(
         "prediction.html.j2",

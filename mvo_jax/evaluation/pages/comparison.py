@@ -192,9 +192,9 @@ def write_comparison(
         table: from ``compare``.
         title: of the page.
         dataset: one line naming split and data.
-        simulated: True puts 'method check only, no clinical claim' on top.
+        simulated: puts 'method check only, no clinical claim' on top.
         notes: sentences below the table.
-        provenance: what to print at the end.
+        provenance: printed at the end.
     """
     replace_file(folder / "table.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
     _write_csv(folder / "table.csv", table)

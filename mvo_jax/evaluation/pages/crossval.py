@@ -13,7 +13,7 @@ from mvo_jax.config_files import config_from_json
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.figures import curves
 from mvo_jax.evaluation.metrics import average_precision, brier_score, roc_auc
-from mvo_jax.evaluation.pages.render import percent, plain, render_page, span
+from mvo_jax.evaluation.pages.render import percent, plain, render_page, span, text_table
 from mvo_jax.evaluation.pages.study import Page, origins, read_study
 from mvo_jax.evaluation.readers import mean_auc, readers, seed_variances
 from mvo_jax.evaluation.statistics import by_patient, delong_interval, wilson_interval
@@ -32,11 +32,8 @@ def write_crossval(out: Path) -> dict[str, Any]:
     ``table.json``, ``table.md`` and ``table.html`` say nothing that depends on when or how often a
     run was started: a cross-validation that was killed and repeated ends in the same bytes.
 
-    Args:
-        out: folder of a cross-validation; holds ``crossval.json`` and the files of its runs.
-
     Returns:
-        What ``crossval_table`` makes of them.
+        What ``crossval_table`` makes of the files of a folder.
 
     Raises:
         UserError: no cross-validation there, the file of a run is damaged, or a patient is in two
@@ -66,7 +63,7 @@ def write_crossval(out: Path) -> dict[str, Any]:
     return table
 
 
-CROSSVAL_PAGE = Page(ABOUT, write_crossval)
+PAGE = Page(ABOUT, write_crossval)
 
 
 def _thresholds(run: StoredRun) -> Threshold:
@@ -128,7 +125,7 @@ def crossval_table(
     Args:
         about: 'title', 'folds', 'seeds', 'cases' and 'patients' (of the whole cohort).
         runs: what is there so far.
-        cases: rows of all cases.
+        cases: rows of them, as of the patients.
         patients: rows of all patients.
     """
     by_seed = {
@@ -228,13 +225,13 @@ def _of_fold(
 def markdown(table: Mapping[str, Any]) -> str:
     """The tables for a terminal or a text document, figures in percent."""
     head = ["fold", "seed", "patients", "with MVO", "AUC", "best step"]
-    lines = [head, ["---"] * len(head)]
-    for row in table["by_fold"]:
-        cells = [row["fold"], row["seed"], row["patients"], row["positive"]]
-        lines.append([*map(str, cells), percent(row["auc"], 1), str(row["best_step"])])
-    folds = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    shown = ("fold", "seed", "patients", "positive")
+    rows = [
+        [*(row[key] for key in shown), percent(row["auc"], 1), row["best_step"]]
+        for row in table["by_fold"]
+    ]
     pooled = "not all folds are done"
     if table["auc"] is not None:
         pooled = f"{percent(table['auc']['value'], 1)} ({span(table['auc'])})"
-    text = f"AUC out of fold, {table['patients']} patients, each once: {pooled}\n\n{folds}"
-    return text.replace("–", "-").replace("−", "-")  # noqa: RUF001
+    text = f"AUC out of fold, {table['patients']} patients, each once: {pooled}"
+    return f"{text}\n\n{text_table(head, rows)}".replace("–", "-")  # noqa: RUF001

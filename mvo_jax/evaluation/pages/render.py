@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,12 @@ def p_short(value: float | None) -> str:
     if value is None:
         return "–"  # noqa: RUF001
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def text_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown, with the plain dashes and minus signs of a text."""
+    lines = (f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows))
+    return "\n".join(lines).replace("–", "-").replace("−", "-")  # noqa: RUF001
 
 
 @functools.cache

@@ -13,7 +13,15 @@ import numpy as np
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.beyond import FOLDS, joined, rank_correlation
 from mvo_jax.evaluation.figures import curves
-from mvo_jax.evaluation.pages.render import number, p_short, percent, plain, render_page, span
+from mvo_jax.evaluation.pages.render import (
+    number,
+    p_short,
+    percent,
+    plain,
+    render_page,
+    span,
+    text_table,
+)
 from mvo_jax.evaluation.readers import (
     FIXED,
     Readers,
@@ -60,11 +68,8 @@ _POWER_80 = 1 + 0.8416 / _NORMAL_95
 def write_study(out: Path) -> dict[str, Any]:
     """Write ``table.json``, ``table.csv``, ``tests.csv``, ``table.md`` and ``table.html``.
 
-    Args:
-        out: folder of a study; holds ``study.json`` and the files of its runs.
-
     Returns:
-        What ``study_table`` makes of them.
+        What ``study_table`` makes of the files of a folder.
 
     Raises:
         UserError: no study there, or the file of a run is damaged.
@@ -80,13 +85,10 @@ def write_study(out: Path) -> dict[str, Any]:
     lead = [f"# {about['title']}", about["question"], table["data"]]
     text = "\n\n".join([*lead, markdown(table), *(f"- {note}" for note in table["notes"])])
     replace_file(out / "table.md", text + "\n")
-    # In the order of the table.
-    lines = {
-        row["name"]: [run.curve for run in runs if run.name == row["name"]]
-        for row in table["rows"]
-        if any(run.curve for run in runs if run.name == row["name"])
-    }
-    figure = curves.validation_figure(lines)
+    lines: dict[str, list[Any]] = {row["name"]: [] for row in table["rows"]}  # in that order
+    for run in runs:
+        lines[run.name] += [run.curve] if run.curve else []
+    figure = curves.validation_figure({name: of for name, of in lines.items() if of})
     page = render_page(
         "study.html.j2",
         about=about,
@@ -102,7 +104,7 @@ def write_study(out: Path) -> dict[str, Any]:
     return table
 
 
-STUDY_PAGE = Page(ABOUT, write_study)
+PAGE = Page(ABOUT, write_study)
 
 
 def read_study(out: Path, about: str = ABOUT) -> tuple[dict[str, Any], list[StoredRun]]:
@@ -329,26 +331,27 @@ def _csv_row(row: Mapping[str, Any]) -> dict[str, Any]:
 def markdown(table: Mapping[str, Any]) -> str:
     """The tables for a terminal or a text document; AUC in percent, differences in points."""
     head = ["row", "seeds", "AUC (95 %)", "by seed", "best steps", *SHOWN.values()]
-    lines = [head, ["---"] * len(head)]
-    for row in table["rows"]:
-        found = (row["localisation"] or {}).get("map", {})
-        cells = [row["name"], str(len(row["seeds"]))]
-        cells += [f"{percent(row['auc']['value'], 1)} ({span(row['auc'])})"]
-        cells += [", ".join(percent(value, 1) for value in row["auc_by_seed"])]
-        cells += [", ".join(str(step) for step in row["best_steps"] if step is not None) or "-"]
-        cells += [percent(found.get(figure), 1) for figure in SHOWN]
-        lines.append(cells)
-    parts = [lines]
-    pointing = [row for row in table["rows"] if row["map_minus_mean_map"]]
-    if pointing:
-        head = ["map less mean training map, points (95 %)", *SHOWN.values()]
-        rows = [
-            [row["name"], *(_points(row["map_minus_mean_map"][figure]) for figure in SHOWN)]
-            for row in pointing
+    rows = [
+        [
+            row["name"],
+            len(row["seeds"]),
+            f"{percent(row['auc']['value'], 1)} ({span(row['auc'])})",
+            ", ".join(percent(value, 1) for value in row["auc_by_seed"]),
+            ", ".join(str(step) for step in row["best_steps"] if step is not None) or "-",
+            *(percent((row["localisation"] or {}).get("map", {}).get(one), 1) for one in SHOWN),
         ]
-        parts.append([head, ["---"] * len(head), *rows])
+        for row in table["rows"]
+    ]
+    parts = [text_table(head, rows)]
+    rows = [
+        [row["name"], *(_points(row["map_minus_mean_map"][figure]) for figure in SHOWN)]
+        for row in table["rows"]
+        if row["map_minus_mean_map"]
+    ]
+    if rows:
+        head = ["map less mean training map, points (95 %)", *SHOWN.values()]
+        parts.append(text_table(head, rows))
     if table["tests"]:
-        head = ["row", "minus", "points (95 %)", "p", "p (Holm)"]
         rows = [
             [
                 test["row"],
@@ -359,28 +362,23 @@ def markdown(table: Mapping[str, Any]) -> str:
             ]
             for test in table["tests"]
         ]
-        parts.append([head, ["---"] * len(head), *rows])
+        parts.append(text_table(["row", "minus", "points (95 %)", "p", "p (Holm)"], rows))
     if table["beyond"]:
-        known = table["beyond"]["apart"]
-        head = ["rank correlation with", *known, f"AUC with {table['beyond']['feature']}"]
-        head += ["more, points (95 %), p", "p (Holm)"]
+        known, feature = table["beyond"]["apart"], table["beyond"]["feature"]
+        head = ["rank correlation with", *known, f"AUC with {feature}"]
         rows = [
-            [table["beyond"]["feature"], *(number(value, 2) for value in known.values()), *"---"],
-            *(
-                [
-                    one["row"],
-                    *(number(value, 2) for value in one["correlation"].values()),
-                    percent(one["auc"], 1),
-                    _points(one["more"]),
-                    p_short(one["p_holm"]),
-                ]
-                for one in table["beyond"]["rows"]
-            ),
+            [
+                one["row"],
+                *(number(value, 2) for value in one["correlation"].values()),
+                percent(one["auc"], 1),
+                _points(one["more"]),
+                p_short(one["p_holm"]),
+            ]
+            for one in table["beyond"]["rows"]
         ]
-        parts.append([head, ["---"] * len(head), *rows])
-    text = "\n\n".join("\n".join(f"| {' | '.join(line)} |" for line in part) for part in parts)
-    # A page has typographic dashes and minus signs, a text plain ones.
-    return text.replace("–", "-").replace("−", "-")  # noqa: RUF001
+        rows.insert(0, [feature, *(number(value, 2) for value in known.values()), *"---"])
+        parts.append(text_table([*head, "more, points (95 %), p", "p (Holm)"], rows))
+    return "\n\n".join(parts)
 
 
 def _points(found: Mapping[str, Any]) -> str:

@@ -11,7 +11,6 @@ from mvo_jax.data.cohort.series import prepare_series
 from mvo_jax.data.cohort.window import choose_window
 from mvo_jax.data.labels import UNLABELLED
 from mvo_jax.data.slices import CineSlice, Clip, Rejected, Target, Window
-from mvo_jax.errors import UserError
 
 FRAMES, SIZE = 20, 96
 
@@ -285,12 +284,3 @@ def test_grey_values_of_a_window_are_the_same_in_every_case():
         assert video.max() == pytest.approx(0.255 * factor * 650, abs=12)
     own = prepared(dataclasses.replace(case, cine=0.5 * beating())).video
     assert (int(own.min()), int(own.max())) == (0, 255)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"frames": 7}, {"frames": 257}, {"image_size": 8}, {"spacing_mm": 0.1}, {"window": (5, 5)}],
-)
-def test_targets_that_cannot_be(changes):
-    with pytest.raises(UserError):
-        Target(**changes)

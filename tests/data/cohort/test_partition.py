@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from mvo_jax.data.cohort.partition import Partition, check_table_splits, divide, parts_of_fold
+from mvo_jax.data.cohort.partition import Partition, divide, parts_of_fold
 from mvo_jax.data.cohort.prepare import prepare
 from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.table import read_table
@@ -61,42 +61,6 @@ def test_every_fold_is_the_test_split_once():
     for fold in (-1, 4):
         with pytest.raises(UserError, match="there are 4 folds"):
             parts_of_fold(fold, 4)
-
-
-def test_a_share_of_nought_is_no_split():
-    assert set(divide(patients(20, 0.5), Partition((0.5, 0.5, 0.0))).values()) == {
-        "train", "validation"
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"fractions": (0.5, 0.5)},
-        {"fractions": (0.5, 0.6, -0.1)},
-        {"fractions": (0.3, 0.3, 0.3)},
-        {"fractions": (float("nan"), 0.5, 0.5)},
-        {"folds": 1},
-        {"folds": 2},
-        {"folds": -1},
-    ],
-)
-def test_divisions_that_cannot_be(values):
-    with pytest.raises(UserError):
-        Partition(**values)
-
-
-def test_fewer_patients_than_splits():
-    with pytest.raises(UserError, match="2 labelled patients cannot fill 3 splits"):
-        divide(patients(2, 0.5), Partition())
-    with pytest.raises(UserError, match="4 labelled patients cannot fill 5 splits"):
-        divide(patients(4, 0.5), Partition(folds=5))
-
-
-def test_a_table_that_tears_a_patient_apart():
-    check_table_splits({"a": {"train"}, "b": {"test"}})
-    with pytest.raises(UserError, match="patient b into test and train"):
-        check_table_splits({"a": {"train"}, "b": {"train", "test"}})
 
 
 @pytest.fixture(scope="module")
