@@ -33,7 +33,7 @@ from mvo_jax.data.importers.cine import (
 from mvo_jax.data.importers.cvi42 import is_workspace
 from mvo_jax.data.importers.dicom_drawings import read_drawings
 from mvo_jax.data.importers.dicom_headers import Image, is_dicom, read_headers
-from mvo_jax.data.importers.dicom_phases import count_beats, is_one_place
+from mvo_jax.data.importers.dicom_motion import count_beats, is_one_place
 from mvo_jax.data.importers.dicom_pixels import read_pixels
 from mvo_jax.data.importers.dicom_seg import is_segmentation
 from mvo_jax.data.importers.dicom_stack import Stack, read_stack

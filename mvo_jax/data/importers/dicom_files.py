@@ -21,21 +21,28 @@ from mvo_jax.data.importers.dicom_pixels import read_pixels, same_pixels
 from mvo_jax.data.importers.walk import files_below
 from mvo_jax.errors import UserError
 
+MIN_PHASES = 8  # fewer images at one place are a localiser or a map, no cine
+_DAY_MS = 86_400_000.0
+# In all images of a series or in none; tag and attribute.
+_GIVEN = (
+    ("ImageOrientationPatient", "orientation"), ("ImagePositionPatient", "position"),
+    ("StudyInstanceUID", "study"), ("FrameOfReferenceUID", "frame_of_reference"),
+)  # fmt: skip
 # The suffix of an image without .dcm: none, that of Siemens, or the end of a UID.
 _BARE_NAME = re.compile(r"|\.ima|\.\d+", re.IGNORECASE)
-_PHASE_IMAGES = {"P", "PHASE", "PHASE MAP", "VELOCITY"}
+_PHASE_IMAGES = {"P", "PHASE", "PHASE MAP", "VELOCITY", "VELOCITY MAP", "VELOCITYMAP", "PHASEMAP"}
 _PARTS = {"R", "REAL", "R_FFE", "I", "IMAGINARY", "I_FFE"}  # of complex images
 # Words of series that are no cine, whole or before an ending; the name of the sequence counts too.
 _NO_CINE = {
     "perfusion": r"perf(?:usion)?",
     "late enhancement": r"lge|psir|late.?(?:gad|enh)\w*|delayed.?enh\w*|viability",
-    "flow": r"q?flow|fl\dd\d?_v\d+\w*",
+    "flow": r"q?flow",
     "relaxation times": r"molli|shmolli|look.?locker|ti.?scout|t[12]\*?.?map\w*",
 }
 # These say it of a series that is called cine, too.
 _NO_PLAIN_CINE = {
     "tagging": r"tag(?:s|ged|ging)?|grid|c?spamm",
-    "flow": r"venc\d*|phase.?contrast",
+    "flow": r"venc\d*|phase.?contrast|fl\dd\d?_v\d+\w*",
     "strain encoding": r"dense|senc",
 }
 # Of images that are no MR; one that is missing, or OT of secondary captures, says nothing.
@@ -108,6 +115,7 @@ def find_images(series: Series, options: Options, account: Account) -> list[Imag
         raise UserError(
             f"{printable(series.path)} holds no DICOM image", "leave it out of the source"
         )
+    images = _through_midnight(images)
     account.notes += _missing_parts(images)
     account.images = _without_copies(images, account)
     _check_patient(series, account.images, options)
@@ -136,7 +144,42 @@ def find_images(series: Series, options: Options, account: Account) -> list[Imag
         )
     for kind, them in others.items():
         account.leave(them, kind)
-    return _without_copied_series(kept, account)
+    kept = _without_copied_series(kept, account)
+    _check_tags(series, kept)
+    return kept
+
+
+def _check_tags(series: Series, images: list[Image]) -> None:
+    """Check that what tells images apart is there in all images of a series, or in none.
+
+    Raises:
+        UserError: some lack it, by which they would pass as another stack.
+    """
+    by_series: dict[str, list[Image]] = defaultdict(list)
+    for image in images:
+        by_series[image.series].append(image)
+    for them in by_series.values():
+        for tag, name in _GIVEN:
+            lacking = [image for image in them if not getattr(image, name)]
+            if len(them) >= MIN_PHASES and 0 < len(lacking) < len(them):
+                raise UserError(
+                    f"{printable(series.path)}: {len(lacking)} of {len(them)} images of "
+                    f"{lacking[0].name} have no {tag} ({printable(lacking[0].path.name)} for one)",
+                    f"export the series again with {tag}, or leave those files out",
+                )
+
+
+def _through_midnight(images: list[Image]) -> list[Image]:
+    """Images with times of day that go on growing where an examination goes into the next day."""
+    latest: dict[str, float] = defaultdict(float)
+    for image in images:
+        latest[image.study] = max(latest[image.study], image.clock or 0.0)
+    return [
+        image
+        if image.clock is None or latest[image.study] - image.clock < _DAY_MS / 2
+        else replace(image, clock=image.clock + _DAY_MS)
+        for image in images
+    ]
 
 
 def _missing_parts(images: Iterable[Image]) -> list[str]:
@@ -260,7 +303,7 @@ def _check_patient(series: Series, images: list[Image], options: Options) -> Non
 
 def _other_kind(image: Image) -> str | None:
     """What an image is instead of cine, as far as its header says it surely."""
-    if _PHASE_IMAGES & set(image.image_type):
+    if _PHASE_IMAGES & {kind.replace("_", " ") for kind in image.image_type}:
         return "phase maps"
     if _PARTS & set(image.image_type):
         return "real or imaginary parts"

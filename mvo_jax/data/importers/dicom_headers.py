@@ -34,7 +34,8 @@ _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
     "SeriesDescription", "ProtocolName", "PatientID", "PatientBirthDate", "PatientSex",
     "FrameOfReferenceUID", "Modality",
-    "ImageType", "ScanningSequence", "SequenceVariant", "SequenceName", "EchoNumbers", "EchoTime",
+    "ImageType", "ComplexImageComponent", "ScanningSequence", "SequenceVariant", "SequenceName",
+    "EchoNumbers", "EchoTime",
     "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelSpacing",
     "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept",
     "ImageOrientationPatient", "ImagePositionPatient", "SliceLocation", "SliceThickness",
@@ -279,6 +280,11 @@ def _texts(value: Any) -> tuple[str, ...]:
     return tuple(str(v).upper() for v in (value if several else [value]))
 
 
+def _image_type(kind: Any, component: Any) -> tuple[str, ...]:
+    """ImageType, with ComplexImageComponent where that is no magnitude."""
+    return (*_texts(kind), *(_COMPLEX_PARTS & set(_texts(component))))
+
+
 def _first(value: Any) -> float | None:
     """The first number of an element that may have several."""
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -328,7 +334,7 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
             str(header.get(name, "") or "").strip() for name in ("PatientBirthDate", "PatientSex")
         ),
         "modality": str(header.get("Modality", "") or ""),
-        "image_type": _texts(header.get("ImageType", None)),
+        "image_type": _image_type(header.get("ImageType"), header.get("ComplexImageComponent")),
         "sequence": tuple(
             "\\".join(_texts(header.get(name))) for name in ("ScanningSequence", "SequenceVariant")
         ),
@@ -416,5 +422,5 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
             acquisition=_number(value(content, "FrameAcquisitionNumber")) or top.acquisition,
             interval=_number(value(heart, "RRIntervalTimeNominal")) or top.interval,
             echo_time=_number(value("MREchoSequence", "EffectiveEchoTime")) or top.echo_time,
-            image_type=(*kind, *(_COMPLEX_PARTS & {str(complex_part or "").upper()})),
+            image_type=_image_type(kind, complex_part),
         )

@@ -1,5 +1,6 @@
 """The images of one slice: one beat, each phase once, in time order."""
 
+import operator
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -8,26 +9,12 @@ from typing import TypeVar
 import numpy as np
 
 from mvo_jax.data.importers.cine import Options
-from mvo_jax.data.importers.dicom_files import Account
+from mvo_jax.data.importers.dicom_files import MIN_PHASES, Account
 from mvo_jax.data.importers.dicom_headers import Image
 from mvo_jax.data.importers.dicom_pixels import read_pixels
 from mvo_jax.errors import UserError
 
-MIN_PHASES = 8  # fewer images at one place are a localiser or a map, no cine
 _SEVERAL_BEATS = 1.5  # times of a slice span more than this many intervals from beat to beat
-# Of a harmonic over those below: on 35 slices of real cine of one beat it is at most 1, on three
-# beats in one 20 and more.
-_SEVERAL_BEATS_ENERGY = 5.0
-# Shares of the range of a slice's first component between which it must swing for a beat. On the
-# same slices one beat swings once, also with noise; two and three beats of uneven length are seen
-# as several in 33 of 35.
-_SWING = 0.3, 0.7
-_SIGNAL = 2.0  # times the energy that noise alone would leave in a component
-# What an image is away from the one before it, against the usual, and against the farthest two.
-# On those slices at most 2.7 within a beat, at least 3.3 where two slices follow one another; and
-# phases next to each other are nearer than any others, unless slices alternate (0.3 of it).
-_JUMP, _JUMP_OF_ALL = 3.0, 0.6
-_ALTERNATES = 0.6
 _LONGEST_BEAT_MS = 3000.0  # 20 beats a minute
 _LONGEST_PHASE_MS = 150.0
 _USUAL_BEAT_MS = 1200.0
@@ -35,6 +22,7 @@ _REAL_TIME = re.compile(r"real.?time|free.?breath|(?<![a-z])rt(?![a-z])")
 _SAME_LOCATION_MM = 1.0  # slices are 5 mm apart and more; some round SliceLocation to 0.1 mm
 _ALIKE = 0.5  # correlation of the means over time of two scans of one slice
 _LARGEST_GAP = 1.7  # of the usual time between phases
+_CLOSE = 0.3  # of it: a phase nearer to another is the same one, scanned again
 # What distinguishes the phases of a slice, best first.
 _TIMES = (
     ("TriggerTime", "trigger"),
@@ -71,6 +59,8 @@ def order_phases(images: Sequence[Image], options: Options, account: Account) ->
     if _repeats(kept, time):
         kept = _without_equal_pixels(kept, time, account)
     if _repeats(kept, time):
+        name, time = _finer(kept, name, time)
+    if _repeats(kept, time) or (name in _IN_MS and _scanned_again(kept, time)):
         kept = _one_run(kept, time, name, options, account)
     kept.sort(key=time)
     kept = _one_beat(kept, time, account, in_ms=name in _IN_MS)
@@ -120,6 +110,12 @@ def _check_triggers(images: Sequence[Image], name: str, account: Account) -> Non
         UserError: it does not.
     """
     known = [image.trigger for image in images if image.trigger is not None]
+    if known != sorted(known) and len(known) == len(images):
+        raise UserError(
+            f"its {len(images)} images have {len(set(known))} times by TriggerTime, which "
+            f"contradicts {name}, by which alone they could be told apart",
+            "export the series again with TriggerTime, not rounded",
+        )
     if known != sorted(known):
         raise UserError(
             f"{len(known)} of {len(images)} images have a TriggerTime, and it contradicts {name}, "
@@ -193,6 +189,28 @@ def _time_of(images: Sequence[Image]) -> tuple[str, Callable[[Image], float]]:
         "nothing tells the phases of a slice apart",
         "export the series again with TriggerTime or InstanceNumber",
     )
+
+
+def _finer(
+    images: Sequence[Image], name: str, time: Callable[[Image], float]
+) -> tuple[str, Callable[[Image], float]]:
+    """A time that tells apart what a rounded one does not, if the two agree; else the same."""
+    for other, field in _TIMES[[n for n, _ in _TIMES].index(name) + 1 : -1]:
+        finer = operator.attrgetter(field)
+        values = list(map(finer, images))
+        if None in values or len(set(values)) < len(values):
+            continue
+        course = list(map(time, sorted(images, key=finer)))
+        if course == sorted(course) and (field != "clock" or _is_one_run(values)):
+            return other, finer
+    return name, time
+
+
+def _scanned_again(images: Sequence[Image], time: Callable[[Image], float]) -> bool:
+    """Whether phases lie in twos or more, far closer than to the next: a slice scanned again."""
+    gaps = np.diff(sorted(map(time, images)))
+    close = (gaps < _CLOSE * np.quantile(gaps, 0.75)).sum() if len(gaps) else 0
+    return bool(close >= MIN_PHASES - 1 or 4 * close > len(gaps))
 
 
 def _is_one_run(times: Sequence[float]) -> bool:
@@ -280,6 +298,8 @@ def _check_repeats(sets: list[list[Image]], chosen: list[Image], options: Option
     own = next(mean for one, mean in zip(cine, means, strict=True) if one is chosen)
     with np.errstate(invalid="ignore", divide="ignore"):  # of one grey nothing is known
         alike = min(float(np.corrcoef(own, mean)[0, 1]) for mean in means)
+    if len({bool((mean < 0).any()) for mean in means}) > 1:  # velocities have a sign
+        alike = min(alike, 0.0)
     if not alike >= _ALIKE:
         raise UserError(
             f"{len(cine)} sets of images show it, and they do not look alike (correlation "
@@ -337,7 +357,17 @@ def _one_run(
     located = _is_located(images[0])
     numbered = len({image.instance for image in images}) == len(images)
     most = max(map(len, runs))
-    if not (located and numbered) or most < MIN_PHASES:
+    # Where phases share a rounded time the numbers may go on within one beat.
+    starts = [time(run[0]) for run in runs]
+    again = max(starts) - min(starts) <= max(time(run[-1]) - time(run[0]) for run in runs) / 2
+    if not _repeats(images, time) and (len(runs) < 2 or most < MIN_PHASES):
+        raise UserError(
+            f"many of its {len(images)} images lie less than {_CLOSE:g} of a phase beside another "
+            f"by {name} ({images[0].name}): the slice was scanned again, and InstanceNumber does "
+            "not say which images belong together",
+            "leave one scan of the slice in the folder",
+        )
+    if not (located and numbered and again) or most < MIN_PHASES:
         counts = sorted(set(Counter(map(time, images)).values()))
         which = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
         lack = "" if located else ", and neither position nor SliceLocation is there"
@@ -386,63 +416,3 @@ def _one_beat(
             f"export one beat of {images[0].name}, or leave it out of the folder",
         )
     return images
-
-
-def count_beats(cine: np.ndarray) -> int:
-    """How often the images of a slice move as a whole; 1 where they do not say.
-
-    Even beats are seen by the harmonics of the changes: one beat has most of its energy in the
-    first harmonic of the series, three beats in the third and hardly any below. Uneven ones by how
-    often the first component of the changes swings up and down.
-
-    Args:
-        cine: ``[T, H, W]`` in time order.
-    """
-    if len(cine) < 2 * MIN_PHASES:
-        return 1
-    few = cine[:, ::2, ::2].reshape(len(cine), -1).astype(np.float32)
-    energy = np.square(np.abs(np.fft.rfft(few, axis=0)[1:])).sum(axis=1)
-    for beats in range(2, len(cine) // MIN_PHASES + 1):
-        below, own = energy[: beats - 1].max(), energy[beats - 1]
-        if own > _SEVERAL_BEATS_ENERGY * below and own > energy.max() / _SEVERAL_BEATS_ENERGY:
-            return beats
-    return _count_swings(few - few.mean(axis=0))
-
-
-def _count_swings(changes: np.ndarray) -> int:
-    """How often the first component over time rises, taken as a circle; 1 where it is noise."""
-    energies, components = np.linalg.eigh(changes @ changes.T)
-    if energies[-1] < _SIGNAL * energies.sum() / len(changes):
-        return 1
-    course = components[:, -1]
-    low, high = np.quantile(course, (0.05, 0.95))
-    down, up = (low + share * (high - low) for share in _SWING)
-    is_low, rises = False, 0
-    for first, value in [*((True, v) for v in course), *((False, v) for v in course)]:
-        if value < down:
-            is_low = True
-        elif value > up:
-            rises += is_low and not first
-            is_low = False
-    return max(rises, 1)
-
-
-def is_one_place(cine: np.ndarray) -> bool:
-    """Whether images may be of one slice, where no header says where they lie.
-
-    Slices that follow one another jump where the next begins; slices that alternate are less like
-    the next image than like a later one.
-
-    Args:
-        cine: ``[T, H, W]`` in the order of their numbers.
-    """
-    few = cine[:, ::2, ::2].reshape(len(cine), -1).astype(np.float32)
-
-    def apart(lag: int) -> np.ndarray:
-        return np.abs(few[lag:] - few[:-lag]).mean(axis=1)
-
-    steps, others = apart(1), [apart(lag) for lag in range(2, len(few) // 2 + 1)]
-    farthest = max(float(one.max()) for one in (steps, *others))
-    jumps = steps.max() > _JUMP * np.median(steps) and steps.max() > _JUMP_OF_ALL * farthest
-    alternates = any(one.mean() < _ALTERNATES * steps.mean() for one in others)
-    return not jumps and not alternates

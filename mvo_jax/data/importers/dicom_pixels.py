@@ -99,7 +99,7 @@ def _pixels(path: Path) -> np.ndarray:
         padding = _padding(raw, data)
         if data.get("PhotometricInterpretation", "") == "MONOCHROME1":  # low values are white
             raw = np.float32(2 ** int(data.BitsStored) - 1) - raw.astype(np.float32)
-        steps = _frame_steps(data)
+        steps = _frame_steps(path, data)
         if steps is not None:
             slope, intercept = (step.reshape(-1, 1, 1) for step in steps.T)
             values = raw.reshape(-1, *raw.shape[-2:]) * slope + intercept
@@ -146,18 +146,28 @@ def _padding(raw: np.ndarray, data: Any) -> np.ndarray | None:
     return padding if padding.any() else None
 
 
-def _frame_steps(data: Any) -> np.ndarray | None:
-    """Slope and intercept of the frames of an enhanced file, float32 ``[N or 1, 2]``, else None."""
-    sequence = "PixelValueTransformationSequence"
+def _frame_steps(path: Path, data: Any) -> np.ndarray | None:
+    """Slope and intercept of the frames of an enhanced file, float32 ``[N or 1, 2]``, else None.
+
+    Raises:
+        UserError: some frames have them and others not.
+    """
+    sequence, names = "PixelValueTransformationSequence", ("RescaleSlope", "RescaleIntercept")
     shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
     groups = data.get("PerFrameFunctionalGroupsSequence") or []
-    own = [sequence in group for group in groups]
-    if any(own):
-        if not all(own) and sequence not in shared:
-            raise ValueError("some frames have a RescaleSlope and others have none")
-        steps = [(group if sequence in group else shared)[sequence][0] for group in groups]
-    elif sequence in shared:
-        steps = [shared[sequence][0]]
-    else:
+    if not any(sequence in group for group in groups):
+        groups = [shared]
+    steps = []
+    for group in groups:
+        own = group if sequence in group else shared
+        steps.append([own[sequence][0].get(name) if sequence in own else None for name in names])
+    lacking = sum(None in step for step in steps)
+    if lacking == len(steps) and not any(sequence in group for group in groups):
         return None
-    return np.array([(one.RescaleSlope, one.RescaleIntercept) for one in steps], np.float32)
+    if lacking:
+        raise UserError(
+            f"{printable(path)}: {lacking} of its {len(steps)} frames have no RescaleSlope or no "
+            "RescaleIntercept, so how their greys compare is not sure",
+            "export the series again with the slope and the intercept of every frame",
+        )
+    return np.array(steps, np.float32)

@@ -20,6 +20,9 @@ _SAME_TURN_DEGREES = 6.0
 _SAME_PLACE_MM = 0.5  # from one position to the next, and twice that from first to last
 _SAME_SPACING = 2e-3  # relative
 _OF_A_SOURCE = "series", "shape", "bits", "image_type"
+_MAKE = dict(
+    shape="Rows and Columns", bits="BitsAllocated", spacing="PixelSpacing", image_type="ImageType"
+)
 _SKEW = 0.05  # of lengths and cosines of directions: headers of two digits are 0.01 off
 # Direction of the long axis of the left ventricle in most people (left, posterior, head), and how
 # far that of a short-axis stack may lie from it; and how near an oblique stack comes to an axis of
@@ -339,9 +342,10 @@ def _one_source(there: list[Image], options: Options, account: Account) -> list[
             same[0].append(image)
         else:
             sources.append([image])
+    _check_alike(sources)
     cine = [s for s in sources if len(s) >= MIN_PHASES]
     if not cine:
-        differ = " that differ in series, kind, size, bits or spacing" if len(sources) > 1 else ""
+        differ = " of several series or kinds" if len(sources) > 1 else ""
         raise UserError(
             f"the slices have {list(map(len, sources))} images{differ}, {MIN_PHASES} are the least",
             f"export {there[0].name} again, or leave that slice out",
@@ -371,6 +375,28 @@ def _one_source(there: list[Image], options: Options, account: Account) -> list[
             reason = "repeats" if len(source) >= MIN_PHASES else "stills"
             account.leave(source, reason, f"{chosen[0].name} shows the same slice")
     return chosen
+
+
+def _check_alike(sources: list[list[Image]]) -> None:
+    """Check that images of one series and slice are of one make.
+
+    Raises:
+        UserError: they differ in a tag, which is named with its values.
+    """
+    pairs = itertools.product(itertools.combinations(sources, 2), _MAKE.items())
+    for (one, other), (name, tag) in pairs:
+        values = getattr(one[0], name), getattr(other[0], name)
+        if one[0].series != other[0].series or values[0] == values[1]:
+            continue
+        # Of another ImageType stills are left out, and a second cine is a choice.
+        if name == "image_type" and len(one) + len(other) != one[0].cardiac_images:
+            continue
+        few = min(one, other, key=len)[0].path.name
+        raise UserError(
+            f"its images of {one[0].name} differ in {tag}: {values[0] or 'none'} in {len(one)} "
+            f"and {values[1] or 'none'} in {len(other)} ({printable(few)} for one)",
+            f"export the series again with one {tag}, or leave the others out",
+        )
 
 
 def _scanned(source: list[Image]) -> tuple[float, ...]:

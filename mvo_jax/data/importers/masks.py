@@ -240,7 +240,9 @@ def _check_grids(mask: Volume, slices: Sequence[Volume]) -> list[str]:
     cine, name = slices[0], printable(mask.path)
     steps = np.linalg.norm(mask.affine[:3, :3], axis=0)
     same_shape = mask.data.shape[1:] == (len(slices), *cine.data.shape[2:])
-    if same_shape and all(map(same_grid, mask.slices(), slices)):
+    # Images that are read one by one may be numbered from the other end.
+    of_mask = mask.slices() if same_shape else []
+    if same_shape and any(all(map(same_grid, o, slices)) for o in (of_mask, of_mask[::-1])):
         return []
     if mask.is_default or cine.is_default:
         which, other = (mask, cine) if mask.is_default else (cine, mask)
@@ -277,7 +279,7 @@ def _check_grids(mask: Volume, slices: Sequence[Volume]) -> list[str]:
             "from another corner: signs of its orientation look lost, and it may be mirrored",
             _COPY_HEADER,
         )
-    pairs = zip(mask.slices(), slices, strict=True)
+    pairs = zip(of_mask, slices, strict=True)
     apart = max(np.linalg.norm(a.corners - b.corners, axis=1).max() for a, b in pairs)
     return [
         f"{printable(mask.path.name)} has the shape of {printable(cine.path.name)} on another grid "

@@ -123,6 +123,16 @@ def read_png(path: Path, *, is_mask: bool = False) -> np.ndarray:
 
     with reading(path, " as PNG"), Image.open(path, formats=["PNG"]) as image:
         check_size(path, image.width * image.height)
+        if image.mode == "LA":
+            grey, opacity = image.split()
+            # Of 16 bits the library would keep 8; the depth of bits stands at this place.
+            if np.asarray(opacity).min() < 255 or path.read_bytes()[24] != 8:
+                raise UserError(
+                    f"{printable(path)} is a grey image with transparent pixels, or of 16 bits "
+                    "with an opacity",
+                    "export grey images without an alpha channel",
+                )
+            return np.asarray(grey)
         if image.mode not in ("L", "P", "1", "I;16", "I"):
             raise UserError(
                 f"{printable(path)} is a colour image ({image.mode})", "export grey images"

@@ -15,6 +15,7 @@ import numpy as np
 from mvo_jax.data.importers.cine import Importer, Options, Series, printable, square_pixel
 from mvo_jax.data.importers.dicom_headers import read_headers
 from mvo_jax.data.importers.dicom_pixels import read_pixels
+from mvo_jax.data.importers.table import has_decimal_comma
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
@@ -59,10 +60,19 @@ def read_landmarks(path: Path) -> dict[int, tuple[float, float]]:
     out = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
+            delimiter = ";" if ";" in file.readline() else ","
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter)
             header = next(reader)
             skip = {i for i, name in enumerate(header) if i == 0 or name.strip().lower() == "group"}
             for cells in reader:
+                for name, cell in zip(header, cells, strict=False):
+                    if has_decimal_comma(cell):
+                        raise UserError(
+                            f"{printable(path)}: line {reader.line_num} has {name.strip()} "
+                            f"{cell!r}",
+                            "write its numbers with a decimal point",
+                        )
                 number = re.search(r"\d+", cells[0])
                 values = [float(c) for i, c in enumerate(cells) if i not in skip and c.strip()]
                 if number is None or len(values) < 2 or len(values) % 2:

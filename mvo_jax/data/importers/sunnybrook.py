@@ -77,9 +77,8 @@ def read_contours(folder: Path) -> dict[int, dict[str, np.ndarray]]:
         try:
             points = np.loadtxt(path, ndmin=2)
         except ValueError as error:
-            raise UserError(
-                f"{printable(path)} is no contour ({error})", "copy it again"
-            ) from error
+            remedy = "a line is 'x y', numbers with a decimal point; if it is not, copy it again"
+            raise UserError(f"{printable(path)} is no contour ({error})", remedy) from error
         if points.shape[1:] != (2,) or len(points) < 3 or not np.isfinite(points).all():
             raise UserError(
                 f"{printable(path)} is no contour (shape {points.shape})", "a line is 'x y'"

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -102,7 +103,12 @@ def read_table(path: Path) -> Table:
                 continue
             where = f"line {reader.line_num}"
             if len(cells) != len(header):
-                raise bad(f"{where} has {len(cells)} cells for {len(header)} columns", columns)
+                raise bad(
+                    f"{where} has {len(cells)} cells for {len(header)} columns",
+                    f"{columns}; numbers are written with a decimal point, not a comma"
+                    if delimiter == "," and len(cells) > len(header)
+                    else columns,
+                )
             row = _row(
                 dict(zip(header, (c.strip() for c in cells), strict=True)), reader.line_num, bad
             )
@@ -123,6 +129,11 @@ def read_table(path: Path) -> Table:
     return Table(path, rows)
 
 
+def has_decimal_comma(text: str) -> bool:
+    """Whether a cell is a number as some languages write it: 1,25."""
+    return re.fullmatch(r"\s*[-+]?\d+,\d+\s*", text) is not None
+
+
 def _row(cells: Mapping[str, str], line: int, bad) -> Row:
     def text(name: str) -> str | None:
         return cells.get(name) or None
@@ -140,7 +151,10 @@ def _row(cells: Mapping[str, str], line: int, bad) -> Row:
         except ValueError:
             result = math.nan
         if result is not None and not 0 <= result < 1e6:
-            raise bad(f"line {line} has {name} {value!r}", "give a number of 0 or more, or nothing")
+            remedy = "give a number of 0 or more, or nothing"
+            if has_decimal_comma(value or ""):
+                remedy = f"write {name} of line {line} with a decimal point"
+            raise bad(f"line {line} has {name} {value!r}", remedy)
         return result
 
     row, column, frame = number("centre_row"), number("centre_column"), number("end_diastole")

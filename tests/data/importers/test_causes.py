@@ -1,0 +1,166 @@
+"""Refusals say the true cause, and what headers order well is not refused."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+
+from mvo_jax.data.importers.cine import Options
+from mvo_jax.data.importers.formats import choose_importer, load_series
+from mvo_jax.data.importers.png_layout import read_png
+from mvo_jax.data.importers.sunnybrook import read_contours
+from mvo_jax.data.importers.table import read_table
+from mvo_jax.data.slices import CineSlice
+from mvo_jax.errors import UserError
+from tests.data.importers import writers
+
+FRAMES = 12
+STILL = np.random.default_rng(0).integers(1, 900, (1, 2, 16, 16))
+CINE = (STILL + np.random.default_rng(1).integers(0, 60, (FRAMES, 2, 16, 16))).astype(np.uint16)
+
+
+def read(source: Path) -> list[CineSlice]:
+    importer = choose_importer(source)
+    found = importer.find(source, Options())
+    return [one for series in found for one in load_series(importer.load, series, Options())]
+
+
+def refusal(source: Path) -> UserError:
+    with pytest.raises(UserError) as caught:
+        read(source)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "tag", ["ImageOrientationPatient", "ImagePositionPatient", "FrameOfReferenceUID"]
+)
+def test_a_tag_that_some_images_lack_is_named(tag, tmp_path):
+    paths = writers.write_series(tmp_path / "A17", CINE, FrameOfReferenceUID="1.2.9")
+    lacking = paths[:FRAMES]
+    for path in lacking:
+        image = pydicom.dcmread(path)
+        del image[tag]
+        image.save_as(path)
+    error = refusal(tmp_path)
+    assert f"12 of 24 images of series 5 'cine_sax' have no {tag}" in error.cause
+    assert tag in error.remedy
+
+
+@pytest.mark.parametrize("apart_ms", [0.0, 3.0, 8.0])
+def test_a_slice_scanned_again_a_little_later(apart_ms, tmp_path):
+    """The last whole scan is used and the other told, be its times equal or some ms later."""
+    paths = writers.write_series(tmp_path / "A17", CINE)
+    again = (CINE.astype(int) + 5).astype(np.uint16)
+    writers.write_series(
+        tmp_path / "A17", again, name="again", InstanceNumber=lambda t, z: 100 + t + FRAMES * z,
+        TriggerTime=lambda t, z: 40.0 * t + apart_ms,
+    )  # fmt: skip
+    assert len(paths) == 2 * FRAMES
+    slices = read(tmp_path)
+    assert np.array_equal(np.stack([one.cine for one in slices], axis=1), again)
+    assert "the same slice again" in slices[0].note
+
+
+@pytest.mark.parametrize("days", [True, False])
+def test_acquisition_times_that_pass_midnight(days, tmp_path):
+    def clock(t: int, z: int) -> str:
+        seconds = 86_400 - 0.2 + 0.04 * t
+        seconds %= 86_400
+        return f"{int(seconds // 3600):02d}{int(seconds // 60 % 60):02d}{seconds % 60:09.6f}"
+
+    tags: dict[str, Any] = {"TriggerTime": None, "InstanceNumber": 1, "AcquisitionTime": clock}
+    if days:
+        tags["AcquisitionDate"] = lambda t, z: "20260102" if t > 5 else "20260101"
+    writers.write_series(tmp_path / "A17", CINE[:, :1], **tags)
+    assert np.array_equal(read(tmp_path)[0].cine, CINE[:, 0])
+
+
+def test_rounded_trigger_times_beside_true_acquisition_times(tmp_path):
+    writers.write_series(
+        tmp_path / "A17", CINE[:, :1], TriggerTime=lambda t, z: 100.0 * (t // 2),
+        InstanceNumber=1, AcquisitionTime=lambda t, z: f"100010.{45 * t:06d}",
+    )  # fmt: skip
+    assert np.array_equal(read(tmp_path)[0].cine, CINE[:, 0])
+
+
+@pytest.mark.parametrize("clock", [True, False])
+def test_rounded_trigger_times_and_numbers_that_run_backwards(clock, tmp_path):
+    tags: dict[str, Any] = {"AcquisitionTime": lambda t, z: f"100010.{45_000 * t:06d}"}
+    writers.write_series(
+        tmp_path / "A17", CINE[:, :1], TriggerTime=lambda t, z: 100.0 * (t // 2),
+        InstanceNumber=lambda t, z: 50 - t, **(tags if clock else {}),
+    )  # fmt: skip
+    if clock:
+        assert np.array_equal(read(tmp_path)[0].cine, CINE[:, 0])
+    else:
+        error = refusal(tmp_path)
+        assert "TriggerTime" in error.cause
+        assert "not rounded" in error.remedy
+
+
+@pytest.mark.parametrize("tag", ["ComplexImageComponent", "ImageType"])
+def test_velocities_that_look_like_the_cine_are_set_aside(tag, tmp_path):
+    writers.write_series(tmp_path / "A17", CINE)
+    value: Any = "PHASE" if tag == "ComplexImageComponent" else ["ORIGINAL", "PRIMARY", "VELOCITY"]
+    writers.write_series(
+        tmp_path / "A17", CINE + np.uint16(9), name="velocity",
+        InstanceNumber=lambda t, z: 100 + t + FRAMES * z, **{tag: value},
+    )  # fmt: skip
+    slices = read(tmp_path)
+    assert np.array_equal(slices[0].cine, CINE[:, 0])
+    assert "phase maps" in slices[0].note
+
+
+def test_a_grey_image_with_an_opacity(tmp_path):
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    opaque, path = np.full_like(grey, 255), tmp_path / "a.png"
+    Image.merge("LA", [Image.fromarray(grey), Image.fromarray(opaque)]).save(path)
+    assert np.array_equal(read_png(path), grey)
+    opaque[3, 3] = 0
+    Image.merge("LA", [Image.fromarray(grey), Image.fromarray(opaque)]).save(path)
+    with pytest.raises(UserError, match="transparent"):
+        read_png(path)
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_decimal_commas_in_a_table(separator, tmp_path):
+    (tmp_path / "cases.csv").write_text(
+        separator.join(["cine", "patient_id", "label", "centre_row", "centre_column"])
+        + "\n"
+        + separator.join(["a.nii", "a", "1", "31,5", "30"])
+        + "\n"
+    )
+    with pytest.raises(UserError) as caught:
+        read_table(tmp_path / "cases.csv")
+    assert "line 2" in caught.value.cause
+    assert "decimal point" in caught.value.remedy
+
+
+def test_decimal_commas_in_contours(tmp_path):
+    folder = tmp_path / "i-contours"
+    folder.mkdir()
+    (folder / "IM-0001-0020-icontour-manual.txt").write_text("1,5 2,5\n3,5 4,5\n5,5 6,5\n")
+    with pytest.raises(UserError) as caught:
+        read_contours(tmp_path)
+    assert "decimal point" in caught.value.remedy
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_a_mask_on_the_grid_numbered_from_the_other_end(flipped, tmp_path):
+    cine = CINE.repeat(2, axis=2).repeat(2, axis=3)
+    mask = np.zeros(cine.shape[1:], np.uint8)
+    mask[0, 4:9, 5:10], mask[1, 20:25, 12:17] = 2, 2
+    writers.write_series(tmp_path / "A17", cine)
+    grid, values = np.diag([-2.0, -2.0, 8.0, 1.0]), mask.transpose(2, 1, 0)
+    if flipped:
+        grid[2, 2], grid[2, 3], values = -8.0, 8.0, values[..., ::-1]
+    nibabel.save(nibabel.Nifti1Image(values, grid), tmp_path / "A17_lge_mask.nii.gz")
+    slices = read(tmp_path)
+    for one, drawn in zip(slices, mask, strict=True):
+        assert one.lge_mask is not None
+        assert np.array_equal(one.lge_mask, drawn)
+        assert "another grid" not in one.note
