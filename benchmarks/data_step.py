@@ -11,7 +11,6 @@ be lost in their noise.
 Needs jax, flax and optax.
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -140,19 +139,13 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--system", choices=networks.SYSTEMS, default="mvo_net")
+    parser = interleaved.base_parser(__doc__, networks.SYSTEMS)
     parser.add_argument("--batch", type=interleaved.listed_numbers, default=[4])
     parser.add_argument("--dtype", type=interleaved.listed, default=["float32"])
     parser.add_argument("--lowering", default="auto")
     parser.add_argument("--chunk", type=int, default=1, help="steps in one dispatch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cases", type=int, default=440)
-    for name, value in interleaved.FULL_SIZE.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--json", type=Path, help="write all figures here")
     args = parser.parse_args(arguments)
     from mvo_jax.devices.environment import configure_xla
 

@@ -121,10 +121,6 @@ def read(program: str) -> Traffic:
 def by_layer(program: str, network: str) -> dict[str, tuple[int, int]]:
     """Bytes through the large memory and estimated cycles of each part of a network.
 
-    Args:
-        program: as for ``read``.
-        network: name of the module's class, behind which its parts stand in a source.
-
     Returns:
         'forward trunk/layer1_block1' and so on, the largest first; 'copies' and the rest of what
         names no part under its kind.
@@ -133,7 +129,8 @@ def by_layer(program: str, network: str) -> dict[str, tuple[int, int]]:
     for operation in _operations(program):
         found = re.search(rf"\b{network}\)*/(.*)", operation.source)
         if found:
-            path = found[1].split("/")
+            # 'I3D.features' is a method of the network, no part of it.
+            path = [part for part in found[1].split("/") if "." not in part]
             way = "backward" if "transpose(" in operation.source else "forward"
             part = f"{way} {'/'.join(path[: 2 if len(path) > 2 else 1])}"
         else:

@@ -41,122 +41,98 @@ def grey_clips(config: Config) -> Any:
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-class JaxContender:
+def jax_contender(config: Config) -> interleaved.Contender:
     """The shipped evaluation step."""
+    import jax
+    import numpy as np
 
-    def __init__(self, config: Config):
-        import jax
-        import numpy as np
+    from mvo_jax.training.step import make_eval_step
 
-        from mvo_jax.training.step import make_eval_step
+    model = networks.jax_model(config)
 
-        model = networks.jax_model(config)
-        self.dtype = config["dtype"]
+    def init(key: Any) -> Any:
+        clip = jax.numpy.zeros((1, *networks.clip_shape(config)))
+        return model.init(key, clip, train=False)
 
-        def init(key: Any) -> Any:
-            clip = jax.numpy.zeros((1, *networks.clip_shape(config)))
-            return model.init(key, clip, train=False)
+    variables = jax.jit(init)(jax.random.key(0))
+    data = jax.device_put({"video": grey_clips(config)})
+    indices = jax.device_put(np.arange(config["batch"], dtype=np.int32))
+    start = time.perf_counter()
+    jitted = jax.jit(make_eval_step(model, with_mask=PARTS[config["part"]]))
+    step = jitted.lower(variables, data, indices).compile()
+    about = networks.about_jax(step, time.perf_counter() - start)
 
-        self.variables = jax.jit(init)(jax.random.key(0))
-        self.data = jax.device_put({"video": grey_clips(config)})
-        self.indices = jax.device_put(np.arange(config["batch"], dtype=np.int32))
-        step = make_eval_step(model, with_mask=PARTS[config["part"]])
-        start = time.perf_counter()
-        lowered = jax.jit(step).lower(self.variables, self.data, self.indices)
-        self.step = lowered.compile()
-        self.about = networks.about_jax(self.step, time.perf_counter() - start)
-        self.about["lowering"] = networks.lowering(model)
-
-    def run(self, steps: int) -> float:
-        """Predict the batch ``steps`` times; returns the last mean probability."""
+    def run(steps: int) -> float:
         result: dict[str, Any] = {}
         for _ in range(steps):
-            result = self.step(self.variables, self.data, self.indices)
+            result = step(variables, data, indices)
         for value in result.values():
             value.block_until_ready()
         return float(result["probability"].mean())
 
-    def matmul_gflops(self) -> float:
-        """Best rate of a square matrix product in this framework and dtype."""
-        return networks.jax_matmul_gflops(self.dtype)
+    return about | {"lowering": networks.lowering(model)}, run
 
 
-class TorchContender:
+def torch_contender(config: Config) -> interleaved.Contender:
     """The same network in torch, ``eval()`` and ``inference_mode``."""
+    import torch
 
-    def __init__(self, config: Config):
-        import torch
+    device, with_mask = networks.torch_device(), PARTS[config["part"]]
+    model = networks.torch_model(config, device).eval()
+    video = torch.from_numpy(grey_clips(config)).to(device)
+    autocast = config["dtype"] == "bfloat16"
 
-        self.dtype, self.device = config["dtype"], networks.torch_device()
-        device, with_mask = self.device, PARTS[config["part"]]
-        model = networks.torch_model(config, device).eval()
-        video = torch.from_numpy(grey_clips(config)).to(device)
-        autocast = config["dtype"] == "bfloat16"
+    def predict() -> tuple[torch.Tensor, torch.Tensor | None]:
+        clips = video.float()
+        centred = clips - clips.mean((1, 2, 3, 4), keepdim=True)
+        deviation = centred.square().mean((1, 2, 3, 4), keepdim=True).sqrt()
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            output = model(centred / deviation.clamp(min=0.5), with_mask=with_mask)
+        return torch.sigmoid(output.logits.float()), output.coarse_mask
 
-        def predict() -> tuple[torch.Tensor, torch.Tensor | None]:
-            clips = video.float()
-            centred = clips - clips.mean((1, 2, 3, 4), keepdim=True)
-            deviation = centred.square().mean((1, 2, 3, 4), keepdim=True).sqrt()
-            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                output = model(centred / deviation.clamp(min=0.5), with_mask=with_mask)
-            return torch.sigmoid(output.logits.float()), output.coarse_mask
+    mode = networks.TORCH_MODES[config["mode"]]
+    compiled = predict if mode is None else torch.compile(predict, mode=mode)
 
-        mode = networks.TORCH_MODES[config["mode"]]
-        self.predict = predict if mode is None else torch.compile(predict, mode=mode)
-        self.about = networks.about_torch(device)
-
-    def run(self, steps: int) -> float:
-        """Predict the batch ``steps`` times; returns the last mean probability."""
-        import torch
-
+    def run(steps: int) -> float:
         probability = None
         with torch.inference_mode():
             for _ in range(steps):
-                probability, _ = self.predict()
+                probability, _ = compiled()
             assert probability is not None
             return probability.mean().item()
 
-    def matmul_gflops(self) -> float:
-        """Best rate of a square matrix product in this framework and dtype."""
-        return networks.torch_matmul_gflops(self.dtype, self.device)
+    return networks.about_torch(device), run
 
 
-class OnnxContender:
+def onnx_contender(config: Config) -> interleaved.Contender:
     """The graph of a bundle, run by onnxruntime on the CPU; normalisation is part of it."""
+    import onnxruntime
+    import torch
 
-    def __init__(self, config: Config):
-        import onnxruntime
-        import torch
+    from mvo_jax.interop.onnx_graph import WholeModel, onnx_bytes
 
-        from mvo_jax.interop.onnx_graph import WholeModel, onnx_bytes
+    whole = WholeModel(networks.torch_model(config, torch.device("cpu"))).eval()
+    session = onnxruntime.InferenceSession(
+        onnx_bytes(whole, networks.clip_shape(config)), providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    names = [name for name in names if PARTS[config["part"]] or name != "coarse_mask"]
+    video = grey_clips(config)
 
-        clip = networks.clip_shape(config)
-        whole = WholeModel(networks.torch_model(config, torch.device("cpu"))).eval()
-        self.session = onnxruntime.InferenceSession(
-            onnx_bytes(whole, clip), providers=["CPUExecutionProvider"]
-        )
-        names = [output.name for output in self.session.get_outputs()]
-        self.names = [name for name in names if PARTS[config["part"]] or name != "coarse_mask"]
-        self.video = grey_clips(config)
-        self.about = {"onnxruntime": onnxruntime.__version__, "device": "cpu"}
-
-    def run(self, steps: int) -> float:
-        """Predict the batch ``steps`` times; returns the last mean probability."""
+    def run(steps: int) -> float:
         result: Any = None
         for _ in range(steps):
-            result = self.session.run(self.names, {"video": self.video})
-        return float(result[self.names.index("probability")].mean())
+            result = session.run(names, {"video": video})
+        return float(result[names.index("probability")].mean())
 
-    def matmul_gflops(self) -> float:
-        """Not measured: it has no product of its own."""
-        return 0.0
+    return {"onnxruntime": onnxruntime.__version__, "device": "cpu"}, run
 
 
-CONTENDERS = {"jax": JaxContender, "torch": TorchContender, "onnx": OnnxContender}
+CONTENDERS = {"jax": jax_contender, "torch": torch_contender, "onnx": onnx_contender}
 
 
 def make_contender(config: Config) -> interleaved.Contender:
-    """The contender of a config."""
+    """The contender of a config: its ``run`` predicts the batch, and returns its probability."""
     return CONTENDERS[config["impl"]](config)
 
 

@@ -17,9 +17,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 Config = dict[str, Any]
 FULL_SIZE = {"frames": 30, "size": 64, "width": 0}
@@ -27,22 +27,9 @@ FULL_SIZE = {"frames": 30, "size": 64, "width": 0}
 SHARED = ("system", "frames", "size", "width", "steps", "warmup", "settle", "huge_pages")
 
 
-class Contender(Protocol):
-    """What is measured.
-
-    Attributes:
-        about: versions, device and what is known of the compiled program.
-    """
-
-    about: dict[str, Any]
-
-    def run(self, steps: int) -> float:
-        """Take steps and wait for the last; returns a number of its result."""
-        ...
-
-    def matmul_gflops(self) -> float:
-        """Best rate of a square matrix product in this framework and dtype."""
-        ...
+# What is known of a contender (versions, device, its compiled program), and a function that takes
+# steps, waits for the last and returns a number of its result.
+Contender = tuple[dict[str, Any], Callable[[int], float]]
 
 
 def busy_seconds() -> float:
@@ -58,9 +45,11 @@ def busy_seconds() -> float:
 
 def work(config: Config, make: Callable[[Config], Contender]) -> None:
     """Body of a contender's process: answer requests, one JSON line each."""
+    from benchmarks import networks
+
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not end up among the replies
-    contender = make(config)
+    about, run = make(config)
 
     def reply(**message: Any) -> None:
         replies.write(json.dumps(message) + "\n")
@@ -68,16 +57,16 @@ def work(config: Config, make: Callable[[Config], Contender]) -> None:
 
     start = time.perf_counter()
     for _ in range(config["warmup"]):
-        contender.run(1)
-    about = contender.about | {"warmup_s": round(time.perf_counter() - start, 1)}
-    reply(about=about, matmul_gflops=contender.matmul_gflops())
+        run(1)
+    about |= {"warmup_s": round(time.perf_counter() - start, 1)}
+    reply(about=about, matmul_gflops=networks.matmul_gflops(config))
     for _ in sys.stdin:
         # The last turn's memory is back with the system and the caches are another's: a training
         # that has the machine to itself meets neither.
         if config["settle"]:
-            contender.run(config["settle"])
+            run(config["settle"])
         start, cpu_start, busy_start = time.perf_counter(), time.process_time(), busy_seconds()
-        result = contender.run(config["steps"])
+        result = run(config["steps"])
         seconds = time.perf_counter() - start
         cpu_seconds = time.process_time() - cpu_start
         others = (busy_seconds() - busy_start - cpu_seconds) / (seconds * (os.cpu_count() or 1))
@@ -91,12 +80,7 @@ def work(config: Config, make: Callable[[Config], Contender]) -> None:
 
 
 class Worker:
-    """A contender's process, seen from outside.
-
-    Args:
-        script: answers ``--worker`` with ``work``.
-        config: 'impl', 'option', 'batch', 'dtype' and what the script adds.
-    """
+    """A contender's process, seen from outside."""
 
     def __init__(self, script: str, config: Config):
         from mvo_jax.cli.huge_pages import ask_for_huge_pages
@@ -214,13 +198,7 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Run the contenders of one batch size and dtype in turns; one row of results each.
 
-    Args:
-        script: see ``Worker``.
-        configs: one a contender. One that cannot start (out of memory, say) is left out.
-        rounds: see ``take_rounds``.
-        quiet: see ``take_rounds``.
-        patience_s: see ``take_rounds``.
-        gflop: dense work of one clip, asked for at full size only.
+    One that cannot start (out of memory, say) is left out.
     """
     workers: list[Worker] = []
     started: list[Config] = []
@@ -323,12 +301,22 @@ def add_contenders(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def argument_parser(description: str | None, systems: Mapping[str, Any]) -> argparse.ArgumentParser:
-    """The arguments that all side-by-side benchmarks share."""
+def base_parser(description: str | None, systems: Iterable[str]) -> argparse.ArgumentParser:
+    """The arguments that all benchmarks share: what network on what clips, and a file."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--system", choices=systems, default="mvo_net")
+    parser.add_argument("--frames", type=int, default=FULL_SIZE["frames"])
+    parser.add_argument("--size", type=int, default=FULL_SIZE["size"])
+    parser.add_argument("--width", type=int, default=0, help="another width than the published")
+    parser.add_argument("--json", type=Path, help="write all figures here")
+    return parser
+
+
+def argument_parser(description: str | None, systems: Iterable[str]) -> argparse.ArgumentParser:
+    """The arguments that all side-by-side benchmarks share."""
+    parser = base_parser(description, systems)
     add_contenders(parser)
     parser.add_argument("--batch", type=listed_numbers, default=[2, 4])
     parser.add_argument(
@@ -356,16 +344,12 @@ def argument_parser(description: str | None, systems: Mapping[str, Any]) -> argp
     )
     parser.add_argument("--patience", type=float, default=600.0, help="seconds to do so at most")
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--frames", type=int, default=FULL_SIZE["frames"])
-    parser.add_argument("--size", type=int, default=FULL_SIZE["size"])
-    parser.add_argument("--width", type=int, default=0, help="another width than the published")
     parser.add_argument(
         "--huge-pages",
         choices=("shipped", "all", "none"),
         default="shipped",
         help="on a CPU: JAX as our commands start it and PyTorch as it comes, both, or neither",
     )
-    parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     return parser
 
@@ -416,12 +400,6 @@ def run(
     gflop: Callable[[Config], float],
 ) -> list[dict[str, Any]]:
     """Compare group after group and print one table last.
-
-    Args:
-        script: see ``Worker``.
-        args: of ``argument_parser``.
-        groups: a title and the contenders that take turns.
-        gflop: see ``compare``.
 
     Returns:
         All rows. The JSON file is written after every group, so that a run that is cut off leaves

@@ -9,7 +9,6 @@ stage of the method: its second block), of the two transformers the linear maps 
 attention has no weights, its input is query, key and value together.
 """
 
-import argparse
 import os
 import statistics
 import sys
@@ -71,16 +70,13 @@ class Attention(NamedTuple):
 
 
 Layer = Convolution | LinearMap | Attention
+PARTS_OF = {Convolution: 3, LinearMap: 3, Attention: 2}  # an attention has no weights
 
 
 def layers(system: str, frames: int, size: int, width: int) -> Sequence[Layer]:
     """The layers of a network on clips ``[frames, size, size, 3]``.
 
-    Args:
-        system: one of ``SYSTEMS``.
-        frames: T of the clip.
-        size: H and W of the clip.
-        width: channels of the first stage, of the transformers a token's width over 8.
+    The width is of the first stage, of the transformers a token's over 8.
     """
     if system == "mvo_net":
         return _r2plus1d_layers(frames, size, width)
@@ -177,7 +173,7 @@ def jax_parts(layer: Layer, batch: int, lowering: str) -> list[Callable[[], Any]
     ]
     return [
         lambda program=program, values=values: jax.block_until_ready(program(*values))
-        for program, values in programs[: 2 if isinstance(layer, Attention) else 3]
+        for program, values in programs[: PARTS_OF[type(layer)]]
     ]
 
 
@@ -236,14 +232,15 @@ def measure(
 
     A stem's input is the clip, whose gradient nobody needs; it is measured all the same.
     """
+    title = "jax:{}"
     if not isinstance(layer, Convolution):
-        lowerings = lowerings[:1]  # all the same
-    contenders = {f"jax:{name}": jax_parts(layer, batch, name) for name in lowerings}
+        title, lowerings = "jax", lowerings[:1]  # all the same
+    contenders = {title.format(name): jax_parts(layer, batch, name) for name in lowerings}
     if torch:
         contenders["torch"] = torch_parts(layer, batch)
     samples = {name: [[] for _ in parts] for name, parts in contenders.items()}
     for round_ in range(rounds + 1):
-        for index in range(2 if isinstance(layer, Attention) else 3):
+        for index in range(PARTS_OF[type(layer)]):
             for name, parts in contenders.items():
                 start = time.perf_counter()
                 parts[index]()
@@ -273,17 +270,11 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--system", choices=SYSTEMS, default="mvo_net")
+    parser = interleaved.base_parser(__doc__, SYSTEMS)
+    parser.set_defaults(width=64)
     parser.add_argument("--batch", type=int, default=4)
     interleaved.add_contenders(parser)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--frames", type=int, default=interleaved.FULL_SIZE["frames"])
-    parser.add_argument("--size", type=int, default=interleaved.FULL_SIZE["size"])
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--json", type=Path, help="write all figures here")
     args = parser.parse_args(arguments)
     import jax
 

@@ -59,8 +59,8 @@ def make_batch(config: Config) -> dict[str, Any]:
     }
 
 
-def jax_model(config: Config, *, axis_name: str | None = None) -> Any:
-    """The Flax module with the config's dtype and lowering on this process's backend."""
+def jax_model(config: Config, *, axis_name: str | None = None, backend: str = "") -> Any:
+    """The Flax module with the config's dtype and lowering, on this process's backend if none."""
     import jax
 
     from mvo_jax.models.registry import build_model
@@ -70,7 +70,7 @@ def jax_model(config: Config, *, axis_name: str | None = None) -> Any:
         fields["lowering"] = config["lowering"]
     return build_model(
         fields,
-        backend=jax.default_backend(),
+        backend=backend or jax.default_backend(),
         xla_flags=os.environ.get("XLA_FLAGS", ""),
         axis_name=axis_name,
     )
@@ -136,28 +136,24 @@ def about_torch(device: Any) -> dict[str, Any]:
     }
 
 
-def jax_matmul_gflops(dtype: str) -> float:
-    """Best rate of a square matrix product in JAX."""
-    import jax
-    import jax.numpy as jnp
+def matmul_gflops(config: Config) -> float:
+    """Best rate of a square matrix product in a config's framework and dtype; 0 of onnxruntime."""
+    if config["impl"] == "jax":
+        import jax
+        import jax.numpy as jnp
 
-    side = _side(on_cpu=jax.default_backend() == "cpu")
-    square = jnp.ones((side, side), jnp.dtype(dtype))
-    product = jax.jit(lambda a: a @ a)
-    return _rate(lambda: product(square).block_until_ready(), side)
+        side = 2048 if jax.default_backend() == "cpu" else 8192
+        product = jax.jit(lambda a: a @ a)
+        ones = jnp.ones((side, side), jnp.dtype(config["dtype"]))
+        return _rate(lambda: product(ones).block_until_ready(), side)
+    if config["impl"] == "torch":
+        import torch
 
-
-def torch_matmul_gflops(dtype: str, device: Any) -> float:
-    """Best rate of a square matrix product in torch."""
-    import torch
-
-    side = _side(on_cpu=device.type == "cpu")
-    square = torch.ones(side, side, dtype=getattr(torch, dtype), device=device)
-    return _rate(lambda: (square @ square)[0, 0].item(), side)
-
-
-def _side(*, on_cpu: bool) -> int:
-    return 2048 if on_cpu else 8192
+        device = torch_device()
+        side = 2048 if device.type == "cpu" else 8192
+        square = torch.ones(side, side, dtype=getattr(torch, config["dtype"]), device=device)
+        return _rate(lambda: (square @ square)[0, 0].item(), side)
+    return 0.0
 
 
 def _rate(product: Callable[[], Any], side: int) -> float:

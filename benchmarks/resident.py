@@ -25,11 +25,6 @@ MASK_SIZE = 16
 def simulated_split(cohort: str, split: str, config: Config) -> dict[str, Any]:
     """A split of the simulated cohort, made anew.
 
-    Args:
-        cohort: size: 'paper' or 'tiny'.
-        split: 'train' or 'validation'.
-        config: 'frames' and 'size' of the clips.
-
     Returns:
         'video' uint8 ``[N, T, H, W, 1]``, 'lge_mask' uint8 ``[N, H, W]``, 'label' int32 ``[N]``.
     """

@@ -9,7 +9,6 @@ put together so that each can be timed: what is in flight is waited for at every
 Needs jax, flax, optax and orbax-checkpoint. Checkpoints go to a temporary folder.
 """
 
-import argparse
 import collections
 import os
 import sys
@@ -27,13 +26,7 @@ IN_FLIGHT = 2  # dispatches, as in the loop
 
 
 def train(config: dict[str, Any], limit_s: float, folder: Path) -> dict[str, Any]:
-    """Train, and return the seconds of every part.
-
-    Args:
-        config: as in ``networks``, and 'lowering', 'cohort', 'steps', 'chunk', 'eval_every'.
-        limit_s: no chunk but the first is begun after so many seconds.
-        folder: for the checkpoints.
-    """
+    """Train, and return the seconds of every part."""
     start = time.perf_counter()
     import jax
     import numpy as np
@@ -113,7 +106,7 @@ def train(config: dict[str, Any], limit_s: float, folder: Path) -> dict[str, Any
     account("checkpoints")
     timed = taken - chunk
     gflop = 3 * networks.forward_gflop(config, train=True, with_mask=True)
-    ceiling = networks.jax_matmul_gflops(config["dtype"])
+    ceiling = networks.matmul_gflops({**config, "impl": "jax"})
     clips_per_s = timed * run.batch / seconds["steps"] if timed else float("nan")
     return {
         **config,
@@ -151,10 +144,7 @@ def print_table(row: dict[str, Any]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--system", choices=networks.SYSTEMS, default="mvo_net")
+    parser = interleaved.base_parser(__doc__, networks.SYSTEMS)
     parser.add_argument("--cohort", choices=("paper", "tiny"), default="paper")
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--eval-every", type=int, default=200)
@@ -163,9 +153,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--lowering", default="auto")
     parser.add_argument("--limit", type=float, default=float("inf"), help="stop after SECONDS")
-    for name, value in interleaved.FULL_SIZE.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--json", type=Path, help="write all figures here")
     args = parser.parse_args(arguments)
     from mvo_jax.devices.environment import configure_xla
 

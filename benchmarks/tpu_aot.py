@@ -9,7 +9,6 @@ Reports what the compiler says of it: memory, bytes moved a clip, and traffic be
 A program takes 2 to 4 minutes on two cores. Nothing runs, so nothing here is a time.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -42,7 +41,6 @@ def compile_step(config: dict[str, Any]) -> dict[str, Any]:
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     from mvo_jax.devices.parallel import AXIS
-    from mvo_jax.models.registry import build_model
     from mvo_jax.training.losses import LossSettings
     from mvo_jax.training.optim import OptimiserSettings, make_optimiser
     from mvo_jax.training.state import create_state
@@ -53,10 +51,7 @@ def compile_step(config: dict[str, Any]) -> dict[str, Any]:
         platform="tpu", topology_name=f"{config['chip']}:{TOPOLOGIES[config['chip']][chips]}"
     )
     mesh = Mesh(np.array(topology.devices[:chips]), (AXIS,))
-    fields = networks.model_fields(config) | {"dtype": config["dtype"]}
-    if "lowering" in fields:
-        fields["lowering"] = config["lowering"]
-    model: Any = build_model(fields, backend="tpu", axis_name=AXIS)
+    model = networks.jax_model(config, axis_name=AXIS, backend="tpu")
     optimiser = make_optimiser(OptimiserSettings())
     step = make_train_step(model, optimiser, LossSettings(), axis_name=AXIS)
     # What `jax.pmap`, which the loop uses, makes of a step.
@@ -130,18 +125,12 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--system", choices=networks.SYSTEMS, default="mvo_net")
+    parser = interleaved.base_parser(__doc__, networks.SYSTEMS)
     parser.add_argument("--chip", type=interleaved.listed, default=["v5e"], help="v5e,v4,v5p,v6e")
     parser.add_argument("--chips", type=interleaved.listed_numbers, default=[1])
     parser.add_argument("--batch", type=interleaved.listed_numbers, default=[16], help="of a chip")
     parser.add_argument("--dtype", type=interleaved.listed, default=["bfloat16"])
     parser.add_argument("--lowering", type=interleaved.listed, default=["auto"])
-    for name, value in interleaved.FULL_SIZE.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--json", type=Path, help="write all figures here")
     args = parser.parse_args(arguments)
     for chip in args.chip:
         if chip not in TOPOLOGIES or set(args.chips) - set(TOPOLOGIES[chip]):

@@ -36,114 +36,85 @@ def training_gflop(config: Config) -> float:
     return 3 * networks.forward_gflop(config, train=True, with_mask=True)
 
 
-class JaxContender:
+def jax_contender(config: Config) -> interleaved.Contender:
     """The shipped training step, jitted with a donated state; a chunk of steps is one scan."""
+    import jax
+    from jax import lax
 
-    def __init__(self, config: Config):
-        import jax
-        from jax import lax
+    from mvo_jax.training.losses import LossSettings
+    from mvo_jax.training.optim import OptimiserSettings, make_optimiser
+    from mvo_jax.training.state import create_state
+    from mvo_jax.training.step import make_train_step
 
-        from mvo_jax.training.losses import LossSettings
-        from mvo_jax.training.optim import OptimiserSettings, make_optimiser
-        from mvo_jax.training.state import create_state
-        from mvo_jax.training.step import make_train_step
+    model, name, chunk = networks.jax_model(config), config["optimizer"], config["chunk"]
+    optimiser = make_optimiser(OptimiserSettings(name=name, **OPTIMISERS[name]))
+    key = jax.random.key(0)
+    state = create_state(model, optimiser, key, networks.clip_shape(config))
+    batch = jax.device_put(networks.make_batch(config))
+    step = make_train_step(model, optimiser, LossSettings())
 
-        model = networks.jax_model(config)
-        optimiser = make_optimiser(
-            OptimiserSettings(name=config["optimizer"], **OPTIMISERS[config["optimizer"]])
-        )
-        self.dtype, self.chunk = config["dtype"], config["chunk"]
-        self.key = jax.random.key(0)
-        self.state = create_state(model, optimiser, self.key, networks.clip_shape(config))
-        self.batch = jax.device_put(networks.make_batch(config))
-        step = make_train_step(model, optimiser, LossSettings())
+    def several(state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
+        if chunk == 1:
+            return step(state, batch, key)
+        state, metrics = lax.scan(lambda state, _: step(state, batch, key), state, length=chunk)
+        return state, jax.tree.map(lambda value: value[-1], metrics)
 
-        def several(state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
-            if self.chunk == 1:
-                return step(state, batch, key)
-            state, metrics = lax.scan(
-                lambda state, _: step(state, batch, key), state, length=self.chunk
-            )
-            return state, jax.tree.map(lambda value: value[-1], metrics)
+    start = time.perf_counter()
+    compiled = jax.jit(several, donate_argnums=0).lower(state, batch, key).compile()
+    about = networks.about_jax(compiled, time.perf_counter() - start)
 
-        start = time.perf_counter()
-        lowered = jax.jit(several, donate_argnums=0).lower(self.state, self.batch, self.key)
-        self.step = lowered.compile()
-        self.about = networks.about_jax(self.step, time.perf_counter() - start)
-        self.about["lowering"] = networks.lowering(model)
-
-    def run(self, steps: int) -> float:
-        """Take ``steps`` steps, rounded up to whole chunks; returns the last loss."""
+    def run(steps: int) -> float:
+        """Takes ``steps`` steps, rounded up to whole chunks."""
+        nonlocal state
         metrics: dict[str, Any] = {}
-        for _ in range(-(-steps // self.chunk)):
-            self.state, metrics = self.step(self.state, self.batch, self.key)
+        for _ in range(-(-steps // chunk)):
+            state, metrics = compiled(state, batch, key)
         return float(metrics["loss"])
 
-    def matmul_gflops(self) -> float:
-        """Best rate of a square matrix product in this framework and dtype."""
-        return networks.jax_matmul_gflops(self.dtype)
+    return about | {"lowering": networks.lowering(model)}, run
 
 
-class TorchContender:
+def torch_contender(config: Config) -> interleaved.Contender:
     """The same network in torch: channels_last_3d, fused optimiser, autocast for bfloat16."""
+    import torch
 
-    def __init__(self, config: Config):
-        import torch
+    from mvo_jax.interop.torch_models import training as torch_training
+    from mvo_jax.interop.torch_models.recording import Output
 
-        from mvo_jax.interop.torch_models import training as torch_training
-        from mvo_jax.interop.torch_models.recording import Output
+    device, settings = networks.torch_device(), OPTIMISERS[config["optimizer"]]
+    model = networks.torch_model(config, device)
+    optimiser = torch_training.make_optimiser(
+        model.parameters(), config["optimizer"], weight_decay=settings["weight_decay"], fused=True
+    )
+    torch_training.set_learning_rate(optimiser, settings["learning_rate"])
+    batch = {k: torch.from_numpy(v).to(device) for k, v in networks.make_batch(config).items()}
+    autocast = config["dtype"] == "bfloat16"
 
-        self.dtype, self.device = config["dtype"], networks.torch_device()
-        device = self.device
-        model = networks.torch_model(config, device)
-        optimiser = torch_training.make_optimiser(
-            model.parameters(),
-            config["optimizer"],
-            weight_decay=OPTIMISERS[config["optimizer"]]["weight_decay"],
-            fused=True,
-        )
-        torch_training.set_learning_rate(
-            optimiser, OPTIMISERS[config["optimizer"]]["learning_rate"]
-        )
-        batch = {k: torch.from_numpy(v).to(device) for k, v in networks.make_batch(config).items()}
-        autocast = config["dtype"] == "bfloat16"
+    def loss_fn() -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            output = model(batch["video"])
+        output = Output(*(part if part is None else part.float() for part in output))
+        return torch_training.total_loss(output, batch["label"], batch["coarse_mask"])
 
-        def loss_fn() -> torch.Tensor:
-            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-                output = model(batch["video"])
-            output = Output(*(part if part is None else part.float() for part in output))
-            return torch_training.total_loss(output, batch["label"], batch["coarse_mask"])
+    mode = networks.TORCH_MODES[config["mode"]]
+    compiled = loss_fn if mode is None else torch.compile(loss_fn, mode=mode)
 
-        mode = networks.TORCH_MODES[config["mode"]]
-        if mode is not None:
-            loss_fn = torch.compile(loss_fn, mode=mode)
-
-        def step() -> torch.Tensor:
-            optimiser.zero_grad(set_to_none=True)
-            loss = loss_fn()
-            loss.backward()
-            optimiser.step()
-            return loss
-
-        self.step = step
-        self.about = networks.about_torch(device)
-
-    def run(self, steps: int) -> float:
-        """Take steps and wait for the last; returns its loss."""
+    def run(steps: int) -> float:
         loss = None
         for _ in range(steps):
-            loss = self.step()
+            optimiser.zero_grad(set_to_none=True)
+            loss = compiled()
+            loss.backward()
+            optimiser.step()
         assert loss is not None
         return loss.item()
 
-    def matmul_gflops(self) -> float:
-        """Best rate of a square matrix product in this framework and dtype."""
-        return networks.torch_matmul_gflops(self.dtype, self.device)
+    return networks.about_torch(device), run
 
 
 def make_contender(config: Config) -> interleaved.Contender:
-    """The contender of a config."""
-    return (JaxContender if config["impl"] == "jax" else TorchContender)(config)
+    """The contender of a config: its ``run`` takes steps, and returns the last loss."""
+    return (jax_contender if config["impl"] == "jax" else torch_contender)(config)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -137,7 +137,7 @@ def train_and_evaluate(
         )
 
         # 3. Data: of one content in all processes, no patient in both splits.
-        training, validation, data = _load_for_training(config, folder, splits)
+        training, validation, data = _Cases(config.data, splits).for_training(folder)
 
         # 4. Training, with the best checkpoint chosen on the validation split.
         result = train(
@@ -230,8 +230,9 @@ def evaluate(
         config.eval.batch_size = batch_size
     written = folder.path if out is None else Path(local_path(out, "the folder to write")).resolve()
     distributed.first_then_others(lambda: check_writable(written))
-    evaluated = _load(config, split, splits)
-    chosen_on = evaluated if split == "validation" else _load(config, "validation", splits)
+    cases = _Cases(config.data, splits)
+    evaluated = cases.load(split)
+    chosen_on = evaluated if split == "validation" else cases.load("validation")
     if split != "validation":
         check_patients_disjoint(chosen_on, evaluated)
     trained = folder.data_hashes().get("validation")
@@ -265,7 +266,7 @@ def evaluate(
         return summary  # all processes have the same; one writes it
 
     for one in (chosen_on, evaluated):
-        _note_split(folder, config, one, known=splits is None, written=written)
+        cases.note(folder, one, written)
     _write_evaluation(
         written, split, run, chosen, validation, predictions, evaluated, summary, history
     )
@@ -321,56 +322,53 @@ def report_suffix(split: str, checkpoint: str) -> str:
     return "".join(f"_{part}" for part in parts if part)
 
 
-def _load_for_training(
-    config: Any, folder: RunFolder, splits: Mapping[str, AnySplit] | None
-) -> tuple[AnySplit, AnySplit, dict[str, str]]:
-    """Training split, validation split and their content hashes by name, noted in the folder."""
-    training = _load(config, "train", splits)
-    # Images predicted later must be made as these were, wherever the cohort is then.
-    if splits is None and distributed.is_first():
-        write_json(folder.path / GEOMETRY, dataclasses.asdict(geometry_of(config.data)))
-    if distributed.is_first() and not (folder.path / TRAINING_MAP).exists():
-        share = mean_mvo(training)  # what a predicted map has to beat
-        write_json(folder.path / TRAINING_MAP, {"share_with_mvo": share.round(6).tolist()})
-    validation = _load(config, "validation", splits)
-    check_patients_disjoint(training, validation)
-    if distributed.is_first():
-        for split in (training, validation):
-            _note_split(folder, config, split, known=splits is None)
-    data = {split.name: content_hash(split) for split in (training, validation)}
-    distributed.check_same({"content of data": data}, "give all processes the same data")
-    folder.note({"data": data})
-    if distributed.is_first():
-        for split in (training, validation):
-            log.info(describe(split))
-    return training, validation, data
+@dataclasses.dataclass(frozen=True)
+class _Cases:
+    """The splits of a run: those that ``config.data`` names, or those that the caller gave."""
 
+    data: Any
+    given: Mapping[str, AnySplit] | None
 
-def _note_split(
-    folder: RunFolder,
-    config: Any,
-    split: AnySplit,
-    *,
-    known: bool,
-    written: Path | None = None,
-) -> None:
-    """Add a split to what the folder says of its cohort; ``known``: the config names its cases."""
-    path = (written or folder.path) / _COHORT_CARD
-    before = path if path.exists() else folder.path / _COHORT_CARD
-    card = read_json(before) if before.exists() else {}
-    about = cohort_card(config.data) if known else {"data": "cases given by the caller"}
-    splits = card.get("splits", {})
-    splits[split.name] = split_card(config.data, split, known=known)
-    write_json(path, {**about, "splits": splits})
+    def load(self, name: str) -> AnySplit:
+        """A split; one process makes a simulated cohort before the others read it."""
+        if self.given is None:
+            return distributed.first_then_others(lambda: load_split(self.data, name))
+        if name not in self.given:
+            raise UserError(f"there is no split {name!r}", f"given were {', '.join(self.given)}")
+        return self.given[name]
 
+    def for_training(self, folder: RunFolder) -> tuple[AnySplit, AnySplit, dict[str, str]]:
+        """Training split, validation split and their content hashes, which the folder notes."""
+        training = self.load("train")
+        # Images predicted later must be made as these were, wherever the cohort is then.
+        if self.given is None and distributed.is_first():
+            write_json(folder.path / GEOMETRY, dataclasses.asdict(geometry_of(self.data)))
+        if distributed.is_first() and not (folder.path / TRAINING_MAP).exists():
+            share = mean_mvo(training)  # what a predicted map has to beat
+            write_json(folder.path / TRAINING_MAP, {"share_with_mvo": share.round(6).tolist()})
+        validation = self.load("validation")
+        check_patients_disjoint(training, validation)
+        if distributed.is_first():
+            for split in (training, validation):
+                self.note(folder, split)
+        data = {split.name: content_hash(split) for split in (training, validation)}
+        distributed.check_same({"content of data": data}, "give all processes the same data")
+        folder.note({"data": data})
+        if distributed.is_first():
+            for split in (training, validation):
+                log.info(describe(split))
+        return training, validation, data
 
-def _load(config: Any, name: str, splits: Mapping[str, AnySplit] | None) -> AnySplit:
-    """A split; one process makes a simulated cohort before the others read it."""
-    if splits is None:
-        return distributed.first_then_others(lambda: load_split(config.data, name))
-    if name not in splits:
-        raise UserError(f"there is no split {name!r}", f"given were {', '.join(splits)}")
-    return splits[name]
+    def note(self, folder: RunFolder, split: AnySplit, written: Path | None = None) -> None:
+        """Add a split to what the folder says of its cohort."""
+        known = self.given is None
+        path = (written or folder.path) / _COHORT_CARD
+        before = path if path.exists() else folder.path / _COHORT_CARD
+        card = read_json(before) if before.exists() else {}
+        about = cohort_card(self.data) if known else {"data": "cases given by the caller"}
+        splits = card.get("splits", {})
+        splits[split.name] = split_card(self.data, split, known=known)
+        write_json(path, {**about, "splits": splits})
 
 
 def _initial(

@@ -33,25 +33,15 @@ GEOMETRY, TRAINING_MAP = "geometry.json", "training_map.json"
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-    """A checkpoint of a run, ready to predict.
+    """A checkpoint of a run, ready to predict."""
 
-    Attributes:
-        folder: of the run.
-        config: what it was trained with.
-        experiment: what the config describes, on the devices to predict with.
-        variables: {'params', 'batch_stats'}.
-        checkpoint: 'best' or 'latest'.
-        step: of the checkpoint.
-        about: of the bundle that it was read from; None for the folder of a run.
-    """
-
-    folder: RunFolder
-    config: Any
-    experiment: Experiment
-    variables: Mapping[str, Any]
-    checkpoint: str
-    step: int
-    about: About | None = None
+    folder: RunFolder  # of the run
+    config: Any  # what it was trained with
+    experiment: Experiment  # what the config describes, on the devices to predict with
+    variables: Mapping[str, Any]  # {'params', 'batch_stats'}
+    checkpoint: str  # 'best' or 'latest'
+    step: int  # of the checkpoint
+    about: About | None = None  # of the bundle that it was read from; None for the folder of a run
 
     @property
     def batch_size(self) -> int:

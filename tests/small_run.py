@@ -1,5 +1,6 @@
 """A tiny experiment and random cases, for tests and for the processes that they start."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,14 @@ TINY: dict[str, Any] = {
 def shipped_models() -> list[str]:
     """Models of the repository, which the registry knows by where they are; tests add others."""
     return [name for name, where in MODELS.items() if isinstance(where, str)]
+
+
+def slow_but(quick: Any, every: Iterable[Any], reason: str) -> list[Any]:
+    """Parameters of a test: all are slow but the one that stands for them."""
+    import pytest
+
+    slow = pytest.mark.slow(reason=reason)
+    return [one if one == quick else pytest.param(one, marks=slow) for one in every]
 
 
 def make_tiny_config(**changes: Any) -> Any:

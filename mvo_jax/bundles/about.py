@@ -32,34 +32,22 @@ _COPY_AGAIN = "copy or download the whole bundle again, or export it again"
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """The content of ``configs/mvo_jax.json``.
+    """The content of ``configs/mvo_jax.json``."""
 
-    Attributes:
-        geometry: frames, size, spacing, grey window and orientation rule of the clips.
-        threshold: for slices and for patients, and how it was chosen.
-        checkpoint: 'which' ('best' or 'latest') and 'step'.
-        config: of the run, without anything that names its site.
-        batch_size: clips at a time.
-        outputs: names of what the model gives, in order.
-        metrics: of the run's evaluation on its test split, as ``metrics.json`` has them; None where
-            it was never evaluated.
-        checked: largest difference from the run on the check clips, by file and output.
-        bounds: of these differences.
-        versions: of the packages that wrote it.
-        files: size and SHA-256 by path.
-    """
-
-    geometry: Target
-    threshold: Threshold
-    checkpoint: dict[str, Any]
-    config: dict[str, Any]
-    batch_size: int
-    outputs: list[str]
+    geometry: Target  # frames, size, spacing, grey window and orientation rule of the clips
+    threshold: Threshold  # for slices and for patients, and how it was chosen
+    checkpoint: dict[str, Any]  # 'which' ('best' or 'latest') and 'step'
+    config: dict[str, Any]  # of the run, without anything that names its site
+    batch_size: int  # clips at a time
+    outputs: list[str]  # names of what the model gives, in order
+    # Of the run's evaluation on its test split, as metrics.json has them; None where it was never
+    # evaluated.
     metrics: dict[str, Any] | None
+    # Largest difference from the run on the check clips, by file and output.
     checked: dict[str, dict[str, float]]
-    bounds: dict[str, float]
-    versions: dict[str, str]
-    files: dict[str, dict[str, Any]]
+    bounds: dict[str, float]  # of these differences
+    versions: dict[str, str]  # of the packages that wrote it
+    files: dict[str, dict[str, Any]]  # size and SHA-256 by path
 
     @property
     def clip_shape(self) -> tuple[int, int, int, int]:

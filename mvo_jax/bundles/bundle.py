@@ -39,19 +39,12 @@ Compute = Callable[[np.ndarray, bool], Mapping[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """An exported model.
+    """An exported model."""
 
-    Attributes:
-        folder: where it lies.
-        about: what it says of itself.
-        compute: its model: see ``Compute``.
-        form: key of ``MODELS``: what computes.
-    """
-
-    folder: Path
-    about: About
-    compute: Compute
-    form: str
+    folder: Path  # where it lies
+    about: About  # what it says of itself
+    compute: Compute  # its model: see Compute
+    form: str  # key of MODELS: what computes
 
     @property
     def geometry(self) -> Target:
@@ -79,11 +72,7 @@ class Bundle:
         return f"the bundle {self.folder.name}"
 
     def decision(self, threshold: float | None = None) -> Threshold:
-        """The thresholds: as given, or those of the bundle.
-
-        Args:
-            threshold: in [0, 1], in place of both.
-        """
+        """The thresholds: as given, in [0, 1], or those of the bundle."""
         if threshold is None:
             return self.threshold
         return given_threshold(threshold, self.threshold.patient_rule)

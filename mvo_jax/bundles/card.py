@@ -7,25 +7,13 @@ import jinja2
 
 from mvo_jax.bundles.about import MODELS, WEIGHTS, About
 from mvo_jax.evaluation.table import METRICS
-
-_TITLES = {
-    "mvo_net": "MVONet",
-    "timesformer": "TimeSformer",
-    "vivit": "ViViT",
-    "c3d": "C3D",
-    "i3d": "I3D",
-    "slowfast": "SlowFast",
-    "p3d": "P3D",
-}
+from mvo_jax.models.registry import model_class
 
 
 def model_card(about: About) -> str:
     """The text of ``README.md``: YAML for the Hub, then what a reader has to know.
 
     Follows Mitchell et al., Model Cards for Model Reporting (2019): use, data, metrics, limits.
-
-    Args:
-        about: of the bundle.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -36,11 +24,10 @@ def model_card(about: About) -> str:
         autoescape=False,  # Markdown; nothing in it comes from outside
     )
     data = about.config["data"]
-    name = about.config["model"]["name"]
     dataset = f"simulated cine MR, preset {data['preset']}, size {data['size']}"
     return environment.get_template("card.md.j2").render(
         about=about,
-        title=_TITLES.get(name, name),
+        title=model_class(about.config["model"]["name"]).__name__,
         model=about.config["model"],
         dataset=dataset if about.simulated else "a prepared cohort",
         tables=_tables(about),

@@ -26,11 +26,7 @@ _SOURCE_FILES = "jax_hlo_source_file_canonicalization_regex"
 
 
 def model_function(model: Mapping[str, Any]) -> Callable[..., dict[str, jax.Array]]:
-    """What is exported: weights by name and clips uint8 ``[B, T, H, W, 1]`` to arrays by name.
-
-    Args:
-        model: the ``model`` part of a config.
-    """
+    """What is exported: weights by name and clips uint8 ``[B, T, H, W, 1]`` to arrays by name."""
     plain = {**model, "lowering": LOWERING} if "lowering" in model else model
     step = make_eval_step(build_model(plain, backend="gpu"), with_mask=True)
 
@@ -43,13 +39,7 @@ def model_function(model: Mapping[str, Any]) -> Callable[..., dict[str, jax.Arra
 def program(
     model: Mapping[str, Any], weights: Mapping[str, np.ndarray], clip: tuple[int, ...]
 ) -> bytes:
-    """The content of ``model.jaxexport``.
-
-    Args:
-        model: the ``model`` part of a config.
-        weights: by name, as the safetensors file has them.
-        clip: (T, H, W, C) of the clips.
-    """
+    """The content of ``model.jaxexport``."""
     (batch,) = jax.export.symbolic_shape("batch")
     shapes = {
         name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in weights.items()
@@ -68,11 +58,6 @@ def load(
     path: Path, weights: Path, versions: Mapping[str, str]
 ) -> Callable[[np.ndarray, bool], Mapping[str, np.ndarray]]:
     """The program, compiled when it is first called.
-
-    Args:
-        path: of the program.
-        weights: of the safetensors file.
-        versions: of the packages that wrote it.
 
     Raises:
         UserError: it was written by a newer JAX, or this one no longer reads it.

@@ -20,7 +20,7 @@ from typing import Any
 
 import mvo_jax
 
-_AHEAD = 4  # calls for each child that are begun before the first is taken
+_AHEAD = 2  # calls for each child that are begun before the first is taken
 
 
 def available_cores() -> int:

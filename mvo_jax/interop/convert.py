@@ -43,11 +43,7 @@ def find_layout(model_name: str, layout_name: str) -> Layout:
 
 
 def model_shapes(model: Mapping[str, Any], clip: tuple[int, int, int, int]) -> dict[str, Any]:
-    """Abstract variables of a model.
-
-    Args:
-        model: the ``model`` part of a config.
-        clip: (T, H, W, C).
+    """Abstract variables of the ``model`` part of a config.
 
     Raises:
         UserError: the model cannot be built, or cannot take such clips.
@@ -74,7 +70,7 @@ def from_torch(
     adapt_stem: bool = False,
     weights_key: str = "",
 ) -> VariablesFile:
-    """Read a torch checkpoint as variables of a model.
+    """Read a torch checkpoint as variables of a model, with their provenance.
 
     A layout that holds a part of the model only (torchvision: the trunk) gives that part.
 
@@ -87,14 +83,11 @@ def from_torch(
             ``adapt_stem_kernel``.
         weights_key: see ``weight_files.read_torch``.
 
-    Returns:
-        Variables with their provenance.
-
     Raises:
         UserError: the file cannot be read, or it does not fit; every problem is listed.
     """
     file = read_torch(source, weights_key=weights_key)
-    arrays, prefixes = without_prefixes(file.arrays, layout.knows)
+    arrays, prefixes = without_prefixes(file.arrays, layout.flax_paths)
     shapes = flatten(model_shapes(model, clip))
     covered = {path: leaf for path, leaf in shapes.items() if layout.torch_keys(path)}
     target, adapted = dict(covered), ""
@@ -163,28 +156,17 @@ def _other_stem_channels(
 
 
 def adapt_stem_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """A stem of 3 input channels for grey clips, or the reverse.
+    """A stem ``[1, 7, 7, 3, F]`` for grey clips (``channels`` 1), or the reverse.
 
     The rule keeps the response to a grey frame: three kernels that see the same frame act as their
     sum, so 3 to 1 sums, and 1 to 3 gives each channel a third.
-
-    Args:
-        kernel: ``[1, 7, 7, C, F]``, C = 1 or 3.
-        channels: 1 or 3.
     """
     total = kernel.astype(np.float64).sum(axis=3, keepdims=True)
     return np.repeat(total / channels, channels, axis=3).astype(kernel.dtype)
 
 
 def to_layout(content: VariablesFile, layout: Layout) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Variables as a torch state dict.
-
-    Args:
-        content: variables of one of our models.
-        layout: names to write; one that holds a part of the model leaves the others out.
-
-    Returns:
-        The state dict, and the parts that were left out.
+    """Variables as a torch state dict, and the parts that are not in the layout.
 
     Raises:
         UserError: variables do not fit their model, or nothing of them is in the layout.

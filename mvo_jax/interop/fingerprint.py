@@ -305,31 +305,23 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Settings and versions that two fingerprints were computed under, where they differ.
+    """Settings and versions ('about') of two fingerprints, where they differ.
 
-    Args:
-        first: 'about' of one.
-        second: 'about' of the other; what an earlier revision did not write is passed over.
+    What an earlier revision did not write is passed over.
     """
     return computation.changes(first, {key: second[key] for key in first.keys() & second.keys()})
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """One entry of two fingerprints.
+    """One entry of two fingerprints."""
 
-    Attributes:
-        name: of the entry; what is before the slash is its group.
-        value: largest difference relative to the array's root mean square; for exact entries 0
-            where the bytes agree, else infinity.
-        bound: largest allowed value.
-        identical: whether all bytes agree.
-    """
-
-    name: str
+    name: str  # of the entry; what is before the slash is its group
+    # Largest difference relative to the array's root mean square; for exact entries 0 where the
+    # bytes agree, else infinity.
     value: float
-    bound: float
-    identical: bool
+    bound: float  # largest allowed value
+    identical: bool  # whether all bytes agree
 
     @property
     def holds(self) -> bool:
@@ -340,12 +332,7 @@ class Difference:
 def compare(
     first: Mapping[str, Any], second: Mapping[str, Any], *, scale: float = 1.0
 ) -> list[Difference]:
-    """Compare two fingerprints entry by entry.
-
-    Args:
-        first: from ``compute`` or ``read``.
-        second: the other; of the same dtype and size.
-        scale: multiplies the tolerances.
+    """Compare two fingerprints entry by entry; ``scale`` multiplies the tolerances.
 
     Raises:
         UserError: fingerprints of different computations.

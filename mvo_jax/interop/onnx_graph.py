@@ -22,11 +22,7 @@ OPSET = 18  # of torch's exporter by itself; higher ones are converted from it
 
 
 class WholeModel(nn.Module):
-    """Normalisation, network and probability as one module.
-
-    Args:
-        network: a twin with its weights.
-    """
+    """Normalisation, network and probability as one module."""
 
     def __init__(self, network: RecordedModel):
         super().__init__()
@@ -60,12 +56,7 @@ def normalise(video: Tensor) -> Tensor:
 def whole_model(
     model: Mapping[str, Any], variables: Mapping[str, Any], clip: tuple[int, ...]
 ) -> WholeModel:
-    """The torch side of a model, ready to predict.
-
-    Args:
-        model: the ``model`` part of a config.
-        variables: {'params', 'batch_stats'}, float32.
-        clip: (T, H, W, C) of the clips.
+    """The twin of the ``model`` part of a config with float32 variables, ready to predict.
 
     Raises:
         UserError: the model has no twin.
@@ -82,12 +73,7 @@ def whole_model(
 
 
 def onnx_bytes(whole: WholeModel, clip: tuple[int, ...]) -> bytes:
-    """The graph as an ONNX file: input 'video', a batch of any size, and named outputs.
-
-    Args:
-        whole: from ``whole_model``.
-        clip: (T, H, W, C) of the clips.
-    """
+    """The graph as an ONNX file: input 'video', a batch of any size, and named outputs."""
     video = torch.zeros((2, *clip), dtype=torch.uint8)
     with torch.no_grad():
         count = len(whole(video))

@@ -35,38 +35,24 @@ _AVERAGES = "n_averaged"  # a counter that torch's AveragedModel keeps beside it
 
 @dataclass(frozen=True)
 class TorchFile:
-    """A torch checkpoint.
+    """A torch checkpoint."""
 
-    Attributes:
-        arrays: the state dict.
-        sha256: of the file.
-        unwrapped: what was taken off: the key that the state dict lay under.
-        cast: how many arrays were cast up to float32, by what they were.
-    """
-
-    arrays: StateDict
-    sha256: str
-    unwrapped: tuple[str, ...] = ()
+    arrays: StateDict  # the state dict
+    sha256: str  # of the file
+    unwrapped: tuple[str, ...] = ()  # what was taken off: the key that the state dict lay under
+    # How many arrays were cast up to float32, by what they were.
     cast: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class VariablesFile:
-    """Flax variables of one of our models, or of whole parts of it.
+    """Flax variables of one of our models, or of whole parts of it."""
 
-    Attributes:
-        variables: {'params': ..., 'batch_stats': ...}, numpy arrays.
-        model: the ``model`` part of the config they belong to.
-        clip: (T, H, W, C) of the clips the model was built for.
-        provenance: where they come from.
-        sha256: of the file; empty for variables that were not read from one.
-    """
-
-    variables: dict[str, Any]
-    model: dict[str, Any]
-    clip: tuple[int, int, int, int]
-    provenance: dict[str, Any]
-    sha256: str = ""
+    variables: dict[str, Any]  # {'params': ..., 'batch_stats': ...}, numpy arrays
+    model: dict[str, Any]  # the model part of the config they belong to
+    clip: tuple[int, int, int, int]  # (T, H, W, C) of the clips the model was built for
+    provenance: dict[str, Any]  # where they come from
+    sha256: str = ""  # of the file; empty for variables that were not read from one
 
 
 def is_variables_file(path: Path) -> bool:
@@ -154,16 +140,11 @@ def read_torch(path: Path, *, weights_key: str = "") -> TorchFile:
 
 
 def without_prefixes(
-    arrays: StateDict, known: Callable[[str], bool]
+    arrays: StateDict, known: Callable[[str], Any]
 ) -> tuple[StateDict, tuple[str, ...]]:
-    """Take off what stands before every name, until a name is known.
+    """Take off what stands before every name, until a name is known, and say what that was.
 
-    Args:
-        arrays: a state dict.
-        known: whether a layout has this name: that of one begins with 'model.' itself.
-
-    Returns:
-        The state dict, and what was taken off.
+    A layout says whether it is known: the names of one begin with 'model.' themselves.
     """
     taken: list[str] = []
     while arrays and not any(known(key) for key in arrays):

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,19 +21,12 @@ StateDict = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Reorder:
-    """How an array is laid out on the two sides; each direction undoes the other exactly.
+    """How an array is laid out on the two sides; each direction undoes the other exactly."""
 
-    Attributes:
-        axes: Flax axis i is torch axis ``axes[i]``; None keeps the order.
-        flip: Flax axes that run backwards in torch.
-        unit_axes: trailing axes of length 1 that only torch has.
-        leading_axes: leading axes of length 1 that only Flax has.
-    """
-
-    axes: tuple[int, ...] | None = None
-    flip: tuple[int, ...] = ()
-    unit_axes: int = 0
-    leading_axes: int = 0
+    axes: tuple[int, ...] | None = None  # Flax axis i is torch axis axes[i]; None keeps the order
+    flip: tuple[int, ...] = ()  # Flax axes that run backwards in torch
+    unit_axes: int = 0  # trailing axes of length 1 that only torch has
+    leading_axes: int = 0  # leading axes of length 1 that only Flax has
 
     def to_flax(self, array: np.ndarray) -> np.ndarray:
         """torch's array as Flax stores it."""
@@ -113,19 +106,11 @@ Module = tuple[str, str, tuple[Leaf, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One line of the table for one layout: two templates and the array they name."""
+    """One line of the table for one layout: two templates and how the array is reordered."""
 
-    flax: str
+    flax: str  # 'collection/module/leaf'
     torch: str
-    leaf: Leaf
-
-    def torch_key(self, flax_path: str) -> str | None:
-        """Key of ``flax_path`` ('collection/module/leaf'), None where the rule does not match."""
-        return _translate(flax_path, self.flax, self.torch)
-
-    def flax_path(self, torch_key: str) -> str | None:
-        """Path of ``torch_key``, None where the rule does not match."""
-        return _translate(torch_key, self.torch, self.flax)
+    reorder: Reorder
 
 
 _COUNTER = re.compile(r"\{([a-z]+)(0?)\}")
@@ -155,18 +140,14 @@ def _translate(text: str, source: str, target: str) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a kind of torch checkpoint names the arrays of one of our models.
+    """How a kind of torch checkpoint names the arrays of one of our models."""
 
-    Attributes:
-        name: what messages call it.
-        modules: (Flax module, torch module, arrays); '' is the model itself. ``{x}`` is a counter
-            from 1 on both sides; ``{x0}`` is the same counter where torch starts at 0.
-        ignored: regular expressions for whole keys that a source may hold and the model has no use
-            for. A source may hold any part of them.
-    """
-
-    name: str
+    name: str  # what messages call it
+    # (Flax module, torch module, arrays); '' is the model itself. {x} is a counter from 1 on both
+    # sides; {x0} is the same counter where torch starts at 0.
     modules: tuple[Module, ...]
+    # Regular expressions for whole keys that a source may hold and the model has no use for. A
+    # source may hold any part of them.
     ignored: tuple[str, ...] = ()
 
     @functools.cached_property
@@ -176,28 +157,26 @@ class Layout:
             Rule(
                 "/".join(filter(None, (leaf.collection, flax, leaf.flax))),
                 ".".join(filter(None, (torch, leaf.torch))),
-                leaf,
+                leaf.reorder,
             )
             for flax, torch, leaves in self.modules
             for leaf in leaves
         )
 
     @functools.cached_property
-    def _torch_keys(self) -> dict[str, list[tuple[str, Rule]]]:
-        """What ``torch_keys`` found: training steps ask for the same paths again and again."""
-        return {}
+    def torch_keys(self) -> Callable[[str], list[tuple[str, Rule]]]:
+        """A function of a Flax path: its keys, with their rules; one where the table is whole."""
 
-    def torch_keys(self, path: str) -> list[tuple[str, Rule]]:
-        """Keys of a Flax path, with their rules; exactly one where the table is whole."""
-        if path not in self._torch_keys:
-            self._torch_keys[path] = [
-                (key, rule) for rule in self.rules if (key := rule.torch_key(path)) is not None
-            ]
-        return self._torch_keys[path]
+        def torch_keys(path: str) -> list[tuple[str, Rule]]:
+            found = ((_translate(path, rule.flax, rule.torch), rule) for rule in self.rules)
+            return [(key, rule) for key, rule in found if key is not None]
 
-    def knows(self, key: str) -> bool:
-        """Whether a line of the table is of this key."""
-        return any(rule.flax_path(key) is not None for rule in self.rules)
+        return functools.cache(torch_keys)  # training steps ask for the same paths again and again
+
+    def flax_paths(self, key: str) -> list[tuple[str, Rule]]:
+        """Flax paths of a key, with their rules; one at most where the table is whole."""
+        found = ((_translate(key, rule.torch, rule.flax), rule) for rule in self.rules)
+        return [(path, rule) for path, rule in found if path is not None]
 
     def ignores(self, key: str) -> bool:
         """Whether the list of ignored keys has this key."""
@@ -208,17 +187,15 @@ class Layout:
     ) -> "Layout":
         """The same arrays under other torch names.
 
-        Args:
-            name: of the new layout.
-            starts: (start of a torch module here, its start there), the first that fits is taken;
-                a module that none fits is not part of the new layout.
-            ignored: keys of the new layout without use.
+        Of ``starts`` (start of a torch module here, its start there) one fits a module at most; a
+        module that none fits is not part of the new layout.
         """
-        modules = []
-        for flax, torch, leaves in self.modules:
-            fitting = [(old, new) for old, new in starts if torch.startswith(old)]
-            for old, new in fitting[:1]:
-                modules.append((flax, new + torch.removeprefix(old), leaves))
+        modules = (
+            (flax, new + torch.removeprefix(old), leaves)
+            for flax, torch, leaves in self.modules
+            for old, new in starts
+            if torch.startswith(old)
+        )
         return Layout(name, tuple(modules), ignored)
 
 
@@ -264,16 +241,13 @@ class _Problems(collections.defaultdict[str, list[str]]):
 def to_torch(
     variables: Mapping[str, Any], layout: Layout, *, batches_tracked: int = 0
 ) -> StateDict:
-    """Flax variables as a torch state dict.
+    """Flax variables as a torch state dict, with the dtype and the bits of the source.
 
     Args:
         variables: ``{'params': ..., 'batch_stats': ...}`` of the layout's model, or a part of it,
             such as gradients under 'params' or the trunk alone.
         layout: the torch side.
         batches_tracked: value of torch's batch counters, which Flax does not have.
-
-    Returns:
-        Arrays with the dtype and the bits of the source.
 
     Raises:
         UserError: arrays that no rule, or more than one rule, maps. All are listed.
@@ -287,7 +261,7 @@ def to_torch(
             continue
         key, rule = found[0]
         try:
-            state_dict[key] = rule.leaf.reorder.to_torch(np.asarray(value))
+            state_dict[key] = rule.reorder.to_torch(np.asarray(value))
         except ValueError:
             problems["of wrong shape"].append(f"{path} {np.shape(value)}")
             continue
@@ -308,7 +282,7 @@ def to_flax(
     *,
     source: str = "the state dict",
 ) -> dict[str, Any]:
-    """A torch state dict as Flax variables.
+    """A torch state dict as Flax variables, shaped as ``target``, with the bits of the source.
 
     Args:
         state_dict: arrays by torch key. Keys that the layout ignores are left out.
@@ -317,14 +291,10 @@ def to_flax(
         layout: the torch side.
         source: name of the source in error messages, e.g. the file.
 
-    Returns:
-        Variables shaped as ``target``, with the bits of the source.
-
     Raises:
         UserError: unmapped keys, targets filled twice or not at all, wrong shapes or dtypes. All
             are listed in one message.
     """
-    table = layout.rules
     wanted = flatten(target)
     filled: dict[str, np.ndarray] = {}
     origin: dict[str, str] = {}
@@ -337,7 +307,7 @@ def to_flax(
     for key, value in state_dict.items():
         if key in norms or layout.ignores(key):
             continue
-        found = [(path, rule) for rule in table if (path := rule.flax_path(key)) is not None]
+        found = layout.flax_paths(key)
         if len(found) != 1:
             problems["keys without a rule" if not found else "keys with several rules"].append(key)
             continue
@@ -351,12 +321,12 @@ def to_flax(
             continue
         expected = wanted[path]
         try:
-            array = rule.leaf.reorder.to_flax(np.asarray(value))
+            array = rule.reorder.to_flax(np.asarray(value))
         except ValueError:
             problems["keys of wrong shape"].append(f"{key} {np.shape(value)}, no {path}")
             continue
         if array.shape != tuple(expected.shape):
-            needed = rule.leaf.reorder.to_torch(np.empty(expected.shape, np.bool_)).shape
+            needed = rule.reorder.to_torch(np.empty(expected.shape, np.bool_)).shape
             problems["keys of wrong shape"].append(f"{key} {np.shape(value)}, not {needed}")
         elif array.dtype != np.dtype(expected.dtype):
             problems["keys of wrong dtype"].append(f"{key} {array.dtype}, not {expected.dtype}")

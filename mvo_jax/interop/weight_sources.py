@@ -15,9 +15,6 @@ from mvo_jax.training.setup import set_up
 def read_start(path: str) -> VariablesFile:
     """The variables that ``config.init_from`` names: of a run folder, or of a converted file.
 
-    Args:
-        path: as in the config.
-
     Raises:
         UserError: neither, or damaged; a torch checkpoint has to be converted first.
     """
@@ -40,11 +37,7 @@ def read_start(path: str) -> VariablesFile:
 
 
 def variables_of_run(path: Path, checkpoint: str = "best") -> VariablesFile:
-    """The variables of a checkpoint of a trained run.
-
-    Args:
-        path: folder of the run.
-        checkpoint: 'best' or 'latest'.
+    """The variables of a checkpoint, 'best' or 'latest', of a trained run.
 
     Raises:
         UserError: no run, no such checkpoint, or a damaged one.

@@ -63,7 +63,7 @@ def forward_flops(model: nn.Module, clip_shape: Clip, **call: Any) -> int:
     """FLOPs of one clip's forward pass, dense (padding counted as work).
 
     Args:
-        model: without device axis.
+        model: without device axis, as in all functions here.
         clip_shape: (T, H, W, C).
         **call: ``train`` and ``with_mask`` of the model's call.
     """
@@ -77,10 +77,6 @@ def activation_bytes(model: nn.Module, clip_shape: Clip) -> int:
     """Bytes kept between forward and backward pass of one clip: the residuals of ``jax.vjp``.
 
     An upper estimate: XLA may recompute cheap ones. Parameters are not counted.
-
-    Args:
-        model: without device axis.
-        clip_shape: (T, H, W, C).
     """
     variables, _ = _variables(model, clip_shape)
     clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
@@ -97,33 +93,20 @@ def activation_bytes(model: nn.Module, clip_shape: Clip) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What a model costs.
+    """What a model costs."""
 
-    Attributes:
-        parameters: scalars by part of the model (child of the module), in the order of the
-            forward pass.
-        inference_parameters: scalars without the mask branch.
-        forward_flops: one clip, inference.
-        training_flops: one clip: forward pass plus twice that for the backward pass.
-        activation_bytes: kept for the backward pass, one clip.
-        state_bytes: parameters, gradients, optimiser moments and statistics.
-    """
-
-    parameters: dict[str, int]
-    inference_parameters: int
-    forward_flops: int
-    training_flops: int
-    activation_bytes: int
-    state_bytes: int
+    parameters: dict[str, int]  # scalars by child of the module, in the order of the forward pass
+    inference_parameters: int  # scalars without the mask branch
+    forward_flops: int  # one clip, inference
+    training_flops: int  # one clip: forward pass plus twice that for the backward pass
+    activation_bytes: int  # kept for the backward pass, one clip
+    state_bytes: int  # parameters, gradients, optimiser moments and statistics
 
 
 def model_cost(model: nn.Module, clip_shape: Clip, *, moments: int) -> Cost:
     """Cost of a model from abstract shapes.
 
-    Args:
-        model: without device axis.
-        clip_shape: (T, H, W, C) of one clip.
-        moments: values the optimiser keeps per parameter: 2 for AdamW, 1 for SGD with momentum.
+    ``moments`` are the values that the optimiser keeps of a parameter: 2 for AdamW, 1 for SGD.
     """
     variables, order = _variables(model, clip_shape)
     parts = {name: parameter_count(variables["params"][name]) for name in order}

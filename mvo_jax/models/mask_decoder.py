@@ -25,10 +25,6 @@ class TransposedConv(nn.Module):
     interior padding followed by a plain convolution: ``nn.ConvTranspose`` computes the same but its
     weight gradient is 7 to 32 times slower on a CPU. The kernel is stored as that plain convolution
     sees it, ``[3, 3, C, F]``: torch's, flipped in both directions.
-
-    Args:
-        features: output channels.
-        numerics: see ``Numerics``.
     """
 
     features: int
@@ -48,13 +44,10 @@ class TransposedConv(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Bottleneck block that doubles the grid.
+    """Bottleneck block that doubles the grid, in one of the two layouts.
 
-    Args:
-        features: output channels; the bottleneck has a quarter of the input channels.
-        layout: 'paper' or 'released'. The paper gives no pooling size: 3x3 with stride 1 keeps the
-            grid, so that two blocks lead from 4x4 to 16x16 as the paper's figure shows.
-        numerics: see ``Numerics``.
+    The paper gives no pooling size: 3x3 with stride 1 keeps the grid, so that two blocks lead from
+    4x4 to 16x16 as the paper's figure shows.
     """
 
     features: int
@@ -72,7 +65,7 @@ class DecoderBlock(nn.Module):
             )
             return BatchNorm(numerics, name=f"{name}_norm")(layer(value), train=train)
 
-        bottleneck = max(1, x.shape[-1] // 4)
+        bottleneck = max(1, x.shape[-1] // 4)  # channels
         x = dense(bottleneck, "reduce", x)
         if self.layout == "paper":
             x = nn.max_pool(x, (3, 3), padding="SAME")
@@ -124,48 +117,34 @@ def _pointwise_convolution(x: Array, kernel: Array, *args: Any, **options: Any) 
 class MaskDecoder(nn.Module):
     """Predicts the coarse-grained mask from the trunk's features.
 
-    Args:
-        mask_size: m, side of the predicted mask. As many doubling blocks as reach it from the
-            feature grid (0 for 4x4, 2 for 16x16, 4 for the raw 64x64 mask on 64-pixel input); a
-            grid that does not meet m exactly is averaged down to it.
-        layout: 'paper' or 'released', see ``DecoderBlock``.
-        dropout_rate: rate at which whole channels are dropped before the last 1x1 convolution.
-        numerics: see ``Numerics``.
+    It has as many doubling blocks as reach the mask from the feature grid: 0 for 4x4, 2 for 16x16,
+    4 for the raw 64x64 mask on 64-pixel input. A grid that does not meet m exactly is averaged down
+    to it.
     """
 
-    mask_size: int = 16
+    mask_size: int = 16  # m, side of the predicted mask
     layout: str = "paper"
-    dropout_rate: float = 0.1
+    dropout_rate: float = 0.1  # of whole channels, before the last 1x1 convolution
     numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, features: Array, *, train: bool) -> Array:
-        """Predict the share of MVO pixels in each block of the image.
+        """The share of MVO pixels in each block of the image.
 
-        Args:
-            features: ``[B, T, h, w, C]`` from the trunk.
-            train: use batch statistics and dropout.
-
-        Returns:
-            ``[B, m, m]``, linear (no sigmoid, as in the released code). Sows 'pooled', 'upsampled1'
-            and so on.
+        ``[B, T, h, w, C]`` from the trunk to ``[B, m, m]``, linear (no sigmoid, as in the released
+        code). Sows 'pooled', 'upsampled1' and so on.
 
         Raises:
-            ValueError: unknown ``layout`` or ``mask_size`` below 1.
+            ValueError: ``mask_size`` below 1.
         """
-        if self.layout not in LAYOUTS:
-            raise ValueError(f"decoder layout {self.layout!r} is unknown; choose from {LAYOUTS}")
         if self.mask_size < 1:
             raise ValueError(f"mask_size must be at least 1, not {self.mask_size}")
-        x = sow(self, "pooled", max_over_time(features))
-        block = 0
+        x, number = sow(self, "pooled", max_over_time(features)), 0
         while min(x.shape[1:3]) < self.mask_size:
-            block += 1
-            features_out = max(8, x.shape[-1] // 2)
-            x = DecoderBlock(features_out, self.layout, self.numerics, name=f"block{block}")(
-                x, train=train
-            )
-            sow(self, f"upsampled{block}", x)
+            number += 1
+            half = max(8, x.shape[-1] // 2)
+            block = DecoderBlock(half, self.layout, self.numerics, name=f"block{number}")
+            x = sow(self, f"upsampled{number}", block(x, train=train))
         x = Dropout(self.dropout_rate, self.numerics, (0, 1), name="dropout")(x, train=train)
         x = nn.Dense(
             1,

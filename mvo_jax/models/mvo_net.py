@@ -5,13 +5,17 @@ from typing import ClassVar
 import flax.linen as nn
 
 from mvo_jax.models.mask_decoder import LAYOUTS, MaskDecoder
-from mvo_jax.models.ops.layers import ModelOutput, check_clip, classify, match_channels, sow
+from mvo_jax.models.ops.layers import (
+    Dropout,
+    Linear,
+    ModelOutput,
+    check_clip,
+    match_channels,
+    sow,
+)
 from mvo_jax.models.ops.numerics import Array, Numerics
 from mvo_jax.models.r2plus1d import R2Plus1D
 from mvo_jax.models.temporal_encoder import FORMS, TemporalEncoder
-
-MIN_FRAMES = 8  # layer4 needs one time step
-MIN_SIZE = 32  # layer4 needs a 2x2 grid
 
 # Rows of the paper's Table 2: (temporal encoder, mask branch)
 VARIANTS: dict[str, tuple[bool, bool]] = {
@@ -23,24 +27,7 @@ VARIANTS: dict[str, tuple[bool, bool]] = {
 
 
 class MVONet(nn.Module):
-    """Classifies a cine clip and, on request, predicts the coarse-grained MVO mask.
-
-    Args:
-        variant: key of ``VARIANTS``; without encoder a global average pool feeds the classifier.
-        num_outputs: 1 (sigmoid, the released code) or 2 (softmax).
-        in_channels: channels of the stem; a grey clip is copied to 3, as the released code does.
-        width: channels of the trunk's first stage, 64 in the paper.
-        stage_sizes: residual blocks of each trunk stage.
-        num_layers: encoder blocks.
-        num_heads: attention heads.
-        encoder_form: 'released' or 'standard', see ``temporal_encoder``.
-        encoder_dropout: dropout rate inside the encoder.
-        head_dropout: dropout rate before the classifier.
-        mask_size: m of the coarse mask.
-        decoder_layout: 'paper' or 'released', see ``mask_decoder``.
-        decoder_dropout: channel dropout rate in the decoder.
-        numerics: see ``Numerics``.
-    """
+    """Classifies a cine clip and, on request, predicts the coarse-grained MVO mask."""
 
     CHOICES: ClassVar = {
         "variant": tuple(VARIANTS),
@@ -48,19 +35,19 @@ class MVONet(nn.Module):
         "decoder_layout": LAYOUTS,
     }
 
-    variant: str = "full"
-    num_outputs: int = 1
-    in_channels: int = 3
-    width: int = 64
-    stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
-    num_layers: int = 1
-    num_heads: int = 8
-    encoder_form: str = "released"
+    variant: str = "full"  # key of VARIANTS; without encoder a global average pool is classified
+    num_outputs: int = 1  # 1 (sigmoid, the released code) or 2 (softmax)
+    in_channels: int = 3  # of the stem; a grey clip is copied to 3, as the released code does
+    width: int = 64  # channels of the trunk's first stage
+    stage_sizes: tuple[int, ...] = (2, 2, 2, 2)  # residual blocks of each
+    num_layers: int = 1  # encoder blocks
+    num_heads: int = 8  # of attention
+    encoder_form: str = "released"  # or 'standard', see temporal_encoder.py
     encoder_dropout: float = 0.1
-    head_dropout: float = 0.8
-    mask_size: int = 16
-    decoder_layout: str = "paper"
-    decoder_dropout: float = 0.1
+    head_dropout: float = 0.8  # before the classifier
+    mask_size: int = 16  # m of the coarse mask
+    decoder_layout: str = "paper"  # or 'released', see mask_decoder.py
+    decoder_dropout: float = 0.1  # of whole channels
     numerics: Numerics = Numerics()
 
     @nn.compact
@@ -76,44 +63,38 @@ class MVONet(nn.Module):
             ``ModelOutput``. Sows 'tokens' and 'pooled' beside what the parts sow.
 
         Raises:
-            ValueError: a clip the network cannot take, or an unknown variant.
+            ValueError: a clip the network cannot take.
         """
-        check_clip(video, in_channels=self.in_channels, frames=MIN_FRAMES, size=MIN_SIZE)
-        if self.variant not in VARIANTS:
-            raise ValueError(f"variant {self.variant!r} is unknown; choose from {list(VARIANTS)}")
-        video = match_channels(video, self.in_channels)
+        # The trunk's last stage needs one time step and a 2x2 grid.
+        check_clip(video, in_channels=self.in_channels, frames=8, size=32)
         has_encoder, has_mask = VARIANTS[self.variant]
+        numerics = self.numerics
 
         # Section 2.1: features of space and time.
-        trunk = R2Plus1D(self.width, self.stage_sizes, self.numerics, name="trunk")
-        features = trunk(video, train=train)
+        trunk = R2Plus1D(self.width, self.stage_sizes, numerics, name="trunk")
+        features = trunk(match_channels(video, self.in_channels), train=train)
         # Section 2.2: one token a time step, refined by the encoder, whose CLS token is classified.
         tokens = sow(self, "tokens", features.mean(axis=(2, 3)))
         if has_encoder:
             encoder = TemporalEncoder(
                 self.num_layers,
                 self.num_heads,
-                dropout_rate=self.encoder_dropout,
-                form=self.encoder_form,
-                numerics=self.numerics,
+                self.encoder_dropout,
+                self.encoder_form,
+                numerics,
                 name="encoder",
             )
             pooled = encoder(tokens, train=train)[:, 0]
         else:
             pooled = tokens.mean(axis=1)
         sow(self, "pooled", pooled)
-        logits = classify(
-            pooled, self.num_outputs, self.numerics, dropout_rate=self.head_dropout, train=train
-        )
+        pooled = Dropout(self.head_dropout, numerics, name="head_dropout")(pooled, train=train)
+        logits = Linear(self.num_outputs, numerics.exact, name="classifier")(pooled)
         # Section 2.3: the coarse-grained mask, which regularises the features in training.
         coarse_mask = None
         if has_mask and (with_mask or self.is_initializing()):
             decoder = MaskDecoder(
-                self.mask_size,
-                self.decoder_layout,
-                self.decoder_dropout,
-                self.numerics,
-                name="decoder",
+                self.mask_size, self.decoder_layout, self.decoder_dropout, numerics, name="decoder"
             )
             coarse_mask = decoder(features, train=train).astype(logits.dtype)
         return ModelOutput(logits, coarse_mask)

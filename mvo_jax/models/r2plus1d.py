@@ -18,44 +18,28 @@ def mid_planes(channels_in: int, channels_out: int) -> int:
 
 
 class Conv2Plus1D(nn.Module):
-    """Spatial (1, 3, 3) convolution, BatchNorm, ReLU, temporal (3, 1, 1) convolution.
-
-    Args:
-        features: output channels.
-        mid_features: channels between the two convolutions.
-        stride: stride in space and in time.
-        numerics: see ``Numerics``.
-    """
+    """Spatial (1, 3, 3) convolution, BatchNorm, ReLU, temporal (3, 1, 1) convolution."""
 
     features: int
-    mid_features: int
-    stride: int = 1
+    mid_features: int  # channels between the two convolutions
+    stride: int = 1  # in space and in time
     numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``."""
-        numerics, stride = self.numerics, self.stride
-        x = FactorisedConv(
-            self.mid_features, (1, 3, 3), numerics, (1, stride, stride), name="spatial"
-        )(x)
-        x = nn.relu(FactorisedNorm(numerics, name="norm")(x, train=train))
-        return FactorisedConv(self.features, (3, 1, 1), numerics, (stride, 1, 1), name="temporal")(
-            x
-        )
+        numerics, s = self.numerics, self.stride
+        spatial = FactorisedConv(self.mid_features, (1, 3, 3), numerics, (1, s, s), name="spatial")
+        norm = FactorisedNorm(numerics, name="norm")
+        temporal = FactorisedConv(self.features, (3, 1, 1), numerics, (s, 1, 1), name="temporal")
+        return temporal(nn.relu(norm(spatial(x), train=train)))
 
 
 class BasicBlock(nn.Module):
-    """Two (2+1)D convolutions with a residual connection.
-
-    Args:
-        features: output channels.
-        stride: stride in space and time of the first convolution and of the shortcut.
-        numerics: see ``Numerics``.
-    """
+    """Two (2+1)D convolutions with a residual connection."""
 
     features: int
-    stride: int = 1
+    stride: int = 1  # of the first convolution and of the shortcut, in space and in time
     numerics: Numerics = Numerics()
 
     @nn.compact
@@ -75,29 +59,17 @@ class BasicBlock(nn.Module):
 
 
 class R2Plus1D(nn.Module):
-    """The trunk. ``R2Plus1D()`` is R(2+1)D-18; smaller ``width`` and ``stage_sizes`` reduce it.
+    """The trunk. ``R2Plus1D()`` is R(2+1)D-18; smaller ``width`` and ``stage_sizes`` reduce it."""
 
-    Args:
-        width: channels of the first stage (64 in R(2+1)D-18); stages have 1, 2, 4, 8 times that.
-        stage_sizes: residual blocks in each stage.
-        numerics: see ``Numerics``.
-    """
-
-    width: int = 64
-    stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
+    width: int = 64  # channels of the first stage; the others have 2, 4 and 8 times as many
+    stage_sizes: tuple[int, ...] = (2, 2, 2, 2)  # residual blocks of each
     numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, video: Array, *, train: bool) -> Array:
-        """Features of a clip.
+        """``[B, T, H, W, C]`` to ``[B, ceil(T/8), ceil(H/16), ceil(W/16), 8 * width]``.
 
-        Args:
-            video: ``[B, T, H, W, C]``, T >= 8, H and W >= 32.
-            train: use and update batch statistics.
-
-        Returns:
-            ``[B, ceil(T/8), ceil(H/16), ceil(W/16), 8 * width]`` with four stages. Sows 'stem' and
-            'layer1' ... 'layer4'.
+        With four stages. Sows 'stem' and 'layer1' ... 'layer4'.
         """
         numerics = self.numerics
         mid = max(1, 45 * self.width // 64)  # torchvision's 45 mid-planes, scaled with the width

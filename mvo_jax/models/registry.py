@@ -38,9 +38,8 @@ MODELS: dict[str, type[nn.Module] | str] = {
     "p3d": "mvo_jax.models.baselines.p3d:P3D",
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float64": jnp.float64}
-_NUMERICS = {field.name for field in dataclasses.fields(Numerics)}
 # Set by whoever builds the model or by Flax itself, not by a config.
-_NOT_CONFIGURED = _NUMERICS | {"numerics", "parent", "name"}
+_NOT_CONFIGURED = {"numerics", "parent", "name", *Numerics.__dataclass_fields__}
 
 
 def list_models() -> list[str]:
@@ -49,10 +48,7 @@ def list_models() -> list[str]:
 
 
 def model_class(name: str) -> Any:
-    """The Flax module of a model.
-
-    Args:
-        name: one of ``list_models()``.
+    """The Flax module of a model, by one of ``list_models()``.
 
     Raises:
         UserError: an unknown name.
@@ -85,9 +81,6 @@ def create_model(name: str, **fields: Any) -> nn.Module:
 def published_config(name: str) -> dict[str, Any]:
     """The ``model`` part of a config for the published size: the defaults of the module's fields.
 
-    Args:
-        name: key of ``MODELS``.
-
     Returns:
         ``name``, all fields that have a default, ``lowering`` 'auto' where the model has one, and
         ``dtype`` 'float32' where it has one.
@@ -95,26 +88,26 @@ def published_config(name: str) -> dict[str, Any]:
     Raises:
         UserError: an unknown name.
     """
-    fields = {field.name: field.default for field in dataclasses.fields(model_class(name))}
-    defaults = {k: v for k, v in _settings(name).items() if v is not dataclasses.MISSING}
-    config = {"name": name, **defaults}
-    if "lowering" in fields or getattr(fields.get("numerics"), "lowering", None):
-        config["lowering"] = "auto"
-    if "dtype" in fields or "numerics" in fields:
-        config["dtype"] = "float32"
-    return config
+    return {k: v for k, v in _settings(name).items() if v is not dataclasses.MISSING}
 
 
 def _settings(name: str) -> dict[str, Any]:
-    """What a config sets of a module: fields of plain values; their default or MISSING."""
+    """What a config sets of a module: ``published_config``, and MISSING without a default."""
+    fields = {field.name: field for field in dataclasses.fields(model_class(name))}
     plain = (bool, int, float, str, tuple, list, type(None), type(dataclasses.MISSING))
-    return {
-        field.name: field.default
-        for field in dataclasses.fields(model_class(name))
-        if field.name not in _NOT_CONFIGURED
+    settings = {"name": name} | {
+        key: field.default
+        for key, field in fields.items()
+        if key not in _NOT_CONFIGURED
         and isinstance(field.default, plain)
         and field.default_factory is dataclasses.MISSING
     }
+    numerics = fields["numerics"].default if "numerics" in fields else None
+    if "lowering" in fields or getattr(numerics, "lowering", None):
+        settings["lowering"] = "auto"
+    if "dtype" in fields or numerics:
+        settings["dtype"] = "float32"
+    return settings
 
 
 def build_model(
@@ -140,55 +133,48 @@ def build_model(
     if "name" not in config:
         raise UserError("config.model has no name", f"choose from {', '.join(MODELS)}")
     name: str = config["name"]
-    published = published_config(name)
-    known = published | dict.fromkeys(key for key in _settings(name) if key not in published)
-    for field in config:
+    known = _settings(name)
+    for field, value in config.items():
         if field not in known:
             near = difflib.get_close_matches(field, known, 1)
             raise UserError(
                 f"config.model.{field} is no field of the model {name!r}",
                 f"did you mean {near[0]}?" if near else f"its fields are {', '.join(known)}",
             )
-    for field in known:
-        if field not in config:
-            raise UserError(
-                f"config.model has no {field}, which the model {name!r} needs",
-                f"set it; the published model has {published[field]!r}"
-                if field in published
-                else "set it; it has no default",
-            )
-    for field, value in config.items():
-        if value is None and published.get(field) is not None:
+        if value is None and known[field] not in (None, dataclasses.MISSING):
             raise UserError(
                 f"config.model.{field} is None",
-                f"set it; the published model has {published[field]!r}",
+                f"set it; the published model has {known[field]!r}",
             )
         _check_numbers(field, value)
-    fields = {key: _hashable(value) for key, value in config.items() if key != "name"}
+    for field, published in known.items():
+        if field not in config:
+            has = "it has no default"
+            if published is not dataclasses.MISSING:
+                has = f"the published model has {published!r}"
+            raise UserError(
+                f"config.model has no {field}, which the model {name!r} needs", f"set it; {has}"
+            )
+    module, fields = model_class(name), {key: _hashable(config[key]) for key in known}
+    del fields["name"]
     lowering, dtype = fields.pop("lowering", None), fields.pop("dtype", "float32")
     if lowering == "auto":
         lowering = choose_lowering(backend, xla_flags)
     _choose("dtype", dtype, DTYPES)
     if "lowering" in config:
         _choose("lowering", lowering, LOWERINGS)
-    for key, options in getattr(model_class(name), "CHOICES", {}).items():
+    for key, options in getattr(module, "CHOICES", {}).items():
         _choose(key, fields[key], options)
     param_dtype = jnp.float64 if dtype == "float64" else jnp.float32
     numerics = Numerics(lowering, axis_name, DTYPES[dtype], param_dtype)
-    given = {"numerics": numerics, **{key: getattr(numerics, key) for key in _NUMERICS}}
-    taken = {field.name for field in dataclasses.fields(model_class(name))} & set(given)
-    return model_class(name)(**fields, **{key: given[key] for key in taken})
+    for key, value in {"numerics": numerics, **vars(numerics)}.items():
+        if key in module.__dataclass_fields__:
+            fields[key] = value
+    return module(**fields)
 
 
 def dense_model(config: Mapping[str, Any]) -> nn.Module:
-    """The model in the form that multiplies fewest zeros, for counting its operations.
-
-    Args:
-        config: see ``build_model``.
-
-    Raises:
-        UserError: see ``build_model``.
-    """
+    """``build_model`` in the form that multiplies fewest zeros, for counting its operations."""
     plain = {**config, "lowering": "conv3d"} if "lowering" in config else config
     return build_model(plain, backend="cpu")
 

@@ -14,20 +14,11 @@ FORMS = ("released", "standard")
 
 
 class EncoderBlock(nn.Module):
-    """Pre-norm self-attention and feed-forward block, dropout on both branches and the output.
-
-    Args:
-        num_heads: attention heads.
-        mlp_dim: width of the feed-forward part.
-        dropout_rate: for attention weights, feed-forward, both branches and the block's output.
-        form: 'released' (own LayerNorm, tanh GELU) or 'standard' (textbook LayerNorm, exact GELU).
-        numerics: see ``Numerics``.
-    """
+    """Pre-norm self-attention and feed-forward block, dropout on both branches and the output."""
 
     num_heads: int
-    mlp_dim: int
-    dropout_rate: float = 0.1
-    form: str = "released"
+    dropout_rate: float = 0.1  # also of attention weights and within the feed-forward part
+    form: str = "released"  # own LayerNorm, tanh GELU; 'standard': the textbook's, exact GELU
     numerics: Numerics = Numerics()
 
     @nn.compact
@@ -51,7 +42,7 @@ class EncoderBlock(nn.Module):
         x = x + dropout("attention_branch_dropout", Linear(hidden, numerics, name="out")(y))
 
         y = LayerNorm(self.form, numerics, name="mlp_norm")(x)
-        y = Linear(self.mlp_dim, numerics, name="mlp_in")(y)
+        y = Linear(4 * hidden, numerics, name="mlp_in")(y)
         y = nn.gelu(y, approximate=self.form == "released")
         y = Linear(hidden, numerics, name="mlp_out")(dropout("mlp_dropout", y))
         x = x + dropout("mlp_branch_dropout", y)
@@ -59,41 +50,24 @@ class EncoderBlock(nn.Module):
 
 
 class TemporalEncoder(nn.Module):
-    """CLS token, learned positions and encoder blocks; no final norm, as in the released code.
-
-    Args:
-        num_layers: encoder blocks.
-        num_heads: attention heads; must divide the hidden size.
-        mlp_dim: width of the feed-forward part; None for four times the hidden size.
-        dropout_rate: dropout after the embedding and in the blocks.
-        form: 'released' or 'standard', see ``EncoderBlock``.
-        numerics: see ``Numerics``.
-    """
+    """CLS token, learned positions and encoder blocks; no final norm, as in the released code."""
 
     num_layers: int = 1
-    num_heads: int = 8
-    mlp_dim: int | None = None
-    dropout_rate: float = 0.1
-    form: str = "released"
+    num_heads: int = 8  # must divide the hidden size
+    dropout_rate: float = 0.1  # after the embedding and in the blocks
+    form: str = "released"  # or 'standard', see EncoderBlock
     numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, tokens: Array, *, train: bool) -> Array:
-        """Encode a sequence of time steps.
+        """Tokens of time steps, ``[B, S, hidden]``, to ``[B, 1 + S, hidden]``, the CLS token first.
 
-        Args:
-            tokens: ``[B, S, hidden]``, spatially pooled features.
-            train: apply dropout.
-
-        Returns:
-            ``[B, 1 + S, hidden]``; row 0 belongs to the CLS token. Sows 'embedded' and 'encoded'.
+        Sows 'embedded' and 'encoded'.
 
         Raises:
-            ValueError: unknown ``form``, or ``num_heads`` does not divide the hidden size.
+            ValueError: ``num_heads`` does not divide the hidden size.
         """
         batch, steps, hidden = tokens.shape
-        if self.form not in FORMS:
-            raise ValueError(f"encoder form {self.form!r} is unknown; choose from {FORMS}")
         if hidden % self.num_heads:
             raise ValueError(f"hidden size {hidden} is not divisible by {self.num_heads} heads")
         numerics, normal = self.numerics, nn.initializers.normal(0.02)
@@ -108,11 +82,6 @@ class TemporalEncoder(nn.Module):
         sow(self, "embedded", x)
         for block in range(self.num_layers):
             x = EncoderBlock(
-                self.num_heads,
-                self.mlp_dim or 4 * hidden,
-                self.dropout_rate,
-                self.form,
-                numerics,
-                name=f"block{block + 1}",
+                self.num_heads, self.dropout_rate, self.form, numerics, name=f"block{block + 1}"
             )(x, train=train)
         return sow(self, "encoded", x)

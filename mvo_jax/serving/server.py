@@ -43,11 +43,7 @@ _HEADERS = {
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves one session.
-
-    Args:
-        session: what is received and shown.
-        port: of 127.0.0.1; 0 takes a free one.
+    """Serves one session on a port of 127.0.0.1; 0 takes a free one.
 
     Raises:
         OSError: the port is taken.

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mvo_jax.data.clips import in_batches
 from mvo_jax.data.cohort.series import read_series
 from mvo_jax.data.importers.archive import renamed, unpack
 from mvo_jax.data.importers.cine import Importer, Options, Series, printable
@@ -43,31 +44,19 @@ _CENTRE = ("centre_row", "centre_column")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
-    """A predicted slice.
+    """A predicted slice."""
 
-    Attributes:
-        series: that it was read from.
-        clip: its images.
-        coarse_mask: float ``[m, m]``, or None.
-        row: of the table.
-        version: grows when its crop is moved.
-    """
-
-    series: Series
-    clip: Clip
-    coarse_mask: np.ndarray | None
-    row: dict[str, Any]
-    version: int = 0
+    series: Series  # that it was read from
+    clip: Clip  # its images
+    coarse_mask: np.ndarray | None  # float [m, m], or None
+    row: dict[str, Any]  # of the table
+    version: int = 0  # grows when its crop is moved
 
 
 class Session:
     """The images of one person, in a folder of their own, and what was predicted of them.
 
     Requests come from several threads; one of them at a time reads images and predicts.
-
-    Args:
-        model: predicts.
-        threshold: decision threshold in place of the model's.
     """
 
     def __init__(self, model: Model, threshold: float | None = None):
@@ -129,9 +118,6 @@ class Session:
 
     def predict(self, drop: int | None = None) -> None:
         """Begin to read and predict what was received; ``state`` tells how far it is.
-
-        Args:
-            drop: see ``receive``; the same for the others.
 
         Raises:
             Refusal: nothing was received, not all of it, or it is being read already.
@@ -209,17 +195,18 @@ class Session:
             self._importer.load, series, options, self.model.geometry, with_overview=True
         )
         clips = [one for one in read if isinstance(one, Clip) and only in (None, one.case_id)]
-        failed = [one for one in read if isinstance(one, Rejected)]
         failed = [
             dataclasses.replace(one, cause=self._shown(one.cause), remedy=_for_page(one.remedy))
-            for one in failed
+            for one in read
+            if isinstance(one, Rejected)
         ]
         if not clips:
             return [], failed
-        probabilities, masks = self._compute(np.stack([clip.video for clip in clips]))
-        cases = []
+        video = np.stack([clip.video for clip in clips])
+        found = in_batches(self._predictor, video, self.model.batch_size)
+        masks, cases = found["coarse_mask"], []
         for i, clip in enumerate(clips):
-            probability = float(probabilities[i])
+            probability = float(found["probability"][i])
             if not math.isfinite(probability):
                 raise UserError(f"the model gives {probability}", "export it again")
             row = case_row(clip, probability, self.threshold)
@@ -230,14 +217,6 @@ class Session:
             row |= dict(zip(_CENTRE, centre or (None, None), strict=True))
             cases.append(Case(series, clip, None if masks is None else masks[i], row))
         return cases, failed
-
-    def _compute(self, video: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Probability of every clip, and its coarse map where the model has a mask branch."""
-        size = self.model.batch_size
-        parts = [self._predictor(video[i : i + size]) for i in range(0, len(video), size)]
-        masks = [part["coarse_mask"] for part in parts if "coarse_mask" in part]
-        probability = np.concatenate([part["probability"] for part in parts])
-        return probability, np.concatenate(masks) if masks else None
 
     def move(self, index: int, centre: tuple[float, float], drop: int | None = None) -> None:
         """Put the crop of a slice elsewhere and predict it again.

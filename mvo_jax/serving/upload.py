@@ -17,11 +17,7 @@ _CHUNK = 1 << 20
 
 
 class Upload:
-    """One drop: files in a folder, sent by several requests at a time.
-
-    Args:
-        folder: for them; made with the first.
-    """
+    """One drop: files in a folder, sent by several requests at a time."""
 
     def __init__(self, folder: Path):
         self.folder, self._disk = folder, next(p for p in folder.parents if p.is_dir())

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 
 from mvo_jax.config_files import load_config
@@ -152,7 +151,7 @@ def test_the_counter_of_averaged_weights_and_their_wrapper(state, small_model, t
 def test_a_prefix_that_a_layout_has_itself_stays():
     arrays = {"module.model.head.weight": np.zeros(1), "module.model.norm.bias": np.zeros(1)}
     layout = convert.find_layout("timesformer", "released")
-    kept, taken = weight_files.without_prefixes(arrays, layout.knows)
+    kept, taken = weight_files.without_prefixes(arrays, layout.flax_paths)
     assert taken == ("module.",)
     assert set(kept) == {"model.head.weight", "model.norm.bias"}
 
@@ -296,23 +295,6 @@ def test_code_in_a_bare_pickle_is_not_run(small_model, tmp_path):
     assert not trace.exists()
 
 
-def test_every_problem_is_listed(state, small_model, tmp_path):
-    del state["decode_head.bert_branch.bert.clsToken"]
-    state["decode_head.bert_branch.fc_action.bias"] = np.zeros(2, np.float32)
-    state["backbone.feature.features.0.0.weight"] = np.zeros((5, 3, 1, 7, 7), np.float64)
-    state["decode_head.mystery.weight"] = np.zeros(1, np.float32)
-    with pytest.raises(UserError) as caught:
-        read(save(tmp_path / "a.pth", state), small_model)
-    for text in (
-        "a.pth does not fit the model",
-        "keys missing: decode_head.bert_branch.bert.clsToken",
-        "fc_action.bias (2,), not (1,)",
-        "features.0.0.weight float64, not float32",
-        "without a rule: decode_head.mystery.weight",
-    ):
-        assert text in caught.value.cause
-
-
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("kept", [0, 9, 0.5, -1])
 def test_truncated_files(suffix, kept, state, small_model, tmp_path):
@@ -343,17 +325,18 @@ def test_what_is_no_state_dict_of_the_model(content, words, small_model, tmp_pat
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("notes.pth", b"hello, I am a text\n" * 9), ("a.safetensors", b"\xff" * 64), ("a.h5", b"abc")],
+    [
+        ("notes.pth", b"hello, I am a text\n" * 9),
+        ("a.safetensors", b"\xff" * 64),
+        ("a.h5", b"abc"),
+        ("missing.pth", None),
+    ],
 )
 def test_files_that_are_no_checkpoint(name, content, small_model, tmp_path):
-    (tmp_path / name).write_bytes(content)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=name.replace(".", r"\.")):
         read(tmp_path / name, small_model)
-
-
-def test_missing_file(small_model, tmp_path):
-    with pytest.raises(UserError, match="No such file"):
-        read(tmp_path / "none.pth", small_model)
 
 
 @pytest.mark.parametrize(("version", "words"), [("2.5.1", "run code"), (None, "not installed")])
@@ -443,8 +426,7 @@ def test_a_run_refuses_parts_that_do_not_fit(state, shapes, small_model, tmp_pat
         assert text in caught.value.cause
 
 
-def test_an_empty_file_starts_nothing(shapes, tmp_path):
-    safetensors.numpy.save_file({}, tmp_path / "a.safetensors")
+def test_an_empty_file_starts_nothing(shapes):
     empty = weight_files.VariablesFile({}, {}, CLIP, {})
     with pytest.raises(UserError, match="it is empty"):
         convert.initial_variables(empty, shapes, source="a")

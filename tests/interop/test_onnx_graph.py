@@ -15,27 +15,26 @@ from mvo_jax.interop.onnx_graph import normalise, onnx_bytes, whole_model
 from mvo_jax.interop.parity.cases import SMALL, Case
 from mvo_jax.interop.parity.pair import draw_weights
 from mvo_jax.interop.weight_rules import to_flax
+from tests.small_run import slow_but
 
 # Both forms of TimeSformer: attention of groups with softmax in place of sigmoid; one grey channel,
 # as the reduced config has, into a convolution over patches.
 GATED: dict[str, Any] = {"form": "gated", "num_outputs": 2}
 GREY: dict[str, Any] = {"form": "released", "in_channels": 1}
 # tests/bundles has mvo_net.
-NETWORKS = [(name, {}) for name in SMALL if name not in ("mvo_net", "timesformer")]
-
-
-BASELINES = pytest.mark.slow(reason="traces a baseline in PyTorch; C3D stands for all")
+CASES = [
+    *(Case(name) for name in SMALL if name not in ("mvo_net", "timesformer")),
+    Case("timesformer", network=GATED),
+    Case("timesformer", network=GREY),
+]
 
 
 @pytest.mark.parametrize(
-    ("name", "network"),
-    [
-        (name, network) if name == "c3d" else pytest.param(name, network, marks=BASELINES)
-        for name, network in [*NETWORKS, ("timesformer", GATED), ("timesformer", GREY)]
-    ],
+    "case",
+    slow_but(Case("c3d"), CASES, "traces a baseline in PyTorch; C3D stands for all"),
+    ids=str,
 )
-def test_every_system_as_its_twin(name, network):
-    case = Case(name, network=network)
+def test_every_system_as_its_twin(case):
     frames, height, width = case.clip[:3]
     clip = frames, height, width, 1
     weights = {key: value.numpy() for key, value in draw_weights(case, seed=0).state_dict().items()}

@@ -1,4 +1,4 @@
-"""What every registered model must do, each in a reduced form (``REDUCED``)."""
+"""What every registered model must do, each in the small form of parity."""
 
 import re
 from typing import Any
@@ -11,88 +11,29 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from mvo_jax.devices import parallel
+from mvo_jax.interop.parity.cases import SMALL
 from mvo_jax.models.registry import build_model, published_config
 from mvo_jax.training.losses import LossSettings
 from mvo_jax.training.state import TrainState
 from mvo_jax.training.step import make_train_step
 from tests.models.conftest import QUICK_COMPILE
-from tests.small_run import shipped_models
+from tests.small_run import shipped_models, slow_but
 
-# name -> (what differs from the published model, clip [T, H, W, C]); dropout off, because every
-# site of it takes a second to compile. A new model needs one line here.
-REDUCED: dict[str, tuple[dict[str, Any], tuple[int, int, int, int]]] = {
-    "mvo_net": (
-        {
-            "width": 4,
-            "stage_sizes": (1,),
-            "num_heads": 2,
-            "mask_size": 16,
-            "encoder_dropout": 0.0,
-            "head_dropout": 0.0,
-            "decoder_dropout": 0.0,
-            "lowering": "conv2d",
-        },
-        (8, 32, 32, 1),
-    ),
-    "vivit": (
-        {
-            "hidden_size": 12,
-            "num_layers": 1,
-            "num_heads": 2,
-            "head_dim": 6,
-            "mlp_dim": 16,
-            "patch_size": 8,
-            "tubelet_size": 2,
-        },
-        (4, 16, 16, 1),
-    ),
-    "timesformer": (
-        {
-            "hidden_size": 12,
-            "num_layers": 1,
-            "num_heads": 2,
-            "head_dim": 6,
-            "mlp_dim": 16,
-            "patch_size": 8,
-        },
-        (3, 16, 16, 1),
-    ),
-    "c3d": (
-        {"width": 2, "hidden_size": 8, "head_dropout": 0.0, "lowering": "conv3d"},
-        (16, 16, 16, 1),
-    ),
-    "i3d": (
-        {
-            "width": 8,
-            "stage_sizes": (1, 0, 0),
-            "head_size": 8,
-            "head_dropout": 0.0,
-            "lowering": "conv3d",
-        },
-        (8, 32, 32, 1),
-    ),
-    "slowfast": (
-        {"width": 8, "stage_sizes": (1,), "head_dropout": 0.0, "lowering": "conv3d"},
-        (8, 32, 32, 1),
-    ),
-    "p3d": (
-        {"width": 4, "stage_sizes": (1, 0, 0, 1), "head_dropout": 0.0, "lowering": "conv3d"},
-        (16, 32, 32, 1),
-    ),
-}
 # Regular expressions for parameters whose gradient is zero in exact arithmetic, by model, such as
 # a bias in front of a BatchNorm.
 ZERO_GRADIENTS: dict[str, str] = {
-    "mvo_net": r"encoder/block1/key/bias",
+    "mvo_net": r"encoder/block1/key/bias|decoder/block1/reduce/bias",
 }
 
-every_model = pytest.mark.parametrize("name", shipped_models())
-QUICK = ("mvo_net", "c3d")
-SLOW = pytest.mark.slow(reason="compiles a baseline; C3D stands for all")
+BASELINES = [name for name in shipped_models() if name != "mvo_net"]
+QUICK_ALONE = ["mvo_net", *slow_but("c3d", BASELINES, "compiles a baseline; C3D stands for all")]
 
 
 def config_of(name: str, **changes: Any) -> dict[str, Any]:
-    return {**published_config(name), **REDUCED[name][0], **changes}
+    """The network of parity without dropout, because every site of it takes a second to compile."""
+    config = {**published_config(name), **SMALL[name][0]}
+    config |= dict.fromkeys((key for key in config if "dropout" in key), 0.0)
+    return config | ({"lowering": "conv2d"} if "lowering" in config else {}) | changes
 
 
 def quick(function: Any, *arguments: Any) -> Any:
@@ -103,17 +44,13 @@ def quick(function: Any, *arguments: Any) -> Any:
 def clips(name: str, batch: int) -> np.ndarray:
     """Examples of different brightness, so that the statistics of a device are its own."""
     draws = np.random.default_rng(3)
-    video = draws.standard_normal((batch, *REDUCED[name][1]))
+    video = draws.standard_normal((batch, *SMALL[name][1]))
     return video + np.linspace(-1, 1, batch).reshape(batch, 1, 1, 1, 1)
-
-
-def test_every_model_has_a_reduced_form():
-    assert set(REDUCED) == set(shipped_models())
 
 
 @pytest.fixture(
     scope="module",
-    params=[name if name in QUICK else pytest.param(name, marks=SLOW) for name in shipped_models()],
+    params=QUICK_ALONE,
 )
 def steps(request, random_variables) -> tuple[str, Any, dict[int, Any]]:
     """One step of SGD in float64 on one device and on eight: state before, states after."""
@@ -123,7 +60,7 @@ def steps(request, random_variables) -> tuple[str, Any, dict[int, Any]]:
     after = {}
     with jax.enable_x64(True):
         model = build_model(fields, backend="cpu")
-        variables = random_variables(model, (1, *REDUCED[name][1]), train=False)
+        variables = random_variables(model, (1, *SMALL[name][1]), train=False)
         state = TrainState(
             step=np.zeros((), np.int32),  # pyright: ignore[reportArgumentType]
             params=variables["params"],
@@ -191,11 +128,9 @@ def test_eight_devices_equal_one(steps):
     assert relative(eight.batch_stats, one.batch_stats) < 1e-12
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=SLOW) for name in shipped_models()]
-)
+@pytest.mark.parametrize("name", QUICK_ALONE)
 def test_any_batch_and_bfloat16(name, random_variables):
-    clip = REDUCED[name][1]
+    clip = SMALL[name][1]
     exact: Any = build_model(config_of(name), backend="cpu")
     short: Any = build_model(config_of(name, dtype="bfloat16"), backend="cpu")
     variables = random_variables(exact, (1, *clip), train=False)
@@ -214,7 +149,7 @@ def test_any_batch_and_bfloat16(name, random_variables):
 
     video = clips(name, 3)
     together, alone = logits(exact, video), logits(exact, video[1:2])
-    assert together.shape == (3, 1)
+    assert together.shape == (3, config_of(name)["num_outputs"])
     # float32 rounds at 6e-8; two programs of the same sums of up to some thousand terms.
     np.testing.assert_allclose(together[1:2], alone, rtol=1e-4, atol=1e-5)
     rounded = logits(short, video)
@@ -224,9 +159,9 @@ def test_any_batch_and_bfloat16(name, random_variables):
     assert 0 < np.abs(rounded - together).max() < 0.1 * np.abs(together).max() + 0.1
 
 
-@every_model
+@pytest.mark.parametrize("name", shipped_models())
 def test_clips_the_model_cannot_take_are_refused(name):
-    frames, height, width, _ = REDUCED[name][1]
+    frames, height, width, _ = SMALL[name][1]
     model: Any = build_model(config_of(name), backend="cpu")
 
     def call(shape: tuple[int, ...]) -> None:

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from mvo_jax.interop.parity.cases import Case, cases_of
-from tests.small_run import shipped_models
+from tests.small_run import shipped_models, slow_but
 from tests.torch_pairs import check_float64, check_full_size_in_float32
 
 MODELS = [name for name in shipped_models() if name != "mvo_net"]
@@ -15,12 +15,13 @@ MODELS = [name for name in shipped_models() if name != "mvo_net"]
 CASES = [case for name in MODELS for case in cases_of(name) if case.lowering in ("", "conv2d")]
 
 
-BASELINES = pytest.mark.slow(reason="compiles a baseline in both frameworks; C3D stands for all")
-
-
 @pytest.mark.parametrize(
     "case",
-    [case if case.model == "c3d" else pytest.param(case, marks=BASELINES) for case in CASES],
+    slow_but(
+        next(case for case in CASES if case.model == "c3d"),
+        CASES,
+        "compiles a baseline in both frameworks; C3D stands for all",
+    ),
     ids=str,
 )
 def test_inference_and_training_equal_torch_in_float64(case: Case) -> None:

@@ -19,10 +19,6 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
 
 
 def twin_layout(model: Mapping[str, Any]) -> Layout:
-    """The layout of our torch twin of a model: the one named as its form, or else the first.
-
-    Args:
-        model: the ``model`` part of a config.
-    """
+    """The layout of our torch twin of a model: the one named as its form, or else the first."""
     layouts = LAYOUTS[model["name"]]
     return next((layout for layout in layouts if layout.name == model.get("form")), layouts[0])

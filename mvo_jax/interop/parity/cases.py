@@ -15,34 +15,26 @@ Clip = tuple[int, int, int, int]
 COMPARED = tuple(name for name in LOWERINGS if not name.endswith(PADDED))
 
 
-@dataclasses.dataclass(frozen=True)
-class Bounds:
+class BOUNDS:
     """Largest allowed differences in float64.
 
     A quantity passes through some 40 layers of sums over at most some thousand terms of order 1,
     and float64 rounds at 1.1e-16. A real difference (an epsilon, a biased variance, a wrong decay)
     is 1e-7 or more. Training steps amplify rounding, the longer the more.
-
-    Attributes:
-        forward: for logits, coarse mask, losses and intermediates; absolute, and relative to the
-            largest entry where that is above 1. The logits of the published P3D with random weights
-            are 2e9, where two neighbours in float64 lie 2e-7 apart.
-        gradient: L2 norm of the difference over the L2 norm, for every parameter and the input.
-        zero_gradient: L2 norm of a gradient that is zero in exact arithmetic.
-        statistics: absolute, for running means and variances.
-        loss_after_30: absolute, loss of each of the first 30 training steps.
-        loss_after_100: absolute, loss of later steps.
     """
 
+    # For logits, coarse mask, losses and intermediates; absolute, and relative to the largest entry
+    # where that is above 1. The logits of the published P3D with random weights are 2e9, where two
+    # neighbours in float64 lie 2e-7 apart.
     forward: float = 1e-12
+    # L2 norm of the difference over the L2 norm, for every parameter and the input.
     gradient: float = 1e-11
-    zero_gradient: float = 1e-14
-    statistics: float = 1e-13
-    loss_after_30: float = 1e-9
-    loss_after_100: float = 1e-6
+    zero_gradient: float = 1e-14  # L2 norm of a gradient that is zero in exact arithmetic
+    statistics: float = 1e-13  # absolute, for running means and variances
+    loss_after_30: float = 1e-9  # absolute, loss of each of the first 30 training steps
+    loss_after_100: float = 1e-6  # absolute, loss of later steps
 
 
-BOUNDS = Bounds()
 # float32: error against the float64 truth, ours over torch's own.
 FLOAT32_RATIO = 1.5
 
@@ -70,25 +62,16 @@ SMALL: dict[str, tuple[dict[str, Any], Clip]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One network to compare, computed in one way on the Flax side.
+    """One network to compare, computed in one way on the Flax side."""
 
-    Attributes:
-        model: its name in the registry.
-        lowering: key of ``LOWERINGS``; '' where the model has no choice.
-        network: fields that differ from ``SMALL``, or from the published size.
-        clip: (T, H, W, C) of a clip; () for that of ``SMALL``.
-        loss_form: 'cross_entropy' or 'released'.
-        batch: clips in a batch.
-        published: start from the published size in place of ``SMALL``.
-    """
-
-    model: str = "mvo_net"
-    lowering: str = ""
+    model: str = "mvo_net"  # its name in the registry
+    lowering: str = ""  # key of LOWERINGS; '' where the model has no choice
+    # Fields that differ from SMALL, or from the published size.
     network: dict[str, Any] = dataclasses.field(default_factory=dict)
-    clip: tuple[int, ...] = ()
-    loss_form: str = "cross_entropy"
-    batch: int = 3
-    published: bool = False
+    clip: tuple[int, ...] = ()  # (T, H, W, C) of a clip; () for that of SMALL
+    loss_form: str = "cross_entropy"  # 'cross_entropy' or 'released'
+    batch: int = 3  # clips in a batch
+    published: bool = False  # start from the published size in place of SMALL
 
     def __post_init__(self) -> None:
         if not self.clip:

@@ -3,6 +3,7 @@
 torch is imported here.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -76,12 +77,7 @@ def cast(batch: Mapping[str, np.ndarray], dtype: str) -> Arrays:
 
 
 class FlaxSide:
-    """The shipped network, loss and update in one dtype; compiled once for a case.
-
-    Args:
-        case: network and lowering.
-        dtype: 'float32' or 'float64'; the latter needs ``jax.enable_x64``.
-    """
+    """The shipped network, loss and update; compiled once. 'float64' needs ``jax.enable_x64``."""
 
     def __init__(self, case: Case, dtype: str):
         self.case, self.dtype, self.layout = case, dtype, twin_layout(case.config)
@@ -156,11 +152,7 @@ class FlaxSide:
     ) -> tuple[list[float], list[np.ndarray], list[Arrays]]:
         """Training steps: loss of each, parameters after each (one vector), dropout masks."""
         optimiser = make_optimiser(settings)
-        update = jax.jit(
-            lambda state, gradient, batch_stats: apply_gradients(
-                state, gradient, batch_stats, optimiser
-            )
-        )
+        update = jax.jit(functools.partial(apply_gradients, optimiser=optimiser))
         params = jax.tree.map(jnp.asarray, variables["params"])
         state = TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -183,13 +175,7 @@ class FlaxSide:
 
 
 class TorchSide:
-    """The torch network in one dtype.
-
-    Args:
-        case: the network; its lowering means nothing here.
-        weights: from ``draw_weights``; copied.
-        dtype: 'float32' or 'float64'.
-    """
+    """The torch network in 'float32' or 'float64', with a copy of ``draw_weights``."""
 
     def __init__(self, case: Case, weights: RecordedModel, dtype: str):
         self.case = case
@@ -199,12 +185,10 @@ class TorchSide:
 
     def infer(self, batch: Arrays) -> Outcome:
         """A pass without dropout and with running statistics."""
-        self.model.eval().record()
-        with torch.no_grad():
+        self.model.eval()
+        with torch.no_grad(), self.model.recorded() as intermediates:
             output = self.model(torch.from_numpy(batch["video"]))
-        values, intermediates = _outputs(output), self.model.intermediates()
-        self.model.record(False)
-        return _numpy({"values": values, "intermediates": intermediates})
+        return _numpy({"values": _outputs(output), "intermediates": intermediates})
 
     def _pass(self, batch: Arrays, video: torch.Tensor, dropout: Arrays) -> dict[str, Any]:
         """A training pass with the given dropout masks: losses and outputs."""
@@ -222,20 +206,20 @@ class TorchSide:
 
     def train(self, batch: Arrays, dropout: Arrays) -> Outcome:
         """A training pass with the given dropout masks. It moves the running statistics."""
-        self.model.record()
         self.model.zero_grad()
         video = torch.from_numpy(batch["video"]).requires_grad_()
-        values = self._pass(batch, video, dropout)
+        with self.model.recorded() as intermediates:
+            values = self._pass(batch, video, dropout)
         values["loss"].backward()
         gradients = {k: p.grad for k, p in self.model.named_parameters() if p.grad is not None}
-        outcome = {
-            "values": values,
-            "intermediates": self.model.intermediates(),
-            "gradients": {**gradients, "input": video.grad},
-            "statistics": {k: v for k, v in self.model.named_buffers() if "running" in k},
-        }
-        self.model.record(False)
-        return _numpy(outcome)
+        return _numpy(
+            {
+                "values": values,
+                "intermediates": intermediates,
+                "gradients": {**gradients, "input": video.grad},
+                "statistics": {k: v for k, v in self.model.named_buffers() if "running" in k},
+            }
+        )
 
     def steps(
         self, batches: list[Arrays], settings: OptimiserSettings, masks: list[Arrays]
@@ -250,7 +234,8 @@ class TorchSide:
             loss = self._pass(batch, torch.from_numpy(batch["video"]), dropout)["loss"]
             optimiser.zero_grad()
             loss.backward()
-            torch_training.set_learning_rate(optimiser, torch_rate(settings, step))
+            rate = torch_training.learning_rate(step, settings)
+            torch_training.set_learning_rate(optimiser, rate)
             optimiser.step()
             losses.append(loss.item())
             path.append(vector({k: _array(p) for k, p in self.model.named_parameters()}))
@@ -264,25 +249,13 @@ def optimiser_settings(name: str, steps: int) -> OptimiserSettings:
     )
 
 
-def torch_rate(settings: OptimiserSettings, step: int) -> float:
-    """The learning rate as the torch side computes it."""
-    return torch_training.learning_rate(
-        step,
-        peak=settings.learning_rate,
-        total_steps=settings.total_steps,
-        warmup_steps=settings.warmup_steps,
-        warmup_start=settings.warmup_start,
-        power=settings.power,
-        end=settings.end_learning_rate,
-    )
-
-
 def schedules(name: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """The learning rates of both sides, ``[steps]`` each."""
     settings = optimiser_settings(name, steps)
     rate: Callable[..., Any] = jax.jit(learning_rate_schedule(settings))
     ours = np.array([float(rate(jnp.int32(step))) for step in range(steps)])
-    return ours, np.array([torch_rate(settings, step) for step in range(steps)])
+    theirs = [torch_training.learning_rate(step, settings) for step in range(steps)]
+    return ours, np.array(theirs)
 
 
 def vector(arrays: Mapping[str, Any]) -> np.ndarray:

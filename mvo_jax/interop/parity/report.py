@@ -119,9 +119,7 @@ def write_html(path: str | os.PathLike, result: Result, about: Mapping[str, Any]
 def drift_figure(traces: Sequence[Trace], quantity: str) -> Figure:
     """Drift along float64 training steps, one line for each case and optimiser.
 
-    Args:
-        traces: one or more.
-        quantity: 'loss' (absolute difference) or 'parameters' (relative L2 difference).
+    Of the quantity 'loss' (absolute difference) or 'parameters' (relative L2 difference).
     """
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     ax = figure.subplots()

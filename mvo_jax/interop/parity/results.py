@@ -9,29 +9,20 @@ OPTIMISER_NAMES = {"adamw": "AdamW", "sgd": "SGD"}
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One compared quantity.
+    """One compared quantity."""
 
-    Attributes:
-        case: what ran.
-        stage: 'inference', 'training step', 'AdamW steps', 'SGD steps', 'full size', 'float32' or
-            'formulas'.
-        quantity: what is compared.
-        absolute: largest absolute difference; in rows of float32 torch's relative error.
-        relative: L2 norm of the difference over the L2 norm of torch's value; in rows of float32
-            our relative error.
-        measure: what the bound is about: 'absolute', 'relative' or 'ratio'.
-        value: the measured value of that.
-        bound: its largest allowed value.
-    """
-
-    case: str
+    case: str  # what ran
+    # 'inference', 'training step', 'AdamW steps', 'SGD steps', 'full size', 'float32' or
+    # 'formulas'.
     stage: str
-    quantity: str
-    absolute: float
+    quantity: str  # what is compared
+    absolute: float  # largest absolute difference; in rows of float32 torch's relative error
+    # L2 norm of the difference over the L2 norm of torch's value; in rows of float32 our relative
+    # error.
     relative: float
-    measure: str
-    value: float
-    bound: float
+    measure: str  # what the bound is about: 'absolute', 'relative' or 'ratio'
+    value: float  # the measured value of that
+    bound: float  # its largest allowed value
 
     @property
     def holds(self) -> bool:
@@ -48,23 +39,13 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Trace:
-    """Drift along training steps of one case.
+    """Drift along training steps of one case."""
 
-    Attributes:
-        case: what ran.
-        optimiser: 'adamw' or 'sgd'.
-        dtype: compute dtype.
-        loss: torch's loss of each step.
-        loss_difference: absolute difference of the loss, each step.
-        parameter_difference: relative L2 difference of all parameters, after each step.
-    """
-
-    case: str
-    optimiser: str
-    dtype: str
-    loss: list[float]
-    loss_difference: list[float]
-    parameter_difference: list[float]
+    case: str  # what ran
+    optimiser: str  # 'adamw' or 'sgd'
+    loss: list[float]  # torch's loss of each step
+    loss_difference: list[float]  # absolute difference of the loss, each step
+    parameter_difference: list[float]  # relative L2 difference of all parameters, after each step
 
 
 @dataclasses.dataclass
@@ -82,12 +63,12 @@ class Result:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Rows of one kind: how many, and the one that came closest to its bound or broke it most."""
+    """Rows of one kind."""
 
     name: str
     stage: str
     count: int
-    worst: Row
+    worst: Row  # came closest to its bound, or broke it most
 
 
 def families(rows: Sequence[Row]) -> list[Family]:

@@ -55,7 +55,7 @@ def run(
     full_size: bool = True,
     jobs: int = 2,
 ) -> Result:
-    """Compare a model with its torch twin. Progress is logged.
+    """Compare a model with its torch twin; nothing is raised when a bound does not hold.
 
     Args:
         model: its name in the registry.
@@ -64,9 +64,6 @@ def run(
         steps: training steps of each float64 trajectory.
         full_size: also one forward pass of the published network in each dtype.
         jobs: processes that share the work.
-
-    Returns:
-        Rows and traces; nothing is raised when a bound does not hold.
     """
     tasks = [(dtype, group) for dtype in dtypes for group in _by_network(cases_of(model))]
     with jax.enable_x64(True):
@@ -133,25 +130,22 @@ def _compare_float64(group: Sequence[Case], steps: int) -> Result:
             trace = Trace(
                 str(case),
                 name,
-                "float64",
                 torch_losses,
                 [abs(a - b) for a, b in zip(losses, torch_losses, strict=True)],
                 [pair.relative_l2(a, b) for a, b in zip(path, torch_path, strict=True)],
             )
             result.traces.append(trace)
-            result.rows += trajectory_rows(trace)
-            result.rows.append(_masks_row(trace, masks, torch_masks))
+            different = sum(
+                not np.array_equal(our.get(key, ()), mask)
+                for our, their in zip(masks, torch_masks, strict=True)
+                for key, mask in their.items()
+            )
+            result.rows += trajectory_rows(trace, different)
     return result
 
 
 def stage_rows(flax: FlaxSide, weights: Any, batch: Arrays) -> list[Row]:
-    """Inference and one training pass in float64, torch with the dropout masks of Flax.
-
-    Args:
-        flax: the Flax side.
-        weights: from ``pair.draw_weights``.
-        batch: from ``pair.draw_batch``, in float64.
-    """
+    """Inference and one training pass in float64, torch with the dropout masks of Flax."""
     case, variables = flax.case, flax.variables(weights)
     torch_side = TorchSide(case, weights, "float64")
     rows = compare(case, "inference", flax.infer(variables, batch), torch_side.infer(batch))
@@ -194,9 +188,9 @@ def _label(kind: str, name: str) -> str:
     return f"gradient {name}" if kind == "gradients" else name
 
 
-def trajectory_rows(trace: Trace) -> list[Row]:
-    """Bounds along training steps: the loss of each step, and the parameters after it."""
-    stage = f"{OPTIMISER_NAMES[trace.optimiser]} steps"
+def trajectory_rows(trace: Trace, different: int) -> list[Row]:
+    """Bounds along training steps: losses, parameters, and dropout masks that are ``different``."""
+    row = functools.partial(Row, trace.case, f"{OPTIMISER_NAMES[trace.optimiser]} steps")
     count, rows = len(trace.loss), []
     for first, last, bound in (
         (0, min(30, count), BOUNDS.loss_after_30),
@@ -209,22 +203,10 @@ def trajectory_rows(trace: Trace) -> list[Row]:
         absolute = float(difference.max())
         relative = float((difference / np.abs(trace.loss[first:last])).max())
         drift = float(np.max(trace.parameter_difference[first:last]))
-        found = absolute, relative, "absolute", absolute, bound
-        rows.append(Row(trace.case, stage, f"loss, {which}", *found))
-        found = math.nan, drift, "relative", drift, bound
-        rows.append(Row(trace.case, stage, f"parameters, {which}", *found))
-    return rows
-
-
-def _masks_row(trace: Trace, ours: list[Arrays], theirs: list[Arrays]) -> Row:
-    different = sum(
-        not np.array_equal(our.get(key, ()), value)
-        for our, their in zip(ours, theirs, strict=True)
-        for key, value in their.items()
-    )
-    stage = f"{OPTIMISER_NAMES[trace.optimiser]} steps"
+        rows.append(row(f"loss, {which}", absolute, relative, "absolute", absolute, bound))
+        rows.append(row(f"parameters, {which}", math.nan, drift, "relative", drift, bound))
     what = "dropout masks that differ between lowerings"
-    return Row(trace.case, stage, what, different, different, "absolute", different, 0.0)
+    return [*rows, row(what, different, different, "absolute", different, 0.0)]
 
 
 def _with_either_kernels(compute: Callable[[], Outcome]) -> list[Outcome]:
@@ -253,9 +235,8 @@ def float32_rows(case: Case, *, draws: int = FLOAT32_DRAWS) -> list[Row]:
         batch = pair.draw_batch(case, seed=seed)
         ours, _, _ = flax.train(flax.variables(weights), batch, jax.random.key(seed))
         dropout = ours["dropout"]
-        theirs = _with_either_kernels(
-            functools.partial(_torch_training, case, weights, batch, dropout)
-        )
+        train = functools.partial(_torch_training, case, weights, batch, dropout)
+        theirs = _with_either_kernels(train)
         wide = pair.cast(batch, "float64")
         truth = TorchSide(case, weights, "float64").train(wide, dropout)
         for kind, name, true in _named(truth):

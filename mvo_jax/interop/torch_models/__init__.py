@@ -30,7 +30,7 @@ def build_twin(model: Mapping[str, Any], clip: tuple[int, ...]) -> "RecordedMode
     Args:
         model: the ``model`` part of a config, as ``models.registry.build_model`` takes it; how the
             Flax side computes (dtype, lowering) means nothing here.
-        clip: (T, H, W, C) of the clips.
+        clip: (T, H, W, C) of the clips; fixes positions, decoder blocks and C3D's dense layer.
     """
     twin = pkgutil.resolve_name(f"{__name__}.{TWINS[model['name']]}")
     return twin(clip, types.SimpleNamespace(**model))

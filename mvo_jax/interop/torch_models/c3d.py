@@ -19,12 +19,7 @@ _STAGES = (
 
 
 class TorchC3D(RecordedModel):
-    """The network of ``mvo_jax.models.baselines.c3d.C3D``.
-
-    Args:
-        clip: (T, H, W, C); fixes the inputs of the first dense layer.
-        config: the fields of the Flax model.
-    """
+    """The network of ``mvo_jax.models.baselines.c3d.C3D``."""
 
     def __init__(self, clip: tuple[int, ...], config: Any):
         super().__init__(config.in_channels)

@@ -78,12 +78,7 @@ class Mixed(nn.Module):
 
 
 class TorchI3D(RecordedModel):
-    """The network of ``mvo_jax.models.baselines.i3d.I3D``.
-
-    Args:
-        clip: (T, H, W, C); any fits.
-        config: the fields of the Flax model.
-    """
+    """The network of ``mvo_jax.models.baselines.i3d.I3D``."""
 
     def __init__(self, clip: tuple[int, ...], config: Any):
         super().__init__(config.in_channels)

@@ -1,9 +1,16 @@
 """Layers that several of the torch models have."""
 
+from collections import OrderedDict
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvo_jax.interop.torch_models.recording import Dropout
+
+
+def chain(**layers: nn.Module) -> nn.Sequential:
+    """Layers one after the other; their names are those of the state dict."""
+    return nn.Sequential(OrderedDict(layers))
 
 
 def channels_first(video: Tensor) -> Tensor:
@@ -22,13 +29,7 @@ def conv(
 ) -> nn.Module:
     """Convolution with weights of He's width, 2-D or 3-D as its kernel.
 
-    Args:
-        planes_in: channels of the input.
-        planes_out: channels of the output.
-        kernel: its sides.
-        stride: of every axis, or of each.
-        padded: whether half a kernel of zeros goes around the input.
-        bias: whether it has one.
+    With ``padded`` half a kernel of zeros goes around the input.
     """
     kind = nn.Conv2d if len(kernel) == 2 else nn.Conv3d
     padding = tuple(size // 2 if padded else 0 for size in kernel)
@@ -56,14 +57,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Self-attention with one map for queries, keys and values and no bias in it.
-
-    Args:
-        hidden: width of a token.
-        heads: attention heads.
-        head_dim: width of a head.
-        dropout: after the output map.
-    """
+    """Self-attention with one map for queries, keys and values and no bias in it."""
 
     def __init__(self, hidden: int, heads: int, head_dim: int, dropout: Dropout):
         super().__init__()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvo_jax.interop.torch_models.layers import channels_first, conv
+from mvo_jax.interop.torch_models.layers import chain, channels_first, conv
 from mvo_jax.interop.torch_models.recording import Dropout, Output, RecordedModel, Recorder
 
 
@@ -126,21 +126,6 @@ class Attention(nn.Module):
         return self.output_linear(mixed.transpose(1, 2).reshape(batch, tokens, hidden))
 
 
-class FeedForward(nn.Module):
-    """Linear, GELU, dropout, linear."""
-
-    def __init__(self, hidden: int, mlp_dim: int, form: str, dropout: Dropout):
-        super().__init__()
-        self.w_1 = nn.Linear(hidden, mlp_dim)
-        self.w_2 = nn.Linear(mlp_dim, hidden)
-        self.approximate = "tanh" if form == "released" else "none"
-        self.dropout = dropout
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, S, hidden]`` to the same shape."""
-        return self.w_2(self.dropout(F.gelu(self.w_1(x), approximate=self.approximate)))
-
-
 class Sublayer(nn.Module):
     """Pre-norm residual connection."""
 
@@ -157,14 +142,19 @@ class Sublayer(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm attention and feed-forward block with a dropout after it."""
 
-    def __init__(self, index: int, hidden: int, heads: int, mlp_dim: int, rate: float, form: str):
+    def __init__(self, index: int, hidden: int, heads: int, rate: float, form: str):
         super().__init__()
 
         def dropout(name: str) -> Dropout:
             return Dropout(f"encoder/block{index + 1}/{name}", rate)
 
         self.attention = Attention(hidden, heads, dropout("attention_dropout"))
-        self.feed_forward = FeedForward(hidden, mlp_dim, form, dropout("mlp_dropout"))
+        self.feed_forward = chain(
+            w_1=nn.Linear(hidden, 4 * hidden),
+            gelu=nn.GELU("tanh" if form == "released" else "none"),
+            dropout=dropout("mlp_dropout"),
+            w_2=nn.Linear(4 * hidden, hidden),
+        )
         self.input_sublayer = Sublayer(hidden, form, dropout("attention_branch_dropout"))
         self.output_sublayer = Sublayer(hidden, form, dropout("mlp_branch_dropout"))
         self.dropout = dropout("output_dropout")
@@ -187,8 +177,7 @@ class Bert(nn.Module):
         self.embedding = nn.ModuleDict({"learnedPosition": nn.ParameterDict({"pe": position})})
         self.dropout = Dropout("encoder/embedding_dropout", rate)
         self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(i, hidden, heads, 4 * hidden, rate, form)
-            for i in range(config.num_layers)
+            TransformerBlock(i, hidden, heads, rate, form) for i in range(config.num_layers)
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -255,13 +244,7 @@ class PseudoBranch(nn.Module):
 
 
 class TorchMVONet(RecordedModel):
-    """The network of ``mvo_jax.models.mvo_net.MVONet``.
-
-    Args:
-        clip: (T, H, W, C); T fixes the number of positions, the smaller side that of the decoder's
-            blocks.
-        config: the fields of the Flax model.
-    """
+    """The network of ``mvo_jax.models.mvo_net.MVONet``."""
 
     def __init__(self, clip: tuple[int, ...], config: Any):
         super().__init__(config.in_channels)

@@ -58,12 +58,7 @@ class Block(nn.Module):
 
 
 class TorchP3D(RecordedModel):
-    """The network of ``mvo_jax.models.baselines.p3d.P3D``.
-
-    Args:
-        clip: (T, H, W, C); any fits.
-        config: the fields of the Flax model.
-    """
+    """The network of ``mvo_jax.models.baselines.p3d.P3D``."""
 
     def __init__(self, clip: tuple[int, ...], config: Any):
         super().__init__(config.in_channels)

@@ -3,7 +3,8 @@
 Intermediates go out channels-last, so that both frameworks compare without transposing.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -19,12 +20,7 @@ class Output(NamedTuple):
 
 
 class Recorder:
-    """Keeps tensors by name while ``active``; one for all parts of a model.
-
-    Attributes:
-        active: whether to keep.
-        values: what was kept, channels-last.
-    """
+    """Keeps tensors by name, channels-last, while ``active``; one for all parts of a model."""
 
     def __init__(self) -> None:
         self.active = False
@@ -38,12 +34,9 @@ class Recorder:
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask can be given.
+    """Dropout, of whole channels or not, whose mask can be given.
 
-    Args:
-        name: path of the same dropout in the Flax model, e.g. 'encoder/block1/mlp_dropout'.
-        rate: probability of dropping.
-        channels: drop whole channels of a ``[B, C, H, W]`` map.
+    Its name is the path of the same one in the Flax model, e.g. 'encoder/block1/mlp_dropout'.
     """
 
     def __init__(self, name: str, rate: float, *, channels: bool = False):
@@ -62,11 +55,7 @@ class Dropout(nn.Module):
 
 
 class RecordedModel(nn.Module):
-    """A model whose intermediates can be read and whose dropout masks can be set.
-
-    Args:
-        in_channels: of the first layer; a grey clip is copied to as many.
-    """
+    """A model whose intermediates can be read and whose dropout masks can be set."""
 
     def __init__(self, in_channels: int):
         super().__init__()
@@ -87,13 +76,12 @@ class RecordedModel(nn.Module):
         grey = video.shape[-1] == 1
         return video.expand(*video.shape[:-1], self.in_channels) if grey else video
 
-    def record(self, active: bool = True) -> None:
-        """Keep (or stop keeping) the named intermediates of later forward passes."""
-        self.keep.active, self.keep.values = active, {}
-
-    def intermediates(self) -> dict[str, Tensor]:
-        """What the last forward pass recorded, by the Flax model's names, channels-last."""
-        return dict(self.keep.values)
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[dict[str, Tensor]]:
+        """What forward passes within compute, by the Flax model's names, channels-last."""
+        self.keep.active, self.keep.values = True, {}
+        yield self.keep.values
+        self.keep.active, self.keep.values = False, {}
 
     def inject_dropout(self, masks: Mapping[str, Tensor]) -> None:
         """Use these dropout masks in later training passes.

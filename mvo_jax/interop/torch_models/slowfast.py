@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvo_jax.interop.torch_models.layers import channels_first, conv
+from mvo_jax.interop.torch_models.layers import chain, channels_first, conv
 from mvo_jax.interop.torch_models.recording import Dropout, RecordedModel
 
 _SLOW_KERNELS = (1, 1, 3, 3)
@@ -14,37 +14,14 @@ _FAST_KERNELS = (3, 3, 3, 3)
 _HEAD = "6"  # the published network: stem, four stages, pooling, head
 
 
-class Stem(nn.Module):
-    """Convolution, BatchNorm, ReLU, max pooling in-plane."""
-
-    def __init__(self, planes_in: int, planes_out: int, time_kernel: int):
-        super().__init__()
-        self.conv = conv(planes_in, planes_out, (time_kernel, 7, 7), (1, 2, 2))
-        self.norm = nn.BatchNorm3d(planes_out)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, T, H, W]`` to ``[B, C', T, H / 4, W / 4]``."""
-        x = F.relu(self.norm(self.conv(x)), inplace=True)
-        return F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
-
-
-class Branch(nn.Module):
-    """The three convolutions of a bottleneck block."""
-
-    def __init__(self, planes_in: int, planes: int, time_kernel: int, stride: int):
-        super().__init__()
-        self.conv_a = conv(planes_in, planes, (time_kernel, 1, 1))
-        self.norm_a = nn.BatchNorm3d(planes)
-        self.conv_b = conv(planes, planes, (1, 3, 3), (1, stride, stride))
-        self.norm_b = nn.BatchNorm3d(planes)
-        self.conv_c = conv(planes, 4 * planes, (1, 1, 1))
-        self.norm_c = nn.BatchNorm3d(4 * planes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, T, H, W]`` to ``[B, C', T, H', W']``."""
-        x = F.relu(self.norm_a(self.conv_a(x)), inplace=True)
-        x = F.relu(self.norm_b(self.conv_b(x)), inplace=True)
-        return self.norm_c(self.conv_c(x))
+def _stem(planes_in: int, planes_out: int, time_kernel: int) -> nn.Module:
+    """``[B, C, T, H, W]`` to ``[B, C', T, H / 4, W / 4]``."""
+    return chain(
+        conv=conv(planes_in, planes_out, (time_kernel, 7, 7), (1, 2, 2)),
+        norm=nn.BatchNorm3d(planes_out),
+        relu=nn.ReLU(inplace=True),
+        pool=nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)),
+    )
 
 
 class Block(nn.Module):
@@ -56,7 +33,16 @@ class Block(nn.Module):
         if stride != 1 or planes_in != 4 * planes:
             self.branch1_conv = conv(planes_in, 4 * planes, (1, 1, 1), (1, stride, stride))
             self.branch1_norm = nn.BatchNorm3d(4 * planes)
-        self.branch2 = Branch(planes_in, planes, time_kernel, stride)
+        self.branch2 = chain(
+            conv_a=conv(planes_in, planes, (time_kernel, 1, 1)),
+            norm_a=nn.BatchNorm3d(planes),
+            relu_a=nn.ReLU(inplace=True),
+            conv_b=conv(planes, planes, (1, 3, 3), (1, stride, stride)),
+            norm_b=nn.BatchNorm3d(planes),
+            relu_b=nn.ReLU(inplace=True),
+            conv_c=conv(planes, 4 * planes, (1, 1, 1)),
+            norm_c=nn.BatchNorm3d(4 * planes),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C', T, H', W']``."""
@@ -66,39 +52,18 @@ class Block(nn.Module):
         return F.relu(shortcut + self.branch2(x), inplace=True)
 
 
-class Stage(nn.Module):
+def _stage(planes_in: int, planes: int, blocks: int, time_kernel: int, stride: int) -> nn.Module:
     """The blocks of one stage of one pathway."""
-
-    def __init__(self, planes_in: int, planes: int, blocks: int, time_kernel: int, stride: int):
-        super().__init__()
-        self.res_blocks = nn.Sequential()
-        for _ in range(blocks):
-            self.res_blocks.append(Block(planes_in, planes, time_kernel, stride))
-            planes_in, stride = 4 * planes, 1
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, T, H, W]`` to ``[B, C', T, H', W']``."""
-        return self.res_blocks(x)
-
-
-class Fusion(nn.Module):
-    """Lateral connection from the fast to the slow pathway."""
-
-    def __init__(self, planes: int, kernel: int, stride: int):
-        super().__init__()
-        self.conv_fast_to_slow = conv(planes, 2 * planes, (kernel, 1, 1), (stride, 1, 1))
-        self.norm = nn.BatchNorm3d(2 * planes)
-
-    def forward(self, slow: Tensor, fast: Tensor) -> Tensor:
-        """The slow features with the fast ones' joined to their channels."""
-        lateral = F.relu(self.norm(self.conv_fast_to_slow(fast)), inplace=True)
-        return torch.cat([slow, lateral], dim=1)
+    sizes = [(planes_in, stride), *[(4 * planes, 1)] * (blocks - 1)][:blocks]
+    return chain(
+        res_blocks=nn.Sequential(*(Block(n, planes, time_kernel, step) for n, step in sizes))
+    )
 
 
 class Pathways(nn.Module):
-    """One part of both pathways and the connection behind it."""
+    """One part of both pathways and the lateral connection behind it."""
 
-    def __init__(self, slow: nn.Module, fast: nn.Module, fusion: Fusion | None):
+    def __init__(self, slow: nn.Module, fast: nn.Module, fusion: nn.Module | None):
         super().__init__()
         self.multipathway_blocks = nn.ModuleList([slow, fast])
         self.multipathway_fusion = fusion
@@ -107,38 +72,38 @@ class Pathways(nn.Module):
         """Slow and fast features to the next."""
         slow, fast = self.multipathway_blocks[0](slow), self.multipathway_blocks[1](fast)
         if self.multipathway_fusion is not None:
-            slow = self.multipathway_fusion(slow, fast)
+            slow = torch.cat([slow, self.multipathway_fusion(fast)], dim=1)
         return slow, fast
 
 
 class TorchSlowFast(RecordedModel):
-    """The network of ``mvo_jax.models.baselines.slowfast.SlowFast``.
-
-    Args:
-        clip: (T, H, W, C); any fits.
-        config: the fields of the Flax model.
-    """
+    """The network of ``mvo_jax.models.baselines.slowfast.SlowFast``."""
 
     def __init__(self, clip: tuple[int, ...], config: Any):
         super().__init__(config.in_channels)
         del clip
         self.frame_ratio, self.stages = config.frame_ratio, len(config.stage_sizes)
 
-        def fusion(planes: int, stage: int) -> Fusion | None:
+        def fusion(planes: int, stage: int) -> nn.Module | None:
             if stage == self.stages:
                 return None
-            return Fusion(planes, config.fusion_kernel, config.frame_ratio)
+            kernel, stride = (config.fusion_kernel, 1, 1), (config.frame_ratio, 1, 1)
+            return chain(
+                conv_fast_to_slow=conv(planes, 2 * planes, kernel, stride),
+                norm=nn.BatchNorm3d(2 * planes),
+                relu=nn.ReLU(inplace=True),
+            )
 
         thin = config.width // config.channel_ratio
         slow_in, fast_in = config.width + 2 * thin, thin
-        stems = Stem(config.in_channels, config.width, 1), Stem(config.in_channels, thin, 5)
+        stems = _stem(config.in_channels, config.width, 1), _stem(config.in_channels, thin, 5)
         self.blocks = nn.ModuleDict({"0": Pathways(*stems, fusion(fast_in, 0))})
         for stage, blocks in enumerate(config.stage_sizes):
             stride = 1 if stage == 0 else 2
             slow, fast = config.width * 2**stage, thin * 2**stage
             self.blocks[str(stage + 1)] = Pathways(
-                Stage(slow_in, slow, blocks, _SLOW_KERNELS[stage], stride),
-                Stage(fast_in, fast, blocks, _FAST_KERNELS[stage], stride),
+                _stage(slow_in, slow, blocks, _SLOW_KERNELS[stage], stride),
+                _stage(fast_in, fast, blocks, _FAST_KERNELS[stage], stride),
                 fusion(4 * fast, stage + 1),
             )
             slow_in, fast_in = 4 * slow + 8 * fast, 4 * fast

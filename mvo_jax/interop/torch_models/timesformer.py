@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvo_jax.interop.torch_models.layers import Attention, PreNorm, attend, cut
+from mvo_jax.interop.torch_models.layers import Attention, PreNorm, attend, chain, cut
 from mvo_jax.interop.torch_models.recording import Dropout, RecordedModel, Recorder
 
 
@@ -23,27 +23,10 @@ class GatedUnit(nn.Module):
         return values * F.gelu(gates)
 
 
-class GatedMlp(nn.Module):
-    """Linear, gated unit, dropout, linear."""
-
-    def __init__(self, hidden: int, mlp_dim: int, dropout: Dropout):
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(hidden, 2 * mlp_dim), GatedUnit(), dropout, nn.Linear(mlp_dim, hidden)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, S, hidden]`` to the same shape."""
-        return self.net(x)
-
-
 class JointAttention(Attention):
     """Attention within groups of patches, with a CLS token that sees all and is seen by all.
 
-    Args:
-        axis: 'time' groups the frames of a patch, 'space' the patches of a frame.
-        frames: number of frames.
-        *sizes: see ``Attention``.
+    The axis 'time' groups the frames of a patch, 'space' the patches of a frame.
     """
 
     def __init__(self, axis: str, frames: int, *sizes: Any):
@@ -86,21 +69,6 @@ class ReleasedAttention(nn.Module):
         return self.proj_drop(self.proj(attend(query, key, value, self.heads)))
 
 
-class ReleasedMlp(nn.Module):
-    """Linear, GELU, dropout, linear, dropout under the released code's names."""
-
-    def __init__(self, name: str, hidden: int, mlp_dim: int, rate: float):
-        super().__init__()
-        self.fc1 = nn.Linear(hidden, mlp_dim)
-        self.fc2 = nn.Linear(mlp_dim, hidden)
-        self.drop = Dropout(f"{name}/dropout", rate)
-        self.out_drop = Dropout(f"{name}/out_dropout", rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, S, hidden]`` to the same shape."""
-        return self.out_drop(self.fc2(self.drop(F.gelu(self.fc1(x)))))
-
-
 class ReleasedBlock(nn.Module):
     """Attention over time without the CLS token, over space with a copy a frame, MLP."""
 
@@ -118,7 +86,13 @@ class ReleasedBlock(nn.Module):
         self.norm1 = nn.LayerNorm(hidden, eps=1e-6)
         self.attn = attention("space")
         self.norm2 = nn.LayerNorm(hidden, eps=1e-6)
-        self.mlp = ReleasedMlp(f"{name}/mlp", hidden, config.mlp_dim, rate)
+        self.mlp = chain(
+            fc1=nn.Linear(hidden, config.mlp_dim),
+            act=nn.GELU(),
+            drop=Dropout(f"{name}/mlp/dropout", rate),
+            fc2=nn.Linear(config.mlp_dim, hidden),
+            out_drop=Dropout(f"{name}/mlp/out_dropout", rate),
+        )
 
     def forward(self, cls: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """CLS token ``[B, 1, hidden]`` and patches ``[B, T, N, hidden]`` to the same shapes."""
@@ -167,12 +141,7 @@ class Released(nn.Module):
 
 
 class TorchTimeSformer(RecordedModel):
-    """The network of ``mvo_jax.models.baselines.timesformer.TimeSformer``.
-
-    Args:
-        clip: (T, H, W, C); fixes the number of positions.
-        config: the fields of the Flax model.
-    """
+    """The network of ``mvo_jax.models.baselines.timesformer.TimeSformer``."""
 
     def __init__(self, clip: tuple[int, ...], config: Any):
         super().__init__(config.in_channels)
@@ -193,8 +162,13 @@ class TorchTimeSformer(RecordedModel):
                 dropout = Dropout(f"block{layer + 1}/{axis}_dropout", config.dropout_rate)
                 sizes = hidden, config.num_heads, config.head_dim, dropout
                 parts.append(JointAttention(axis, clip[0], *sizes))
-            dropout = Dropout(f"block{layer + 1}/mlp/dropout", config.dropout_rate)
-            parts.append(GatedMlp(hidden, config.mlp_dim, dropout))
+            mlp = nn.Sequential(
+                nn.Linear(hidden, 2 * config.mlp_dim),
+                GatedUnit(),
+                Dropout(f"block{layer + 1}/mlp/dropout", config.dropout_rate),
+                nn.Linear(config.mlp_dim, hidden),
+            )
+            parts.append(chain(net=mlp))
             self.layers.append(nn.ModuleList(PreNorm(hidden, part) for part in parts))
         self.to_out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, config.num_outputs))
 

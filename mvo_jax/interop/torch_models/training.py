@@ -2,42 +2,31 @@
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvo_jax.interop.torch_models.recording import Output
+from mvo_jax.training.optim import OptimiserSettings
 
 
-def classification_loss(
-    logits: Tensor, label: Tensor, *, form: str = "cross_entropy", positive_weight: float = 1.0
-) -> Tensor:
-    """Classification loss of each case.
+def classification_loss(logits: Tensor, label: Tensor, *, form: str = "cross_entropy") -> Tensor:
+    """Classification loss of each case, ``[B]``.
 
     Args:
         logits: ``[B, 1]`` or ``[B, 2]``.
         label: ``[B]``, 0 or 1.
         form: 'cross_entropy', or 'released' (half-weight BCE, 1e-7 inside the logarithms).
-        positive_weight: weight of positive cases.
-
-    Returns:
-        ``[B]``.
-
-    Raises:
-        ValueError: unknown form.
     """
     target = label.to(logits.dtype)
     if form == "released":
         p = logits[:, 0].sigmoid()
-        loss = -(target * (p + 1e-7).log() + (1 - target) * (1 - p + 1e-7).log()) * 0.5
-    elif form != "cross_entropy":
-        raise ValueError(f"loss form {form!r} is unknown")
-    elif logits.shape[1] == 1:
-        loss = F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
-    else:
-        loss = F.cross_entropy(logits, label.long(), reduction="none")
-    return loss * (1 + (positive_weight - 1) * target)
+        return -(target * (p + 1e-7).log() + (1 - target) * (1 - p + 1e-7).log()) * 0.5
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
+    return F.cross_entropy(logits, label.long(), reduction="none")
 
 
 def total_loss(
@@ -47,12 +36,9 @@ def total_loss(
     *,
     form: str = "cross_entropy",
     mask_loss_weight: float = 0.05,
-    positive_weight: float = 1.0,
 ) -> Tensor:
     """Classification loss plus lambda times the mean squared error of the coarse mask (Eq. 2)."""
-    loss = classification_loss(
-        output.logits, label, form=form, positive_weight=positive_weight
-    ).mean()
+    loss = classification_loss(output.logits, label, form=form).mean()
     if output.coarse_mask is None:
         return loss
     return loss + mask_loss_weight * F.mse_loss(output.coarse_mask, coarse_target)
@@ -67,20 +53,12 @@ def coarse_mask(lge_mask: Tensor, mask_size: int) -> Tensor:
     return F.avg_pool2d(mvo[:, None], block)[:, 0]
 
 
-def learning_rate(
-    step: int,
-    *,
-    peak: float,
-    total_steps: int,
-    warmup_steps: int = 0,
-    warmup_start: float = 1e-6,
-    power: float = 1.0,
-    end: float = 0.0,
-) -> float:
+def learning_rate(step: int, settings: OptimiserSettings) -> float:
     """Rate of the update after ``step`` updates: polynomial decay times linear warm-up (mmcv)."""
-    rate = end + (peak - end) * (1 - min(step / total_steps, 1.0)) ** power
-    if step < warmup_steps:
-        rate *= 1 - (1 - step / warmup_steps) * (1 - warmup_start)
+    peak, end, warmup = settings.learning_rate, settings.end_learning_rate, settings.warmup_steps
+    rate = end + (peak - end) * (1 - min(step / settings.total_steps, 1.0)) ** settings.power
+    if step < warmup:
+        rate *= 1 - (1 - step / warmup) * (1 - settings.warmup_start)
     return rate
 
 
@@ -89,23 +67,13 @@ def make_optimiser(
     name: str,
     *,
     weight_decay: float,
-    momentum: float = 0.9,
     fused: bool | None = None,
 ) -> torch.optim.Optimizer:
-    """torch's AdamW (decoupled decay) or SGD (decay as an L2 term); set the rate before each step.
-
-    Raises:
-        ValueError: unknown name.
-    """
+    """torch's AdamW (decoupled decay) or SGD (decay as an L2 term), at rate 0 until it is set."""
+    options: dict[str, Any] = {"lr": 0.0, "weight_decay": weight_decay, "fused": fused}
     if name == "adamw":
-        return torch.optim.AdamW(
-            parameters, lr=0.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay, fused=fused
-        )
-    if name == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=0.0, momentum=momentum, weight_decay=weight_decay, fused=fused
-        )
-    raise ValueError(f"optimiser {name!r} is unknown")
+        return torch.optim.AdamW(parameters, betas=(0.9, 0.999), eps=1e-8, **options)
+    return torch.optim.SGD(parameters, momentum=0.9, **options)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

@@ -5,26 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mvo_jax.interop.torch_models.layers import Attention, PreNorm, cut
+from mvo_jax.interop.torch_models.layers import Attention, PreNorm, chain, cut
 from mvo_jax.interop.torch_models.recording import Dropout, RecordedModel
-
-
-class FeedForward(nn.Module):
-    """Linear, GELU, dropout, linear, dropout."""
-
-    def __init__(self, name: str, hidden: int, mlp_dim: int, rate: float):
-        super().__init__()
-        self.net = nn.Sequential(
-            nn.Linear(hidden, mlp_dim),
-            nn.GELU(),
-            Dropout(f"{name}/dropout", rate),
-            nn.Linear(mlp_dim, hidden),
-            Dropout(f"{name}/out_dropout", rate),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, S, hidden]`` to the same shape."""
-        return self.net(x)
 
 
 class Transformer(nn.Module):
@@ -38,8 +20,15 @@ class Transformer(nn.Module):
             block = f"{name}_block{layer + 1}"
             dropout = Dropout(f"{block}/attention_dropout", rate)
             attention = Attention(hidden, config.num_heads, config.head_dim, dropout)
-            mlp = FeedForward(f"{block}/mlp", hidden, config.mlp_dim, rate)
-            self.layers.append(nn.ModuleList([PreNorm(hidden, attention), PreNorm(hidden, mlp)]))
+            mlp = nn.Sequential(
+                nn.Linear(hidden, config.mlp_dim),
+                nn.GELU(),
+                Dropout(f"{block}/mlp/dropout", rate),
+                nn.Linear(config.mlp_dim, hidden),
+                Dropout(f"{block}/mlp/out_dropout", rate),
+            )
+            parts = attention, chain(net=mlp)
+            self.layers.append(nn.ModuleList(PreNorm(hidden, part) for part in parts))
         self.norm = nn.LayerNorm(hidden)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,12 +40,7 @@ class Transformer(nn.Module):
 
 
 class TorchViViT(RecordedModel):
-    """The network of ``mvo_jax.models.baselines.vivit.ViViT``.
-
-    Args:
-        clip: (T, H, W, C); fixes the number of positions.
-        config: the fields of the Flax model.
-    """
+    """The network of ``mvo_jax.models.baselines.vivit.ViViT``."""
 
     def __init__(self, clip: tuple[int, ...], config: Any):
         super().__init__(config.in_channels)

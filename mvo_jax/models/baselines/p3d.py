@@ -11,38 +11,23 @@ whole kernel.
 
 import flax.linen as nn
 
+from mvo_jax.models.baselines.baseline import Baseline
 from mvo_jax.models.ops.conv3d import Conv3d
-from mvo_jax.models.ops.layers import (
-    BatchNorm,
-    ModelOutput,
-    check_clip,
-    classify,
-    kaiming_normal_fan_out,
-    sow,
-)
+from mvo_jax.models.ops.layers import BatchNorm, check_clip, kaiming_normal_fan_out, sow
 from mvo_jax.models.ops.lowerings import Triple
 from mvo_jax.models.ops.numerics import Array, Numerics
 from mvo_jax.models.ops.pooling import max_pool
 
-MIN_FRAMES = 16  # four poolings halve the frames
-MIN_SIZE = 32  # the last stage needs one pixel
 STAGES_3D = 3  # the stages behind them are 2-D
 KINDS = "ABC"
 
 
-class P3DBlock(nn.Module):
-    """Bottleneck block of one of the three kinds, or a plain 2-D one.
+class Block(nn.Module):
+    """Bottleneck block of one of the three kinds, or a plain 2-D one."""
 
-    Args:
-        features: channels inside; four times as many leave.
-        kind: 'A', 'B', 'C', or '2D'.
-        stride: in-plane, of the first convolution and of the shortcut.
-        numerics: see ``Numerics``.
-    """
-
-    features: int
-    kind: str
-    stride: int = 1
+    features: int  # channels inside; four times as many leave
+    kind: str  # 'A', 'B', 'C', or '2D'
+    stride: int = 1  # in-plane, of the first convolution and of the shortcut
     numerics: Numerics = Numerics()
 
     @nn.compact
@@ -78,41 +63,33 @@ class P3DBlock(nn.Module):
         return nn.relu(x + y)
 
 
-class P3DTrunk(nn.Module):
-    """Stem and stages; fields as in ``P3D``."""
-
-    in_channels: int = 3
-    width: int = 64
-    stage_sizes: tuple[int, ...] = (3, 8, 36, 3)
-    numerics: Numerics = Numerics()
+class Trunk(nn.Module):
+    """Stem and stages."""
 
     @nn.compact
-    def __call__(self, video: Array, *, train: bool) -> Array:
+    def __call__(self, of: "P3D", video: Array, *, train: bool) -> Array:
         """``[B, T, H, W, C]`` to ``[B, floor(T/16), ceil(H/32), ceil(W/32), 32 * width]``.
 
         With four stages. Sows 'stem' and 'layer1' ... 'layer4', each behind its pooling.
         """
         x = Conv3d(
-            self.width,
+            of.width,
             (1, 7, 7),
             (1, 2, 2),
-            numerics=self.numerics,
-            in_channels=self.in_channels,
+            numerics=of.numerics,
+            in_channels=of.in_channels,
             kernel_init=kaiming_normal_fan_out,
             name="stem_conv",
         )(video)
-        x = nn.relu(BatchNorm(self.numerics, name="stem_norm")(x, train=train))
+        x = nn.relu(BatchNorm(of.numerics, name="stem_norm")(x, train=train))
         x = sow(self, "stem", max_pool(x, (2, 3, 3), (2, 2, 2), (0, 1, 1)))
         count = 0
-        for stage, blocks in enumerate(self.stage_sizes):
+        for stage, blocks in enumerate(of.stage_sizes):
             for block in range(blocks):
-                x = P3DBlock(
-                    self.width * 2**stage,
-                    KINDS[count % len(KINDS)] if stage < STAGES_3D else "2D",
-                    2 if stage > 0 and block == 0 else 1,
-                    self.numerics,
-                    name=f"layer{stage + 1}_block{block + 1}",
-                )(x, train=train)
+                kind = KINDS[count % len(KINDS)] if stage < STAGES_3D else "2D"
+                stride = 2 if stage > 0 and block == 0 else 1
+                name = f"layer{stage + 1}_block{block + 1}"
+                x = Block(of.width * 2**stage, kind, stride, of.numerics, name=name)(x, train=train)
                 count += 1
             if stage < STAGES_3D:
                 x = max_pool(x, (2, 1, 1), (2, 1, 1))
@@ -120,48 +97,19 @@ class P3DTrunk(nn.Module):
         return x
 
 
-class P3D(nn.Module):
-    """Classifies a clip with P3D.
+class P3D(Baseline):
+    """P3D. Sows 'pooled' beside what the trunk sows."""
 
-    Args:
-        num_outputs: 1 (sigmoid) or 2 (softmax).
-        in_channels: channels of the stem; a grey clip counts as so many copies.
-        width: channels of the stem, 64 in the paper.
-        stage_sizes: residual blocks of each stage, (3, 8, 36, 3) in P3D-199; at most four stages.
-        head_dropout: dropout rate of the pooled features.
-        numerics: see ``Numerics``.
-    """
+    width: int = 64  # channels of the stem
+    stage_sizes: tuple[int, ...] = (3, 8, 36, 3)  # residual blocks of each; at most four stages
+    head_dropout: float = 0.5  # of the pooled features
 
-    num_outputs: int = 1
-    in_channels: int = 3
-    width: int = 64
-    stage_sizes: tuple[int, ...] = (3, 8, 36, 3)
-    head_dropout: float = 0.5
-    numerics: Numerics = Numerics()
-
-    @nn.compact
-    def __call__(self, video: Array, *, train: bool, with_mask: bool = False) -> ModelOutput:
-        """Classify clips.
-
-        Args:
-            video: ``[B, T, H, W, C]`` normalised, T >= 16, H and W >= 32, C 1 or ``in_channels``.
-            train: batch statistics and dropout (rng collection 'dropout').
-            with_mask: ignored, there is no mask branch.
-
-        Returns:
-            ``ModelOutput`` without mask. Sows 'pooled' beside what the trunk sows.
-
-        Raises:
-            ValueError: a clip the network cannot take, or stages it does not have.
-        """
-        del with_mask
-        check_clip(video, in_channels=self.in_channels, frames=MIN_FRAMES, size=MIN_SIZE)
+    def features(self, video: Array, *, train: bool) -> Array:
+        """The pooled features, ``[B, 32 * width]`` with four stages."""
+        # Four poolings halve the frames, and the last stage needs one pixel.
+        check_clip(video, in_channels=self.in_channels, frames=16, size=32)
         if not 1 <= len(self.stage_sizes) <= STAGES_3D + 1:
             raise ValueError(f"stage_sizes {self.stage_sizes}: P3D has one to four stages")
-        numerics = self.numerics
-        trunk = P3DTrunk(self.in_channels, self.width, self.stage_sizes, numerics, name="trunk")
-        x = sow(self, "pooled", trunk(video, train=train).mean(axis=(1, 2, 3)))
-        logits = classify(
-            x, self.num_outputs, numerics, dropout_rate=self.head_dropout, train=train
-        )
-        return ModelOutput(logits, None)
+        x = Trunk(name="trunk")(self, video, train=train)
+        x = sow(self, "pooled", x.mean(axis=(1, 2, 3)))
+        return self.dropout("head_dropout", x, self.head_dropout, train=train)

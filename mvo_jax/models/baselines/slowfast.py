@@ -12,20 +12,12 @@ block starts at one, not at zero.
 import flax.linen as nn
 import jax.numpy as jnp
 
+from mvo_jax.models.baselines.baseline import Baseline
 from mvo_jax.models.ops.conv3d import Conv3d
-from mvo_jax.models.ops.layers import (
-    BatchNorm,
-    ModelOutput,
-    check_clip,
-    classify,
-    kaiming_normal_fan_out,
-    sow,
-)
+from mvo_jax.models.ops.layers import BatchNorm, check_clip, kaiming_normal_fan_out, sow
 from mvo_jax.models.ops.lowerings import Triple
 from mvo_jax.models.ops.numerics import Array, Numerics
 from mvo_jax.models.ops.pooling import max_pool
-
-MIN_SIZE = 32  # the last stage needs one pixel
 
 # Frames under the first convolution of a block, by stage.
 SLOW_KERNELS = (1, 1, 3, 3)
@@ -66,18 +58,11 @@ class ConvNorm(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Residual block: (k, 1, 1), (1, 3, 3) and (1, 1, 1) convolutions.
+    """Residual block: (k, 1, 1), (1, 3, 3) and (1, 1, 1) convolutions."""
 
-    Args:
-        features: channels of the first two convolutions; four times as many leave.
-        time_kernel: frames under the first convolution.
-        stride: in-plane, of the second convolution and of the shortcut.
-        numerics: see ``Numerics``.
-    """
-
-    features: int
-    time_kernel: int
-    stride: int = 1
+    features: int  # channels of the first two convolutions; four times as many leave
+    time_kernel: int  # frames under the first one
+    stride: int = 1  # in-plane, of the second one and of the shortcut
     numerics: Numerics = Numerics()
 
     @nn.compact
@@ -95,60 +80,47 @@ class Bottleneck(nn.Module):
         return nn.relu(x + y)
 
 
-class SlowFastTrunk(nn.Module):
-    """Both pathways; fields as in ``SlowFast``."""
-
-    in_channels: int = 3
-    width: int = 64
-    stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
-    frame_ratio: int = 8
-    channel_ratio: int = 8
-    fusion_kernel: int = 5
-    numerics: Numerics = Numerics()
+class Trunk(nn.Module):
+    """Both pathways."""
 
     @nn.compact
-    def __call__(self, video: Array, *, train: bool) -> tuple[Array, Array]:
+    def __call__(self, of: "SlowFast", video: Array, *, train: bool) -> tuple[Array, Array]:
         """Features of ``[B, T, H, W, C]``, slow and fast, with four stages.
 
         ``[B, ceil(T/8), ceil(H/32), ceil(W/32), 32 * width]`` and ``[B, T, ..., 4 * width]``. Sows
         'slow0', 'fast0' (stems with the lateral connection) to 'slow4', 'fast4'.
         """
-        pathways = {"slow": self.width, "fast": self.width // self.channel_ratio}
-        clips = {
-            "slow": video[:, jnp.array(slow_frames(video.shape[1], self.frame_ratio))],
-            "fast": video,
-        }
-        features: dict[str, Array] = {}
+        pathways = {"slow": of.width, "fast": of.width // of.channel_ratio}
+        seen = jnp.array(slow_frames(video.shape[1], of.frame_ratio))
+        features = {"slow": video[:, seen], "fast": video}
         for (name, width), kernel in zip(pathways.items(), STEM_KERNELS, strict=True):
-            stem = ConvNorm(
+            x = ConvNorm(
                 width,
                 (kernel, 7, 7),
-                self.numerics,
+                of.numerics,
                 (1, 2, 2),
-                in_channels=self.in_channels,
+                in_channels=of.in_channels,
                 name=f"{name}_stem",
-            )
-            x = stem(clips[name], train=train)
+            )(features[name], train=train)
             features[name] = max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
 
         kernels = {"slow": SLOW_KERNELS, "fast": FAST_KERNELS}
-        for stage in range(len(self.stage_sizes) + 1):
-            if stage > 0:
-                for name, width in pathways.items():
-                    for block in range(self.stage_sizes[stage - 1]):
-                        features[name] = Bottleneck(
-                            width * 2 ** (stage - 1),
-                            kernels[name][stage - 1],
-                            2 if stage > 1 and block == 0 else 1,
-                            self.numerics,
-                            name=f"{name}_stage{stage}_block{block + 1}",
-                        )(features[name], train=train)
-            if stage < len(self.stage_sizes):
+        for stage, blocks in enumerate((0, *of.stage_sizes)):  # stage 0 is the stems
+            for name, width in pathways.items():
+                for block in range(blocks):
+                    features[name] = Bottleneck(
+                        width * 2 ** (stage - 1),
+                        kernels[name][stage - 1],
+                        2 if stage > 1 and block == 0 else 1,
+                        of.numerics,
+                        name=f"{name}_stage{stage}_block{block + 1}",
+                    )(features[name], train=train)
+            if stage < len(of.stage_sizes):
                 lateral = ConvNorm(
                     2 * features["fast"].shape[-1],
-                    (self.fusion_kernel, 1, 1),
-                    self.numerics,
-                    (self.frame_ratio, 1, 1),
+                    (of.fusion_kernel, 1, 1),
+                    of.numerics,
+                    (of.frame_ratio, 1, 1),
                     name=f"lateral{stage + 1}",
                 )(features["fast"], train=train)
                 features["slow"] = jnp.concatenate([features["slow"], lateral], axis=-1)
@@ -157,49 +129,20 @@ class SlowFastTrunk(nn.Module):
         return features["slow"], features["fast"]
 
 
-class SlowFast(nn.Module):
-    """Classifies a clip with SlowFast.
+class SlowFast(Baseline):
+    """SlowFast. Sows 'pooled' beside what the trunk sows."""
 
-    Args:
-        num_outputs: 1 (sigmoid) or 2 (softmax).
-        in_channels: channels of the stems; a grey clip counts as so many copies.
-        width: channels of the slow stem, 64 in the paper.
-        stage_sizes: residual blocks of each stage, (3, 4, 6, 3) in R50; at most four stages.
-        frame_ratio: alpha, frames of the fast pathway for one of the slow.
-        channel_ratio: 1 / beta, channels of the slow pathway for one of the fast.
-        fusion_kernel: frames under a lateral convolution, odd.
-        head_dropout: dropout rate of the pooled features.
-        numerics: see ``Numerics``.
-    """
+    width: int = 64  # channels of the slow stem
+    stage_sizes: tuple[int, ...] = (3, 4, 6, 3)  # residual blocks of each; at most four stages
+    frame_ratio: int = 8  # alpha, frames of the fast pathway for one of the slow
+    channel_ratio: int = 8  # 1 / beta, channels of the slow pathway for one of the fast
+    fusion_kernel: int = 5  # frames under a lateral convolution, odd
+    head_dropout: float = 0.5  # of the pooled features
 
-    num_outputs: int = 1
-    in_channels: int = 3
-    width: int = 64
-    stage_sizes: tuple[int, ...] = (3, 4, 6, 3)
-    frame_ratio: int = 8
-    channel_ratio: int = 8
-    fusion_kernel: int = 5
-    head_dropout: float = 0.5
-    numerics: Numerics = Numerics()
-
-    @nn.compact
-    def __call__(self, video: Array, *, train: bool, with_mask: bool = False) -> ModelOutput:
-        """Classify clips.
-
-        Args:
-            video: ``[B, T, H, W, C]`` normalised, T >= ``frame_ratio``, H and W >= 32, C 1 or
-                ``in_channels``.
-            train: batch statistics and dropout (rng collection 'dropout').
-            with_mask: ignored, there is no mask branch.
-
-        Returns:
-            ``ModelOutput`` without mask. Sows 'pooled' beside what the trunk sows.
-
-        Raises:
-            ValueError: a clip or sizes that the network cannot take.
-        """
-        del with_mask
-        check_clip(video, in_channels=self.in_channels, frames=self.frame_ratio, size=MIN_SIZE)
+    def features(self, video: Array, *, train: bool) -> Array:
+        """The pooled features of both pathways, ``[B, 36 * width]`` with four stages."""
+        # The last stage needs one pixel.
+        check_clip(video, in_channels=self.in_channels, frames=self.frame_ratio, size=32)
         if not 1 <= len(self.stage_sizes) <= len(SLOW_KERNELS):
             raise ValueError(f"stage_sizes {self.stage_sizes}: SlowFast has one to four stages")
         if self.width % self.channel_ratio or self.fusion_kernel % 2 == 0:
@@ -207,19 +150,7 @@ class SlowFast(nn.Module):
                 f"width {self.width} must be a multiple of channel_ratio {self.channel_ratio}, "
                 f"and fusion_kernel {self.fusion_kernel} odd"
             )
-        pathways = SlowFastTrunk(
-            self.in_channels,
-            self.width,
-            self.stage_sizes,
-            self.frame_ratio,
-            self.channel_ratio,
-            self.fusion_kernel,
-            self.numerics,
-            name="trunk",
-        )(video, train=train)
-        x = jnp.concatenate([features.mean(axis=(1, 2, 3)) for features in pathways], axis=-1)
+        pathways = Trunk(name="trunk")(self, video, train=train)
+        x = jnp.concatenate([part.mean(axis=(1, 2, 3)) for part in pathways], axis=-1)
         sow(self, "pooled", x)
-        logits = classify(
-            x, self.num_outputs, self.numerics, dropout_rate=self.head_dropout, train=train
-        )
-        return ModelOutput(logits, None)
+        return self.dropout("head_dropout", x, self.head_dropout, train=train)

@@ -15,144 +15,69 @@ Differences: tubelets of several frames (``tubelet_size``) and tokens that start
 (``token_deviation``) can be asked for; the PyTorch code has neither.
 """
 
+import functools
+
 import flax.linen as nn
 import jax.numpy as jnp
 
-from mvo_jax.models.ops.attention import FeedForward, attend, split_heads, tubelets
-from mvo_jax.models.ops.layers import (
-    Dropout,
-    LayerNorm,
-    Linear,
-    ModelOutput,
-    classify,
-    match_channels,
-    sow,
-)
-from mvo_jax.models.ops.numerics import Array, Numerics
+from mvo_jax.models.baselines.baseline import Transformer
+from mvo_jax.models.ops.attention import FeedForward, attend, split_heads
+from mvo_jax.models.ops.layers import Dropout, LayerNorm, Linear, sow
+from mvo_jax.models.ops.numerics import Array
 
 
 class Block(nn.Module):
-    """Pre-norm self-attention and MLP.
-
-    Args:
-        num_heads: attention heads.
-        head_dim: width of a head.
-        mlp_dim: width of the MLP.
-        dropout_rate: after the attention's output map and in the MLP.
-        numerics: see ``Numerics``.
-    """
-
-    num_heads: int
-    head_dim: int
-    mlp_dim: int
-    dropout_rate: float = 0.0
-    numerics: Numerics = Numerics()
+    """Pre-norm self-attention and MLP."""
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, of: "ViViT", x: Array, *, train: bool) -> Array:
         """``[B, S, hidden]`` to the same shape."""
-        numerics, width = self.numerics, self.num_heads * self.head_dim
+        numerics, rate = of.numerics, of.dropout_rate
         y = LayerNorm("standard", numerics, name="attention_norm")(x)
-        qkv = Linear(3 * width, numerics, use_bias=False, name="qkv")(y)
-        y = Linear(x.shape[-1], numerics, name="out")(attend(*split_heads(qkv, self.num_heads)))
-        x = x + Dropout(self.dropout_rate, numerics, name="attention_dropout")(y, train=train)
+        qkv = Linear(3 * of.num_heads * of.head_dim, numerics, use_bias=False, name="qkv")(y)
+        y = Linear(x.shape[-1], numerics, name="out")(attend(*split_heads(qkv, of.num_heads)))
+        x = x + Dropout(rate, numerics, name="attention_dropout")(y, train=train)
         y = LayerNorm("standard", numerics, name="mlp_norm")(x)
-        mlp = FeedForward(
-            self.mlp_dim, dropout_rate=self.dropout_rate, numerics=numerics, name="mlp"
-        )
+        mlp = FeedForward(of.mlp_dim, dropout_rate=rate, numerics=numerics, name="mlp")
         return x + mlp(y, train=train)
 
 
-class ViViT(nn.Module):
-    """Classifies a cine clip.
+class ViViT(Transformer):
+    """ViViT. Clips have two steps of ``tubelet_size`` frames or more."""
 
-    Args:
-        num_outputs: 1 (sigmoid) or 2 (softmax).
-        in_channels: channels of the embedding; a grey clip is copied to 3.
-        hidden_size: width of a token.
-        num_layers: blocks of each of the two encoders.
-        num_heads: attention heads.
-        head_dim: width of a head.
-        mlp_dim: width of the MLPs.
-        patch_size: pixels along each side of a patch.
-        tubelet_size: frames of a patch; 1 embeds single frames, the authors' models have 2.
-        token_deviation: standard deviation of CLS tokens and positions at the start; 0.02 in the
-            authors' code. Large ones hide the images from the first blocks.
-        dropout_rate: after the embedding, the attention and in the MLPs.
-        numerics: see ``Numerics``.
-    """
-
-    num_outputs: int = 1
-    in_channels: int = 3
-    hidden_size: int = 512
-    num_layers: int = 6
+    num_layers: int = 6  # blocks of each of the two encoders
     num_heads: int = 8
-    head_dim: int = 64
-    mlp_dim: int = 2048
     patch_size: int = 4
-    tubelet_size: int = 1
+    tubelet_size: int = 1  # frames of a patch; the authors' models have 2
+    # Of CLS tokens and positions at the start; 0.02 in the authors' code. Large ones hide the
+    # images from the first blocks.
     token_deviation: float = 1.0
-    dropout_rate: float = 0.0
-    numerics: Numerics = Numerics(lowering=None)
 
-    @nn.compact
-    def __call__(self, video: Array, *, train: bool, with_mask: bool = False) -> ModelOutput:
-        """Classify clips.
+    def features(self, video: Array, *, train: bool) -> Array:
+        """The CLS token of the encoder over time, ``[B, hidden]``.
 
-        Args:
-            video: ``[B, T, H, W, C]`` normalised, T a multiple of ``tubelet_size`` with two steps
-                at least, H and W multiples of ``patch_size``, C 1 or ``in_channels``.
-            train: apply dropout (rng collection 'dropout').
-            with_mask: ignored, there is no mask branch.
-
-        Returns:
-            Logits and no mask. Sows 'embedded' ``[B * T', 1 + N, hidden]``, 'steps' ``[B, T',
-            hidden]`` (CLS token of every step) and 'pooled' ``[B, hidden]``.
-
-        Raises:
-            ValueError: a clip that cannot be cut into tubelets.
+        Sows 'embedded' ``[B * T', 1 + N, hidden]``, 'steps' ``[B, T', hidden]`` (CLS token of every
+        step) and 'pooled' ``[B, hidden]``.
         """
-        del with_mask
-        numerics = self.numerics
-        video = match_channels(video, self.in_channels)
-        batch, frames = video.shape[:2]
-        if frames < 2 * self.tubelet_size:
-            raise ValueError(
-                f"clips of {frames} frames are too short: attention over time needs two steps of "
-                f"{self.tubelet_size} frames"
-            )
-        patches = tubelets(video, self.tubelet_size, self.patch_size)
-        x = Linear(self.hidden_size, numerics, name="patch_embedding")(patches)
-        steps, number = x.shape[1:3]
+        x = self.embed(video, self.tubelet_size)
+        batch, steps, number, hidden = x.shape
+        learned = functools.partial(self.learned, deviation=self.token_deviation)
 
-        def learned(name: str, *shape: int) -> Array:
-            normal = nn.initializers.normal(self.token_deviation)
-            shape = (1, *shape, self.hidden_size)
-            return self.param(name, normal, shape, numerics.param_dtype).astype(numerics.dtype)
-
-        token = jnp.broadcast_to(learned("space_token", 1), (batch, steps, 1, self.hidden_size))
+        token = jnp.broadcast_to(learned("space_token", 1), (batch, steps, 1, hidden))
         x = jnp.concatenate([token, x], axis=2) + learned("position", steps, number + 1)
-        x = x.reshape(batch * steps, number + 1, self.hidden_size)
-        x = Dropout(self.dropout_rate, numerics, name="embedding_dropout")(x, train=train)
+        x = x.reshape(batch * steps, number + 1, hidden)
+        x = self.dropout("embedding_dropout", x, self.dropout_rate, train=train)
         sow(self, "embedded", x)
 
-        x = self._encode("space", x, train=train)[:, 0].reshape(batch, steps, self.hidden_size)
+        x = self._encode("space", x, train=train)[:, 0].reshape(batch, steps, hidden)
         sow(self, "steps", x)
-        token = jnp.broadcast_to(learned("time_token", 1), (batch, 1, self.hidden_size))
+        token = jnp.broadcast_to(learned("time_token", 1), (batch, 1, hidden))
         x = self._encode("time", jnp.concatenate([token, x], axis=1), train=train)[:, 0]
         sow(self, "pooled", x)
-        x = LayerNorm("standard", numerics.exact, name="head_norm")(x)
-        return ModelOutput(classify(x, self.num_outputs, numerics, train=train), None)
+        return LayerNorm("standard", self.numerics.exact, name="head_norm")(x)
 
     def _encode(self, name: str, x: Array, *, train: bool) -> Array:
         """One of the two encoders, ``[B, S, hidden]`` to the same shape."""
         for block in range(self.num_layers):
-            x = Block(
-                self.num_heads,
-                self.head_dim,
-                self.mlp_dim,
-                self.dropout_rate,
-                self.numerics,
-                name=f"{name}_block{block + 1}",
-            )(x, train=train)
+            x = Block(name=f"{name}_block{block + 1}")(self, x, train=train)
         return LayerNorm("standard", self.numerics, name=f"{name}_norm")(x)

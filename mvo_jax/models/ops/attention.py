@@ -14,14 +14,8 @@ from mvo_jax.models.ops.numerics import Array, Numerics
 def tubelets(video: Array, tubelet_size: int, patch_size: int) -> Array:
     """Cut clips into blocks that do not overlap, each flattened (ViViT, section 3.2).
 
-    Args:
-        video: ``[B, T, H, W, C]``.
-        tubelet_size: frames of a block.
-        patch_size: pixels along each side of a block.
-
-    Returns:
-        ``[B, T / tubelet_size, patches, tubelet_size * patch_size^2 * C]``; patches go row by row,
-        the values of a block by frame, row, column, channel.
+    ``[B, T, H, W, C]`` to ``[B, T / tubelet_size, patches, tubelet_size * patch_size^2 * C]``;
+    patches go row by row, the values of a block by frame, row, column, channel.
 
     Raises:
         ValueError: the blocks do not fill the clip.
@@ -51,15 +45,10 @@ MANY_WEIGHTS = 2**17
 
 
 def attend(query: Array, key: Array, value: Array) -> Array:
-    """Scaled dot-product attention within the last sequence axis.
+    """Scaled dot-product attention: ``[..., Q, heads, D]``, ``[..., K, heads, D]`` twice.
 
     The weights of long sequences are computed again in the backward pass instead of kept, and on a
     CPU one sequence after the other, while they are in the cache (docs/decisions.md).
-
-    Args:
-        query: ``[..., Q, heads, D]``.
-        key: ``[..., K, heads, D]``.
-        value: as ``key``.
 
     Returns:
         ``[..., Q, heads * D]``.
@@ -111,35 +100,28 @@ _attend_long.defvjp(_attend_long_forward, _attend_long_backward)
 
 
 class FeedForward(nn.Module):
-    """Two linear maps with a GELU between, dropout after it and, if asked for, after the second.
+    """Two linear maps with a GELU between and dropout after it; gated, or with a second dropout.
 
-    Args:
-        mlp_dim: width between the maps.
-        gated: the first map has a second half whose GELU multiplies the first (GEGLU, Shazeer
-            2020, arXiv 2002.05202).
-        dropout_rate: rate of both dropouts.
-        output_dropout: whether there is a second one.
-        numerics: see ``Numerics``.
+    Of the gated form the first map has a second half whose GELU multiplies the first (GEGLU,
+    Shazeer 2020, arXiv 2002.05202).
     """
 
-    mlp_dim: int
+    mlp_dim: int  # width between the maps
     gated: bool = False
     dropout_rate: float = 0.0
-    output_dropout: bool = True
     numerics: Numerics = Numerics()
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         """``[..., hidden]`` to the same shape."""
         hidden, numerics = x.shape[-1], self.numerics
-
-        def dropout(name: str, value: Array) -> Array:
-            return Dropout(self.dropout_rate, numerics, name=name)(value, train=train)
-
         if self.gated:
             values, gates = jnp.split(Linear(2 * self.mlp_dim, numerics, name="in")(x), 2, axis=-1)
             x = values * gelu(gates)
         else:
             x = gelu(Linear(self.mlp_dim, numerics, name="in")(x))
-        x = Linear(hidden, numerics, name="out")(dropout("dropout", x))
-        return dropout("out_dropout", x) if self.output_dropout else x
+        x = Dropout(self.dropout_rate, numerics, name="dropout")(x, train=train)
+        x = Linear(hidden, numerics, name="out")(x)
+        if self.gated:
+            return x
+        return Dropout(self.dropout_rate, numerics, name="out_dropout")(x, train=train)

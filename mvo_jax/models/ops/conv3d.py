@@ -17,30 +17,18 @@ class Conv3d(nn.Module):
     On a small grid it is a matrix product where the lowering has a 2-D convolution. XLA:CPU divides
     that one's rows among threads and packs the kernel for each: 512 to 512 channels on 2x2 pixels
     take 421 ms, as im2col 15 ms. From 8x8 on the convolution is ahead.
-
-    Args:
-        features: output channels.
-        kernel_size: (kt, k, k).
-        stride: (time, height, width), the last two equal.
-        padding: zeros on each side of time, height and width, the last two equal; None for half of
-            the kernel.
-        numerics: see ``Numerics``.
-        use_bias: add a bias, zero at first.
-        in_channels: channels of the kernel where that is not the input's number: a one-channel
-            input stands for as many equal channels. The kernel is summed over them, which is the
-            same as copying the input and less work.
-        flat: store the kernel of a 2-D convolution, kt 1, as ``[k, k, C, F]``.
-        kernel_init: initialiser of the kernel.
     """
 
     features: int
-    kernel_size: Triple
-    stride: Triple = (1, 1, 1)
-    padding: Triple | None = None
+    kernel_size: Triple  # (kt, k, k)
+    stride: Triple = (1, 1, 1)  # of time, height and width, the last two equal
+    padding: Triple | None = None  # zeros on each side of the same; None for half of the kernel
     numerics: Numerics = Numerics()
-    use_bias: bool = False
+    use_bias: bool = False  # zero at first
+    # Channels of the kernel where a one-channel input stands for as many equal ones. The kernel is
+    # summed over them, which is the same as copying the input and less work.
     in_channels: int | None = None
-    flat: bool = False
+    flat: bool = False  # store the kernel of a 2-D convolution, kt 1, as [k, k, C, F]
     kernel_init: nn.initializers.Initializer = kaiming_normal_fan_in
 
     @nn.compact

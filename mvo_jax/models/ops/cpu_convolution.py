@@ -25,24 +25,17 @@ def _stored(x: Array) -> Array:
 
 
 def plain_convolution(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
-    """XLA's 2-D convolution; arguments as ``cpu_convolution``."""
+    """XLA's 2-D convolution, ``[N, H, W, C]`` and ``[kh, kw, C, F]`` to ``[N, H', W', F]``.
+
+    Stride and padding (zeros before and after) are of rows and columns.
+    """
     return lax.conv_general_dilated(
         x, kernel, stride, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 def _cpu_convolution(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
-    """2-D convolution.
-
-    Args:
-        x: ``[N, H, W, C]``.
-        kernel: ``[kh, kw, C, F]``.
-        stride: of rows and columns.
-        padding: zeros before and after, of rows and columns.
-
-    Returns:
-        ``[N, H', W', F]``.
-    """
+    """``plain_convolution`` with the backward pass for CPUs."""
     return plain_convolution(x, kernel, stride, padding)
 
 

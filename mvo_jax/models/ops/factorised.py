@@ -52,16 +52,8 @@ def joined_convolution(
 ) -> Array:
     """The 3-D convolution of clips with joined columns.
 
-    Args:
-        x: ``[B, T, H, W / columns_in, columns_in * C]``.
-        kernel: ``[kt, kh, kw, C, F]`` of the plain convolution.
-        stride: in time, rows and columns.
-        padding: zeros on each side in time, rows and columns.
-        columns_in: columns in the channels of ``x``.
-        columns_out: columns in the channels of the result.
-
-    Returns:
-        ``[B, T', H', W' / columns_out, columns_out * F]`` in the dtype of ``x``.
+    ``[B, T, H, W / columns_in, columns_in * C]`` and the plain convolution's ``[kt, kh, kw, C, F]``
+    to ``[B, T', H', W' / columns_out, columns_out * F]`` in the dtype of ``x``.
 
     Raises:
         ValueError: ``columns_out`` columns of the output do not begin at a whole group of the
@@ -100,18 +92,12 @@ class FactorisedConv(nn.Module):
     """A (1, k, k) or (k, 1, 1) convolution without bias, padded by half of its kernel.
 
     The kernel is stored as ``[kt, kh, kw, C, F]``.
-
-    Args:
-        features: output channels.
-        kernel_size: (kt, kh, kw) with kt == 1 or kh == kw == 1, odd.
-        numerics: see ``Numerics``.
-        stride: (st, sh, sw) with sh == sw.
     """
 
     features: int
-    kernel_size: Triple
+    kernel_size: Triple  # (kt, kh, kw) with kt == 1 or kh == kw == 1, odd
     numerics: Numerics = Numerics()
-    stride: Triple = (1, 1, 1)
+    stride: Triple = (1, 1, 1)  # in time, rows and columns, the last two equal
 
     @nn.compact
     def __call__(self, x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What every video model needs: its output and head, linear maps, normalisation, dropout."""
+"""What every video model needs: its output, linear maps, normalisation, dropout."""
 
 import math
 from collections.abc import Sequence
@@ -13,15 +13,10 @@ from mvo_jax.models.ops.numerics import Array, Numerics
 
 
 class ModelOutput(NamedTuple):
-    """What a model returns.
+    """What a model returns."""
 
-    Attributes:
-        logits: ``[B, num_outputs]``, float32 at least.
-        coarse_mask: ``[B, m, m]``, or None without mask branch.
-    """
-
-    logits: Array
-    coarse_mask: Array | None = None
+    logits: Array  # [B, num_outputs], float32 at least
+    coarse_mask: Array | None = None  # [B, m, m]; None without mask branch
 
 
 def match_channels(video: Array, channels: int) -> Array:
@@ -38,13 +33,9 @@ def match_channels(video: Array, channels: int) -> Array:
 
 
 def check_clip(video: Array, *, in_channels: int, frames: int, size: int) -> None:
-    """Raise ValueError for clips that a network cannot take.
+    """Raise ValueError for clips ``[B, T, H, W, C]`` with other channels than a network's or one.
 
-    Args:
-        video: ``[B, T, H, W, C]``.
-        in_channels: channels of the network's first convolution; a clip has as many or one.
-        frames: least T.
-        size: least H and W.
+    Also for those of less than ``frames`` and ``size``, of H and W.
     """
     _, steps, height, width, channels = video.shape
     if steps < frames or min(height, width) < size:
@@ -60,20 +51,8 @@ def check_clip(video: Array, *, in_channels: int, frames: int, size: int) -> Non
 kaiming_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def torch_linear_kernel_init(key: Array, shape: Sequence[int], dtype=jnp.float32) -> Array:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the default of torch.nn.Linear."""
-    bound = 1 / math.sqrt(shape[0])
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
 class Linear(nn.Module):
-    """Affine map with torch.nn.Linear's default initialisation.
-
-    Args:
-        features: size of the last axis of the output.
-        numerics: see ``Numerics``.
-        use_bias: False for a linear map.
-    """
+    """Affine map that starts as torch.nn.Linear: U(-1/sqrt(C), 1/sqrt(C)), kernel and bias."""
 
     features: int
     numerics: Numerics = Numerics()
@@ -83,19 +62,18 @@ class Linear(nn.Module):
     def __call__(self, x: Array) -> Array:
         """``[..., C]`` to ``[..., features]``."""
         fan_in, dtype, param_dtype = x.shape[-1], self.numerics.dtype, self.numerics.param_dtype
-        shape = (fan_in, self.features)
-        kernel = self.param("kernel", torch_linear_kernel_init, shape, param_dtype)
+
+        def start(key: Array, shape: Sequence[int], dtype: Any) -> Array:
+            bound = 1 / math.sqrt(fan_in)
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        kernel = self.param("kernel", start, (fan_in, self.features), param_dtype)
         # As one matrix: the derivative of a product over several leading axes copies an operand.
         rows = x.astype(dtype).reshape(-1, fan_in)
         out = (rows @ kernel.astype(dtype)).reshape(*x.shape[:-1], self.features)
         if not self.use_bias:
             return out
-
-        def bias_init(key, shape, dtype):
-            bound = 1 / math.sqrt(fan_in)
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-        return out + self.param("bias", bias_init, (self.features,), param_dtype).astype(dtype)
+        return out + self.param("bias", start, (self.features,), param_dtype).astype(dtype)
 
 
 @jax.custom_vjp
@@ -189,11 +167,6 @@ def _normalise_batch(
     Together that halves the time of the layer on a CPU.
 
     Args:
-        x: ``[..., C]``.
-        scale: ``[C]``.
-        bias: ``[C]``.
-        axis_name: device axis over which statistics are joined; None on one device.
-        epsilon: added to the variance.
         columns: neighbouring columns in the channels; they share statistics, scale and bias, so
             the ``[C]`` given and returned here repeat themselves as many times.
 
@@ -250,28 +223,17 @@ class BatchNorm(nn.Module):
     the unbiased one, as in torch; the batch variance is computed about the mean in a second pass
     (of bfloat16 in the first); statistics are kept in float32 at least; the derivative is written
     out (``normalise_batch``).
-
-    Args:
-        numerics: see ``Numerics``.
-        momentum: share of the old running value that is kept (torch's 0.1 is 0.9 here).
-        epsilon: added to the variance.
     """
 
     numerics: Numerics = Numerics()
-    momentum: float = 0.9
+    momentum: float = 0.9  # share of the old running value that is kept; torch's 0.1 is 0.9 here
     epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool, columns: int = 1) -> Array:
-        """Normalise over all axes but the last.
+        """Normalise ``[..., columns * C]`` over all axes but the last.
 
-        Args:
-            x: ``[..., columns * C]``.
-            train: use the batch's statistics and update the running ones.
-            columns: neighbouring columns in the channels, which share their statistics.
-
-        Returns:
-            As ``x``, in the compute dtype.
+        ``columns`` neighbouring columns in the channels share their statistics.
         """
         numerics, channels = self.numerics, x.shape[-1] // columns
         stat_dtype = jnp.promote_types(jnp.float32, x.dtype)
@@ -302,11 +264,8 @@ class BatchNorm(nn.Module):
 class LayerNorm(nn.Module):
     """Layer normalisation in one of two forms.
 
-    Args:
-        form: 'released' (the authors' encoder) divides by (unbiased standard deviation + 1e-6);
-            'standard' divides by sqrt(biased variance + epsilon).
-        numerics: see ``Numerics``.
-        epsilon: of the standard form; torch's default.
+    'released' (the authors' encoder) divides by (unbiased standard deviation + 1e-6); 'standard'
+    divides by sqrt(biased variance + epsilon), by default torch's.
     """
 
     form: str = "standard"
@@ -337,16 +296,11 @@ class Dropout(nn.Module):
 
     Every example draws from the key joined with its position in the global batch, so 1, 2 or 8
     devices see the same masks. The mask is sown as ``mask`` for parity tests.
-
-    Args:
-        rate: probability of dropping.
-        numerics: see ``Numerics``.
-        shared_axes: axes of one example (without batch) that share a mask entry, e.g. (0, 1) drops
-            whole channels of an ``[H, W, C]`` map.
     """
 
-    rate: float
+    rate: float  # probability of dropping
     numerics: Numerics = Numerics()
+    # Axes of one example that share a mask entry: (0, 1) drops whole channels of [H, W, C].
     shared_axes: tuple[int, ...] = ()
 
     @nn.compact
@@ -362,41 +316,11 @@ class Dropout(nn.Module):
         shape = [1 if i in self.shared_axes else n for i, n in enumerate(x.shape[1:])]
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(batch))
         keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - self.rate, shape))(keys)
-        self.sow("intermediates", "mask", keep, reduce_fn=_last, init_fn=_nothing)
+        sow(self, "mask", keep)
         return jnp.where(keep, x / (1 - self.rate), jnp.zeros((), x.dtype))
-
-
-def _last(_: object, value: Array) -> Array:
-    return value
-
-
-def _nothing() -> None:
-    return None
 
 
 def sow(module: nn.Module, name: str, value: Array) -> Array:
     """Record a named intermediate, kept only when 'intermediates' is mutable; returns ``value``."""
-    module.sow("intermediates", name, value, reduce_fn=_last, init_fn=_nothing)
+    module.sow("intermediates", name, value, lambda _, new: new, lambda: value)
     return value
-
-
-def classify(
-    x: Array, num_outputs: int, numerics: Numerics, *, dropout_rate: float = 0.0, train: bool
-) -> Array:
-    """The head of every system: dropout and a linear map to logits, in float32 at least.
-
-    Called in a model's ``__call__``, whose layers 'head_dropout' and 'classifier' they become.
-
-    Args:
-        x: ``[B, C]``, pooled features.
-        num_outputs: 1 (sigmoid) or 2 (softmax).
-        numerics: of the model.
-        dropout_rate: before the linear map.
-        train: apply dropout.
-
-    Returns:
-        ``[B, num_outputs]``.
-    """
-    if dropout_rate:
-        x = Dropout(dropout_rate, numerics, name="head_dropout")(x, train=train)
-    return Linear(num_outputs, numerics.exact, name="classifier")(x)

@@ -30,21 +30,17 @@ LOWERINGS: dict[str, str] = {
 
 # The XLA:CPU flag that makes the backward pass of 2-D convolutions fast (docs/decisions.md).
 FAST_CPU_CONVOLUTION_FLAG = "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution"
+THREE_D = ("conv3d", "conv3d_pairs")
 PADDED = "_padded"  # ends the name of a lowering with filled channels
 TENSOR_CORE = 8  # channels: 16 bytes of bfloat16, the alignment of a tensor core's operands
 WIDE = 128  # channels; measured on a CPU: 3 to 96 are faster joined, 160 to 512 summed
 
 
 def choose_lowering(backend: str, xla_flags: str = "") -> str:
-    """Name of the lowering that was measured fastest.
+    """The key of ``LOWERINGS`` that was measured fastest on a 'cpu', 'gpu' or 'tpu'.
 
-    Args:
-        backend: ``jax.default_backend()``: 'cpu', 'gpu' or 'tpu'.
-        xla_flags: the XLA_FLAGS in force; on a CPU they decide which one is fast.
-
-    Returns:
-        A key of ``LOWERINGS``. TPU: 3-D convolutions, pairs of columns in the first stage. CPU: 2-D
-        ones with their own derivative where XLA has the flag for it, im2col elsewhere. GPU: 2-D.
+    TPU: 3-D convolutions, pairs of columns in the first stage. CPU: 2-D ones with their own
+    derivative where the XLA_FLAGS in force have the flag for it, im2col elsewhere. GPU: 2-D.
     """
     if backend == "tpu":
         return "conv3d_pairs"
@@ -61,16 +57,9 @@ def half(kernel_size: Triple) -> Triple:
 def convolution_3d(
     x: Array, kernel: Array, stride: Triple, padding: Sequence[int | tuple[int, int]]
 ) -> Array:
-    """XLA's 3-D convolution.
+    """XLA's 3-D convolution of ``[B, T, H, W, C]`` with ``[kt, kh, kw, C, F]``.
 
-    Args:
-        x: ``[B, T, H, W, C]``.
-        kernel: ``[kt, kh, kw, C, F]``.
-        stride: in time, rows and columns.
-        padding: zeros of each of them: on both sides, or (before, after).
-
-    Returns:
-        ``[B, T', H', W', F]``.
+    Stride and padding are of time, rows and columns; zeros on both sides, or (before, after).
     """
     pads = [p if isinstance(p, tuple) else (p, p) for p in padding]
     return lax.conv_general_dilated(
@@ -115,7 +104,7 @@ def convolution(
             padding=padding[0],
             lowering=lowering,
         )
-    if lowering in ("conv3d", "conv3d_pairs"):
+    if lowering in THREE_D:
         return convolution_3d(x, kernel, stride, padding)
     return _joined_convolution(x, kernel, stride, padding, lowering)
 
@@ -131,19 +120,8 @@ def _filled(x: Array, axis: int) -> Array:
 def spatial_convolution(
     x: Array, kernel: Array, *, stride: int, padding: int, lowering: str
 ) -> Array:
-    """Convolution of every frame with one 2-D kernel.
-
-    Args:
-        x: ``[B, T, H, W, C]``.
-        kernel: ``[1, k, k, C, F]``.
-        stride: of rows and columns.
-        padding: zeros on each side of both.
-        lowering: key of ``LOWERINGS``.
-
-    Returns:
-        ``[B, T, H', W', F]``.
-    """
-    if lowering in ("conv3d", "conv3d_pairs"):
+    """``convolution`` of every frame with one kernel ``[1, k, k, C, F]``."""
+    if lowering in THREE_D:
         return convolution_3d(x, kernel, (1, stride, stride), (0, padding, padding))
     size = kernel.shape[1]
     if size == 1 and padding == 0:
@@ -162,21 +140,10 @@ def spatial_convolution(
 def temporal_convolution(
     x: Array, kernel: Array, *, stride: int, padding: int, lowering: str
 ) -> Array:
-    """Convolution of every pixel's time course with one 1-D kernel.
-
-    Args:
-        x: ``[B, T, H, W, C]``.
-        kernel: ``[k, 1, 1, C, F]``.
-        stride: in time.
-        padding: zero frames on each side.
-        lowering: key of ``LOWERINGS``.
-
-    Returns:
-        ``[B, T', H, W, F]``.
-    """
-    batch, frames, height, width, channels = x.shape
-    if lowering in ("conv3d", "conv3d_pairs"):
+    """``convolution`` of every pixel's time course with one kernel ``[k, 1, 1, C, F]``."""
+    if lowering in THREE_D:
         return convolution_3d(x, kernel, (stride, 1, 1), (padding, 0, 0))
+    batch, frames, height, width, channels = x.shape
     if lowering == "im2col_conv1d":
         pixels = x.transpose(0, 2, 3, 1, 4).reshape(-1, frames, channels)
         out = lax.conv_general_dilated(

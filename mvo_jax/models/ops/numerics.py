@@ -13,19 +13,13 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class Numerics:
-    """What the layers of a model share; its parameters do not depend on it, but for their dtype.
+    """What the layers of a model share; its parameters do not depend on it, but for their dtype."""
 
-    Attributes:
-        lowering: how convolutions run, a key of ``LOWERINGS``; None for a network without any.
-        axis_name: device axis of the batch, over which batch statistics are joined and dropout
-            counts its examples; None on one device.
-        dtype: compute dtype; the statistics of a normalisation are float32 at least.
-        param_dtype: dtype of the parameters.
-    """
-
-    lowering: str | None = "conv2d"
+    lowering: str | None = "conv2d"  # key of LOWERINGS; None for a network without convolutions
+    # Device axis of the batch, over which batch statistics are joined and dropout counts its
+    # examples; None on one device.
     axis_name: str | None = None
-    dtype: Any = jnp.float32
+    dtype: Any = jnp.float32  # to compute in; statistics of a normalisation are float32 at least
     param_dtype: Any = jnp.float32
 
     def __post_init__(self):

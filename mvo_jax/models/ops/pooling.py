@@ -74,14 +74,8 @@ def max_pool(x: Array, window: Triple, stride: Triple, padding: Triple = (0, 0, 
     One axis after the other, the last first: the first of equal elements in row-major order gets
     the gradient, and a 3x3x3 window costs 9 comparisons instead of 27.
 
-    Args:
-        x: ``[B, T, H, W, C]``, floating.
-        window: size of the window in time, height and width.
-        stride: its step in time, height and width.
-        padding: elements of minus infinity on each side.
-
-    Returns:
-        ``[B, T', H', W', C]`` with T' = floor((T + 2 padding - window) / stride) + 1.
+    ``[B, T, H, W, C]``, floating, to ``[B, T', H', W', C]`` with T' = floor((T + 2 padding -
+    window) / stride) + 1; minus infinity goes around it.
 
     Raises:
         ValueError: a window larger than the padded input.

@@ -24,7 +24,7 @@ from mvo_jax.interop.torch_models import TWINS
 from mvo_jax.models.mask_decoder import LAYOUTS as DECODER_LAYOUTS
 from mvo_jax.models.mvo_net import VARIANTS
 from mvo_jax.models.temporal_encoder import FORMS
-from tests.small_run import shipped_models
+from tests.small_run import shipped_models, slow_but
 from tests.torch_pairs import broken, check_float64
 
 NETWORKS = [
@@ -51,12 +51,9 @@ def _one_torch_thread():
     torch.set_num_threads(threads)
 
 
-SLOW = pytest.mark.slow(reason="compiles the network in lowerings that a CPU does not choose")
-
-
 @pytest.mark.parametrize(
     "case",
-    [case if case is STEPPED else pytest.param(case, marks=SLOW) for case in CASES],
+    slow_but(STEPPED, CASES, "compiles the network in lowerings that a CPU does not choose"),
     ids=str,
 )
 def test_inference_and_training_equal_torch_in_float64(case):
@@ -173,9 +170,7 @@ ROWS = [
     Row("full / conv2d", "training step", "gradient trunk.b", 0.0, 0.0, "relative", 0.0, 1e-11),
     Row("full / conv2d", "float32", "loss", 1e-7, 1.2e-7, "ratio", 1.2, 1.5),
 ]
-RESULT = Result(
-    ROWS, [Trace("full / conv2d", "adamw", "float64", [1.0, 0.9], [0.0, 1e-15], [1e-16, 0.0])]
-)
+RESULT = Result(ROWS, [Trace("full / conv2d", "adamw", [1.0, 0.9], [0.0, 1e-15], [1e-16, 0.0])])
 
 
 def test_table_shows_the_worst_of_each_family():

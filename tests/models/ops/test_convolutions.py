@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from mvo_jax.models.ops.conv3d import SMALL_GRID, Conv3d
-from mvo_jax.models.ops.layers import check_clip
 from mvo_jax.models.ops.lowerings import (
     LOWERINGS,
     PADDED,
@@ -140,21 +139,6 @@ def test_a_flat_kernel_is_stored_as_in_two_dimensions():
         whole.apply({"params": {"kernel": kernel[None]}}, x),
     ]
     np.testing.assert_array_equal(*outputs)
-
-
-@pytest.mark.parametrize(
-    ("shape", "message"),
-    [
-        ((1, 7, 64, 64, 1), "clips of 7 frames of 64x64 are too small: the network takes 8"),
-        ((1, 30, 64, 31, 1), "clips of 30 frames of 64x31 are too small"),
-        ((1, 8, 32, 32, 2), "clips have 2 channels, the stem 3"),
-    ],
-)
-def test_clips_that_do_not_fit_are_refused(shape, message):
-    for channels in (1, 3):
-        check_clip(jnp.zeros((1, 8, 32, 32, channels)), in_channels=3, frames=8, size=32)
-    with pytest.raises(ValueError, match=message):
-        check_clip(jnp.zeros(shape), in_channels=3, frames=8, size=32)
 
 
 def test_an_unknown_lowering_is_refused():
