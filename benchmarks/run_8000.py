@@ -93,7 +93,7 @@ def train(config: dict[str, Any], limit_s: float, folder: Path) -> dict[str, Any
         if taken % config["eval_every"] == 0 or taken >= config["steps"]:
             collect(0)
             account("steps")
-            auc = roc_auc(validation["label"], predict(), split="validation")
+            auc = roc_auc(validation["label"], predict())
             account("evaluation")
             if auc > best:
                 best = auc
