@@ -21,7 +21,7 @@ from mvo_jax.data.importers.archive import named_after, renamed, unpack
 from mvo_jax.data.importers.cine import Options, printable
 from mvo_jax.data.importers.formats import choose_importer
 from mvo_jax.data.labels import UNLABELLED
-from mvo_jax.data.slices import CineSlice, Clip, Rejected, Target, Window
+from mvo_jax.data.slices import LOCATOR, CineSlice, Clip, Rejected, Target, Window
 from mvo_jax.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 COHORT_INDEX, TFDS_INDEX = "cohort.json", "dataset_info.json"
 # Simulated fields of view are 115 to 128 mm, whatever the number of pixels.
 SIMULATED_FIELD_OF_VIEW_MM = 121.5
+_SOUGHT = "locator", "motion"  # what places crops where nothing is drawn or given
 _SAME_SPACING = 0.01  # relative; headers round
 _LEAST_COVER = 0.9  # of the crop a model was trained on; less would be filled up with edge pixels
 
@@ -105,7 +106,7 @@ def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejecte
         yield from _stored_clips(source, target)
         return
     importer, folder, options = source.opened
-    found, reading = False, Reading()
+    found, sought, reading = False, False, Reading()
     with named_after(source.path, folder):
         todo = importer.find(folder, options)
         for results in read_in_order(importer, options, target or Target(), todo):
@@ -122,9 +123,12 @@ def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejecte
                     one = dataclasses.replace(one, cause=cause)
                     reading.add_rejected([one])
                 else:
+                    sought |= one.centre_from in _SOUGHT
                     reading.add(one.case_id, one.note, one.images)
                 yield one
     reading.log()
+    if sought and target is not None and 0 < target.locator < LOCATOR:
+        _warn_of_locator(source.path, LOCATOR, target.locator)
     if not found:
         raise UserError(
             f"{printable(source.path)} holds nothing to read as {importer.title}",
@@ -178,13 +182,16 @@ def _warn_of_versions(
             f"run's data by {target.orientation}: images whose axes were exchanged differ; prepare "
             "both by one version"
         )
-    sought = any(row["centre_from"] in ("locator", "motion") for row in manifest.values())
+    sought = any(row["centre_from"] in _SOUGHT for row in manifest.values())
     if stored.locator != target.locator and sought:
-        log.warning(
-            f"crops of {path} were placed by version {stored.locator} of the locator, those of "
-            f"the run's data by {target.locator}: they may lie a little apart; prepare both by "
-            "one version"
-        )
+        _warn_of_locator(path, stored.locator, target.locator)
+
+
+def _warn_of_locator(path: Path, placed: int, trained: int) -> None:
+    log.warning(
+        f"crops of {path} were placed by version {placed} of the locator, those of the run's data "
+        f"by {trained}: they may lie a little apart; prepare both by one version"
+    )
 
 
 def _stored_clip(

@@ -21,8 +21,9 @@ PIXEL_MM = (0.2, 6.0)
 # 3: so too of images that are read one by one, as DICOM.
 ORIENTATION_RULE = 3
 # Version of what places crops where nothing is drawn or given, carried alike. 0: the motion of the
-# heart. 1: the network of data/locator, and motion, flagged, where that is unsure.
-LOCATOR = 1
+# heart. From 1: the network of data/locator, and motion, flagged, where that is unsure. 2: weights
+# of more training; those of 1 are no longer here.
+LOCATOR = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mvo_jax.data.clips import open_source, read_clips
 from mvo_jax.data.cohort import heart
 from mvo_jax.data.cohort.heart import find_heart
 from mvo_jax.data.cohort.locate import MIN_CONFIDENCE, Found, joint_centre, locate
 from mvo_jax.data.cohort.series import prepare_series
+from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.locator.network import (
     SIDE,
     SPACING_MM,
@@ -20,6 +22,7 @@ from mvo_jax.data.locator.network import (
 from mvo_jax.data.phantom.case import CaseKey, plan_case, simulate_case
 from mvo_jax.data.slices import LOCATOR, CineSlice, Clip, Target
 from mvo_jax.errors import UserError
+from tests.data.importers import writers
 
 CANVAS, FRAMES = 150, 12
 CORNER = (60, 20)  # of the simulated picture in the image
@@ -173,8 +176,21 @@ def test_crops_of_older_cohorts_are_placed_as_they_were(stack):
     (clip,) = prepare_series(stack[:1], Target(locator=0))
     assert isinstance(clip, Clip)
     assert clip.needs_review
-    with pytest.raises(UserError, match="version 2 of the locator"):
+    with pytest.raises(UserError, match="version 3 of the locator"):
         Target(locator=LOCATOR + 1)
+
+
+@pytest.mark.parametrize("version", [0, 1, LOCATOR])
+def test_crops_of_a_run_of_older_weights_are_told(version, stack, tmp_path, caplog):
+    pixel = float(stack[1].pixel_mm[0])
+    writers.write_nifti(tmp_path / "images", "a", stack[1].cine, None, pixel_mm=pixel)
+    source = open_source(
+        tmp_path / "images", form="auto", options=Options(), scratch=tmp_path / "scratch"
+    )
+    (clip,) = read_clips(source, Target(locator=version))
+    assert isinstance(clip, Clip)
+    assert clip.centre_from == ("locator" if version else "motion")
+    assert ("of the run's data by 1" in caplog.text) == (version == 1)
 
 
 def test_one_bright_pixel_changes_little():
