@@ -105,12 +105,12 @@ def test_load_run_takes_a_bundle(trained, bundle, video):
 def test_a_run_starts_from_a_bundle(trained, copy, tmp_path):
     config = make_tiny_config(**{"model.mask_size": 8}, init_from=str(copy))
     folder = RunFolder(tmp_path / "run")
-    variables, about = assembly._initial(config, folder, trained.experiment)
+    variables, about = assembly._initial(config.init_from, folder, trained.experiment)
     assert jax.tree.all(jax.tree.map(np.array_equal, variables, dict(trained.variables)))
     assert about["init_from"]["sha256"] == sha256(copy / WEIGHTS)
     (copy / WEIGHTS).write_bytes((copy / WEIGHTS).read_bytes()[:-1])
     with pytest.raises(UserError, match=WEIGHTS):
-        assembly._initial(config, folder, trained.experiment)
+        assembly._initial(config.init_from, folder, trained.experiment)
 
 
 def test_nothing_of_the_site_is_in_it(trained, bundle):
