@@ -1,5 +1,6 @@
 """The images of one slice: one beat, each phase once, in time order."""
 
+import itertools
 import operator
 import re
 from collections import Counter, defaultdict
@@ -360,6 +361,7 @@ def _one_run(
     # Where phases share a rounded time the numbers may go on within one beat.
     starts = [time(run[0]) for run in runs]
     again = max(starts) - min(starts) <= max(time(run[-1]) - time(run[0]) for run in runs) / 2
+    again = again and all(time(a[-1]) > time(b[0]) for a, b in itertools.pairwise(runs))
     if not _repeats(images, time) and (len(runs) < 2 or most < MIN_PHASES):
         raise UserError(
             f"many of its {len(images)} images lie less than {_CLOSE:g} of a phase beside another "

@@ -102,6 +102,18 @@ def test_rounded_trigger_times_and_numbers_that_run_backwards(clock, tmp_path):
         assert "not rounded" in error.remedy
 
 
+@pytest.mark.parametrize("tie", [1, 3, 5])
+def test_two_phases_of_one_rounded_time_are_no_repeat(tie, tmp_path):
+    """The numbers go on after them: what lies before is part of the beat."""
+    steps = np.arange(FRAMES) * 45.0
+    steps[tie:] -= 45.0 - 15.0 * (np.arange(FRAMES - tie) > 0)
+    writers.write_series(
+        tmp_path / "A17", CINE[:, :1], TriggerTime=lambda t, z: float(steps[t]),
+        CardiacNumberOfImages=None,
+    )  # fmt: skip
+    assert "TriggerTime repeats within a slice" in refusal(tmp_path).cause
+
+
 @pytest.mark.parametrize("tag", ["ComplexImageComponent", "ImageType"])
 def test_velocities_that_look_like_the_cine_are_set_aside(tag, tmp_path):
     writers.write_series(tmp_path / "A17", CINE)
