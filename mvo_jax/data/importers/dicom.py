@@ -15,7 +15,7 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,14 +110,16 @@ def find(source: Path, options: Options) -> Iterator[Series]:
 
     with os.scandir(source) as entries:
         files = [Path(e.path) for e in entries if not e.is_dir() and e.name[0] != "."]
-    loose = any(is_dicom(path) and path not in drawings for path in files)
-    if loose:
-        one = series(source, loose=True)
-        yield dataclasses.replace(one, detail={**one.detail, "loose": True})
+    loose = [path for path in files if is_dicom(path) and path not in drawings]
     firsts: dict[Path, Image | None] = {}
     for folder in subfolders(_unwrapped(source, masks, drawings)):
         if any(is_dicom(path) and path not in drawings for path in files_below(folder)):
-            firsts[folder] = _first_image(folder)
+            firsts[folder] = _first_image(files_below(folder))
+    if loose:
+        one = series(source, loose=True)
+        of = _examination(_first_image(loose))
+        beside = [f.name for f, first in firsts.items() if of and _examination(first) == of]
+        yield dataclasses.replace(one, detail={**one.detail, "loose": True, "beside": beside})
     examinations: dict[Any, list[Path]] = defaultdict(list)
     for folder, first in firsts.items():
         is_named = composed(folder.name) in masks or options.table.row(folder.name) is not None
@@ -179,14 +181,14 @@ def _unwrapped(source: Path, masks: Collection[str], drawings: Collection[Path])
     patients = {
         (first.patient_id, first.study if _is_nobody(first) else "")
         for folder in inner
-        if (first := _first_image(folder)) is not None
+        if (first := _first_image(files_below(folder))) is not None
     }
     return folders[0] if len(patients) > 1 else source
 
 
-def _first_image(folder: Path) -> Image | None:
-    """The first grey image of a folder, by which it is told whose it is."""
-    for path in itertools.islice(filter(is_dicom, files_below(folder)), _FIRST_FILES):
+def _first_image(paths: Iterable[Path]) -> Image | None:
+    """The first grey image of some files, by which it is told whose they are."""
+    for path in itertools.islice(filter(is_dicom, paths), _FIRST_FILES):
         try:
             with quiet_readers():
                 first = next(iter(read_headers(path)), None)
@@ -262,6 +264,11 @@ def _slices(series: Series, options: Options, stack: Stack) -> list[CineSlice]:
     drawn = read_drawings(series, options, stack)
     patient, about_patient = _patient(first, series, options)
     stack.account.notes += [*about_patient, *drawn.notes]
+    if beside := series.detail.get("beside"):
+        stack.account.notes.append(
+            f"its files lie beside {printable(', '.join(beside))}, which is of the same "
+            "examination: both are cases, and an image that is in both counts twice"
+        )
     volumes = [
         images[0].volume(series.path, cine) for images, cine in zip(sound, decoded, strict=True)
     ]

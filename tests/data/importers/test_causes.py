@@ -176,3 +176,17 @@ def test_a_mask_on_the_grid_numbered_from_the_other_end(flipped, tmp_path):
         assert one.lge_mask is not None
         assert np.array_equal(one.lge_mask, drawn)
         assert "another grid" not in one.note
+
+
+def test_loose_files_beside_the_folder_of_their_examination(tmp_path):
+    for name, study in (("A", "1.2.1"), ("B", "1.2.2")):
+        writers.write_series(
+            tmp_path / name, CINE, StudyInstanceUID=study, PatientID=name, FrameOfReferenceUID=study
+        )
+    writers.write_series(
+        tmp_path, CINE, StudyInstanceUID="1.2.1", PatientID="A", FrameOfReferenceUID="1.2.1"
+    )
+    notes = {one.case_id: one.note for one in read(tmp_path) if one.slice_index == 0}
+    assert len(notes) == 3
+    (told,) = [note for note in notes.values() if "same examination" in note]
+    assert "beside A, which" in told
