@@ -299,6 +299,15 @@ def _check_patient(series: Series, images: list[Image], options: Options) -> Non
             f"{', '.join(printable(p) for p in patients[:4])}",
             "sort them into one folder a patient; if the headers are wrong, --patient_from=folder",
         )
+    for i, what in enumerate(("dates of birth", "sexes")):
+        several = {image.person[i] for image in images} - {""}
+        if len(several) > 1 and options.patient_from == "header":
+            raise UserError(
+                f"{printable(series.path)} holds images with {len(several)} {what} of one "
+                "PatientID: several people",
+                "sort them into one folder a patient; if the headers are wrong, "
+                "--patient_from=folder",
+            )
 
 
 def _other_kind(image: Image) -> str | None:

@@ -6,6 +6,7 @@ What a header must hold, and what is made of one that holds something else, is d
 import contextlib
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ _TAGS = [
     "ImageOrientationPatient", "ImagePositionPatient", "SliceLocation", "SliceThickness",
     "TriggerTime", "NominalInterval",
     "HeartRate", "NominalCardiacTriggerDelayTime", "TemporalPositionIdentifier",
-    "AcquisitionTime", "InstanceNumber", "AcquisitionNumber", "CardiacNumberOfImages",
+    "AcquisitionTime", "AcquisitionDateTime", "InstanceNumber", "AcquisitionNumber",
+    "CardiacNumberOfImages",
     "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
     "ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber",
     "NumberOfFrames", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence",
@@ -293,13 +295,26 @@ def _first(value: Any) -> float | None:
 
 
 def _seconds(value: Any) -> float | None:
-    """A time of day, HHMMSS.FFFFFF, in milliseconds; None where it is none."""
-    text = str(value or "")
+    """A time of day, HHMMSS.FFFFFF, in milliseconds; None where it is none.
+
+    With an offset from UTC, &ZZXX, that of UTC.
+    """
+    text, *offset = re.split(r"([+-])", str(value or ""), maxsplit=1)
+    sign, zone = offset or ("+", "0000")
     try:
         hours, minutes, seconds = int(text[:2]), int(text[2:4]), float(text[4:])
+        ahead = int(f"{sign}1") * (60 * int(zone[:2]) + int(zone[2:]))
     except ValueError:
         return None
-    return 1000.0 * (3600 * hours + 60 * minutes + seconds)
+    return 1000.0 * (3600 * hours + 60 * (minutes - ahead) + seconds)
+
+
+def _clock(header: Any) -> float | None:
+    """When an image was scanned: AcquisitionTime, else the time of AcquisitionDateTime."""
+    return _known(
+        _seconds(header.get("AcquisitionTime")),
+        _seconds(str(header.get("AcquisitionDateTime") or "")[8:]),
+    )
 
 
 def _loss(header: Any) -> str:
@@ -354,7 +369,7 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
         "delay": _number(header.get("NominalCardiacTriggerDelayTime")),
         "actual_delay": None,
         "temporal": _number(header.get("TemporalPositionIdentifier")),
-        "clock": _seconds(header.get("AcquisitionTime")) if frame is None else None,
+        "clock": _clock(header) if frame is None else None,
         "instance": _number(header.get("InstanceNumber")),
         "acquisition": _number(header.get("AcquisitionNumber")) or 0.0,
         "interval": _number(header.get("NominalInterval")) or (60_000 / rate if rate > 0 else 0.0),
@@ -415,7 +430,7 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
             temporal=_known(_number(value(content, "TemporalPositionIndex")), top.temporal),
             clock=_known(
                 _seconds(str(value(content, "FrameAcquisitionDateTime") or "")[8:]),
-                _seconds(header.get("AcquisitionTime")),
+                _clock(header),
             ),
             # By file and, within it, by frame: one file may hold all slices of a phase.
             instance=(top.instance or 0.0) + (0.0 if alone else frame / MAX_FILES),

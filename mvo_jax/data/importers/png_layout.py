@@ -137,7 +137,9 @@ def read_png(path: Path, *, is_mask: bool = False) -> np.ndarray:
             raise UserError(
                 f"{printable(path)} is a colour image ({image.mode})", "export grey images"
             )
-        if image.mode == "P" and not is_mask:
+        if image.mode == "P" and is_mask:
+            _check_palette(path, image)
+        elif image.mode == "P":
             grey = np.asarray(image.convert("RGB"))
             if (grey.max(axis=-1) - grey.min(axis=-1)).any():
                 raise UserError(
@@ -147,6 +149,26 @@ def read_png(path: Path, *, is_mask: bool = False) -> np.ndarray:
             return grey[..., 0]
         pixels = np.asarray(image)
         return pixels.astype(np.uint8) if image.mode == "1" else pixels
+
+
+def _check_palette(path: Path, image: Any) -> None:
+    """Check that the numbers of a mask are in the order of the greys they are shown by.
+
+    Colours, and greys that only spread the labels for display, say nothing else.
+
+    Raises:
+        UserError: they are not: some software orders a palette by how often each grey is there.
+    """
+    pixels = np.asarray(image)
+    colours = np.asarray(image.convert("RGB"))
+    numbers, first = np.unique(pixels, return_index=True)
+    shown = colours.reshape(-1, 3)[first].astype(int)
+    if (np.ptp(shown, axis=1) == 0).all() and (np.diff(shown[:, 0]) <= 0).any():
+        raise UserError(
+            f"{printable(path)} has the numbers {numbers.tolist()}, and its palette shows them as "
+            f"the greys {shown[:, 0].tolist()}: which are the labels is not sure",
+            "save the mask without a palette, as a grey image of its labels",
+        )
 
 
 PNG = Importer("png", "the released code's PNG layout", recognise, find, load)

@@ -190,3 +190,63 @@ def test_loose_files_beside_the_folder_of_their_examination(tmp_path):
     assert len(notes) == 3
     (told,) = [note for note in notes.values() if "same examination" in note]
     assert "beside A, which" in told
+
+
+@pytest.mark.parametrize("part", ["cine", "lge_mask"])
+def test_a_flipped_bit_of_a_packed_nifti(part, tmp_path):
+    """Most flips leave a stream that unpacks to other values; the sum at its end says so."""
+    cine = CINE.repeat(2, axis=2).repeat(2, axis=3)
+    mask = np.random.default_rng(2).integers(0, 3, cine.shape[1:]).astype(np.uint8)
+    writers.write_nifti(tmp_path, "a", cine, mask)
+    assert len(read(tmp_path)) == 2
+    path = tmp_path / f"a_{part}.nii.gz"
+    whole = path.read_bytes()
+    for place in np.linspace(len(whole) // 3, len(whole) - 9, 12).astype(int):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
+        assert path.name in refusal(tmp_path).cause
+
+
+@pytest.mark.parametrize("order", ["exchanged", "spread", "colours"])
+def test_the_palette_of_a_mask(order, tmp_path):
+    labels, path = np.arange(4, dtype=np.uint8).repeat(4).reshape(4, 4), tmp_path / "a.png"
+    image = Image.fromarray(labels).convert("P")
+    greys = {"exchanged": [0, 2, 1, 3], "spread": [0, 80, 160, 240], "colours": [9, 0, 5, 1]}[order]
+    colours = np.array(greys)[:, None] * [1, 1, 1 if order != "colours" else 0]
+    image.putpalette(colours.astype(np.uint8).ravel().tolist())
+    image.save(path)
+    if order == "exchanged":
+        with pytest.raises(UserError, match="its palette shows them as the greys"):
+            read_png(path, is_mask=True)
+    else:
+        assert np.array_equal(read_png(path, is_mask=True), labels)
+
+
+@pytest.mark.parametrize("tag", ["PatientBirthDate", "PatientSex"])
+def test_two_people_of_one_number_in_a_folder(tag, tmp_path):
+    values = ("19500101", "19600101") if tag == "PatientBirthDate" else ("F", "M")
+    for i, value in enumerate(values):
+        person: dict[str, Any] = {tag: value}
+        writers.write_series(
+            tmp_path / "A17", CINE, name=value, origin=(0, 0, 24.0 * i),
+            SeriesInstanceUID=f"1.5.{i}", **person,
+        )  # fmt: skip
+    error = refusal(tmp_path)
+    assert "several people" in error.cause
+    assert "19" not in error.cause.replace(str(tmp_path), "")  # what is compared is not shown
+
+
+@pytest.mark.parametrize("zones", [("", ""), ("+0100", "+0000")])
+def test_acquisition_times_with_dates_and_zones(zones, tmp_path):
+    def clock(t: int, z: int) -> str:
+        zone = zones[t > 5]
+        hour = 13 if zone == "+0000" or not zone else 14
+        return f"20200101{hour}00{10 + 0.04 * t:09.6f}{zone}"
+
+    tags: dict[str, Any] = {"TriggerTime": None, "AcquisitionDateTime": clock}
+    writers.write_series(tmp_path / "A17", CINE[:, :1], **tags, InstanceNumber=1)
+    assert np.array_equal(read(tmp_path)[0].cine, CINE[:, 0])
+    scrambled: Any = {"InstanceNumber": lambda t, z: 1 + (5 * t + 3) % FRAMES}
+    writers.write_series(tmp_path / "A17", CINE[:, :1], **tags, **scrambled)
+    assert np.array_equal(read(tmp_path)[0].cine, CINE[:, 0])
