@@ -199,6 +199,13 @@ def note_of_one_value(
     return (f"{said} (else --mask_values, as 0=background,1=mvo)",)
 
 
+def note_of_axes(slices: int, frames: int) -> tuple[str, ...]:
+    """A note on a stack of more slices than frames, which few scan: its axes may be exchanged."""
+    if slices <= frames:
+        return ()
+    return (f"{slices} slices of {frames} frames: if these are exchanged, save it again",)
+
+
 def square_pixel(pixel_mm: float | None) -> tuple[float, float] | None:
     """(row, column) spacing of a pixel whose side the user gave."""
     return None if pixel_mm is None else (pixel_mm, pixel_mm)

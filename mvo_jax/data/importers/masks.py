@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mvo_jax.data.importers.cine import Series, printable
+from mvo_jax.data.importers.cine import Series, note_of_axes, printable
 from mvo_jax.data.importers.segments import join_drawings
 from mvo_jax.data.importers.volume import Volume, same_grid
 from mvo_jax.data.labels import MVO, has_mvo, middle_of, mvo_parts
@@ -306,7 +306,8 @@ def to_slices(
     """
     count = cine.data.shape[1]
     placed = None if mask is None else place_mask(series, mask, cine.slices())
-    notes = "; ".join((*cine.notes, *(() if placed is None else placed.notes)))
+    axes = note_of_axes(count, len(cine.data))
+    notes = "; ".join((*cine.notes, *axes, *(() if placed is None else placed.notes)))
     return [
         series.slice(
             z,

@@ -17,6 +17,7 @@ from mvo_jax.data.importers.cine import (
     Series,
     check_size,
     map_mask,
+    note_of_axes,
     note_of_one_value,
     printable,
     reading,
@@ -76,6 +77,9 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     cine = arrays["cine"]
     if cine.ndim not in (3, 4) or cine.shape[-1] in (1, 3):
         raise bad(f"cine has shape {cine.shape}", "cine is [T, H, W] or [N, T, H, W], grey")
+    frames, rows, columns = cine.shape[-3:]
+    if frames == rows != columns:
+        raise bad(f"cine has shape {cine.shape}, which looks like [H, W, T]", "save [T, H, W]")
     stacked = cine.ndim == 4
     if not stacked:
         cine = cine[None]
@@ -95,6 +99,7 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     drawn = [] if masks is None else masks
     labels = [map_mask(series.path, mask, options.mask_values) for mask in drawn]
     notes = note_of_one_value(series.path, labels, options.mask_values)
+    notes += note_of_axes(count, frames)
     out = []
     for i in range(count):
         annotated: dict[int, np.ndarray] = {}

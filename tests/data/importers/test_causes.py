@@ -250,3 +250,17 @@ def test_acquisition_times_with_dates_and_zones(zones, tmp_path):
     scrambled: Any = {"InstanceNumber": lambda t, z: 1 + (5 * t + 3) % FRAMES}
     writers.write_series(tmp_path / "A17", CINE[:, :1], **tags, **scrambled)
     assert np.array_equal(read(tmp_path)[0].cine, CINE[:, 0])
+
+
+def test_axes_that_look_exchanged(tmp_path):
+    """More slices than frames is told, [H, W, T] of square images is refused."""
+    cine = np.random.default_rng(0).integers(0, 900, (20, 9, 16, 24)).astype(np.uint16)
+    np.savez(tmp_path / "a.npz", cine=cine)
+    assert "20 slices of 9 frames" in read(tmp_path)[0].note
+    np.savez(tmp_path / "a.npz", cine=cine.swapaxes(0, 1))
+    assert "exchanged" not in read(tmp_path)[0].note
+    np.savez(tmp_path / "a.npz", cine=cine[:16, 0, :, :12].transpose(1, 0, 2))
+    assert "looks like [H, W, T]" in refusal(tmp_path).cause
+    (tmp_path / "a.npz").unlink()
+    writers.write_nifti(tmp_path, "a", cine.swapaxes(0, 1), None)
+    assert "20 slices of 9 frames" in read(tmp_path)[0].note
