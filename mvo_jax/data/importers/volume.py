@@ -23,7 +23,7 @@ from mvo_jax.data.importers.orientation import (
 from mvo_jax.data.slices import Grid
 from mvo_jax.errors import UserError
 
-_CHUNK = 1 << 20  # bytes
+_CHUNK, _MOST_AFTER = 1 << 20, 16  # bytes, and how many of them are read behind the values
 _MAX_SLICES = 60
 _SAME_SIZE = 0.01  # relative: pixdim and sform are rounded each for itself, to 0.01 mm by some
 # Cosine between two axes: 6 degrees, more than a gantry or a rounded header turns one axis against
@@ -122,27 +122,32 @@ def read_volume(path: Path, *, axes: int | None = None) -> Volume:
             notes += _check_header_agrees(printable(path), header, shape, turn)
         slope, intercept = image.dataobj.slope, image.dataobj.inter
         plain = slope in (1.0, None) and intercept in (0.0, None)
-        data = np.asarray(image.dataobj, None if plain else np.float32)
+        kind = None if plain else np.float32
         if path.suffix.lower() == ".gz":
-            _check_sum(path, image.dataobj.offset + data.nbytes)
+            data = _unpacked(path, type(image), kind)
+        else:
+            data = np.asarray(image.dataobj, kind)
     data = data.reshape(*shape[:3], -1)
     return stored_volume(path, data, affine, turn, oriented=oriented, notes=notes)
 
 
-def _check_sum(path: Path, used: int) -> None:
-    """Check the sum at the end of a packed file, which nibabel does not reach.
+def _unpacked(path: Path, image: Any, kind: Any) -> np.ndarray:
+    """Read the values of a packed file, and the sum at its end, which nibabel alone does not reach.
 
     Args:
         path: ``.nii.gz``.
-        used: bytes that were read of it, at least; the end is not looked for far beyond them.
+        image: nibabel's class of it.
+        kind: dtype of the values; None as stored.
 
     Raises:
-        OSError: it is another, so that some bit of the file is wrong.
+        OSError: the sum is another, so that some bit of the file is wrong.
     """
     with gzip.open(path) as file:
-        for _ in range(used // _CHUNK + 16):
+        data = np.asarray(image.from_stream(file).dataobj, kind)
+        for _ in range(_MOST_AFTER):
             if not file.read(_CHUNK):
-                return
+                break
+    return data
 
 
 def stored_turn(
