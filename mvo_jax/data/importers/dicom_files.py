@@ -292,21 +292,28 @@ def _chosen(series: Series, options: Options, images: list[Image], account: Acco
 
 
 def _check_patient(series: Series, images: list[Image], options: Options) -> None:
+    """Check that images are of one person, unless the folder's name says so.
+
+    Raises:
+        UserError: they have several PatientIDs, or dates of birth or sexes under one.
+    """
+    if options.patient_from != "header":
+        return
+    remedy = "sort them into one folder a patient; if the headers are wrong, --patient_from=folder"
     patients = sorted({image.patient_id.strip() for image in images} - {""})
-    if len(patients) > 1 and options.patient_from == "header":
+    if len(patients) > 1:
         raise UserError(
             f"{printable(series.path)} holds images of {len(patients)} patients: "
             f"{', '.join(printable(p) for p in patients[:4])}",
-            "sort them into one folder a patient; if the headers are wrong, --patient_from=folder",
+            remedy,
         )
     for i, what in enumerate(("dates of birth", "sexes")):
         several = {image.person[i] for image in images} - {""}
-        if len(several) > 1 and options.patient_from == "header":
+        if len(several) > 1:
             raise UserError(
                 f"{printable(series.path)} holds images with {len(several)} {what} of one "
                 "PatientID: several people",
-                "sort them into one folder a patient; if the headers are wrong, "
-                "--patient_from=folder",
+                remedy,
             )
 
 

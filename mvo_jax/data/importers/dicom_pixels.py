@@ -156,14 +156,14 @@ def _frame_steps(path: Path, data: Any) -> np.ndarray | None:
     shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
     groups = data.get("PerFrameFunctionalGroupsSequence") or []
     if not any(sequence in group for group in groups):
+        if sequence not in shared:
+            return None
         groups = [shared]
     steps = []
     for group in groups:
         own = group if sequence in group else shared
         steps.append([own[sequence][0].get(name) if sequence in own else None for name in names])
     lacking = sum(None in step for step in steps)
-    if lacking == len(steps) and not any(sequence in group for group in groups):
-        return None
     if lacking:
         raise UserError(
             f"{printable(path)}: {lacking} of its {len(steps)} frames have no RescaleSlope or no "
