@@ -30,6 +30,27 @@ def mvo_parts(lge_mask: np.ndarray) -> np.ndarray:
     return parts[0]
 
 
+def fills_cavity(lge_mask: np.ndarray) -> bool:
+    """Whether the MVO of ``[H, W]`` fills what the myocardium encloses, as only the cavity does.
+
+    Of a drawn wall the cavity is open, and MVO in a part of it lies beside the wall's middle.
+    """
+    from scipy import ndimage
+
+    wall = (lge_mask == INFARCT) | (lge_mask == MYOCARDIUM)
+    filled: Any = ndimage.binary_fill_holes(wall)
+    inside, mvo = filled & ~wall, lge_mask == MVO
+    if (
+        2 * (lge_mask == MYOCARDIUM).sum() <= wall.sum()
+        or (inside & mvo).sum() < 0.9 * inside.sum()
+    ):
+        return False
+    if not inside.any():
+        return False
+    apart = np.argwhere(mvo).mean(axis=0) - np.argwhere(wall).mean(axis=0)
+    return bool(np.hypot(*apart) < np.sqrt(filled.sum() / np.pi) / 4)
+
+
 def middle_of(where: np.ndarray) -> np.ndarray:
     """(Row, column) of the pixel of ``where`` that is nearest to the middle of all of them."""
     found = np.argwhere(where)

@@ -8,6 +8,7 @@ time, ``formats.IMPORTERS["name"] = ...``.
 import contextlib
 import dataclasses
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mvo_jax.data.importers.table import Table
-from mvo_jax.data.labels import MASK_NAMES
+from mvo_jax.data.labels import MASK_NAMES, fills_cavity, has_mvo
 from mvo_jax.data.slices import CineSlice, Rejected
 from mvo_jax.errors import UserError
 
@@ -183,17 +184,31 @@ def map_mask(
     return out
 
 
-def note_of_one_value(
+def note_of_values(
     path: Path, masks: Sequence[np.ndarray], mask_values: Mapping[int, int]
 ) -> tuple[str, ...]:
     """A note where a mask is of one thing, which may be MVO, and its value 1 says infarct.
 
     Args:
         path: of the file.
-        masks: in the project's values.
+        masks: ``[..., H, W]``, in the project's values.
         mask_values: see ``Options.mask_values``; who gives them knows.
+
+    Raises:
+        UserError: what the values say is MVO fills a ventricle, as the cavity does.
     """
-    if mask_values or {value for mask in masks for value in np.unique(mask)} - {0} != {1}:
+    if mask_values:
+        return ()
+    slices = [one for mask in masks for one in mask.reshape(-1, *mask.shape[-2:])]
+    is_cavity = [fills_cavity(one) for one in slices if has_mvo(one)]
+    if 2 * sum(is_cavity) > len(is_cavity):
+        raise UserError(
+            f"{printable(path)}: value 2, which is MVO, fills all that value 3 encloses, as the "
+            "cavity does",
+            "say what the values mean, for example --mask_values 0=background,1=infarct,"
+            "2=background,3=myocardium,4=mvo",
+        )
+    if {value for mask in masks for value in np.unique(mask)} - {0} != {1}:
         return ()
     said = f"{printable(path.name)} has no other value than 1, which is taken as infarct"
     return (f"{said} (else --mask_values, as 0=background,1=mvo)",)
@@ -240,6 +255,8 @@ def reading(path: Path, what: str, remedy: str = _DAMAGED) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         text = printable((str(error).splitlines() or [""])[0])[:120]
+        if re.search(r"'-?\d+,\d+'", text):
+            remedy = "export it again; numbers are written with a decimal point, not a comma"
         cause = f"{name} cannot be read{what} ({type(error).__name__}: {text})"
         raise UserError(cause, remedy) from error
 

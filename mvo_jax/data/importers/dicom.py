@@ -13,7 +13,6 @@ import dataclasses
 import itertools
 import logging
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from mvo_jax.data.importers.cine import (
 )
 from mvo_jax.data.importers.cvi42 import is_workspace
 from mvo_jax.data.importers.dicom_drawings import read_drawings
+from mvo_jax.data.importers.dicom_files import differ_in_person, names_nobody
 from mvo_jax.data.importers.dicom_headers import Image, is_dicom, read_headers
 from mvo_jax.data.importers.dicom_motion import count_beats, is_one_place
 from mvo_jax.data.importers.dicom_pixels import read_pixels
@@ -54,12 +54,8 @@ from mvo_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
+_SHOWN_ALIKE = np.cos(np.radians(30))  # between axes of slices as they are displayed
 _FIRST_FILES = 5  # of a folder, to see whose it is
-# What anonymisers write for every patient.
-_NO_NAME = re.compile(
-    r"(?:anon(?:ym\w*)?|unknown|none|null|n/?a|test|x+|0+|de-?identified|removed|redacted)"
-    r"(?:[\^ _-]*(?:patient|name|id))?|patient"
-)
 
 
 def recognise(source: Path) -> bool:
@@ -179,7 +175,7 @@ def _unwrapped(source: Path, masks: Collection[str], drawings: Collection[Path])
         return source
     # Of those whose name is nobody's each examination is one.
     patients = {
-        (first.patient_id, first.study if _is_nobody(first) else "")
+        (first.patient_id, first.study if names_nobody(first.patient_id) else "")
         for folder in inner
         if (first := _first_image(files_below(folder))) is not None
     }
@@ -199,16 +195,12 @@ def _first_image(paths: Iterable[Path]) -> Image | None:
     return None
 
 
-def _is_nobody(image: Image) -> bool:
-    return _NO_NAME.fullmatch(image.patient_id.strip().casefold()) is not None
-
-
 def _examination(first: Image | None) -> tuple[str, ...] | None:
     """Patient and examination of a folder; None where its images do not say."""
     if first is None or not first.study:
         return None
-    frame = first.frame_of_reference if _is_nobody(first) else ""
-    return first.patient_id, first.study, frame
+    nobody = names_nobody(first.patient_id)
+    return first.patient_id, first.study, *((first.frame_of_reference, *first.person) * nobody)
 
 
 def _shared_names(firsts: Sequence[Image]) -> dict[str, tuple[bool, str]]:
@@ -219,12 +211,11 @@ def _shared_names(firsts: Sequence[Image]) -> dict[str, tuple[bool, str]]:
     out = {}
     for name, images in by_name.items():
         studies = {image.study for image in images}
-        if not name or len(studies) < 2 or _is_nobody(images[0]):
+        if not name or len(studies) < 2 or names_nobody(name):
             continue
-        births, sexes = ({image.person[i] for image in images} - {""} for i in (0, 1))
         said = f"PatientID {printable(name)!r} is in {len(studies)} examinations"
-        if len(births) > 1 or len(sexes) > 1:
-            out[name] = True, f"{said} of several people (dates of birth or sex differ)"
+        if what := differ_in_person(images):
+            out[name] = True, f"{said} of several people ({what} differ)"
         else:
             out[name] = False, f"{said}: one patient is taken for granted (else --patient_from)"
     return out
@@ -240,12 +231,25 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     """
     if "refused" in series.detail:  # a mask that no cine goes with
         raise UserError(*series.detail["refused"])
-    stack = read_stack(series, options)
+    try:
+        stack = read_stack(series, options)
+    except RefusedSeries as error:
+        folders = _joined_folders(series)
+        if not folders or "--patient_from" in error.remedy:
+            raise
+        remedy = f"{error.remedy}; if {folders} are several patients, --patient_from=folder"
+        raise RefusedSeries(error.cause, remedy, images=error.images) from error
     try:
         return _slices(series, options, stack)
     except UserError as error:
         images = stack.account.found
         raise RefusedSeries(error.cause, error.remedy, images=images) from error
+
+
+def _joined_folders(series: Series) -> str:
+    """The folders of a series that was made of several, for a message; else empty."""
+    folders = [part.name for key, part in series.detail.items() if key.startswith("folder ")]
+    return ", ".join(map(printable, folders[:8]))
 
 
 def _slices(series: Series, options: Options, stack: Stack) -> list[CineSlice]:
@@ -272,7 +276,8 @@ def _slices(series: Series, options: Options, stack: Stack) -> list[CineSlice]:
     volumes = [
         images[0].volume(series.path, cine) for images, cine in zip(sound, decoded, strict=True)
     ]
-    if len({(one.grid.order, one.grid.flips) for one in volumes if one.grid}) > 1:
+    axes = [one.affine[:3, :2] / np.linalg.norm(one.affine[:3, :2], axis=0) for one in volumes]
+    if any((one * axes[0]).sum(axis=0).min() < _SHOWN_ALIKE for one in axes):
         raise UserError(
             f"{printable(series.path)}: the slices are turned a little from one another, and about "
             "45 degrees from left, posterior or feet: they would be shown turned differently",
@@ -374,15 +379,14 @@ def _patient(first: Image, series: Series, options: Options) -> tuple[str, list[
     header = first.patient_id.strip()
     if options.patient_from == "folder":
         return series.name, []
-    if not header or _is_nobody(first):
+    if not header or names_nobody(header):
         notes = []
         if header:
             notes.append(f"PatientID {printable(header)!r} names nobody: {series.name!r} is used")
-        folders = [part.name for key, part in series.detail.items() if key.startswith("folder ")]
-        if folders:  # some anonymisers give one StudyInstanceUID to everybody
+        if folders := _joined_folders(series):  # some anonymisers give everybody one study
             notes.append(
-                f"the folders {', '.join(map(printable, folders[:8]))} state one examination: one "
-                "patient is taken for granted (else --patient_from=folder)"
+                f"the folders {folders} state one examination: one patient is taken for granted "
+                "(else --patient_from=folder)"
             )
         return series.name, notes
     of_several, said = series.detail.get("patient") or (False, "")

@@ -1,8 +1,10 @@
 """Images of a folder of DICOM files: those that may be cine, and what became of the others."""
 
+import itertools
 import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,25 @@ from mvo_jax.errors import UserError
 
 MIN_PHASES = 8  # fewer images at one place are a localiser or a map, no cine
 _DAY_MS = 86_400_000.0
-# In all images of a series or in none; tag and attribute.
-_GIVEN = (
-    ("ImageOrientationPatient", "orientation"), ("ImagePositionPatient", "position"),
-    ("StudyInstanceUID", "study"), ("FrameOfReferenceUID", "frame_of_reference"),
-)  # fmt: skip
+# In all images of a series or in none.
+_GIVEN: dict[str, Callable[[Image], Any]] = {
+    "ImageOrientationPatient": lambda image: image.orientation,
+    "ImagePositionPatient": lambda image: image.position,
+    "PixelSpacing": lambda image: image.spacing,
+    "StudyInstanceUID": lambda image: image.study,
+    "FrameOfReferenceUID": lambda image: image.frame_of_reference,
+    "ScanningSequence": lambda image: image.sequence[0],
+    "SequenceVariant": lambda image: image.sequence[1],
+}
+# What anonymisers write for every patient.
+_NOBODY = re.compile(
+    r"(?:anon(?:ym\w*)?|unknown|none|null|n/?a|test|x+|0+|de-?identified|removed|redacted)"
+    r"(?:[\^ _-]*(?:patient|name|id))?|patient"
+)
 # The suffix of an image without .dcm: none, that of Siemens, or the end of a UID.
 _BARE_NAME = re.compile(r"|\.ima|\.\d+", re.IGNORECASE)
 _PHASE_IMAGES = {"P", "PHASE", "PHASE MAP", "VELOCITY", "VELOCITY MAP", "VELOCITYMAP", "PHASEMAP"}
+_PROJECTIONS = {"MIP", "MINIP", "MNIP", "PROJECTION IMAGE"}
 _PARTS = {"R", "REAL", "R_FFE", "I", "IMAGINARY", "I_FFE"}  # of complex images
 # Words of series that are no cine, whole or before an ending; the name of the sequence counts too.
 _NO_CINE = {
@@ -115,7 +128,7 @@ def find_images(series: Series, options: Options, account: Account) -> list[Imag
         raise UserError(
             f"{printable(series.path)} holds no DICOM image", "leave it out of the source"
         )
-    images = _through_midnight(images)
+    images = _with_one_clock(images)
     account.notes += _missing_parts(images)
     account.images = _without_copies(images, account)
     _check_patient(series, account.images, options)
@@ -159,8 +172,8 @@ def _check_tags(series: Series, images: list[Image]) -> None:
     for image in images:
         by_series[image.series].append(image)
     for them in by_series.values():
-        for tag, name in _GIVEN:
-            lacking = [image for image in them if not getattr(image, name)]
+        for tag, value in _GIVEN.items():
+            lacking = [image for image in them if not value(image)]
             if len(them) >= MIN_PHASES and 0 < len(lacking) < len(them):
                 raise UserError(
                     f"{printable(series.path)}: {len(lacking)} of {len(them)} images of "
@@ -169,8 +182,16 @@ def _check_tags(series: Series, images: list[Image]) -> None:
                 )
 
 
-def _through_midnight(images: list[Image]) -> list[Image]:
-    """Images with times of day that go on growing where an examination goes into the next day."""
+def _with_one_clock(images: list[Image]) -> list[Image]:
+    """Images with times of day of one tag, that go on growing into the next day.
+
+    AcquisitionTime may be that of the series where AcquisitionDateTime is that of the image.
+    """
+    clocks, moments = (
+        {(image.series, getattr(image, name)) for image in images} for name in ("clock", "moment")
+    )
+    if len(moments) > len(clocks) and all(image.moment is not None for image in images):
+        images = [replace(image, clock=image.moment) for image in images]
     latest: dict[str, float] = defaultdict(float)
     for image in images:
         latest[image.study] = max(latest[image.study], image.clock or 0.0)
@@ -307,14 +328,36 @@ def _check_patient(series: Series, images: list[Image], options: Options) -> Non
             f"{', '.join(printable(p) for p in patients[:4])}",
             remedy,
         )
-    for i, what in enumerate(("dates of birth", "sexes")):
-        several = {image.person[i] for image in images} - {""}
-        if len(several) > 1:
-            raise UserError(
-                f"{printable(series.path)} holds images with {len(several)} {what} of one "
-                "PatientID: several people",
-                remedy,
-            )
+    if what := differ_in_person(images):
+        raise UserError(
+            f"{printable(series.path)} holds images of one PatientID that differ in {what}: "
+            "several people",
+            remedy,
+        )
+
+
+def names_nobody(text: str) -> bool:
+    """Whether a PatientID or PatientName is what anonymisers write for everybody."""
+    return _NOBODY.fullmatch(text.strip().casefold()) is not None
+
+
+def differ_in_person(images: Sequence[Image]) -> str:
+    """What says that images of one PatientID are of several people; empty where nothing does.
+
+    Names may differ by parts that one lacks, and where all state one date of birth.
+    """
+    births, sexes, names = ({image.person[i] for image in images} - {""} for i in range(3))
+    if len(births) > 1 or len(sexes) > 1:
+        return "dates of birth" if len(births) > 1 else "sex"
+    if births and all(image.person[0] for image in images):
+        return ""
+    plain = [
+        frozenset(re.findall(r"[^\W_]+", unicodedata.normalize("NFC", name).casefold()))
+        for name in names
+        if not names_nobody(name)
+    ]
+    pairs = itertools.combinations(plain, 2)
+    return "names" if any(not (a <= b or b <= a) for a, b in pairs) else ""
 
 
 def _other_kind(image: Image) -> str | None:
@@ -323,6 +366,8 @@ def _other_kind(image: Image) -> str | None:
         return "phase maps"
     if _PARTS & set(image.image_type):
         return "real or imaginary parts"
+    if _PROJECTIONS & set(image.image_type):
+        return "projections"
     if "MOSAIC" in image.image_type:  # many slices in one picture
         return "mosaics"
     if image.modality in _NO_MR:

@@ -34,7 +34,7 @@ _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
     "SeriesDescription", "ProtocolName", "PatientID", "PatientBirthDate", "PatientSex",
-    "FrameOfReferenceUID", "Modality",
+    "PatientName", "FrameOfReferenceUID", "Modality",
     "ImageType", "ComplexImageComponent", "ScanningSequence", "SequenceVariant", "SequenceName",
     "EchoNumbers", "EchoTime",
     "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelSpacing",
@@ -64,7 +64,7 @@ class Image:
     description: str
     words: str
     patient_id: str
-    person: tuple[str, str]  # date of birth and sex; compared, never kept
+    person: tuple[str, str, str]  # date of birth, sex and name; compared, never kept
     modality: str
     image_type: tuple[str, ...]
     sequence: tuple[str, ...]
@@ -84,7 +84,8 @@ class Image:
     delay: float | None
     actual_delay: float | None  # of the beats it was scanned in
     temporal: float | None
-    clock: float | None
+    clock: float | None  # AcquisitionTime, else moment
+    moment: float | None  # the time of AcquisitionDateTime
     instance: float | None
     acquisition: float
     interval: float
@@ -253,7 +254,7 @@ def read_headers(path: Path) -> Iterator[Image]:
             yield from _enhanced(path, header)
         elif frames > 1:
             for frame in range(frames):
-                yield _image(path, header, frame, delay=float(frame))
+                yield _image(path, header, frame, delay=float(frame), clock=None)
         else:
             yield _image(path, header, None)
 
@@ -309,12 +310,8 @@ def _seconds(value: Any) -> float | None:
     return 1000.0 * (3600 * hours + 60 * (minutes - ahead) + seconds)
 
 
-def _clock(header: Any) -> float | None:
-    """When an image was scanned: AcquisitionTime, else the time of AcquisitionDateTime."""
-    return _known(
-        _seconds(header.get("AcquisitionTime")),
-        _seconds(str(header.get("AcquisitionDateTime") or "")[8:]),
-    )
+def _moment(date_time: Any) -> float | None:
+    return _seconds(str(date_time or "")[8:])
 
 
 def _loss(header: Any) -> str:
@@ -334,6 +331,7 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
         for name in ("SeriesDescription", "ProtocolName", "SequenceName", "PatientID")
     }
     rate = _number(header.get("HeartRate")) or 0.0
+    moment = _moment(header.get("AcquisitionDateTime"))
     fields: dict[str, Any] = {
         "path": path,
         "frame": frame,
@@ -346,7 +344,8 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
         "words": f"{text['SeriesDescription']} {text['ProtocolName']} {text['SequenceName']}",
         "patient_id": text["PatientID"],
         "person": tuple(
-            str(header.get(name, "") or "").strip() for name in ("PatientBirthDate", "PatientSex")
+            str(header.get(name, "") or "").strip()
+            for name in ("PatientBirthDate", "PatientSex", "PatientName")
         ),
         "modality": str(header.get("Modality", "") or ""),
         "image_type": _image_type(header.get("ImageType"), header.get("ComplexImageComponent")),
@@ -369,7 +368,8 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
         "delay": _number(header.get("NominalCardiacTriggerDelayTime")),
         "actual_delay": None,
         "temporal": _number(header.get("TemporalPositionIdentifier")),
-        "clock": _clock(header) if frame is None else None,
+        "clock": _known(_seconds(header.get("AcquisitionTime")), moment),
+        "moment": moment,
         "instance": _number(header.get("InstanceNumber")),
         "acquisition": _number(header.get("AcquisitionNumber")) or 0.0,
         "interval": _number(header.get("NominalInterval")) or (60_000 / rate if rate > 0 else 0.0),
@@ -428,10 +428,7 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
             delay=_known(_number(value(heart, "NominalCardiacTriggerDelayTime")), actual_delay),
             actual_delay=actual_delay,
             temporal=_known(_number(value(content, "TemporalPositionIndex")), top.temporal),
-            clock=_known(
-                _seconds(str(value(content, "FrameAcquisitionDateTime") or "")[8:]),
-                _clock(header),
-            ),
+            clock=_known(_moment(value(content, "FrameAcquisitionDateTime")), top.clock),
             # By file and, within it, by frame: one file may hold all slices of a phase.
             instance=(top.instance or 0.0) + (0.0 if alone else frame / MAX_FILES),
             acquisition=_number(value(content, "FrameAcquisitionNumber")) or top.acquisition,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mvo_jax.data.importers.dicom_headers import Image
+from mvo_jax.data.importers.orientation import displayed_axes
 
 # Of the thickness and, within a series, of the widest distance in the stack: slices that are
 # interpolated lie half their thickness apart, all of them.
@@ -36,6 +37,12 @@ def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]
         )
         out.append(f"the field of view changes: {sizes}")
     used = [image for one in sound for image in one]
+    derived = sum("DERIVED" in image.image_type for image in used)
+    if derived:
+        out.append(
+            f"{derived} of {len(used)} images are derived from others ({used[0].name}, "
+            f"{'/'.join(used[0].image_type)})"
+        )
     for loss, count in Counter(image.loss for image in used if image.loss).items():
         out.append(f"{count} of {len(used)} images were compressed with loss ({loss})")
     for one in sound:
@@ -57,8 +64,9 @@ def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]
     names = {re.sub(r"[\W\d_]", "", i.description).casefold(): i.name for i, *_ in sound}
     if len(names) > 1:
         out.append(f"the stack is of series of several names: {', '.join(names.values())}")
-    turns = [np.array(i.orientation).reshape(2, 3) for i in firsts if i.orientation is not None]
-    turns = [turn / np.linalg.norm(turn, axis=1, keepdims=True) for turn in turns if turn.any()]
+    turns = [np.reshape(i.orientation, (2, 3)) for i in firsts if i.orientation is not None]
+    turns = [displayed_axes(turn) for turn in turns if np.cross(*turn).any()]
+    turns = [turn / np.linalg.norm(turn, axis=1, keepdims=True) for turn in turns]
     if turns:
         cosines = [min(1.0, float((turn * turns[0]).sum(axis=1).min())) for turn in turns]
         widest = float(np.degrees(np.arccos(min(cosines))))

@@ -15,13 +15,16 @@ from mvo_jax.data.importers.dicom_headers import Image
 from mvo_jax.data.importers.dicom_pixels import read_pixels
 from mvo_jax.errors import UserError
 
+SAME_TURN_DEGREES = 6.0
 _SEVERAL_BEATS = 1.5  # times of a slice span more than this many intervals from beat to beat
 _LONGEST_BEAT_MS = 3000.0  # 20 beats a minute
 _LONGEST_PHASE_MS = 150.0
 _USUAL_BEAT_MS = 1200.0
 _REAL_TIME = re.compile(r"real.?time|free.?breath|(?<![a-z])rt(?![a-z])")
 _SAME_LOCATION_MM = 1.0  # slices are 5 mm apart and more; some round SliceLocation to 0.1 mm
-_ALIKE = 0.5  # correlation of the means over time of two scans of one slice
+# Correlation of the means over time of two scans of one slice; and where the position is 0, 0, 0,
+# as anonymisers write it for all: slices beside one another are alike, too.
+_ALIKE, _SAME = 0.5, 0.95
 _LARGEST_GAP = 1.7  # of the usual time between phases
 _CLOSE = 0.3  # of it: a phase nearer to another is the same one, scanned again
 # What distinguishes the phases of a slice, best first.
@@ -54,6 +57,7 @@ def order_phases(images: Sequence[Image], options: Options, account: Account) ->
             on with "the slice".
     """
     _check_location(images)
+    _check_turn(images)
     name, time = _time_of(images)
     kept = _one_echo(list(images), time, account)
     kept = _one_acquisition(kept, time, options, account)
@@ -67,6 +71,7 @@ def order_phases(images: Sequence[Image], options: Options, account: Account) ->
     kept = _one_beat(kept, time, account, in_ms=name in _IN_MS)
     _check_triggers(kept, name, account)
     if name == "InstanceNumber":
+        account.notes.append("nothing but InstanceNumber puts the phases of a slice in order")
         _check_clock(kept, account)
     _check_greys(kept)
     times = np.array([time(image) for image in kept])
@@ -96,6 +101,23 @@ def _check_location(images: Sequence[Image]) -> None:
             f"its {len(images)} images have one ImagePositionPatient, and SliceLocation from "
             f"{places[0]:g} to {places[-1]:g} mm: which says where they lie is not sure",
             "export the series again; if SliceLocation is right, take ImagePositionPatient out",
+        )
+
+
+def _check_turn(images: Sequence[Image]) -> None:
+    """Check that the images of a slice are turned alike: they are displayed by the first.
+
+    Raises:
+        UserError: ImageOrientationPatient says otherwise.
+    """
+    turns = [np.reshape(i.orientation, (2, 3)) for i in images if i.orientation is not None]
+    limit = np.cos(np.radians(SAME_TURN_DEGREES))
+    other = sum((turns[0] * turn).sum(axis=1).min() < limit for turn in turns)
+    if other:
+        raise UserError(
+            f"{other} of its {len(images)} images are turned or mirrored against the others by "
+            f"ImageOrientationPatient ({images[0].name})",
+            "export the series again with one orientation for the images of a slice",
         )
 
 
@@ -301,7 +323,7 @@ def _check_repeats(sets: list[list[Image]], chosen: list[Image], options: Option
         alike = min(float(np.corrcoef(own, mean)[0, 1]) for mean in means)
     if len({bool((mean < 0).any()) for mean in means}) > 1:  # velocities have a sign
         alike = min(alike, 0.0)
-    if not alike >= _ALIKE:
+    if not alike >= (_ALIKE if any(chosen[0].position or ()) else _SAME):
         raise UserError(
             f"{len(cine)} sets of images show it, and they do not look alike (correlation "
             f"{alike:.2f}): magnitude and phase maps, or two places? ({chosen[0].name})",
@@ -414,7 +436,8 @@ def _one_beat(
             f"it has {len(images)} phases"
             + (f" over {span:g} ms" if in_ms else "")
             + (f" where CardiacNumberOfImages is {expected}" if expected else "")
-            + ": several beats (a real-time series?), and no NominalInterval to cut them by",
-            f"export one beat of {images[0].name}, or leave it out of the folder",
+            + ": several beats (a real-time series?), and no NominalInterval to cut them by"
+            + (", or images that are no phase, as a mean" if len(images) < 2 * expected else ""),
+            f"export one beat of {images[0].name}, or leave what is none out of the folder",
         )
     return images

@@ -11,12 +11,11 @@ from mvo_jax.data.importers.cine import Options, RefusedSeries, Series, printabl
 from mvo_jax.data.importers.dicom_files import Account, find_images
 from mvo_jax.data.importers.dicom_headers import Image
 from mvo_jax.data.importers.dicom_notes import notes_of
-from mvo_jax.data.importers.dicom_phases import MIN_PHASES, order_phases
-from mvo_jax.data.importers.orientation import slice_normal
+from mvo_jax.data.importers.dicom_phases import MIN_PHASES, SAME_TURN_DEGREES, order_phases
+from mvo_jax.data.importers.orientation import displayed_axes, slice_normal
 from mvo_jax.errors import UserError
 
 # Tolerances; slices of one stack are 5 mm apart and more, views some 30 degrees and more.
-_SAME_TURN_DEGREES = 6.0
 _SAME_PLACE_MM = 0.5  # from one position to the next, and twice that from first to last
 _SAME_SPACING = 2e-3  # relative
 _OF_A_SOURCE = "series", "shape", "bits", "image_type"
@@ -165,18 +164,26 @@ def _sound_key(images: list[Image], name: str) -> Any:
 
 
 def _turns(images: list[Image]) -> dict[tuple[float, ...] | None, int]:
-    """Orientation -> number of its cluster; the most frequent orientations lead theirs."""
-    leaders: list[np.ndarray] = []
+    """Orientation -> number of its cluster; the most frequent orientations lead theirs.
+
+    Two are one if they are displayed alike, as where the rows of one run the other way.
+    """
+    leaders: list[tuple[np.ndarray, np.ndarray]] = []
     out: dict[tuple[float, ...] | None, int] = {None: -1}
-    limit = np.cos(np.radians(_SAME_TURN_DEGREES))
+    limit = np.cos(np.radians(SAME_TURN_DEGREES))
     for turn, _ in Counter(image.orientation for image in images).most_common():
         if turn is None:
             continue
         axes = np.array(turn).reshape(2, 3)
         axes = axes / np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), 1e-6)
-        near = [i for i, one in enumerate(leaders) if ((one * axes).sum(axis=1) >= limit).all()]
+        both = axes, displayed_axes(axes)
+        near = [
+            i
+            for i, leader in enumerate(leaders)
+            if any(((a * b).sum(axis=1) >= limit).all() for a, b in zip(leader, both, strict=True))
+        ]
         if not near:
-            leaders.append(axes)
+            leaders.append(both)
         out[turn] = near[0] if near else len(leaders) - 1
     return out
 

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-from mvo_jax.data.importers.cine import Options, map_mask, note_of_one_value, printable
+from mvo_jax.data.importers.cine import Options, map_mask, note_of_values, printable
 from mvo_jax.data.importers.cvi42 import is_workspace
 from mvo_jax.data.importers.volume import Volume, read_volume
 from mvo_jax.errors import UserError
@@ -39,5 +39,5 @@ def read_mask(path: Path, options: Options) -> Volume:
         return read_seg(path, options.mask_values)
     volume = read_volume(path, axes=3)
     labels = map_mask(path, volume.data, options.mask_values)
-    notes = (*volume.notes, *note_of_one_value(path, [labels], options.mask_values))
+    notes = (*volume.notes, *note_of_values(path, [labels], options.mask_values))
     return dataclasses.replace(volume, data=labels, notes=notes)

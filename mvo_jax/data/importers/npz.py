@@ -18,7 +18,7 @@ from mvo_jax.data.importers.cine import (
     check_size,
     map_mask,
     note_of_axes,
-    note_of_one_value,
+    note_of_values,
     printable,
     reading,
     square_pixel,
@@ -98,7 +98,7 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     names = {key: _names(arrays.get(key), count, bad) for key in ("case_id", "patient_id")}
     drawn = [] if masks is None else masks
     labels = [map_mask(series.path, mask, options.mask_values) for mask in drawn]
-    notes = note_of_one_value(series.path, labels, options.mask_values)
+    notes = note_of_values(series.path, labels, options.mask_values)
     notes += note_of_axes(count, frames)
     out = []
     for i in range(count):

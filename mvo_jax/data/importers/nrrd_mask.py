@@ -14,7 +14,7 @@ import numpy as np
 from mvo_jax.data.importers.cine import (
     check_size,
     map_mask,
-    note_of_one_value,
+    note_of_values,
     printable,
     reading,
 )
@@ -84,7 +84,7 @@ def read_nrrd(path: Path, mask_values: Mapping[int, int]) -> Volume:
         )
     else:
         mask = map_mask(path, layers[0], mask_values)
-        notes = (*notes, *note_of_one_value(path, [mask], mask_values))
+        notes = (*notes, *note_of_values(path, [mask], mask_values))
     return stored_volume(path, mask[..., None], affine, turn, oriented=oriented, notes=notes)
 
 

@@ -223,6 +223,18 @@ def slice_normal(orientation: np.ndarray) -> np.ndarray:
     return np.cross(orientation[:3], orientation[3:]) * (-1 if mirrored else 1)
 
 
+def displayed_axes(axes: np.ndarray) -> np.ndarray:
+    """RAS directions in which columns and rows of a DICOM image run as it is displayed.
+
+    Args:
+        axes: float ``[2, 3]``, see ``patient_affine``.
+    """
+    if not np.cross(*axes).any():  # no plane
+        return axes
+    affine = patient_affine(axes.ravel(), np.zeros(3), (1.0, 1.0, 1.0))
+    return as_displayed(np.zeros((1, 1)), affine)[1][:3, :2].T
+
+
 def patient_affine(
     orientation: np.ndarray, position: np.ndarray, steps: Sequence[float]
 ) -> np.ndarray:

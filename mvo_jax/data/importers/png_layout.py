@@ -19,7 +19,7 @@ from mvo_jax.data.importers.cine import (
     Series,
     check_size,
     map_mask,
-    note_of_one_value,
+    note_of_values,
     printable,
     reading,
     square_pixel,
@@ -103,7 +103,7 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     drawn: dict[str, Any] = {}
     if masks:
         mask = map_mask(masks[0], read_png(masks[0], is_mask=True), options.mask_values or _VALUES)
-        note = "; ".join(note_of_one_value(masks[0], [mask], options.mask_values))
+        note = "; ".join(note_of_values(masks[0], [mask], options.mask_values))
         drawn = {"lge_mask": mask, "note": note}
     pixel_mm = square_pixel(options.pixel_mm)
     return [series.slice(0, 1, cine=np.stack(images), pixel_mm=pixel_mm, **drawn)]
