@@ -233,7 +233,7 @@ def first_then_others(action: Callable[[], T]) -> T:
     try:
         result = action()
     except UserError as error:
-        about = {"cause": error.cause, "remedy": error.remedy, "exit_code": error.exit_code}
+        about = {name: getattr(error, name) for name in ("cause", "remedy", "exit_code")}
         exchange(json.dumps(about))
         raise
     exchange("")
