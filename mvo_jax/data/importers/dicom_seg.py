@@ -72,22 +72,15 @@ def read_seg(path: Path, mask_values: Mapping[int, int]) -> Volume:
         kind = str(data.get("SegmentationType", "BINARY"))
         if kind == "FRACTIONAL":
             pixels = _whole(path, pixels, int(data.MaximumFractionalValue))
-        planes = [_plane(path, data, group) for group in groups]
-        layers = [
-            _layers(kind, frame, group, values) for frame, group in zip(pixels, groups, strict=True)
-        ]
-    at: dict[tuple[float, ...], int] = {}  # corner -> slice
-    slices: list[list[tuple[np.ndarray, int]]] = []
-    kept: list[np.ndarray] = []
-    for plane, own in zip(planes, layers, strict=True):
-        key = tuple(np.floor(plane[:3, 3] / _SAME_PLACE_MM + 0.5))
-        if key not in at:
-            at[key] = len(slices)
-            slices.append([])
-            kept.append(plane)
-        slices[at[key]] += own
-    drawn = [join_segments(own, pixels.shape[1:]) for own in slices]
-    mask, affine = even_volume(path, kept, drawn)
+        # By the corner of a slice: its plane, and what is drawn there.
+        slices: dict[tuple[float, ...], tuple[np.ndarray, list[tuple[np.ndarray, int]]]] = {}
+        for frame, group in zip(pixels, groups, strict=True):
+            plane = _plane(path, data, group)
+            corner = tuple(np.floor(plane[:3, 3] / _SAME_PLACE_MM + 0.5))
+            slices.setdefault(corner, (plane, []))[1].extend(_layers(kind, frame, group, values))
+    planes, drawn = zip(*slices.values(), strict=True)
+    masks = [join_segments(own, pixels.shape[1:]) for own in drawn]
+    mask, affine = even_volume(path, planes, masks)
     return oriented_volume(path, mask[None], affine, oriented=True)
 
 
@@ -121,15 +114,15 @@ def _plane(path: Path, data: Any, own: Any) -> np.ndarray:
                 return group[sequence][0][name].value
         return None
 
+    measures = "PixelMeasuresSequence"
     turn = value("PlaneOrientationSequence", "ImageOrientationPatient")
     corner = value("PlanePositionSequence", "ImagePositionPatient")
-    spacing = value("PixelMeasuresSequence", "PixelSpacing")
+    spacing = value(measures, "PixelSpacing")
     if turn is None or corner is None or spacing is None:
         raise UserError(
             f"{printable(path)} does not say where its frames lie",
             "export it again with plane positions, or as NRRD or NIfTI",
         )
-    measures = "PixelMeasuresSequence"
     step = value(measures, "SpacingBetweenSlices") or value(measures, "SliceThickness")
     steps = float(spacing[1]), float(spacing[0]), float(step or _THICKNESS_MM)
     return patient_affine(np.array(turn, float), np.array(corner, float), steps)

@@ -56,8 +56,8 @@ def even_grid(path: Path, planes: Sequence[np.ndarray]) -> tuple[np.ndarray, lis
         step = float(apart.min()) / (whole if abs(times - whole) < _WHOLE else 1.0)
     numbers = np.floor((along - along.min()) / step + 0.5).astype(int)
     # The mean distance, as those between neighbours are rounded each for itself.
-    slope, start = np.polyfit(numbers, corners, 1) if numbers.any() else (unit[:, 2] * step, first)
-    start = start if numbers.any() else corners[0]
+    one_place = unit[:, 2] * step, corners[0]
+    slope, start = np.polyfit(numbers, corners, 1) if numbers.any() else one_place
     off = float(np.linalg.norm(corners - (start + numbers[:, None] * slope), axis=1).max())
     if off > _UNEVEN_MM:
         listed = ", ".join(f"{mm:.1f}" for mm in np.unique(np.round(along - along.min(), 2))[:12])
