@@ -177,10 +177,8 @@ def check_new(path: str | os.PathLike) -> None:
     """
     path = Path(path).expanduser().absolute()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(
-            f"{path} exists already and is not an empty folder",
-            "choose another --out, or move it away",
-        )
+        cause = f"{path} exists already and is not an empty folder"
+        raise UserError(cause, "choose another --out, or move it away")
 
 
 @contextlib.contextmanager

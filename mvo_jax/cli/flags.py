@@ -88,10 +88,8 @@ def parse(
     except (AttributeError, KeyError) as error:  # ml_collections: unknown key or part
         text = str(error).strip(QUOTES).replace("\\n", " ").replace("\\'", "'")
         key, _, suggestion = " ".join(text.split()).partition(" ")
-        raise UserError(
-            f"the config has no key {key.strip(QUOTES)!r}",
-            suggestion or "see the file given as --config",
-        ) from error
+        cause = f"the config has no key {key.strip(QUOTES)!r}"
+        raise UserError(cause, suggestion or "see the file given as --config") from error
     except IndexError as error:  # ml_collections: an entry of a tuple, or one that is not there
         given = [word for word in arguments if re.match(r"--?config\.[^=]*\[", word)]
         raise UserError(
@@ -115,10 +113,8 @@ def parse(
     if rest:
         before = arguments[max(arguments.index(rest[0]) - 1, 0)]
         assign = before.startswith("--") and "=" not in before
-        raise UserError(
-            f"unexpected argument {rest[0]!r}",
-            f"write {before}={rest[0]}" if assign else "see --help",
-        )
+        cause = f"unexpected argument {rest[0]!r}"
+        raise UserError(cause, f"write {before}={rest[0]}" if assign else "see --help")
     for name in _PATHS:
         given: Any = values[name].value if name in values else None
         if given is None or given == values[name].default:
@@ -135,10 +131,8 @@ def _refuse_typeset_dash(arguments: list[str]) -> None:
     """Name a flag whose hyphens a word processor made one dash, not the flag that it misses."""
     for word in arguments:
         if re.match("[\u2010-\u2015\u2212]", word):
-            raise UserError(
-                f"unexpected argument {word!r}: it begins with a typeset dash",
-                f"write --{word.lstrip(word[0])}, with two plain hyphens",
-            )
+            cause = f"unexpected argument {word!r}: it begins with a typeset dash"
+            raise UserError(cause, f"write --{word.lstrip(word[0])}, with two plain hyphens")
 
 
 def _print_help(values: Flags, with_config: bool) -> None:
@@ -238,10 +232,8 @@ def source_options(values: Flags) -> "Options":
     for item in values.mask_values:
         number, _, name = item.partition("=")
         if name.strip() not in MASK_NAMES or not number.strip().isdigit():
-            raise UserError(
-                f"--mask_values has {item!r}",
-                f"write VALUE=NAME with the names {', '.join(MASK_NAMES)}",
-            )
+            cause = f"--mask_values has {item!r}"
+            raise UserError(cause, f"write VALUE=NAME with the names {', '.join(MASK_NAMES)}")
         meaning[int(number)] = MASK_NAMES.index(name.strip())
     table = Table() if values.table is None else read_table(Path(values.table).expanduser())
     others = (field.name for field in dataclasses.fields(Options))

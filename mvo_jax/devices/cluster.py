@@ -45,9 +45,9 @@ def find_cluster(
         environment: normally ``os.environ``.
         mode: 'auto'; 'off' never finds one; 'on' must find one, and lets JAX ask where nothing here
             is known: a TPU VM's metadata, Open MPI 4, Kubernetes (with its Python package).
-        coordinator_address: flag, HOST:PORT.
-        num_processes: flag.
-        process_id: flag.
+        coordinator_address: the flag, HOST:PORT.
+        num_processes: the flag.
+        process_id: the flag.
 
     Returns:
         The cluster, or None for one process.
@@ -76,10 +76,8 @@ def find_cluster(
     found = dataclasses.replace(found, coordinator_address=address, **given)
     if found.num_processes == 1 and not found.process_id:
         if mode == "on":
-            raise UserError(
-                f"--distributed=on, but {found.found_by} names one process",
-                "start more, or leave --distributed away",
-            )
+            cause = f"--distributed=on, but {found.found_by} names one process"
+            raise UserError(cause, "start more, or leave --distributed away")
         return None
     host, _, port = (address or "found_by_jax:1").rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:

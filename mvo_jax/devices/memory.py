@@ -61,13 +61,10 @@ def largest_batch(
 
 
 def too_large(batch: int, fits: int | None, limit: int, what: str) -> UserError:
-    """The message for a batch that did not fit.
+    """The message for a batch that did not fit into ``limit`` bytes.
 
-    Args:
-        batch: its size.
-        fits: the largest that does; None if none does or it is not known.
-        limit: bytes there are.
-        what: config key of the batch size.
+    ``fits`` is the largest that does, None if none does or it is not known; ``what`` is the config
+    key of the batch size.
     """
     remedy = f"lower {what}, or take a device with more memory"
     if fits:

@@ -23,10 +23,7 @@ Device = Any  # jax.Device, which type checkers take for a value
 
 
 def devices(limit: int = 0) -> list[Device]:
-    """The devices of all processes, process by process.
-
-    Args:
-        limit: how many, as many of each process; 0 for all.
+    """The devices of all processes, process by process; ``limit`` of them, or all for 0.
 
     Raises:
         UserError: more devices asked for than there are, or not as many of each process.

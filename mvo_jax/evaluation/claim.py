@@ -72,24 +72,15 @@ def _splits(card: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"train": card["splits"]["train"], **card["splits"]}
 
 
-def _revision(provenance: Mapping[str, Any]) -> str:
-    """Of the code; ValueError where it was no git checkout."""
-    revision = provenance["git_revision"]
-    if revision.startswith("not "):
-        raise ValueError(revision)
-    return revision
-
-
 def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def _span(estimate: Mapping[str, Any]) -> str | None:
-    if estimate["value"] is None:
+    value, low, high = (estimate[part] for part in ("value", "low", "high"))
+    if value is None:
         return None
-    if estimate["low"] is None:
-        return f"{estimate['value']:.3f} (no interval)"
-    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
+    return f"{value:.3f} (no interval)" if low is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _subsets(config: Mapping[str, Any], geometry: Mapping[str, Any]) -> str:
@@ -227,11 +218,8 @@ def _characteristics(card: Mapping[str, Any]) -> str | None:
         sex = split["attributes"].get("sex")
         if sex is None:
             return None
-        numbers = [
-            f"{title} {found['mean']:.1f} (sd {found['sd']:.1f})"
-            for title, found in split["attributes"].items()
-            if "mean" in found
-        ]
+        known = [(title, one) for title, one in split["attributes"].items() if "mean" in one]
+        numbers = (f"{title} {one['mean']:.1f} (sd {one['sd']:.1f})" for title, one in known)
         texts.append(f"{name}: {_listed(sex)}; {'; '.join(numbers)}")
     return " | ".join(texts)
 
@@ -265,9 +253,10 @@ def _details(config_hash: str, provenance: Mapping[str, Any]) -> str:
 
 
 def _available(card: Mapping[str, Any], provenance: Mapping[str, Any]) -> str | None:
-    if "simulator" not in card:
+    revision = provenance["git_revision"]
+    if "simulator" not in card or revision.startswith("not "):  # no git checkout
         return None
-    return f"code of revision {_revision(provenance)}; data are generated again: {card['data']}"
+    return f"code of revision {revision}; data are generated again: {card['data']}"
 
 
 def _preprocessing(geometry: Mapping[str, Any]) -> str:
@@ -344,10 +333,10 @@ def fill(artefacts: Artefacts) -> list[dict[str, Any]]:
     """
     rows = []
     for item in ITEMS:
-        value = _value(item, artefacts)
+        value = _value(item, artefacts) or None
         names = [artefacts.name(kind) for kind in item.kinds] if value else []
-        about = {"number": item.number, "section": item.section, "topic": item.topic}
-        rows.append({**about, "value": value or None, "artefacts": names})
+        about = {name: getattr(item, name) for name in ("number", "section", "topic")}
+        rows.append({**about, "value": value, "artefacts": names})
     return rows
 
 

@@ -301,16 +301,13 @@ class Checkpoints:
                 "train until the first validation, or choose another --checkpoint",
             )
         problem, *others = damaged.values()
+        problem += f", and so are {len(others)} older ones" if others else ""
         remedy = {
             "latest": "restore that folder from a copy, or move it away to start anew",
             "best": "restore that folder from a copy, evaluate with --checkpoint=latest, or move "
             "it away: training then keeps the best of the validations to come",
         }
-        raise UserError(
-            problem + (f", and so are {len(others)} older ones" if others else ""),
-            remedy[kind],
-            exit_code=EXIT_DAMAGED,
-        )
+        raise UserError(problem, remedy[kind], exit_code=EXIT_DAMAGED)
 
     def _read(self, kind: str, step: int) -> Restored | str:
         """One checkpoint, verified, or how it is damaged; UserError for another format."""
@@ -327,10 +324,8 @@ class Checkpoints:
         meta = restored.meta
         if meta["format"] not in _READABLE:
             age = "older" if meta["format"] < FORMAT else "newer"
-            raise UserError(
-                f"the checkpoint {path} has format {meta['format']}, not {FORMAT}",
-                f"use the {age} revision named in provenance.json",
-            )
+            cause = f"the checkpoint {path} has format {meta['format']}, not {FORMAT}"
+            raise UserError(cause, f"use the {age} revision named in provenance.json")
         if (meta["kind"], meta["step"]) != (kind, step):
             return f"it is {meta['kind']}/{meta['step']} under another name"
         return Restored(restored.arrays, meta, path)

@@ -123,14 +123,11 @@ def gallery(split: AnySplit, predictions: Predictions, threshold: float) -> list
 
 
 def key_frames(video: np.ndarray) -> tuple[int, int, int]:
-    """The first frame, the one that differs most from it, and the one halfway: (0, half, most).
+    """The first frame of a uint8 [T, H, W], the most different one, and halfway: (0, half, most).
 
     Simulated and most triggered clips start near end-diastole, and these are then diastole,
     mid-systole and systole; nothing says so of a clip of unknown origin. The most different frame
     is sought in the first two thirds, after a 2x2 average against noise.
-
-    Args:
-        video: uint8 [T, H, W].
     """
     frames = len(video)
     even = video[:, : video.shape[1] // 2 * 2, : video.shape[2] // 2 * 2].astype(np.float64)
