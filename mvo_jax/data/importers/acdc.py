@@ -25,10 +25,8 @@ def read_info(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text("utf-8", "replace").splitlines()
     except OSError as error:
-        raise UserError(
-            f"{printable(path)} cannot be read ({error.strerror})",
-            "keep Info.cfg beside the images; it names end-diastole",
-        ) from error
+        cause = f"{printable(path)} cannot be read ({error.strerror})"
+        raise UserError(cause, "keep Info.cfg beside the images; it names end-diastole") from error
     pairs = (line.partition(":") for line in lines)
     return {key.strip(): value.strip() for key, colon, value in pairs if colon}
 
@@ -41,10 +39,8 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     anatomy: dict[int, np.ndarray] = {}
     for key in ("ED", "ES"):
         if not info.get(key, "").isdigit() or not 1 <= int(info[key]) <= frames:
-            raise UserError(
-                f"{printable(about)}: {key} is {info.get(key)!r} of {frames} frames",
-                "frame numbers count from 1; copy the file again",
-            )
+            cause = f"{printable(about)}: {key} is {info.get(key)!r} of {frames} frames"
+            raise UserError(cause, "frame numbers count from 1; copy the file again")
         number, suffix = int(info[key]), series.path.name.removeprefix(f"{series.name}_4d")
         path = series.path.with_name(f"{series.name}_frame{number:02d}_gt{suffix}")
         if path.exists():

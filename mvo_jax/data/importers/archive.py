@@ -45,10 +45,8 @@ def unpack(
             scratch.mkdir(parents=True)
             free = min(limit, shutil.disk_usage(scratch).free)
             if len(items) > most_names:
-                raise UserError(
-                    f"{name} holds {len(items):,} files, more than {most_names:,}",
-                    "unpack it yourself and give the folder",
-                )
+                cause = f"{name} holds {len(items):,} files, more than {most_names:,}"
+                raise UserError(cause, "unpack it yourself and give the folder")
             _check(name, items, source.stat().st_size, free)
             for item in items:
                 archive.extract(item, scratch)

@@ -160,10 +160,8 @@ def map_mask(
         )
     whole = mask if mask.dtype.kind in "bui" else np.rint(mask)
     if mask.dtype.kind == "f" and not np.allclose(mask, whole, rtol=0, atol=1e-3):
-        raise UserError(
-            f"{printable(path)}: {what} has values between the integers (or NaN)",
-            "export labels, not probabilities or interpolated masks",
-        )
+        cause = f"{printable(path)}: {what} has values between the integers (or NaN)"
+        raise UserError(cause, "export labels, not probabilities or interpolated masks")
     known = dict(mask_values) or {i: i for i in range(len(MASK_NAMES))}
     found = [int(v) for v in np.unique(whole)]
     if unknown := [v for v in found if v not in known]:

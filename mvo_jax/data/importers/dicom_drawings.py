@@ -83,10 +83,8 @@ def read_drawings(series: Series, options: Options, stack: Stack) -> Drawings:
             out.unplaced.append(dataclasses.replace(lost, case_id=name, source=str(path)))
     if len(masks) > 1:
         listed = ", ".join(printable(path.name) for path, _ in masks)
-        raise UserError(
-            f"{printable(series.path)} has {len(masks)} drawings of the LGE: {listed}",
-            "leave one of them in the source",
-        )
+        cause = f"{printable(series.path)} has {len(masks)} drawings of the LGE: {listed}"
+        raise UserError(cause, "leave one of them in the source")
     out.mask = masks[0][1] if masks else None
     return out
 
@@ -120,10 +118,8 @@ def _contours(series: Series, workspace: Path, stack: Stack) -> Drawings:
     unknown = {name: n for name, n in names.items() if name not in cvi42.KNOWN}
     listed = ", ".join(f"{printable(name)} ({n})" for name, n in sorted(unknown.items()))
     if len(unknown) == len(names):
-        raise UserError(
-            f"{printable(workspace)} has no contour that is known; there are {listed or 'none'}",
-            f"known are {', '.join(cvi42.KNOWN)}",
-        )
+        cause = f"{printable(workspace)} has no contour that is known; there are {listed or 'none'}"
+        raise UserError(cause, f"known are {', '.join(cvi42.KNOWN)}")
     out = Drawings()
     if unknown:
         out.notes.append(f"{printable(workspace.name)}: contours that are not read: {listed}")
@@ -218,10 +214,8 @@ def _lge_mask(
             "leave one of those series in the folder, or export only its contours",
         )
     if any(image.plane is None for image in firsts):
-        raise UserError(
-            f"{printable(workspace)}: the LGE images it is drawn on do not say where they lie",
-            "export them again with ImagePositionPatient",
-        )
+        cause = f"{printable(workspace)}: the LGE images it is drawn on do not say where they lie"
+        raise UserError(cause, "export them again with ImagePositionPatient")
     planes, masks = [], []
     for image, contours in zip(firsts, drawn.values(), strict=True):
         planes.append(image.plane)
@@ -239,10 +233,8 @@ def _lge_mask(
     out = np.zeros((max(numbers) + 1, *firsts[0].shape), np.uint8)
     for z, mask in zip(numbers[: len(masks)], masks, strict=True):
         if out[z].any():
-            raise UserError(
-                f"{printable(workspace)}: two images of one place have drawings",
-                "export the contours of one of them",
-            )
+            cause = f"{printable(workspace)}: two images of one place have drawings"
+            raise UserError(cause, "export the contours of one of them")
         out[z] = mask
     return oriented_volume(workspace, out[None], affine, oriented=True)
 

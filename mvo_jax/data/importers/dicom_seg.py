@@ -55,10 +55,8 @@ def read_seg(path: Path, mask_values: Mapping[int, int]) -> Volume:
     with reading(path, " as DICOM segmentation"):
         data = read_file(path)
         if data.get("Modality") != "SEG":
-            raise UserError(
-                f"{printable(path)} is no segmentation (Modality {data.get('Modality')})",
-                "export the drawing as DICOM SEG, NRRD or NIfTI",
-            )
+            cause = f"{printable(path)} is no segmentation (Modality {data.get('Modality')})"
+            raise UserError(cause, "export the drawing as DICOM SEG, NRRD or NIfTI")
         frames = int(data.NumberOfFrames)
         check_size(path, int(data.Rows) * int(data.Columns) * frames, 2)
         names = {
@@ -71,7 +69,11 @@ def read_seg(path: Path, mask_values: Mapping[int, int]) -> Volume:
         pixels = data.pixel_array.reshape(frames, int(data.Rows), int(data.Columns))
         kind = str(data.get("SegmentationType", "BINARY"))
         if kind == "FRACTIONAL":
-            pixels = _whole(path, pixels, int(data.MaximumFractionalValue))
+            most = int(data.MaximumFractionalValue)
+            if not np.isin(pixels, (0, most)).all():
+                cause = f"{printable(path)} holds probabilities (SegmentationType FRACTIONAL)"
+                raise UserError(cause, "export labels (BINARY), not probabilities")
+            pixels = pixels // max(most, 1)
         # By the corner of a slice: its plane, and what is drawn there.
         slices: dict[tuple[float, ...], tuple[np.ndarray, list[tuple[np.ndarray, int]]]] = {}
         for frame, group in zip(pixels, groups, strict=True):
@@ -82,15 +84,6 @@ def read_seg(path: Path, mask_values: Mapping[int, int]) -> Volume:
     masks = [join_segments(own, pixels.shape[1:]) for own in drawn]
     mask, affine = even_volume(path, planes, masks)
     return oriented_volume(path, mask[None], affine, oriented=True)
-
-
-def _whole(path: Path, pixels: np.ndarray, most: int) -> np.ndarray:
-    if not np.isin(pixels, (0, most)).all():
-        raise UserError(
-            f"{printable(path)} holds probabilities (SegmentationType FRACTIONAL)",
-            "export labels (BINARY), not probabilities",
-        )
-    return pixels // max(most, 1)
 
 
 def _layers(
@@ -119,10 +112,8 @@ def _plane(path: Path, data: Any, own: Any) -> np.ndarray:
     corner = value("PlanePositionSequence", "ImagePositionPatient")
     spacing = value(measures, "PixelSpacing")
     if turn is None or corner is None or spacing is None:
-        raise UserError(
-            f"{printable(path)} does not say where its frames lie",
-            "export it again with plane positions, or as NRRD or NIfTI",
-        )
+        cause = f"{printable(path)} does not say where its frames lie"
+        raise UserError(cause, "export it again with plane positions, or as NRRD or NIfTI")
     step = value(measures, "SpacingBetweenSlices") or value(measures, "SliceThickness")
     steps = float(spacing[1]), float(spacing[0]), float(step or _THICKNESS_MM)
     return patient_affine(np.array(turn, float), np.array(corner, float), steps)

@@ -94,10 +94,8 @@ def pattern_to_regex(pattern: str) -> re.Pattern[str]:
             out += r"(?<!\d)(?P<phase>\d+)"
             seen.add("phase")
         elif part.startswith("{"):
-            raise UserError(
-                f"the pattern {pattern!r} has {part}",
-                "placeholders are {case}, {patient} and once {phase}",
-            )
+            cause = f"the pattern {pattern!r} has {part}"
+            raise UserError(cause, "placeholders are {case}, {patient} and once {phase}")
         else:
             out += re.escape(part)
     return re.compile(out)
@@ -313,10 +311,8 @@ def below(source: Path, name: str, table: Path | None) -> Path:
     if "\\" in name and not (source / name).exists():
         name = name.replace("\\", "/")
     if Path(name).is_absolute() or ".." in Path(name).parts or re.match(r"[A-Za-z]:", name):
-        raise UserError(
-            f"{table}: the path {name!r} leads out of {printable(source)}",
-            "give paths relative to the source folder",
-        )
+        cause = f"{table}: the path {name!r} leads out of {printable(source)}"
+        raise UserError(cause, "give paths relative to the source folder")
     forms = (source / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
     return next((path for path in (source / name, *forms) if os.path.exists(path)), source / name)
 
@@ -350,19 +346,15 @@ def _read_phases(name: str, phases: list[tuple[int, Path]]) -> Volume:
     # Trigger times are rounded; a lost phase is a step twice as long.
     if len(steps) and steps.max() > 1.5 * steps.min():
         after = int(numbers[int(np.argmax(steps))])
-        raise UserError(
-            f"{printable(first.path)}: case {name} lacks phases after {after}",
-            "add one file for every phase of the beat",
-        )
+        cause = f"{printable(first.path)}: case {name} lacks phases after {after}"
+        raise UserError(cause, "add one file for every phase of the beat")
     check_size(first.path, first.data.size * len(phases), first.data.dtype.itemsize)
     volumes = [first, *(read_volume(path, axes=3) for _, path in phases[1:])]
     for volume in volumes:
         check_shape(volume, first, "the first phase")
         if not same_grid(volume, first):
-            raise UserError(
-                f"{printable(volume.path)} lies elsewhere than {printable(first.path)}",
-                "all phases of a case have one grid",
-            )
+            cause = f"{printable(volume.path)} lies elsewhere than {printable(first.path)}"
+            raise UserError(cause, "all phases of a case have one grid")
     return dataclasses.replace(first, data=np.concatenate([one.data for one in volumes]))
 
 

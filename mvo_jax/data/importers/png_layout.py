@@ -130,10 +130,8 @@ def read_png(path: Path, *, is_mask: bool = False) -> np.ndarray:
         elif image.mode == "P":
             grey = np.asarray(image.convert("RGB"))
             if (grey.max(axis=-1) - grey.min(axis=-1)).any():
-                raise UserError(
-                    f"{printable(path)} is a colour image (its palette has colours)",
-                    "export grey images",
-                )
+                cause = f"{printable(path)} is a colour image (its palette has colours)"
+                raise UserError(cause, "export grey images")
             return grey[..., 0]
         pixels = np.asarray(image)
         return pixels.astype(np.uint8) if image.mode == "1" else pixels

@@ -6,6 +6,7 @@ with ``Result`` (infarct) and ``NoReflow`` (MVO; absent means none). The myocard
 contours of the LGE stack. What ``Auto`` and ``Manual`` hold is already in ``Result``.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def _read_v73(path: Path) -> list[dict[str, Any]]:
                 return {key: value(item[key], key) for key in _SCAR if key in item}
             if not isinstance(item, h5py.Dataset) or item.attrs.get("MATLAB_empty", 0):
                 return None
-            check_size(path, int(np.prod([int(n) for n in item.shape], dtype=object)))
+            check_size(path, math.prod(item.shape))
             array = np.asarray(item).transpose()  # HDF5 holds MATLAB's axes in reverse
             if array.dtype.kind not in "buif":
                 return None
@@ -145,7 +146,7 @@ def load(series: Series, options: Options) -> list[CineSlice]:
 
 def _is_short_axis(stack: dict[str, Any]) -> bool:
     plane = str(stack.get("ImageViewPlane", "")).lower().replace("-", " ")
-    return plane in ("", "unspecified", "short axis") or plane.startswith("short axis")
+    return plane in ("", "unspecified") or plane.startswith("short axis")
 
 
 def _shape(stack: dict[str, Any]) -> tuple[int, ...]:
@@ -170,10 +171,8 @@ def _images(path: Path, stack: dict[str, Any]) -> np.ndarray:
     """Grey values ``[T, Z, X, Y]``; single images are stored normalised, int16 as they were."""
     images = np.asarray(stack["IM"])
     if images.ndim > 4 or images.dtype.kind not in "iuf":
-        raise UserError(
-            f"{printable(path)}: setstruct.IM has shape {images.shape} and dtype {images.dtype}",
-            _SAVE_AGAIN,
-        )
+        cause = f"{printable(path)}: setstruct.IM has shape {images.shape} and dtype {images.dtype}"
+        raise UserError(cause, _SAVE_AGAIN)
     images = images.reshape(_shape(stack)).transpose(2, 3, 0, 1)
     if images.dtype.kind != "f":
         return images
@@ -203,10 +202,8 @@ def _volume(path: Path, stack: dict[str, Any], data: np.ndarray) -> Volume:
         _number(path, stack, field)
     oriented = _is_oriented(stack)
     if oriented and (np.size(stack["ImageOrientation"]), np.size(stack["ImagePosition"])) != (6, 3):
-        raise UserError(
-            f"{printable(path)}: ImageOrientation and ImagePosition have not 6 and 3 numbers",
-            _SAVE_AGAIN,
-        )
+        cause = f"{printable(path)}: ImageOrientation and ImagePosition have not 6 and 3 numbers"
+        raise UserError(cause, _SAVE_AGAIN)
     return oriented_volume(path, data, stored_affine(stack), oriented=oriented)
 
 

@@ -35,10 +35,8 @@ def files_below(folder: Path) -> Iterator[Path]:
                     (e for e in listing if not e.name.startswith(".")), key=attrgetter("name")
                 )
         except OSError as error:
-            raise UserError(
-                f"the folder {printable(current)} cannot be listed ({error.strerror})",
-                "check its permissions",
-            ) from error
+            cause = f"the folder {printable(current)} cannot be listed ({error.strerror})"
+            raise UserError(cause, "check its permissions") from error
         for entry in entries:
             try:
                 is_folder = entry.is_dir()
