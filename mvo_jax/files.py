@@ -16,15 +16,11 @@ from mvo_jax.errors import EXIT_DISK_FULL, EXIT_USER_ERROR, UserError
 
 
 def local_path(text: str | os.PathLike, name: str) -> str:
-    """A path of this machine, with the home of ``~`` in its place.
-
-    Args:
-        text: as a user gave it.
-        name: what it is, for messages.
+    """A path of this machine as a user gave it, with the home of ``~`` in its place.
 
     Raises:
         UserError: it is empty, the address of a store, below a home that nobody knows, or relative
-            to a folder that is gone.
+            to a folder that is gone; the message has ``name`` for what it is.
     """
     path = os.fspath(text)
     if not path.strip():
@@ -82,10 +78,7 @@ def cannot_write(
 ) -> UserError:
     """The error for a file that could not be written; a full disk has its own exit code.
 
-    Args:
-        path: of the file.
-        error: as it was raised.
-        kept: what remains where the disk is full.
+    ``kept`` says what remains where the disk is full.
     """
     if number := full(error):
         why, remedy = _FULL[number]
@@ -103,9 +96,7 @@ def cannot_write(
 def replace_file(path: str | os.PathLike, text: str) -> None:
     """Writes ``text`` as UTF-8 so that readers see the old file or the new one, never a part.
 
-    Args:
-        path: file to write; missing parent folders are made.
-        text: the whole content; line ends are kept as given.
+    Line ends are kept as given, missing parent folders are made.
 
     Raises:
         UserError: the folder cannot be written.
@@ -118,10 +109,7 @@ def write_csv(
 ) -> None:
     """Writes a table as UTF-8 CSV, as ``replace_file`` does.
 
-    Args:
-        path: file to write.
-        columns: of the first line; what a row has beside them is left out.
-        rows: values by column; None is left empty, a float keeps all its digits.
+    What a row has beside ``columns`` is left out; None is left empty, a float keeps all its digits.
 
     Raises:
         UserError: the folder cannot be written.
@@ -136,9 +124,7 @@ def write_csv(
 def replace_with(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
     """Has ``write`` make a file under another name, and renames it once it is on disk.
 
-    Args:
-        path: file to write; missing parent folders are made.
-        write: writes the whole content to the path it is given.
+    Missing parent folders are made.
 
     Raises:
         UserError: the folder cannot be written.
@@ -161,12 +147,9 @@ def replace_with(path: str | os.PathLike, write: Callable[[Path], object]) -> No
 def check_folder(path: str | os.PathLike, name: str) -> None:
     """Say at once that a file stands where a folder is or will be made.
 
-    Args:
-        path: of the folder.
-        name: what it is, for messages.
-
     Raises:
-        UserError: it, or the last of its parents that is there, is no folder.
+        UserError: it, or the last of its parents that is there, is no folder; the message has
+            ``name`` for what it is.
     """
     folder = Path(path).expanduser().absolute()
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
@@ -194,21 +177,15 @@ def check_new(path: str | os.PathLike) -> None:
     """
     path = Path(path).expanduser().absolute()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(
-            f"{path} exists already and is not an empty folder",
-            "choose another --out, or move it away",
-        )
+        cause = f"{path} exists already and is not an empty folder"
+        raise UserError(cause, "choose another --out, or move it away")
 
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """A folder to fill under another name; it takes its own name only if nothing goes wrong.
 
-    Args:
-        path: folder to make; may exist if it is empty.
-
-    Yields:
-        The folder to write to.
+    It may exist if it is empty. Yields the folder to write to.
 
     Raises:
         UserError: the path holds something, or cannot be written.

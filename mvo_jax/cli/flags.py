@@ -3,6 +3,7 @@
 Imports the heavy libraries inside functions: ``--help`` has to answer at once.
 """
 
+import dataclasses
 import math
 import os
 import re
@@ -87,10 +88,8 @@ def parse(
     except (AttributeError, KeyError) as error:  # ml_collections: unknown key or part
         text = str(error).strip(QUOTES).replace("\\n", " ").replace("\\'", "'")
         key, _, suggestion = " ".join(text.split()).partition(" ")
-        raise UserError(
-            f"the config has no key {key.strip(QUOTES)!r}",
-            suggestion or "see the file given as --config",
-        ) from error
+        cause = f"the config has no key {key.strip(QUOTES)!r}"
+        raise UserError(cause, suggestion or "see the file given as --config") from error
     except IndexError as error:  # ml_collections: an entry of a tuple, or one that is not there
         given = [word for word in arguments if re.match(r"--?config\.[^=]*\[", word)]
         raise UserError(
@@ -114,18 +113,15 @@ def parse(
     if rest:
         before = arguments[max(arguments.index(rest[0]) - 1, 0)]
         assign = before.startswith("--") and "=" not in before
-        raise UserError(
-            f"unexpected argument {rest[0]!r}",
-            f"write {before}={rest[0]}" if assign else "see --help",
-        )
+        cause = f"unexpected argument {rest[0]!r}"
+        raise UserError(cause, f"write {before}={rest[0]}" if assign else "see --help")
     for name in _PATHS:
         given: Any = values[name].value if name in values else None
         if given is None or given == values[name].default:
             continue
-        if isinstance(given, list):  # several runs or bundles
-            values[name].value = [local_path(path, f"--{name}") for path in given]
-        else:
-            values[name].value = local_path(given, f"--{name}")
+        several = isinstance(given, list)  # runs or bundles
+        paths = [local_path(path, f"--{name}") for path in (given if several else [given])]
+        values[name].value = paths if several else paths[0]
     if with_config and "config" not in values:
         raise UserError("no experiment given", "add --config demo, for example")
     return values
@@ -135,18 +131,15 @@ def _refuse_typeset_dash(arguments: list[str]) -> None:
     """Name a flag whose hyphens a word processor made one dash, not the flag that it misses."""
     for word in arguments:
         if re.match("[\u2010-\u2015\u2212]", word):
-            raise UserError(
-                f"unexpected argument {word!r}: it begins with a typeset dash",
-                f"write --{word.lstrip(word[0])}, with two plain hyphens",
-            )
+            cause = f"unexpected argument {word!r}: it begins with a typeset dash"
+            raise UserError(cause, f"write --{word.lstrip(word[0])}, with two plain hyphens")
 
 
 def _print_help(values: Flags, with_config: bool) -> None:
     if with_config:
+        names = ", ".join(available())
         values.string(
-            "config",
-            None,
-            f"Experiment: NAME or FILE.py, and :ARGUMENT. Names: {', '.join(available())}.",
+            "config", None, f"Experiment: NAME or FILE.py, and :ARGUMENT. Names: {names}."
         )
     print(values.get_help())
     if with_config:
@@ -173,24 +166,16 @@ def _define_config(values: Flags, arguments: Sequence[str]) -> list[str]:
 
 def define_process_flags(values: Flags) -> None:
     """Flags of the verbs that several processes can run together (docs/cluster.md)."""
-    values.enum(
-        "distributed",
-        "auto",
-        ["auto", "on", "off"],
-        "Several processes as one run: where the environment says so, required, or never.",
-    )
+    about = "Several processes as one run: where the environment says so, required, or never."
+    values.enum("distributed", "auto", ["auto", "on", "off"], about)
     values.string(
         "coordinator_address", None, "HOST:PORT of process 0; JAX finds it under Slurm and on TPUs."
     )
     values.integer("num_processes", None, "How many processes.", lower_bound=1)
     values.integer("process_id", None, "Which of them this is.", lower_bound=0)
     values.integer("join_seconds", 300, "How long to wait for the others.", lower_bound=1)
-    values.integer(
-        "peer_seconds",
-        30,
-        "A process whose host has been silent for so long is dead.",
-        lower_bound=5,
-    )
+    dead = "A process whose host has been silent for so long is dead."
+    values.integer("peer_seconds", 30, dead, lower_bound=5)
 
 
 def joined(values: Flags) -> AbstractContextManager[None]:
@@ -201,13 +186,9 @@ def joined(values: Flags) -> AbstractContextManager[None]:
     """
     from mvo_jax.devices import cluster, distributed
 
-    found = cluster.find_cluster(
-        os.environ,
-        mode=values.distributed,
-        coordinator_address=values.coordinator_address,
-        num_processes=values.num_processes,
-        process_id=values.process_id,
-    )
+    names = ("coordinator_address", "num_processes", "process_id")
+    given = {name: getattr(values, name) for name in names}
+    found = cluster.find_cluster(os.environ, mode=values.distributed, **given)
     return distributed.joined(
         found, join_seconds=values.join_seconds, peer_seconds=values.peer_seconds
     )
@@ -227,18 +208,10 @@ def define_source_flags(values: Flags) -> None:
         "mask_values", [], "Meaning of mask values, like 0=background,1=myocardium,2=infarct,3=mvo."
     )
     values.float("pixel_mm", None, "Side of a pixel, for formats that do not store it.")
-    values.enum(
-        "patient_from",
-        "header",
-        ["header", "folder"],
-        "DICOM: whether PatientID or the folder's name tells patients apart.",
-    )
-    values.enum(
-        "repeats",
-        None,
-        ["first", "last"],
-        "DICOM: which of several acquisitions of a slice to take.",
-    )
+    patients = "DICOM: whether PatientID or the folder's name tells patients apart."
+    values.enum("patient_from", "header", ["header", "folder"], patients)
+    repeats = "DICOM: which of several acquisitions of a slice to take."
+    values.enum("repeats", None, ["first", "last"], repeats)
     values.string("series", None, "DICOM: number or description of the series to take.")
     values.bool("still_images", False, "Take single images (LGE) in place of a cine.")
 
@@ -259,19 +232,12 @@ def source_options(values: Flags) -> "Options":
     for item in values.mask_values:
         number, _, name = item.partition("=")
         if name.strip() not in MASK_NAMES or not number.strip().isdigit():
-            raise UserError(
-                f"--mask_values has {item!r}",
-                f"write VALUE=NAME with the names {', '.join(MASK_NAMES)}",
-            )
+            cause = f"--mask_values has {item!r}"
+            raise UserError(cause, f"write VALUE=NAME with the names {', '.join(MASK_NAMES)}")
         meaning[int(number)] = MASK_NAMES.index(name.strip())
-    return Options(
-        table=Table() if values.table is None else read_table(Path(values.table).expanduser()),
-        cine_pattern=values.cine_pattern,
-        mask_pattern=values.mask_pattern,
-        mask_values=meaning,
-        pixel_mm=values.pixel_mm,
-        patient_from=values.patient_from,
-        still_images=values.still_images,
-        repeats=values.repeats,
-        series=values.series,
-    )
+    table = Table() if values.table is None else read_table(Path(values.table).expanduser())
+    others = (field.name for field in dataclasses.fields(Options))
+    others = {
+        name: getattr(values, name) for name in others if name not in ("table", "mask_values")
+    }
+    return Options(table=table, mask_values=meaning, **others)

@@ -45,9 +45,9 @@ def find_cluster(
         environment: normally ``os.environ``.
         mode: 'auto'; 'off' never finds one; 'on' must find one, and lets JAX ask where nothing here
             is known: a TPU VM's metadata, Open MPI 4, Kubernetes (with its Python package).
-        coordinator_address: HOST:PORT, before all others.
-        num_processes: before all others.
-        process_id: before all others.
+        coordinator_address: the flag, HOST:PORT.
+        num_processes: the flag.
+        process_id: the flag.
 
     Returns:
         The cluster, or None for one process.
@@ -71,18 +71,13 @@ def find_cluster(
         if not coordinator_address:  # a variable may stand in an image, whatever it runs
             return None
     found = found or Cluster("flags or JAX_* variables")
-    found = dataclasses.replace(
-        found,
-        num_processes=found.num_processes if num_processes is None else num_processes,
-        process_id=found.process_id if process_id is None else process_id,
-        coordinator_address=address,
-    )
+    given = {"num_processes": num_processes, "process_id": process_id}
+    given = {name: number for name, number in given.items() if number is not None}
+    found = dataclasses.replace(found, coordinator_address=address, **given)
     if found.num_processes == 1 and not found.process_id:
         if mode == "on":
-            raise UserError(
-                f"--distributed=on, but {found.found_by} names one process",
-                "start more, or leave --distributed away",
-            )
+            cause = f"--distributed=on, but {found.found_by} names one process"
+            raise UserError(cause, "start more, or leave --distributed away")
         return None
     host, _, port = (address or "found_by_jax:1").rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:

@@ -48,11 +48,7 @@ def installation() -> dict[str, Any]:
 
 
 def rounding(devices: Sequence[Any]) -> dict[str, Any]:
-    """What changes the rounding of a computation.
-
-    Args:
-        devices: that share a batch, of all processes; see ``parallel.devices``.
-    """
+    """What changes the rounding of a computation on ``parallel.devices`` that share a batch."""
     first = devices[0]
     own = [device for device in devices if device.process_index == jax.process_index()]
     return {

@@ -6,6 +6,7 @@ needs no device and may wait for hours, as for a cohort that process 0 generates
 
 import atexit
 import contextlib
+import dataclasses
 import itertools
 import json
 import logging
@@ -87,14 +88,9 @@ def joined(
     try:
         _check_count()
         # Before a device is started: hosts of two backends would wait for each other's devices.
-        check_same(
-            {
-                **computation.settings(),
-                "JAX_PLATFORMS": jax.config.values["jax_platforms"] or "",
-                **computation.installation(),
-            },
-            SAME_START,
-        )
+        platforms = {"JAX_PLATFORMS": jax.config.values["jax_platforms"] or ""}
+        same = computation.settings() | platforms | computation.installation()
+        check_same(same, SAME_START)
         try:
             yield
         except RunInterrupted as stop:  # in all processes at one step
@@ -125,6 +121,8 @@ def _join(cluster: Cluster, join_seconds: int, peer_seconds: int) -> None:
         *(cluster.num_processes, cluster.found_by, cluster.process_id, cluster.coordinator_address),
         *(join_seconds, peer_seconds, EXIT_PEERS),
     )
+    given = dataclasses.asdict(cluster)
+    del given["found_by"]
     by_hand = None not in (cluster.coordinator_address, cluster.num_processes, cluster.process_id)
     # JAX would take SIGTERM for itself: the training loop saves on it.
     jax.config.update("jax_enable_preemption_service", False)
@@ -132,10 +130,7 @@ def _join(cluster: Cluster, join_seconds: int, peer_seconds: int) -> None:
         if cluster.process_id == 0 and cluster.coordinator_address:
             _try_port(int(cluster.coordinator_address.rpartition(":")[2]))
         jax.distributed.initialize(
-            coordinator_address=cluster.coordinator_address,
-            num_processes=cluster.num_processes,
-            process_id=cluster.process_id,
-            local_device_ids=cluster.local_device_ids,
+            **given,
             # JAX's own detection would only narrow the devices.
             cluster_detection_method="deactivate" if by_hand else None,
             initialization_timeout=join_seconds,
@@ -205,10 +200,8 @@ def exchange(text: str) -> list[str]:
     state = _state()
     if state.client is None:
         if count() > 1:  # the hosts of a TPU know each other without JAX's coordinator
-            raise UserError(
-                f"JAX runs in {count()} processes that have not been joined",
-                "start each of them with --distributed=on",
-            )
+            cause = f"JAX runs in {count()} processes that have not been joined"
+            raise UserError(cause, "start each of them with --distributed=on")
         return [text]
     turn = next(_turns)
     state.client.key_value_set(f"mvo_jax/{turn}/{state.process_id}", text)
@@ -233,7 +226,7 @@ def first_then_others(action: Callable[[], T]) -> T:
     try:
         result = action()
     except UserError as error:
-        about = {"cause": error.cause, "remedy": error.remedy, "exit_code": error.exit_code}
+        about = {name: getattr(error, name) for name in ("cause", "remedy", "exit_code")}
         exchange(json.dumps(about))
         raise
     exchange("")

@@ -24,10 +24,7 @@ def configure(environment: MutableMapping[str, str]) -> None:
     """Set XLA's flags, and a folder for compiled programs unless the environment names one.
 
     One folder a processor type and jaxlib version: a home directory is shared by machines, and code
-    for a newer processor ends the process on an older one.
-
-    Args:
-        environment: changed in place; normally ``os.environ``.
+    for a newer processor ends the process on an older one. Changes ``environment`` in place.
     """
     if importlib.util.find_spec("jaxlib") is None:  # bundles predict without it
         return
@@ -65,10 +62,7 @@ def configure_xla(environment: MutableMapping[str, str]) -> None:
 
     It changes which kernel runs, and results by rounding only (1e-5). Other backends ignore it.
     Nothing is changed when the variable ``MVO_JAX_KEEP_XLA_FLAGS`` is set, when the flag's name is
-    in XLA_FLAGS already, or with a jaxlib it was not tried on.
-
-    Args:
-        environment: changed in place; normally ``os.environ``.
+    in XLA_FLAGS already, or with a jaxlib it was not tried on. Changes ``environment`` in place.
     """
     flags = environment.get("XLA_FLAGS", "")
     name = FAST_CPU_CONVOLUTION_FLAG.split("=")[0]
@@ -82,9 +76,6 @@ def why_xla_refuses(environment: Mapping[str, str]) -> str:
 
     Only XLA knows its flags. It is asked in a process of its own, a sixth of a second, and only
     where somebody has set the variable.
-
-    Args:
-        environment: of the process that is to use JAX.
     """
     if environment.get("XLA_FLAGS", "").strip() in ("", FAST_CPU_CONVOLUTION_FLAG):
         return ""
@@ -103,13 +94,8 @@ def why_xla_refuses(environment: Mapping[str, str]) -> str:
 def remove_damaged(folder: Path) -> int:
     """Remove entries that a kill cut short; JAX would warn of them and compile at every start.
 
-    Only what is newer than the last check is read.
-
-    Args:
-        folder: of the cache; may be missing.
-
-    Returns:
-        How many were removed.
+    Only what is newer than the last check is read; the folder may be missing. Returns how many were
+    removed.
     """
     mark, removed = folder / ".checked", 0
     try:
@@ -138,20 +124,23 @@ def _is_whole(content: bytes) -> bool:
 
 def processor() -> str:
     """Model of the processor: XLA compiles for it, so another one may round otherwise."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
+    line = _cpu_line("model name")
+    if line is not None:
+        return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
 def _features() -> str:
     """What tells processors apart that cannot run each other's code."""
+    features = _cpu_line("flags", "Features")
+    features = platform.processor() if features is None else features
+    return hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:12]
+
+
+def _cpu_line(*begins: str) -> str | None:
+    """The first line of Linux about its processors that begins so."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        features = next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        features = platform.processor()
-    return hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:12]
+    except OSError:  # not Linux
+        return None
+    return next((line for line in lines if line.startswith(begins)), None)

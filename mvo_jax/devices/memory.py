@@ -53,29 +53,22 @@ def largest_batch(
         A multiple below ``failed``; None where even the smallest does not fit.
     """
     small = max(failed // 4 // multiple, 1) * multiple
-    large = small + max(failed // 4 // multiple, 1) * multiple
     at_small = bytes_of(small)
-    slope = (bytes_of(large) - at_small) / (large - small)
-    room = limit - at_small
-    fits = small + int(room // slope) if slope > 0 else failed
+    slope = (bytes_of(2 * small) - at_small) / small
+    fits = small + int((limit - at_small) // slope) if slope > 0 else failed
     fits = min(fits, failed - 1) // multiple * multiple
     return fits if fits >= multiple else None
 
 
 def too_large(batch: int, fits: int | None, limit: int, what: str) -> UserError:
-    """The message for a batch that did not fit.
+    """The message for a batch that did not fit into ``limit`` bytes.
 
-    Args:
-        batch: its size.
-        fits: the largest that does; None if none does or it is not known.
-        limit: bytes there are.
-        what: config key of the batch size.
+    ``fits`` is the largest that does, None if none does or it is not known; ``what`` is the config
+    key of the batch size.
     """
-    remedy = (
-        f"by the sizes of the compiled program {fits} fits: set {what}={fits}"
-        if fits
-        else f"lower {what}, or take a device with more memory"
-    )
+    remedy = f"lower {what}, or take a device with more memory"
+    if fits:
+        remedy = f"by the sizes of the compiled program {fits} fits: set {what}={fits}"
     return UserError(
         f"out of memory: a batch of {batch} does not fit into the {limit / 1e9:.1f} GB of a device",
         remedy,

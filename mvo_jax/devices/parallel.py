@@ -23,10 +23,7 @@ Device = Any  # jax.Device, which type checkers take for a value
 
 
 def devices(limit: int = 0) -> list[Device]:
-    """The devices of all processes, process by process.
-
-    Args:
-        limit: how many, as many of each process; 0 for all.
+    """The devices of all processes, process by process; ``limit`` of them, or all for 0.
 
     Raises:
         UserError: more devices asked for than there are, or not as many of each process.
@@ -59,15 +56,12 @@ def own(on: Sequence[Device]) -> list[Device]:
 
 
 def own_rows(array: np.ndarray, on: Sequence[Device], *, axis: int = -1) -> np.ndarray:
-    """This process's part of a whole batch; with one process all of it.
+    """This process's part of a whole batch, which lies along ``axis``; with one process all of it.
 
-    Args:
-        array: of a whole batch.
-        on: devices that share the batch equally, as ``devices`` returns them.
-        axis: where the batch is.
+    The devices, as ``devices`` returns them, share the batch equally.
 
     Raises:
-        UserError: the batch is not divisible by the number of devices.
+        UserError: as ``check_divisible``.
     """
     check_divisible(array.shape[axis], len(on))
     share = array.shape[axis] // len(on)
@@ -77,11 +71,7 @@ def own_rows(array: np.ndarray, on: Sequence[Device], *, axis: int = -1) -> np.n
 
 
 def check_divisible(batch_size: int, num_devices: int) -> None:
-    """Refuse a batch that devices cannot share equally.
-
-    Raises:
-        UserError: the batch is not divisible by the number of devices.
-    """
+    """Raise UserError for a batch that is not divisible by the number of devices."""
     if batch_size % num_devices:
         raise UserError(
             f"a batch of {batch_size} cannot be shared by {num_devices} devices",
@@ -91,15 +81,10 @@ def check_divisible(batch_size: int, num_devices: int) -> None:
 
 
 def shard(array: np.ndarray, num_devices: int, *, axis: int = -1) -> np.ndarray:
-    """Split the batch axis over devices: ``[..., B]`` to ``[D, ..., B / D]``.
-
-    Args:
-        array: rows of this process's devices.
-        num_devices: D, of this process.
-        axis: where the batch is.
+    """Split the batch axis over this process's D devices: ``[..., B]`` to ``[D, ..., B / D]``.
 
     Raises:
-        UserError: the batch is not divisible by the number of devices.
+        UserError: as ``check_divisible``.
     """
     axis %= array.ndim
     check_divisible(array.shape[axis], num_devices)

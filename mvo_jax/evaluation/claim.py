@@ -72,37 +72,23 @@ def _splits(card: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"train": card["splits"]["train"], **card["splits"]}
 
 
-def _revision(provenance: Mapping[str, Any]) -> str:
-    """Of the code; ValueError where it was no git checkout."""
-    revision = provenance["git_revision"]
-    if revision.startswith("not "):
-        raise ValueError(revision)
-    return revision
-
-
 def _listed(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 def _span(estimate: Mapping[str, Any]) -> str | None:
-    if estimate["value"] is None:
+    value, low, high = (estimate[part] for part in ("value", "low", "high"))
+    if value is None:
         return None
-    if estimate["low"] is None:
-        return f"{estimate['value']:.3f} (no interval)"
-    return f"{estimate['value']:.3f} ({estimate['low']:.3f} to {estimate['high']:.3f})"
-
-
-def _eligible(card: Mapping[str, Any]) -> str:
-    return f"{card['simulator']['patients']}; every simulated patient is included"
+    return f"{value:.3f} (no interval)" if low is None else f"{value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _subsets(config: Mapping[str, Any], geometry: Mapping[str, Any]) -> str:
     data = config["data"]
-    slices = (
-        f"{data['slices_per_patient']} slice(s) a patient; " if data["name"] == "phantom" else ""
-    )
     side = geometry["image_size"] * geometry["spacing_mm"]
-    return f"{slices}a crop of {side:.0f} mm about the ventricle of every slice"
+    crop = f"a crop of {side:.0f} mm about the ventricle of every slice"
+    phantom = data["name"] == "phantom"
+    return f"{data['slices_per_patient']} slice(s) a patient; {crop}" if phantom else crop
 
 
 def _missing(card: Mapping[str, Any]) -> str:
@@ -132,9 +118,8 @@ def _test_annotation(card: Mapping[str, Any], metrics: Mapping[str, Any]) -> str
 
 def _partitions(card: Mapping[str, Any]) -> str:
     counts = "; ".join(
-        f"{name} {split['cases']} cases of {split['patients']} patients, {split['positive']} with "
-        "MVO"
-        for name, split in _splits(card).items()
+        f"{name} {one['cases']} cases of {one['patients']} patients, {one['positive']} with MVO"
+        for name, one in _splits(card).items()
     )
     how = card["prepared"]["division"] if "prepared" in card else "drawn for each split by the seed"
     return f"{how}: {counts}"
@@ -204,9 +189,8 @@ def _explained(metrics: Mapping[str, Any]) -> str | None:
     texts = [f"highest block of the coarse map: {_span(found['map']['pointing_hit_rate'])}"]
     for which in ("mean_training_map", "chance"):
         if found[which] is not None:
-            texts.append(
-                f"{which.replace('_', ' ')} {found[which]['pointing_hit_rate']['value']:.3f}"
-            )
+            rate = found[which]["pointing_hit_rate"]["value"]
+            texts.append(f"{which.replace('_', ' ')} {rate:.3f}")
     return f"{'; '.join(texts)}; {found['cases']} cases with MVO"
 
 
@@ -234,11 +218,8 @@ def _characteristics(card: Mapping[str, Any]) -> str | None:
         sex = split["attributes"].get("sex")
         if sex is None:
             return None
-        numbers = [
-            f"{title} {found['mean']:.1f} (sd {found['sd']:.1f})"
-            for title, found in split["attributes"].items()
-            if "mean" in found
-        ]
+        known = [(title, one) for title, one in split["attributes"].items() if "mean" in one]
+        numbers = (f"{title} {one['mean']:.1f} (sd {one['sd']:.1f})" for title, one in known)
         texts.append(f"{name}: {_listed(sex)}; {'; '.join(numbers)}")
     return " | ".join(texts)
 
@@ -251,8 +232,8 @@ def _performance(metrics: Mapping[str, Any]) -> str | None:
 def _accuracy(metrics: Mapping[str, Any]) -> str | None:
     names = {"recall": "sensitivity", "specificity": "specificity", "precision": "PPV"}
     names["negative_predictive_value"] = "NPV"
-    texts = {title: _span(metrics["metrics"][name]) for name, title in names.items()}
-    known = [f"{title} {text}" for title, text in texts.items() if text]
+    texts = [(title, _span(metrics["metrics"][name])) for name, title in names.items()]
+    known = [f"{title} {text}" for title, text in texts if text]
     at = f"at probability {metrics['threshold']['value']:.3f} ({metrics['threshold']['origin']})"
     return f"{', '.join(known)}, {at}" if known else None
 
@@ -272,13 +253,10 @@ def _details(config_hash: str, provenance: Mapping[str, Any]) -> str:
 
 
 def _available(card: Mapping[str, Any], provenance: Mapping[str, Any]) -> str | None:
-    if "simulator" not in card:
+    revision = provenance["git_revision"]
+    if "simulator" not in card or revision.startswith("not "):  # no git checkout
         return None
-    return f"code of revision {_revision(provenance)}; data are generated again: {card['data']}"
-
-
-def _software(provenance: Mapping[str, Any]) -> str:
-    return f"Python {provenance['python']}, {_listed(provenance['versions'])}"
+    return f"code of revision {revision}; data are generated again: {card['data']}"
 
 
 def _preprocessing(geometry: Mapping[str, Any]) -> str:
@@ -298,7 +276,8 @@ ITEMS = (
     Item(5, "Study design", "prospective or retrospective"),
     Item(6, "Study design", "goal of the study"),
     Item(7, "Data", "where the data come from", ("cohort_card",), lambda c: c["data"]),
-    Item(8, "Data", "who is included and who is not", ("cohort_card",), _eligible),
+    Item(8, "Data", "who is included and who is not", ("cohort_card",),
+         lambda c: f"{c['simulator']['patients']}; every simulated patient is included"),
     Item(9, "Data", "preprocessing", ("geometry",), _preprocessing),
     Item(10, "Data", "parts of the data that are used", ("config", "geometry"), _subsets),
     Item(11, "Data", "de-identification"),
@@ -316,7 +295,8 @@ ITEMS = (
          lambda c: c["partition"]),
     Item(21, "Testing data", "size of the test set", ("cohort_card", "config", "metrics"), _size),
     Item(22, "Model", "description", ("config",), _model),
-    Item(23, "Model", "software and versions", ("provenance",), _software),
+    Item(23, "Model", "software and versions", ("provenance",),
+         lambda p: f"Python {p['python']}, {_listed(p['versions'])}"),
     Item(24, "Model", "initial parameters", ("config",), _initial),
     Item(25, "Training", "procedure and hyperparameters", ("config",), _training),
     Item(26, "Training", "how the final model was selected", ("metrics",), _selection),
@@ -353,10 +333,10 @@ def fill(artefacts: Artefacts) -> list[dict[str, Any]]:
     """
     rows = []
     for item in ITEMS:
-        value = _value(item, artefacts)
+        value = _value(item, artefacts) or None
         names = [artefacts.name(kind) for kind in item.kinds] if value else []
-        about = {"number": item.number, "section": item.section, "topic": item.topic}
-        rows.append({**about, "value": value or None, "artefacts": names})
+        about = {name: getattr(item, name) for name in ("number", "section", "topic")}
+        rows.append({**about, "value": value, "artefacts": names})
     return rows
 
 

@@ -143,13 +143,7 @@ def _manager(folder: Path, *, writes: bool) -> ocp.CheckpointManager:
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A checkpoint that was read and verified.
-
-    Attributes:
-        arrays: nested dict of numpy arrays.
-        meta: what was saved beside them.
-        path: its folder.
-    """
+    """A checkpoint that was read and verified: nested numpy arrays and what was saved with them."""
 
     arrays: dict[str, Any]
     meta: dict[str, Any]
@@ -163,12 +157,10 @@ class Restored:
         """
         wanted: dict[Any, Any] = flatten_dict(to_state_dict(template), keep_empty_nodes=True)
         found: dict[Any, Any] = flatten_dict(self.arrays)
-        ours = {key: f"{leaf.dtype}{leaf.shape}" for key, leaf in found.items()}
-        theirs = {
-            key: f"{leaf.dtype}{leaf.shape}"
-            for key, leaf in wanted.items()
-            if hasattr(leaf, "shape")
-        }
+        ours, theirs = (
+            {key: f"{one.dtype}{one.shape}" for key, one in flat.items() if hasattr(one, "shape")}
+            for flat in (found, wanted)
+        )
         problems = [
             f"{'/'.join(key)} is {ours.get(key, 'missing')}, not {theirs.get(key, 'expected')}"
             for key in sorted(ours.keys() | theirs.keys())
@@ -220,11 +212,7 @@ class Checkpoints:
                 raise cannot_write(self._root / kind, error) from error
 
     def steps(self, kind: str) -> list[int]:
-        """Steps of the checkpoints that are there, damaged or not, in order.
-
-        Args:
-            kind: 'latest' or 'best'.
-        """
+        """Steps of the 'latest' or 'best' checkpoints that are there, damaged or not, in order."""
         folder = self._root / kind
         names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
         return sorted(int(name) for name in names if name.isdecimal())
@@ -246,14 +234,10 @@ class Checkpoints:
         return json.loads(distributed.exchange(json.dumps(self.steps(kind)))[0])
 
     def save_latest(self, state: TrainState, meta: Mapping[str, Any] | None = None) -> None:
-        """Start saving the whole state; returns before it is on disk.
+        """Start saving the whole state, and JSON content beside it; returns before it is on disk.
 
-        What was saved before is on disk first: a run resumed from this state must find the best up
-        to its step.
-
-        Args:
-            state: on the devices or as numpy arrays; copied.
-            meta: JSON content to keep beside it.
+        The state may be on the devices; it is copied. What was saved before is on disk first: a run
+        resumed from this state must find the best up to its step.
 
         Raises:
             UserError: an earlier save failed, or the state is not finite.
@@ -289,13 +273,10 @@ class Checkpoints:
                 manager.close()
 
     def read(self, kind: str) -> Restored:
-        """The newest checkpoint that is whole.
+        """The newest 'latest' or 'best' checkpoint that is whole.
 
         Damaged ones that are newer are named in the log. Where checkpoints may be written they are
         renamed to ``STEP.damaged``, so that the run can save that step again.
-
-        Args:
-            kind: 'latest' or 'best'.
 
         Raises:
             UserError: there is none, none is whole, or it has another format.
@@ -320,23 +301,16 @@ class Checkpoints:
                 "train until the first validation, or choose another --checkpoint",
             )
         problem, *others = damaged.values()
+        problem += f", and so are {len(others)} older ones" if others else ""
         remedy = {
             "latest": "restore that folder from a copy, or move it away to start anew",
             "best": "restore that folder from a copy, evaluate with --checkpoint=latest, or move "
             "it away: training then keeps the best of the validations to come",
         }
-        raise UserError(
-            problem + (f", and so are {len(others)} older ones" if others else ""),
-            remedy[kind],
-            exit_code=EXIT_DAMAGED,
-        )
+        raise UserError(problem, remedy[kind], exit_code=EXIT_DAMAGED)
 
     def _read(self, kind: str, step: int) -> Restored | str:
-        """One checkpoint, verified, or how it is damaged.
-
-        Raises:
-            UserError: it is whole, but of another format.
-        """
+        """One checkpoint, verified, or how it is damaged; UserError for another format."""
         path = self._path(kind, step)
         if damage := _damage(path):
             return damage
@@ -350,10 +324,8 @@ class Checkpoints:
         meta = restored.meta
         if meta["format"] not in _READABLE:
             age = "older" if meta["format"] < FORMAT else "newer"
-            raise UserError(
-                f"the checkpoint {path} has format {meta['format']}, not {FORMAT}",
-                f"use the {age} revision named in provenance.json",
-            )
+            cause = f"the checkpoint {path} has format {meta['format']}, not {FORMAT}"
+            raise UserError(cause, f"use the {age} revision named in provenance.json")
         if (meta["kind"], meta["step"]) != (kind, step):
             return f"it is {meta['kind']}/{meta['step']} under another name"
         return Restored(restored.arrays, meta, path)
@@ -367,11 +339,7 @@ class Checkpoints:
         return self.read("latest").fill(template)
 
     def restore_variables(self, template: TrainState, which: str) -> tuple[PyTree, int]:
-        """Variables to evaluate with.
-
-        Args:
-            template: shapes of the state.
-            which: 'best' or 'latest'.
+        """Variables of 'best' or 'latest' to evaluate with, given a template of the state.
 
         Returns:
             ({'params', 'batch_stats'} as numpy arrays, their step).

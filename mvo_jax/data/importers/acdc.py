@@ -4,13 +4,14 @@ Mask values 1 RV, 2 LV myocardium, 3 LV cavity; frame numbers in ``Info.cfg`` an
 from 1. There is no LGE: cases are prepared for prediction, without label.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from mvo_jax.data.importers.cine import Options, Series, map_mask, printable
 from mvo_jax.data.importers.masks import to_slices
-from mvo_jax.data.importers.volume import check_shape, read_cine, read_volume
+from mvo_jax.data.importers.volume import Volume, check_shape, read_cine, read_volume
 from mvo_jax.data.importers.walk import of_named_files
 from mvo_jax.data.labels import CAVITY, WALL
 from mvo_jax.data.slices import CineSlice
@@ -24,10 +25,8 @@ def read_info(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text("utf-8", "replace").splitlines()
     except OSError as error:
-        raise UserError(
-            f"{printable(path)} cannot be read ({error.strerror})",
-            "keep Info.cfg beside the images; it names end-diastole",
-        ) from error
+        cause = f"{printable(path)} cannot be read ({error.strerror})"
+        raise UserError(cause, "keep Info.cfg beside the images; it names end-diastole") from error
     pairs = (line.partition(":") for line in lines)
     return {key.strip(): value.strip() for key, colon, value in pairs if colon}
 
@@ -35,27 +34,26 @@ def read_info(path: Path) -> dict[str, str]:
 def load(series: Series, options: Options) -> list[CineSlice]:
     """Read a patient."""
     del options
-    cine = read_cine(series.path)
-    info = read_info(series.path.parent / "Info.cfg")
+    cine, about = read_cine(series.path), series.path.parent / "Info.cfg"
+    info, frames = read_info(about), len(cine.data)
     anatomy: dict[int, np.ndarray] = {}
-    frames = len(cine.data)
-    numbers = {}
     for key in ("ED", "ES"):
         if not info.get(key, "").isdigit() or not 1 <= int(info[key]) <= frames:
-            raise UserError(
-                f"{printable(series.path.parent / 'Info.cfg')}: {key} is {info.get(key)!r} of "
-                f"{frames} frames",
-                "frame numbers count from 1; copy the file again",
-            )
-        numbers[key] = int(info[key]) - 1
-        suffix = series.path.name.removeprefix(f"{series.name}_4d")
-        path = series.path.with_name(f"{series.name}_frame{int(info[key]):02d}_gt{suffix}")
+            cause = f"{printable(about)}: {key} is {info.get(key)!r} of {frames} frames"
+            raise UserError(cause, "frame numbers count from 1; copy the file again")
+        number, suffix = int(info[key]), series.path.name.removeprefix(f"{series.name}_4d")
+        path = series.path.with_name(f"{series.name}_frame{number:02d}_gt{suffix}")
         if path.exists():
-            mask = read_volume(path, axes=3)
-            check_shape(mask, cine, "the cine")
-            anatomy[numbers[key]] = map_mask(path, mask.data[0], _ANATOMY, what="anatomy")
+            anatomy[number - 1] = read_anatomy(path, cine, _ANATOMY)[0]
     check_cavity_inside(series.path, anatomy)
-    return to_slices(series, cine, None, anatomy=anatomy, end_diastole=numbers["ED"])
+    return to_slices(series, cine, None, anatomy=anatomy, end_diastole=int(info["ED"]) - 1)
+
+
+def read_anatomy(path: Path, cine: Volume, values: Mapping[int, int], axes: int = 3) -> np.ndarray:
+    """A mask on the grid of a cine, in the project's values, ``[T or 1, Z, H, W]``."""
+    mask = read_volume(path, axes=axes)
+    check_shape(mask, cine, "the cine")
+    return map_mask(path, mask.data, values, what="anatomy")
 
 
 def check_cavity_inside(path: Path, anatomy: dict[int, np.ndarray]) -> None:
@@ -73,9 +71,8 @@ def check_cavity_inside(path: Path, anatomy: dict[int, np.ndarray]) -> None:
             continue
         touching = total = 0
         for axis, by in ((-1, 1), (-1, -1), (-2, 1), (-2, -1)):
-            beside = np.roll(muscle, by, axis), np.roll(cavity, by, axis)
-            touching += int((cavity & beside[0]).sum())
-            total += int((cavity & ~beside[1]).sum())
+            touching += int((cavity & np.roll(muscle, by, axis)).sum())
+            total += int((cavity & ~np.roll(cavity, by, axis)).sum())
         if touching < total / 2:
             raise UserError(
                 f"{printable(path)}: the LV cavity is not inside the myocardium; ACDC and M&Ms "

@@ -19,16 +19,13 @@ _MAX_NAMES = 10_000_000
 def unpack(
     source: Path, scratch: Path, *, limit: int = MAX_ARCHIVE_BYTES, most_names: int = _MAX_NAMES
 ) -> Path:
-    """A folder with the content of a source: the source itself unless it is a ``.zip``.
+    """The folder to read: the source itself, or where a ``.zip`` was unpacked to.
 
     Args:
         source: folder, image file or ``.zip``.
         scratch: where an archive is unpacked to; made anew.
         limit: most bytes of its content.
         most_names: most files and folders in it.
-
-    Returns:
-        The folder to read.
 
     Raises:
         UserError: the archive is damaged, holds paths that lead out of it, links, encrypted or
@@ -40,7 +37,7 @@ def unpack(
     if done.is_file():  # by an earlier run that was interrupted later
         return scratch
     try:
-        with zipfile.ZipFile(source) as archive:
+        with _emptied_on_errors(scratch), zipfile.ZipFile(source) as archive:
             items = archive.infolist()
             for item in items:  # as some programs of Windows write them
                 item.filename = item.filename.replace("\\", "/")
@@ -48,22 +45,15 @@ def unpack(
             scratch.mkdir(parents=True)
             free = min(limit, shutil.disk_usage(scratch).free)
             if len(items) > most_names:
-                raise UserError(
-                    f"{name} holds {len(items):,} files, more than {most_names:,}",
-                    "unpack it yourself and give the folder",
-                )
+                cause = f"{name} holds {len(items):,} files, more than {most_names:,}"
+                raise UserError(cause, "unpack it yourself and give the folder")
             _check(name, items, source.stat().st_size, free)
             for item in items:
                 archive.extract(item, scratch)
             done.touch()
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        shutil.rmtree(scratch, ignore_errors=True)
         raise UserError(f"{name} is no sound .zip ({error})", "copy it again") from error
-    except UserError:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
     except OSError as error:
-        shutil.rmtree(scratch, ignore_errors=True)
         raise UserError(
             f"{name} cannot be unpacked to {printable(scratch)} ({error.strerror or error})",
             "free some space, or unpack it yourself and give the folder",
@@ -72,13 +62,17 @@ def unpack(
 
 
 @contextlib.contextmanager
-def named_after(source: Path, folder: Path) -> Iterator[None]:
-    """Have errors name the archive that the user knows, not the folder it was unpacked to.
+def _emptied_on_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
-    Args:
-        source: as given.
-        folder: what ``unpack`` made of it.
-    """
+
+@contextlib.contextmanager
+def named_after(source: Path, folder: Path) -> Iterator[None]:
+    """Have errors name the archive that was given, not the folder ``unpack`` made of it."""
     try:
         yield
     except UserError as error:

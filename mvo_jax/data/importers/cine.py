@@ -71,11 +71,9 @@ class Series:
     detail: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def slice(self, index: int, count: int, **fields: Any) -> CineSlice:
-        """Slice ``index`` of ``count``: its case id has ``_sNN`` where there are several.
+        """Slice ``index`` (from 0) of ``count``: its case id has ``_sNN`` where there are several.
 
         Args:
-            index: 0-based position in the stack.
-            count: slices of the series.
             **fields: of ``CineSlice``, at least ``cine`` and ``pixel_mm``; they overrule the names.
         """
         named = {
@@ -147,13 +145,12 @@ def check_size(path: object, values: int, item_bytes: int = 4) -> None:
 def map_mask(
     path: object, mask: np.ndarray, mask_values: Mapping[int, int], *, what: str = "LGE mask"
 ) -> np.ndarray:
-    """Turn the values of a mask file into those of the project.
+    """Turn the values of a mask file into those of the project, uint8.
 
     Args:
-        path: for messages.
+        path: for messages, as ``what``.
         mask: array of any real dtype; values may be off integers by rounding (1e-3).
         mask_values: see ``Options.mask_values``; empty keeps 0 to 3 as they are.
-        what: for messages.
 
     Raises:
         UserError: values that are not integers, or that the mapping does not know.
@@ -164,14 +161,11 @@ def map_mask(
         )
     whole = mask if mask.dtype.kind in "bui" else np.rint(mask)
     if mask.dtype.kind == "f" and not np.allclose(mask, whole, rtol=0, atol=1e-3):
-        raise UserError(
-            f"{printable(path)}: {what} has values between the integers (or NaN)",
-            "export labels, not probabilities or interpolated masks",
-        )
+        cause = f"{printable(path)}: {what} has values between the integers (or NaN)"
+        raise UserError(cause, "export labels, not probabilities or interpolated masks")
     known = dict(mask_values) or {i: i for i in range(len(MASK_NAMES))}
     found = [int(v) for v in np.unique(whole)]
-    unknown = [v for v in found if v not in known]
-    if unknown:
+    if unknown := [v for v in found if v not in known]:
         listed = ", ".join(f"{k} {MASK_NAMES[v]}" for k, v in sorted(known.items()))
         raise UserError(
             f"{printable(path)}: {what} has values {unknown[:8]}, known are {listed}",
@@ -187,12 +181,9 @@ def map_mask(
 def note_of_values(
     path: Path, masks: Sequence[np.ndarray], mask_values: Mapping[int, int]
 ) -> tuple[str, ...]:
-    """A note where a mask is of one thing, which may be MVO, and its value 1 says infarct.
+    """A note where masks, in the project's values, have a 1 (infarct) alone, which may be MVO.
 
-    Args:
-        path: of the file.
-        masks: ``[..., H, W]``, in the project's values.
-        mask_values: see ``Options.mask_values``; who gives them knows.
+    Who gives ``mask_values`` knows.
 
     Raises:
         UserError: what the values say is MVO fills a ventricle, as the cavity does.
@@ -267,15 +258,9 @@ def quiet_readers() -> Iterator[None]:
 
     pydicom has a line for every odd UID of every file, nibabel one for every odd header.
     """
-    # Switched off, not set to a level: pydicom sets its own when it is first imported.
-    loggers = [logging.getLogger(name) for name in ("pydicom", "nibabel", "nibabel.global")]
-    before = [logger.disabled for logger in loggers]
-    try:
-        for logger in loggers:
+    with contextlib.ExitStack() as stack, warnings.catch_warnings(action="ignore"):
+        for logger in map(logging.getLogger, ("pydicom", "nibabel", "nibabel.global")):
+            stack.callback(setattr, logger, "disabled", logger.disabled)
+            # Not set to a level: pydicom sets its own when it is first imported.
             logger.disabled = True
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, disabled in zip(loggers, before, strict=True):
-            logger.disabled = disabled
+        yield

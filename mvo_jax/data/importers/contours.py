@@ -33,14 +33,10 @@ def anatomy_of(
 ) -> np.ndarray:
     """Label image of two contours: uint8, 1 LV cavity, 2 LV myocardium.
 
-    Args:
-        endocardium: float ``[N, 2]`` (row, column), or None where it was not drawn.
-        epicardium: the same.
-        shape: (rows, columns).
+    Contours are float ``[N, 2]`` (row, column), or None where none was drawn.
     """
     out = np.zeros(shape, np.uint8)
-    if epicardium is not None:
-        out[fill(epicardium, shape)] = WALL
-    if endocardium is not None:
-        out[fill(endocardium, shape)] = CAVITY
+    for contour, label in ((epicardium, WALL), (endocardium, CAVITY)):
+        if contour is not None:
+            out[fill(contour, shape)] = label
     return out

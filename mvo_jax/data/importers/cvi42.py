@@ -80,10 +80,8 @@ def read_workspace(path: Path) -> dict[str, list[Contour]]:
         with path.open("rb") as file:
             parser.ParseFile(file)
     if not found.has_images:
-        raise UserError(
-            f"{printable(path)} is no workspace of cvi42: it has no ImageStates",
-            "export the workspace as .cvi42wsx (XML)",
-        )
+        cause = f"{printable(path)} is no workspace of cvi42: it has no ImageStates"
+        raise UserError(cause, "export the workspace as .cvi42wsx (XML)")
     return found.images
 
 

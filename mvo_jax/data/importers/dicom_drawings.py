@@ -6,7 +6,7 @@ MVO. An infarct is no contour there but the result of a threshold, which a works
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +23,14 @@ from mvo_jax.data.importers.dicom_stack import Stack
 from mvo_jax.data.importers.mask_files import read_mask
 from mvo_jax.data.importers.sheets import even_grid
 from mvo_jax.data.importers.volume import Volume, oriented_volume
-from mvo_jax.data.labels import CAVITY, INFARCT, MVO, MYOCARDIUM, WALL
+from mvo_jax.data.labels import BACKGROUND, CAVITY, INFARCT, MVO, MYOCARDIUM, WALL
 from mvo_jax.data.slices import Rejected
 from mvo_jax.errors import UserError
 
 _SAME_PLACE_MM = 0.5  # as slices of the cine are told apart
+# What lies inside a contour; where several do, the later one counts.
+_ANATOMY = {cvi42.EPICARDIUM: WALL, cvi42.ENDOCARDIUM: CAVITY}
+_ON_LGE = {cvi42.EPICARDIUM: MYOCARDIUM, cvi42.ENDOCARDIUM: BACKGROUND, cvi42.NO_REFLOW: MVO}
 
 
 @dataclasses.dataclass
@@ -59,8 +62,7 @@ def read_drawings(series: Series, options: Options, stack: Stack) -> Drawings:
         UserError: a file that cannot be read, or several masks of one LGE.
     """
     out = Drawings()
-    named = series.detail.get("mask")
-    workspace = series.detail.get("workspace")
+    named, workspace = series.detail.get("mask"), series.detail.get("workspace")
     if named is not None and cvi42.is_workspace(named):
         named, workspace = None, named
     masks: list[tuple[Path, Volume]] = []
@@ -81,10 +83,8 @@ def read_drawings(series: Series, options: Options, stack: Stack) -> Drawings:
             out.unplaced.append(dataclasses.replace(lost, case_id=name, source=str(path)))
     if len(masks) > 1:
         listed = ", ".join(printable(path.name) for path, _ in masks)
-        raise UserError(
-            f"{printable(series.path)} has {len(masks)} drawings of the LGE: {listed}",
-            "leave one of them in the source",
-        )
+        cause = f"{printable(series.path)} has {len(masks)} drawings of the LGE: {listed}"
+        raise UserError(cause, "leave one of them in the source")
     out.mask = masks[0][1] if masks else None
     return out
 
@@ -118,10 +118,8 @@ def _contours(series: Series, workspace: Path, stack: Stack) -> Drawings:
     unknown = {name: n for name, n in names.items() if name not in cvi42.KNOWN}
     listed = ", ".join(f"{printable(name)} ({n})" for name, n in sorted(unknown.items()))
     if len(unknown) == len(names):
-        raise UserError(
-            f"{printable(workspace)} has no contour that is known; there are {listed or 'none'}",
-            f"known are {', '.join(cvi42.KNOWN)}",
-        )
+        cause = f"{printable(workspace)} has no contour that is known; there are {listed or 'none'}"
+        raise UserError(cause, f"known are {', '.join(cvi42.KNOWN)}")
     out = Drawings()
     if unknown:
         out.notes.append(f"{printable(workspace.name)}: contours that are not read: {listed}")
@@ -137,13 +135,12 @@ def _contours(series: Series, workspace: Path, stack: Stack) -> Drawings:
         doubtful = next((c.name for c in contours if c.may_be_mvo), None)
         if doubtful is not None:  # without it the slice would say that there is none
             cause = f"{printable(workspace)}: {printable(doubtful)} may be MVO and is not read"
-            remedy = (
-                f"known is {cvi42.NO_REFLOW}; nothing that is drawn on {printable(uid)} is used"
-            )
+            unused = f"nothing that is drawn on {printable(uid)} is used"
+            remedy = f"known is {cvi42.NO_REFLOW}; {unused}"
             out.unplaced.append(_row(series, workspace, uid, cause, remedy))
         elif len(there) == 1 and uid in phases and not _has_mvo(contours):
             z, t = phases[uid]
-            mask = _anatomy(contours, there[0])
+            mask = _drawn(contours, there[0], _ANATOMY)
             if mask.any():
                 out.anatomy.setdefault(z, {})[t] = there[0].shown(mask)
         elif len(there) == 1 and _is_lge(there[0], contours, stack.account.images):
@@ -182,32 +179,18 @@ def _is_lge(image: Image, contours: Sequence[Contour], images: Sequence[Image]) 
     """Whether an image is late enhancement: by its name, its contours, or as a still."""
     if late_enhancement(image) or any(c.name in cvi42.ON_LGE for c in contours):
         return True
-    same = [
-        i
-        for i in images
-        if i.series == image.series
-        and (None in (i.distance, image.distance) or _apart(i, image) < _SAME_PLACE_MM)
-    ]
+    here, there = image.distance, [i.distance for i in images if i.series == image.series]
+    same = [mm for mm in there if mm is None or here is None or abs(mm - here) < _SAME_PLACE_MM]
     return len(same) < MIN_PHASES
 
 
-def _apart(one: Image, other: Image) -> float:
-    return abs((one.distance or 0.0) - (other.distance or 0.0))
-
-
-def _region(contours: Iterable[Contour], name: str, shape: tuple[int, int]) -> np.ndarray:
-    """Pixels inside any contour of a name."""
-    out = np.zeros(shape, bool)
-    for contour in contours:
-        if contour.name == name:
-            out |= fill(contour.points, shape)
-    return out
-
-
-def _anatomy(contours: Sequence[Contour], image: Image) -> np.ndarray:
+def _drawn(contours: Sequence[Contour], image: Image, values: Mapping[str, int]) -> np.ndarray:
+    """The value of the last of the names inside whose contours a pixel lies, uint8 ``[H, W]``."""
     out = np.zeros(image.shape, np.uint8)
-    out[_region(contours, cvi42.EPICARDIUM, image.shape)] = WALL
-    out[_region(contours, cvi42.ENDOCARDIUM, image.shape)] = CAVITY
+    for name, value in values.items():
+        for contour in contours:
+            if contour.name == name:
+                out[fill(contour.points, image.shape)] = value
     return out
 
 
@@ -231,19 +214,12 @@ def _lge_mask(
             "leave one of those series in the folder, or export only its contours",
         )
     if any(image.plane is None for image in firsts):
-        raise UserError(
-            f"{printable(workspace)}: the LGE images it is drawn on do not say where they lie",
-            "export them again with ImagePositionPatient",
-        )
+        cause = f"{printable(workspace)}: the LGE images it is drawn on do not say where they lie"
+        raise UserError(cause, "export them again with ImagePositionPatient")
     planes, masks = [], []
     for image, contours in zip(firsts, drawn.values(), strict=True):
-        mask = np.zeros(image.shape, np.uint8)
-        ring = _region(contours, cvi42.EPICARDIUM, image.shape)
-        ring &= ~_region(contours, cvi42.ENDOCARDIUM, image.shape)
-        mask[ring] = MYOCARDIUM
-        mask[_region(contours, cvi42.NO_REFLOW, image.shape)] = MVO
         planes.append(image.plane)
-        masks.append(mask)
+        masks.append(_drawn(contours, image, _ON_LGE))
     # Slices without a drawing belong to the stack: they tell how far its slices are apart.
     others = [
         i.plane
@@ -257,10 +233,8 @@ def _lge_mask(
     out = np.zeros((max(numbers) + 1, *firsts[0].shape), np.uint8)
     for z, mask in zip(numbers[: len(masks)], masks, strict=True):
         if out[z].any():
-            raise UserError(
-                f"{printable(workspace)}: two images of one place have drawings",
-                "export the contours of one of them",
-            )
+            cause = f"{printable(workspace)}: two images of one place have drawings"
+            raise UserError(cause, "export the contours of one of them")
         out[z] = mask
     return oriented_volume(workspace, out[None], affine, oriented=True)
 
@@ -280,12 +254,10 @@ def _say_elsewhere(
         if not _has_mvo(contours):
             lost += 1
             continue
-        there = images.get(uid, [])
-        why = "an image that is not in the folder"
+        there, why = images.get(uid, []), "an image that is not in the folder"
         if there:
-            why = f"a cine image ({there[0].name})"
-        if len(there) > 1:
-            why = f"a file of several images ({there[0].name})"
+            what = "a cine image" if len(there) == 1 else "a file of several images"
+            why = f"{what} ({there[0].name})"
         cause = f"{printable(workspace)}: MVO is drawn on {why}, {printable(uid)}"
         remedy = "put the LGE images that belong to the workspace into the folder, one image a file"
         out.unplaced.append(_row(series, workspace, uid, cause, remedy))

@@ -20,24 +20,25 @@ _ALTERNATES = 0.6
 
 
 def count_beats(cine: np.ndarray) -> int:
-    """How often the images of a slice move as a whole; 1 where they do not say.
+    """How often the images of a slice, ``[T, H, W]`` in time order, move as a whole; 1 if unknown.
 
     Even beats are seen by the harmonics of the changes: one beat has most of its energy in the
     first harmonic of the series, three beats in the third and hardly any below. Uneven ones by how
     often the first component of the changes swings up and down.
-
-    Args:
-        cine: ``[T, H, W]`` in time order.
     """
     if len(cine) < 2 * MIN_PHASES:
         return 1
-    few = cine[:, ::2, ::2].reshape(len(cine), -1).astype(np.float32)
+    few = _few_pixels(cine)
     energy = np.square(np.abs(np.fft.rfft(few, axis=0)[1:])).sum(axis=1)
     for beats in range(2, len(cine) // MIN_PHASES + 1):
         below, own = energy[: beats - 1].max(), energy[beats - 1]
         if own > _SEVERAL_BEATS_ENERGY * below and own > energy.max() / _SEVERAL_BEATS_ENERGY:
             return beats
     return _count_swings(few - few.mean(axis=0))
+
+
+def _few_pixels(cine: np.ndarray) -> np.ndarray:
+    return cine[:, ::2, ::2].reshape(len(cine), -1).astype(np.float32)
 
 
 def _count_swings(changes: np.ndarray) -> int:
@@ -59,15 +60,12 @@ def _count_swings(changes: np.ndarray) -> int:
 
 
 def is_one_place(cine: np.ndarray) -> bool:
-    """Whether images may be of one slice, where no header says where they lie.
+    """Whether images, ``[T, H, W]`` by their numbers, may be of one slice where no header says so.
 
     Slices that follow one another jump where the next begins; slices that alternate are less like
     the next image than like a later one.
-
-    Args:
-        cine: ``[T, H, W]`` in the order of their numbers.
     """
-    few = cine[:, ::2, ::2].reshape(len(cine), -1).astype(np.float32)
+    few = _few_pixels(cine)
 
     def apart(lag: int) -> np.ndarray:
         return np.abs(few[lag:] - few[:-lag]).mean(axis=1)

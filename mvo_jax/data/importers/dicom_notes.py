@@ -16,12 +16,7 @@ _OVERLAP = 0.7
 
 
 def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]) -> list[str]:
-    """What a user should know of a stack.
-
-    Args:
-        slices: images of every slice, in order.
-        sound: of those that are used.
-    """
+    """What a user should know of a stack: images of all slices, in order, and of those used."""
     firsts = [one[0] for one in slices]
     out = []
     if firsts[0].distance is None and firsts[0].location is not None:

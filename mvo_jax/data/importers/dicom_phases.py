@@ -23,7 +23,7 @@ _USUAL_BEAT_MS = 1200.0
 _REAL_TIME = re.compile(r"real.?time|free.?breath|(?<![a-z])rt(?![a-z])")
 _SAME_LOCATION_MM = 1.0  # slices are 5 mm apart and more; some round SliceLocation to 0.1 mm
 # Correlation of the means over time of two scans of one slice; and where the position is 0, 0, 0,
-# as anonymisers write it for all: slices beside one another have up to 0.85 (35 slices of real cine).
+# as anonymisers write it for all: slices beside one another have up to 0.85 (35 of real cine).
 _ALIKE, _SAME = 0.5, 0.95
 _LARGEST_GAP = 1.7  # of the usual time between phases
 _CLOSE = 0.3  # of it: a phase nearer to another is the same one, scanned again
@@ -114,6 +114,7 @@ def _check_turn(images: Sequence[Image]) -> None:
     limit = np.cos(np.radians(SAME_TURN_DEGREES))
     other = sum((turns[0] * turn).sum(axis=1).min() < limit for turn in turns)
     if other:
+        other = min(other, len(images) - other)
         raise UserError(
             f"{other} of its {len(images)} images are turned or mirrored against the others by "
             f"ImageOrientationPatient ({images[0].name})",

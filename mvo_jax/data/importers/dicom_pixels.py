@@ -29,19 +29,16 @@ def read_pixels(slices: Sequence[Sequence[Image]]) -> list[np.ndarray]:
     images = [image for one in slices for image in one]
     check_size(images[0].path.parent, sum(i.shape[0] * i.shape[1] for i in images), 4)
     files: dict[Path, np.ndarray] = {}
-    out = []
-    for one in slices:
-        frames = []
-        for image in one:
-            if image.frame is None:
-                frames.append(_pixels(image.path).reshape(image.shape))
-                continue
-            if image.path not in files:
-                stored = _pixels(image.path)  # a file of one frame has two axes
-                files[image.path] = stored.reshape(-1, *stored.shape[-2:])
-            frames.append(files[image.path][image.frame])
-        out.append(_without_padding(np.stack(frames), one[0].path))
-    return out
+
+    def pixels(image: Image) -> np.ndarray:
+        if image.frame is None:
+            return _pixels(image.path).reshape(image.shape)
+        if image.path not in files:
+            stored = _pixels(image.path)  # a file of one frame has two axes
+            files[image.path] = stored.reshape(-1, *stored.shape[-2:])
+        return files[image.path][image.frame]
+
+    return [_without_padding(np.stack([pixels(i) for i in one]), one[0].path) for one in slices]
 
 
 def _without_padding(cine: np.ndarray, path: Path) -> np.ndarray:
@@ -100,11 +97,11 @@ def _pixels(path: Path) -> np.ndarray:
         if data.get("PhotometricInterpretation", "") == "MONOCHROME1":  # low values are white
             raw = np.float32(2 ** int(data.BitsStored) - 1) - raw.astype(np.float32)
         steps = _frame_steps(path, data)
-        if steps is not None:
-            slope, intercept = (step.reshape(-1, 1, 1) for step in steps.T)
-            values = raw.reshape(-1, *raw.shape[-2:]) * slope + intercept
-        else:
+        if steps is None:
             values = apply_modality_lut(raw, data)
+        else:
+            slope, intercept = steps.T[..., None, None]
+            values = raw.reshape(-1, *raw.shape[-2:]) * slope + intercept
         values = values.astype(np.float32) if values.dtype == np.float64 else values
         if values.dtype.kind == "f":  # of a damaged slope; infinite pixels are refused, as NaN was
             values = np.where(np.isnan(values), np.float32("inf"), values)

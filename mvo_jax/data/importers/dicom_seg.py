@@ -55,10 +55,8 @@ def read_seg(path: Path, mask_values: Mapping[int, int]) -> Volume:
     with reading(path, " as DICOM segmentation"):
         data = read_file(path)
         if data.get("Modality") != "SEG":
-            raise UserError(
-                f"{printable(path)} is no segmentation (Modality {data.get('Modality')})",
-                "export the drawing as DICOM SEG, NRRD or NIfTI",
-            )
+            cause = f"{printable(path)} is no segmentation (Modality {data.get('Modality')})"
+            raise UserError(cause, "export the drawing as DICOM SEG, NRRD or NIfTI")
         frames = int(data.NumberOfFrames)
         check_size(path, int(data.Rows) * int(data.Columns) * frames, 2)
         names = {
@@ -71,33 +69,21 @@ def read_seg(path: Path, mask_values: Mapping[int, int]) -> Volume:
         pixels = data.pixel_array.reshape(frames, int(data.Rows), int(data.Columns))
         kind = str(data.get("SegmentationType", "BINARY"))
         if kind == "FRACTIONAL":
-            pixels = _whole(path, pixels, int(data.MaximumFractionalValue))
-        planes = [_plane(path, data, group) for group in groups]
-        layers = [
-            _layers(kind, frame, group, values) for frame, group in zip(pixels, groups, strict=True)
-        ]
-    at: dict[tuple[float, ...], int] = {}  # corner -> slice
-    slices: list[list[tuple[np.ndarray, int]]] = []
-    kept: list[np.ndarray] = []
-    for plane, own in zip(planes, layers, strict=True):
-        key = tuple(np.floor(plane[:3, 3] / _SAME_PLACE_MM + 0.5))
-        if key not in at:
-            at[key] = len(slices)
-            slices.append([])
-            kept.append(plane)
-        slices[at[key]] += own
-    drawn = [join_segments(own, pixels.shape[1:]) for own in slices]
-    mask, affine = even_volume(path, kept, drawn)
+            most = int(data.MaximumFractionalValue)
+            if not np.isin(pixels, (0, most)).all():
+                cause = f"{printable(path)} holds probabilities (SegmentationType FRACTIONAL)"
+                raise UserError(cause, "export labels (BINARY), not probabilities")
+            pixels = pixels // max(most, 1)
+        # By the corner of a slice: its plane, and what is drawn there.
+        slices: dict[tuple[float, ...], tuple[np.ndarray, list[tuple[np.ndarray, int]]]] = {}
+        for frame, group in zip(pixels, groups, strict=True):
+            plane = _plane(path, data, group)
+            corner = tuple(np.floor(plane[:3, 3] / _SAME_PLACE_MM + 0.5))
+            slices.setdefault(corner, (plane, []))[1].extend(_layers(kind, frame, group, values))
+    planes, drawn = zip(*slices.values(), strict=True)
+    masks = [join_segments(own, pixels.shape[1:]) for own in drawn]
+    mask, affine = even_volume(path, planes, masks)
     return oriented_volume(path, mask[None], affine, oriented=True)
-
-
-def _whole(path: Path, pixels: np.ndarray, most: int) -> np.ndarray:
-    if not np.isin(pixels, (0, most)).all():
-        raise UserError(
-            f"{printable(path)} holds probabilities (SegmentationType FRACTIONAL)",
-            "export labels (BINARY), not probabilities",
-        )
-    return pixels // max(most, 1)
 
 
 def _layers(
@@ -121,15 +107,13 @@ def _plane(path: Path, data: Any, own: Any) -> np.ndarray:
                 return group[sequence][0][name].value
         return None
 
+    measures = "PixelMeasuresSequence"
     turn = value("PlaneOrientationSequence", "ImageOrientationPatient")
     corner = value("PlanePositionSequence", "ImagePositionPatient")
-    spacing = value("PixelMeasuresSequence", "PixelSpacing")
+    spacing = value(measures, "PixelSpacing")
     if turn is None or corner is None or spacing is None:
-        raise UserError(
-            f"{printable(path)} does not say where its frames lie",
-            "export it again with plane positions, or as NRRD or NIfTI",
-        )
-    measures = "PixelMeasuresSequence"
+        cause = f"{printable(path)} does not say where its frames lie"
+        raise UserError(cause, "export it again with plane positions, or as NRRD or NIfTI")
     step = value(measures, "SpacingBetweenSlices") or value(measures, "SliceThickness")
     steps = float(spacing[1]), float(spacing[0]), float(step or _THICKNESS_MM)
     return patient_affine(np.array(turn, float), np.array(corner, float), steps)

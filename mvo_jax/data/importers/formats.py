@@ -5,6 +5,7 @@ A module of one's own may add a line at run time: ``IMPORTERS["name"] = Importer
 
 import dataclasses
 import logging
+import os
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
@@ -34,21 +35,13 @@ IMPORTERS: dict[str, Importer | str] = {
 
 
 def importer_of(name: str) -> Importer:
-    """The importer of a format.
-
-    Args:
-        name: key of ``IMPORTERS``.
-    """
+    """The importer of a format, by its key of ``IMPORTERS``."""
     found = IMPORTERS[name]
     return pkgutil.resolve_name(found) if isinstance(found, str) else found
 
 
 def choose_importer(source: Path, name: str = "auto") -> Importer:
-    """The importer of a source.
-
-    Args:
-        source: folder or file.
-        name: key of ``IMPORTERS``, or ``auto`` to go by what is there.
+    """The importer of a folder or file: a key of ``IMPORTERS``, or ``auto`` by what is there.
 
     Raises:
         UserError: the source does not exist or is not recognised, or there is no such format.
@@ -57,11 +50,7 @@ def choose_importer(source: Path, name: str = "auto") -> Importer:
         raise UserError(
             f"there is no format {name!r}", f"formats are: auto, {', '.join(IMPORTERS)}"
         )
-    try:
-        exists = source.exists()
-    except OSError:  # links in a circle, or a name too long
-        exists = False
-    if not exists:
+    if not os.path.exists(source):  # nor where links go in a circle, or the name is too long
         raise UserError(f"{printable(source)} does not exist", "give the folder of your images")
     if name != "auto":
         return importer_of(name)
@@ -97,29 +86,20 @@ def _tell_of_others(source: Path, taken: Importer) -> None:
 def load_series(
     load: Callable[[Series, Options], list[CineSlice]], series: Series, options: Options
 ) -> list[CineSlice]:
-    """Read a series and add what the user's table says about it.
-
-    Args:
-        load: of the series' importer.
-        series: what to read.
-        options: how.
+    """Read a series, by its importer's ``load``, and add what the user's table says about it.
 
     Raises:
         UserError: it cannot be read; the message names the file.
     """
-    for text in (series.name, str(series.path)):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"{printable(series.path)}: the name is not UTF-8", "rename the file or folder"
-            ) from error
+    name = printable(series.path)
+    try:
+        f"{series.name}{series.path}".encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{name}: the name is not UTF-8", "rename the file or folder") from error
     try:
         slices = load(series, options)
     except MemoryError as error:
-        raise UserError(
-            f"{printable(series.path)} does not fit into memory", "use fewer --jobs"
-        ) from error
+        raise UserError(f"{name} does not fit into memory", "use fewer --jobs") from error
     except OSError as error:
         raise UserError(
             f"{printable(error.filename or series.path)} cannot be read "
@@ -127,9 +107,7 @@ def load_series(
             "check the file and its permissions",
         ) from error
     if not slices:
-        raise UserError(
-            f"{printable(series.path)} holds no short-axis cine", "leave it out of the source"
-        )
+        raise UserError(f"{name} holds no short-axis cine", "leave it out of the source")
     return [_with_row(one, series, options) for one in slices]
 
 
@@ -142,12 +120,6 @@ def series_label(series: Series, slices: list[CineSlice], options: Options) -> i
 def _with_row(one: CineSlice, series: Series, options: Options) -> CineSlice:
     own = options.table.row(one.case_id)
     row = own or options.table.row(series.name, one.patient_id)
-    if row is None:
-        return one
-    changes = {
-        "centre": row.centre,
-        "end_diastole": row.end_diastole,
-        "patient_id": row.patient_id,
-        "label": None if own is None else own.label,
-    }
+    changes = {name: getattr(row, name, None) for name in ("centre", "end_diastole", "patient_id")}
+    changes["label"] = getattr(own, "label", None)
     return dataclasses.replace(one, **{k: v for k, v in changes.items() if v is not None})

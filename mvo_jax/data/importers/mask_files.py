@@ -15,11 +15,7 @@ _NRRD = re.compile(r"\.n(rrd|hdr)$", re.IGNORECASE)
 
 
 def read_mask(path: Path, options: Options) -> Volume:
-    """A 3-D mask in the project's values, ``data`` ``[1, Z, H, W]``.
-
-    Args:
-        path: of the file; its kind goes by the name.
-        options: ``mask_values`` say what the numbers mean.
+    """A 3-D mask in the project's values, ``data`` ``[1, Z, H, W]``; its kind goes by the name.
 
     Raises:
         UserError: it cannot be read, or has values without a meaning.

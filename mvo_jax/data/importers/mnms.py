@@ -7,8 +7,8 @@ end-diastole and end-systole only, and empty where nobody drew; M&Ms-2 has the t
 
 import numpy as np
 
-from mvo_jax.data.importers.acdc import check_cavity_inside
-from mvo_jax.data.importers.cine import Options, Series, map_mask
+from mvo_jax.data.importers.acdc import check_cavity_inside, read_anatomy
+from mvo_jax.data.importers.cine import Options, Series
 from mvo_jax.data.importers.masks import to_slices
 from mvo_jax.data.importers.volume import check_shape, read_cine, read_volume
 from mvo_jax.data.importers.walk import of_named_files
@@ -25,9 +25,7 @@ def load_mnms(series: Series, options: Options) -> list[CineSlice]:
     path = series.path.with_name(series.path.name.replace("_sa.", "_sa_gt."))
     anatomy: dict[int, np.ndarray] = {}
     if path.exists():
-        mask = read_volume(path, axes=4)
-        check_shape(mask, cine, "the cine")
-        values = map_mask(path, mask.data, _ANATOMY, what="anatomy")
+        values = read_anatomy(path, cine, _ANATOMY, axes=4)
         anatomy = {t: frame for t, frame in enumerate(values) if frame.any()}
     check_cavity_inside(series.path, anatomy)
     return to_slices(series, cine, None, anatomy=anatomy, end_diastole=largest_cavity(anatomy))
@@ -39,17 +37,18 @@ def load_mnms2(series: Series, options: Options) -> list[CineSlice]:
     cine = read_cine(series.path)
     anatomy: dict[int, np.ndarray] = {}
     for phase in ("ED", "ES"):
-        image_path = series.path.with_name(series.path.name.replace("_CINE.", f"_{phase}."))
-        mask_path = series.path.with_name(series.path.name.replace("_CINE.", f"_{phase}_gt."))
+        image_path, mask_path = (
+            series.path.with_name(series.path.name.replace("_CINE.", f"_{phase}{kind}."))
+            for kind in ("", "_gt")
+        )
         if not (image_path.exists() and mask_path.exists()):
             continue
-        image, mask = read_volume(image_path, axes=3), read_volume(mask_path, axes=3)
-        for volume in (image, mask):
-            check_shape(volume, cine, "the cine")
+        image = read_volume(image_path, axes=3)
+        check_shape(image, cine, "the cine")
         # Frame by frame, so that no second copy of the cine is made.
         still = image.data[0].astype(np.float32)
         apart = [float(np.abs(frame - still).mean()) for frame in cine.data]
-        anatomy[int(np.argmin(apart))] = map_mask(mask_path, mask.data[0], _ANATOMY, what="anatomy")
+        anatomy[int(np.argmin(apart))] = read_anatomy(mask_path, cine, _ANATOMY)[0]
     check_cavity_inside(series.path, anatomy)
     return to_slices(series, cine, None, anatomy=anatomy, end_diastole=largest_cavity(anatomy))
 

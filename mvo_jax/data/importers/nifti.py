@@ -16,13 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mvo_jax.data.importers.cine import (
-    Importer,
-    Options,
-    Series,
-    check_size,
-    printable,
-)
+from mvo_jax.data.importers.cine import Importer, Options, Series, check_size, printable
 from mvo_jax.data.importers.cvi42 import is_workspace
 from mvo_jax.data.importers.mask_files import SUFFIX as MASK_SUFFIX
 from mvo_jax.data.importers.mask_files import read_mask
@@ -100,10 +94,8 @@ def pattern_to_regex(pattern: str) -> re.Pattern[str]:
             out += r"(?<!\d)(?P<phase>\d+)"
             seen.add("phase")
         elif part.startswith("{"):
-            raise UserError(
-                f"the pattern {pattern!r} has {part}",
-                "placeholders are {case}, {patient} and once {phase}",
-            )
+            cause = f"the pattern {pattern!r} has {part}"
+            raise UserError(cause, "placeholders are {case}, {patient} and once {phase}")
         else:
             out += re.escape(part)
     return re.compile(out)
@@ -120,29 +112,19 @@ def find(source: Path, options: Options) -> Iterator[Series]:
     rows = [row for row in options.table.rows.values() if row.cine is not None]
     if rows:
         for row in rows:
-            assert row.cine is not None
-            path = below(source, row.cine, options.table.path)
-            detail = (
-                {} if row.mask is None else {"mask": below(source, row.mask, options.table.path)}
-            )
+            path, *mask = (below(source, name, options.table.path) for name in row.files)
+            detail = {"mask": mask[0]} if mask else {}
             yield Series(row.case_id or stem(path), path, row.patient_id, detail)
         niftis = (path for path in files_below(source) if is_nifti(path))
         _warn_unread(source, niftis, named_in_table(source, options))
         return
     masks = find_masks(source, options)
-    used: set[Path] = set(masks.values())
-    cases: set[str] = set()
     phases: dict[tuple[str, str | None], list[tuple[int, Path]]] = {}
-    found = [
-        (path, match)
-        for path in files_below(source)
-        if path not in used and (match := _first_match(expressions, name_below(source, path)))
-    ]
-    several = Counter(match["case"] for _, match in found if "phase" not in match.groupdict())
-    for path, match in found:
-        used.add(path)
+    found = _matching(source, expressions, set(masks.values()))
+    cases = {match["case"] for match in found.values()}
+    several = Counter(one["case"] for one in found.values() if "phase" not in one.groupdict())
+    for path, match in found.items():
         case, patient = match["case"], match.groupdict().get("patient")
-        cases.add(case)
         if "phase" in match.groupdict():
             phases.setdefault((case, patient), []).append((int(match["phase"]), path))
         else:
@@ -168,7 +150,18 @@ def find(source: Path, options: Options) -> Iterator[Series]:
             "give --cine_pattern and --mask_pattern, or a --table with columns cine and mask",
         )
     paired = {path for case, path in masks.items() if case in cases}
-    yield from without_cine(source, options, used - set(masks.values()) | paired, cases)
+    yield from without_cine(source, options, found.keys() | paired, cases)
+
+
+def _matching(
+    source: Path, expressions: list[re.Pattern[str]], read: Collection[Path]
+) -> dict[Path, re.Match[str]]:
+    """Files below a folder that are not read and whose names match, each by the first that does."""
+    return {
+        path: match
+        for path in files_below(source)
+        if path not in read and (match := _first_match(expressions, name_below(source, path)))
+    }
 
 
 def _first_match(expressions: list[re.Pattern[str]], name: str) -> re.Match[str] | None:
@@ -198,13 +191,14 @@ def without_cine(
         used: files that are read.
         cases: names of the cines.
     """
-    mask = pattern_to_regex(options.mask_pattern or MASK_PATTERN)
-    named_by_table = named_in_table(source, options)
+    wanted = options.mask_pattern or MASK_PATTERN
+    known = {*used, *named_in_table(source, options)}
     cine = pattern_to_regex(CINE_PATTERN)
-    loose = [re.compile(one.pattern, re.IGNORECASE) for one in (mask, cine)]
+    loose = [re.compile(p.pattern, re.IGNORECASE) for p in (pattern_to_regex(wanted), cine)]
+    by_small = {case.lower(): case for case in sorted(cases)}
     others = []
     for path in files_below(source):
-        if path in used or path in named_by_table or not _may_be_drawing(path):
+        if path in known or not _may_be_drawing(path):
             continue
         name = name_below(source, path)
         match = None if cine.fullmatch(name) else _first_match(loose, name)
@@ -213,49 +207,37 @@ def without_cine(
                 others.append(path)
             continue
         guess = match["case"] if match else stem(path)
-        by_small = {case.lower(): case for case in sorted(cases)}
         (like,) = difflib.get_close_matches(guess.lower(), by_small, 1, 0.0) or [None]
         is_cine = match is not None and match.re is loose[1]
         what = "a cine in other letters" if is_cine else "a drawing and belongs to no cine"
         cause = f"{printable(path)} is named like {what}"
-        wanted = options.mask_pattern or MASK_PATTERN
         if is_cine:
             remedy = f"rename it like {options.cine_pattern or CINE_PATTERN}, or use a table"
         else:
+            case = f", where case may be {printable(by_small[like])!r}" if like else ""
             remedy = (
-                f"rename it like {wanted.removeprefix('**/')}"
-                + (f", where case may be {printable(by_small[like])!r}" if like else "")
-                + ", pair them in a table (columns cine and mask), or take it out of the source"
+                f"rename it like {wanted.removeprefix('**/')}{case}, pair them in a table (columns "
+                "cine and mask), or take it out of the source"
             )
-        name = "_".join(path.relative_to(source).with_name(stem(path)).parts)
-        name = MASK_SUFFIX.sub("", name)
+        name = MASK_SUFFIX.sub("", "_".join(path.relative_to(source).with_name(stem(path)).parts))
         yield Series(name, path, detail={"refused": (cause, remedy)})
     _warn_unread(source, others, ())
-    known = {*used, *named_by_table}
-    yield from _in_other_forms(source, known, cases, [*named_by_table, *used])
+    yield from _in_other_forms(source, known, cases)
 
 
 def cines_by_name(source: Path, read: Collection[Path]) -> dict[Path, str]:
-    """NIfTI files that are named like a cine or one of its phases and are not read, with its case.
-
-    Args:
-        source: folder.
-        read: files that are.
-    """
+    """NIfTI files that are named like a cine or one of its phases and not read, with its case."""
     expressions = [pattern_to_regex(pattern) for pattern in (CINE_PATTERN, PHASE_PATTERN)]
-    return {
-        path: match["case"]
-        for path in files_below(source)
-        if path not in read and (match := _first_match(expressions, name_below(source, path)))
-    }
+    return {path: match["case"] for path, match in _matching(source, expressions, read).items()}
 
 
 def _in_other_forms(
-    source: Path, known: Collection[Path], cases: Collection[str], read: Iterable[Path]
+    source: Path, known: Collection[Path], cases: Collection[str]
 ) -> Iterator[Series]:
     """Masks and cines by their names, in forms that are not read, where no other file is read."""
     mask = pattern_to_regex(MASK_PATTERN)
-    masked = {found["case"] for path in read if (found := mask.fullmatch(name_below(source, path)))}
+    names = (name_below(source, path) for path in known)
+    masked = {found["case"] for name in names if (found := mask.fullmatch(name))}
     for path in files_below(source):
         found = _UNREAD_FORM.fullmatch(composed(path.name))
         if found is None or path in known or is_workspace(path):
@@ -263,7 +245,7 @@ def _in_other_forms(
         is_mask = found[2].lower() == "lge_mask"
         if found[1] in (masked if is_mask else cases) or (is_mask and _may_be_drawing(path)):
             continue
-        what, forms = ("a cine", "NIfTI or DICOM")
+        what, forms = "a cine", "NIfTI or DICOM"
         if is_mask:
             what, forms = "a mask", "NIfTI, NRRD (header and data in one file) or DICOM SEG"
         cause = f"{printable(path)} is named like {what}, in a form that is not read"
@@ -285,12 +267,8 @@ def _is_named_drawing(path: Path) -> bool:
 
 def named_in_table(source: Path, options: Options) -> set[Path]:
     """Files that the table names."""
-    return {
-        below(source, name, options.table.path)
-        for row in options.table.rows.values()
-        for name in (row.cine, row.mask)
-        if name is not None
-    }
+    rows = options.table.rows.values()
+    return {below(source, name, options.table.path) for row in rows for name in row.files}
 
 
 def _warn_unread(source: Path, paths: Iterable[Path], named: Collection[Path]) -> None:
@@ -312,17 +290,15 @@ def find_masks(source: Path, options: Options) -> dict[str, Path]:
     """
     pattern = pattern_to_regex(options.mask_pattern or MASK_PATTERN)
     masks: dict[str, Path] = {}
-    for path in files_below(source):
-        match = pattern.fullmatch(name_below(source, path))
-        if match is None or not (options.mask_pattern or MASK_SUFFIX.search(path.name)):
+    for path, match in _matching(source, [pattern], ()).items():
+        if not (options.mask_pattern or MASK_SUFFIX.search(path.name)):
             continue
         case = match["case"]
-        if case in masks:
+        if masks.setdefault(case, path) != path:
             raise UserError(
                 f"{printable(path)} and {printable(masks[case])} are both masks of {case!r}",
                 "make the name in --mask_pattern unique, or pair them in a table",
             )
-        masks[case] = path
     return masks
 
 
@@ -335,10 +311,8 @@ def below(source: Path, name: str, table: Path | None) -> Path:
     if "\\" in name and not (source / name).exists():
         name = name.replace("\\", "/")
     if Path(name).is_absolute() or ".." in Path(name).parts or re.match(r"[A-Za-z]:", name):
-        raise UserError(
-            f"{table}: the path {name!r} leads out of {printable(source)}",
-            "give paths relative to the source folder",
-        )
+        cause = f"{table}: the path {name!r} leads out of {printable(source)}"
+        raise UserError(cause, "give paths relative to the source folder")
     forms = (source / unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
     return next((path for path in (source / name, *forms) if os.path.exists(path)), source / name)
 
@@ -372,19 +346,15 @@ def _read_phases(name: str, phases: list[tuple[int, Path]]) -> Volume:
     # Trigger times are rounded; a lost phase is a step twice as long.
     if len(steps) and steps.max() > 1.5 * steps.min():
         after = int(numbers[int(np.argmax(steps))])
-        raise UserError(
-            f"{printable(first.path)}: case {name} lacks phases after {after}",
-            "add one file for every phase of the beat",
-        )
+        cause = f"{printable(first.path)}: case {name} lacks phases after {after}"
+        raise UserError(cause, "add one file for every phase of the beat")
     check_size(first.path, first.data.size * len(phases), first.data.dtype.itemsize)
     volumes = [first, *(read_volume(path, axes=3) for _, path in phases[1:])]
     for volume in volumes:
         check_shape(volume, first, "the first phase")
         if not same_grid(volume, first):
-            raise UserError(
-                f"{printable(volume.path)} lies elsewhere than {printable(first.path)}",
-                "all phases of a case have one grid",
-            )
+            cause = f"{printable(volume.path)} lies elsewhere than {printable(first.path)}"
+            raise UserError(cause, "all phases of a case have one grid")
     return dataclasses.replace(first, data=np.concatenate([one.data for one in volumes]))
 
 

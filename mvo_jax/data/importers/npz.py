@@ -67,13 +67,10 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     def bad(cause: str, remedy: str = f"known keys are: {', '.join(KEYS)}") -> UserError:
         return UserError(f"{name}: {cause}", remedy)
 
-    unknown = sorted(set(arrays) - set(KEYS))
-    if unknown or "cine" not in arrays:
-        raise bad(
-            f"has keys {sorted(arrays)}, of which {unknown} are unknown"
-            if unknown
-            else f"has no key 'cine' but {sorted(arrays)}"
-        )
+    if unknown := sorted(set(arrays) - set(KEYS)):
+        raise bad(f"has keys {sorted(arrays)}, of which {unknown} are unknown")
+    if "cine" not in arrays:
+        raise bad(f"has no key 'cine' but {sorted(arrays)}")
     cine = arrays["cine"]
     if cine.ndim not in (3, 4) or cine.shape[-1] in (1, 3):
         raise bad(f"cine has shape {cine.shape}", "cine is [T, H, W] or [N, T, H, W], grey")
@@ -81,8 +78,7 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     if frames == rows != columns:
         raise bad(f"cine has shape {cine.shape}, which looks like [H, W, T]", "save [T, H, W]")
     stacked = cine.ndim == 4
-    if not stacked:
-        cine = cine[None]
+    cine = cine if stacked else cine[None]
     count = len(cine)
 
     def optional(key: str, ndim: int) -> np.ndarray | None:
@@ -107,10 +103,10 @@ def load(series: Series, options: Options) -> list[CineSlice]:
             values = map_mask(series.path, anatomy[i], {0: 0, 1: 1, 2: 2}, what="anatomy")
             annotated = {t: frame for t, frame in enumerate(values) if frame.any()}
         own = {key: of_slices[i] for key, of_slices in names.items() if of_slices}
-        fields = {"cine": cine[i], "pixel_mm": pixel_mm, "anatomy": annotated}
+        fields = {"cine": cine[i], "pixel_mm": pixel_mm, "anatomy": annotated, **own}
         fields |= {"lge_mask": labels[i]} if labels else {}
         fields |= {"note": "; ".join(notes)} if i == 0 else {}
-        out.append(series.slice(i, count, **fields, **own))
+        out.append(series.slice(i, count, **fields))
     return out
 
 

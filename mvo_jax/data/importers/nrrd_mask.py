@@ -4,6 +4,7 @@ http://teem.sourceforge.net/nrrd/format.html; of segmentations the Slicer manual
 """
 
 import io
+import math
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,13 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mvo_jax.data.importers.cine import (
-    check_size,
-    map_mask,
-    note_of_values,
-    printable,
-    reading,
-)
+from mvo_jax.data.importers.cine import check_size, map_mask, note_of_values, printable, reading
 from mvo_jax.data.importers.segments import join_segments, segment_values
 from mvo_jax.data.importers.volume import Volume, stored_turn, stored_volume
 from mvo_jax.errors import UserError
@@ -53,8 +48,8 @@ def read_nrrd(path: Path, mask_values: Mapping[int, int]) -> Volume:
         with path.open("rb") as file:
             header = nrrd.read_header(file)
             stored = _read_values(path, header, file)
-        affine, oriented = _affine(path, header)
         space = _space_axes(path, header)
+        affine, oriented = _affine(path, header, space)
         stored = np.moveaxis(stored, space, (-3, -2, -1))  # a list of layers comes first
         layers = stored.reshape(-1, *stored.shape[-3:])
         names, of_layer = _segments(header, has_list=stored.ndim > 3)
@@ -103,17 +98,15 @@ def _read_values(path: Path, header: dict[str, Any], file: BinaryIO) -> np.ndarr
     sizes = [int(n) for n in header["sizes"]]
     if any(n < 1 for n in sizes):
         raise UserError(f"{printable(path)} claims {sizes} voxels", "write the file again")
-    check_size(path, int(np.prod(sizes, dtype=object)), 8)
+    check_size(path, math.prod(sizes), 8)
     if header["encoding"] not in ("gzip", "gz"):
         if header["encoding"] not in ("raw", "ascii", "ASCII", "text", "txt"):
-            raise UserError(
-                f"{printable(path)} has the encoding {header['encoding']}",
-                "save it with gzip, or uncompressed",
-            )
+            cause = f"{printable(path)} has the encoding {header['encoding']}"
+            raise UserError(cause, "save it with gzip, or uncompressed")
         return nrrd.read_data(header, file)
     # Unpacked here, because the library would go on as long as something comes, as of a bomb.
-    most = int(np.prod(sizes, dtype=object)) * 8 + 1
-    unpacked = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(file.read(), most)
+    inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    unpacked = inflate.decompress(file.read(), math.prod(sizes) * 8 + 1)
     return nrrd.read_data({**header, "encoding": "raw"}, io.BytesIO(unpacked))
 
 
@@ -141,13 +134,12 @@ def _space_axes(path: Path, header: Mapping[str, Any]) -> list[int]:
     return space
 
 
-def _affine(path: Path, header: Mapping[str, Any]) -> tuple[np.ndarray, bool]:
+def _affine(path: Path, header: Mapping[str, Any], space: list[int]) -> tuple[np.ndarray, bool]:
     """(Stored axes of space to RAS mm, whether the file states where they lie).
 
     Raises:
         UserError: a space or unit that is not known.
     """
-    space = _space_axes(path, header)
     out = np.eye(4)
     directions, name = header.get("space directions"), str(header.get("space", "")).lower()
     if directions is None:
@@ -183,11 +175,11 @@ def _segments(
     """
     found = []
     for i in range(_MAX_LAYERS):
-        if f"Segment{i}_ID" not in header and f"Segment{i}_Name" not in header:
+        name = header.get(f"Segment{i}_Name", header.get(f"Segment{i}_ID"))
+        if name is None:
             break
-        name = str(header.get(f"Segment{i}_Name", header.get(f"Segment{i}_ID")))
         layer = int(header.get(f"Segment{i}_Layer", i if has_list else 0))
-        found.append((name, layer, int(header.get(f"Segment{i}_LabelValue", 1))))
+        found.append((str(name), layer, int(header.get(f"Segment{i}_LabelValue", 1))))
     labels = [label for *_, label in found]
     numbers = labels if len(set(labels)) == len(labels) else range(1, len(found) + 1)
     return (

@@ -44,17 +44,15 @@ class Turn(NamedTuple):
 AS_STORED = Turn((0, 1, 2), (False, False, False), 1)
 
 
-def _unit(direction: np.ndarray) -> np.ndarray:
-    return direction / np.linalg.norm(direction)
+def _units(affine: np.ndarray) -> np.ndarray:
+    """The directions of the three axes, as columns of length 1."""
+    return affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
 
 
 def _runs_back(direction: np.ndarray, criteria: Sequence[tuple[float, float, float]]) -> bool:
-    """Whether a direction runs against the first criterion that is no tie."""
-    for wanted in criteria:
-        score = float(_unit(direction) @ np.array(wanted))
-        if abs(score) > TIE:
-            return score < 0
-    return False
+    """Whether a direction of length 1 runs against the first criterion that is no tie."""
+    scores = (float(direction @ np.array(wanted)) for wanted in criteria)
+    return next((score < 0 for score in scores if abs(score) > TIE), False)
 
 
 def display_flips(column: np.ndarray, row: np.ndarray) -> tuple[bool, bool]:
@@ -64,8 +62,8 @@ def display_flips(column: np.ndarray, row: np.ndarray) -> tuple[bool, bool]:
     feet. Rows run towards posterior and feet; where the two cancel, to posterior.
 
     Args:
-        column: RAS direction in which the column index grows.
-        row: RAS direction in which the row index grows.
+        column: RAS direction in which the column index grows, of length 1.
+        row: the same of the row index.
     """
     return _runs_back(row, _ROWS), _runs_back(column, _COLUMNS)
 
@@ -102,8 +100,7 @@ def plane_turn(affine: np.ndarray) -> Turn:
     Args:
         affine: float ``[4, 4]`` of (column, row, slice) to RAS, as stored.
     """
-    unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    column, row, flip_columns, flip_rows = _in_plane(unit, 0, 1)
+    column, row, flip_columns, flip_rows = _in_plane(_units(affine), 0, 1)
     # Until version 3 images kept the rows and columns of the scanner.
     return Turn((column, row, 2), (flip_columns, flip_rows, False), 3 if column == 1 else 1)
 
@@ -139,19 +136,12 @@ def turn_of(shape: Sequence[int], affine: np.ndarray) -> Turn | None:
     """How a volume is turned; all 48 storages of one volume end in the same.
 
     Slices run along the normal that columns and rows span, so their order does not depend on
-    the storage either.
-
-    Args:
-        shape: of the three stored axes.
-        affine: float ``[4, 4]`` of the stored axes, to RAS.
-
-    Returns:
-        The turn; None where rows and slices cannot be told apart.
+    the storage either. Arguments as of ``slice_axis``; None where that says so.
     """
     slices = slice_axis(shape, affine)
     if slices is None:
         return None
-    unit = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    unit = _units(affine)
     one, other = (axis for axis in range(3) if axis != slices)
     column, row, flip_columns, flip_rows = _in_plane(unit, one, other)
     normal = np.cross(
@@ -179,13 +169,8 @@ def turned(array: np.ndarray, affine: np.ndarray, turn: Turn) -> tuple[np.ndarra
     Returns:
         (``[T, Z, H, W]``; the affine of (column, row, slice)).
     """
-    column, row, slices = turn.order
-    data = array.transpose(3, slices, row, column)
-    affine = affine[:, [*turn.order, 3]].copy()
-    for axis, flip in enumerate(turn.flips):
-        if flip:
-            data, affine = _reversed(data, affine, axis)
-    return data, affine
+    data = array.transpose(3, *turn.order[::-1])
+    return _reversed(data, affine[:, [*turn.order, 3]], turn.flips)
 
 
 def as_displayed(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -193,30 +178,26 @@ def as_displayed(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.n
     turn = plane_turn(affine)
     if turn.order[0] == 1:
         data, affine = np.swapaxes(data, -1, -2), affine[:, [1, 0, 2, 3]]
-    for axis, flip in enumerate(turn.flips):
-        if flip:
-            data, affine = _reversed(data, affine, axis)
-    return data, affine
+    return _reversed(data, affine, turn.flips)
 
 
-def _reversed(data: np.ndarray, affine: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """An image with its columns (0), rows (1) or slices (2) in the other direction."""
+def _reversed(
+    data: np.ndarray, affine: np.ndarray, flips: Sequence[bool]
+) -> tuple[np.ndarray, np.ndarray]:
+    """An image with its columns, rows or slices in the other direction."""
     affine = affine.copy()
-    affine[:3, 3] += affine[:3, axis] * (data.shape[-1 - axis] - 1)
-    affine[:3, axis] *= -1
-    return np.flip(data, -1 - axis), affine
+    for axis in (axis for axis, flip in enumerate(flips) if flip):
+        affine[:3, 3] += affine[:3, axis] * (data.shape[-1 - axis] - 1)
+        affine[:3, axis] *= -1
+        data = np.flip(data, -1 - axis)
+    return data, affine
 
 
 def slice_normal(orientation: np.ndarray) -> np.ndarray:
     """The direction in which slices of a DICOM stack are numbered, as those of ``turn_of``.
 
-    It is the normal that columns and rows span as they are displayed.
-
-    Args:
-        orientation: see ``patient_affine``.
-
-    Returns:
-        Float ``[3]``, counted as ``orientation``.
+    It is the normal that columns and rows span as they are displayed: float ``[3]``, counted as
+    ``orientation``, for which see ``patient_affine``.
     """
     turn = plane_turn(patient_affine(orientation, np.zeros(3), (1.0, 1.0, 1.0)))
     mirrored = (turn.order[0] == 1) != (turn.flips[0] != turn.flips[1])

@@ -56,50 +56,38 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         else:
             inputs[case][frame] = path
     for case in sorted(inputs.keys() | masks.keys()):
-        frames = inputs.get(case, {})
-        of_case = masks.get(case, [])
-        first = next(iter([*frames.values(), *of_case]))
+        frames, of_case = inputs.get(case, {}), masks.get(case, [])
         detail = {"frames": frames, "masks": of_case, "twice": twice.get(case)}
-        yield Series(case, first, detail=detail)
+        yield Series(case, [*frames.values(), *of_case][0], detail=detail)
 
 
 def load(series: Series, options: Options) -> list[CineSlice]:
     """Read the frames and the mask of a case."""
     frames, masks = series.detail["frames"], series.detail["masks"]
+    case, name = f"case {series.name}", printable(series.path)
     if series.detail["twice"]:
         one, other = (printable(path) for path in series.detail["twice"])
         raise UserError(
-            f"{one} and {other} are the same frame of case {series.name}",
-            "give each case a name of its own",
+            f"{one} and {other} are the same frame of {case}", "give each case a name of its own"
         )
     if len(masks) > 1:
-        raise UserError(
-            f"{printable(masks[1])}: case {series.name} has {len(masks)} masks",
-            "keep one _gt.png a case",
-        )
+        cause = f"{printable(masks[1])}: {case} has {len(masks)} masks"
+        raise UserError(cause, "keep one _gt.png a case")
     numbers = sorted(frames)
     if not numbers:
-        raise UserError(
-            f"{printable(series.path)}: case {series.name} has a mask and no _input.png",
-            "add the frames, or leave the mask out",
-        )
+        cause = f"{name}: {case} has a mask and no _input.png"
+        raise UserError(cause, "add the frames, or leave the mask out")
     missing = sorted(set(range(numbers[0], numbers[-1] + 1)) - set(numbers))
     if missing:
-        raise UserError(
-            f"{printable(series.path)}: case {series.name} lacks frames {missing[:8]}",
-            "add <case>_FF_input.png for every frame",
-        )
+        cause = f"{name}: {case} lacks frames {missing[:8]}"
+        raise UserError(cause, "add <case>_FF_input.png for every frame")
     images = [read_png(frames[n]) for n in numbers]
     if len({image.shape for image in images}) > 1:
-        raise UserError(
-            f"{printable(series.path)}: frames of case {series.name} differ in size",
-            "export all frames in one size",
-        )
+        cause = f"{name}: frames of {case} differ in size"
+        raise UserError(cause, "export all frames in one size")
     if len({image.dtype for image in images}) > 1:
-        raise UserError(
-            f"{printable(series.path)}: frames of case {series.name} have 8 bits and 16 bits",
-            "export all frames with the same number of bits",
-        )
+        cause = f"{name}: frames of {case} have 8 bits and 16 bits"
+        raise UserError(cause, "export all frames with the same number of bits")
     drawn: dict[str, Any] = {}
     if masks:
         mask = map_mask(masks[0], read_png(masks[0], is_mask=True), options.mask_values or _VALUES)
@@ -142,10 +130,8 @@ def read_png(path: Path, *, is_mask: bool = False) -> np.ndarray:
         elif image.mode == "P":
             grey = np.asarray(image.convert("RGB"))
             if (grey.max(axis=-1) - grey.min(axis=-1)).any():
-                raise UserError(
-                    f"{printable(path)} is a colour image (its palette has colours)",
-                    "export grey images",
-                )
+                cause = f"{printable(path)} is a colour image (its palette has colours)"
+                raise UserError(cause, "export grey images")
             return grey[..., 0]
         pixels = np.asarray(image)
         return pixels.astype(np.uint8) if image.mode == "1" else pixels

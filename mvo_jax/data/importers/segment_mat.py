@@ -6,19 +6,20 @@ with ``Result`` (infarct) and ``NoReflow`` (MVO; absent means none). The myocard
 contours of the LGE stack. What ``Auto`` and ``Manual`` hold is already in ``Result``.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mvo_jax.data.importers.cine import Options, Series, check_size, printable, reading
-from mvo_jax.data.importers.contours import anatomy_of, fill
+from mvo_jax.data.importers.contours import anatomy_of
 from mvo_jax.data.importers.masks import to_slices
 from mvo_jax.data.importers.mat5 import claimed_bytes
 from mvo_jax.data.importers.orientation import as_displayed, patient_affine
 from mvo_jax.data.importers.volume import Volume, oriented_volume
 from mvo_jax.data.importers.walk import of_single_files
-from mvo_jax.data.labels import INFARCT, MVO, MYOCARDIUM
+from mvo_jax.data.labels import INFARCT, MVO, MYOCARDIUM, WALL
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
@@ -81,10 +82,9 @@ def _read_v73(path: Path) -> list[dict[str, Any]]:
     with h5py.File(path, "r") as file:
         if "setstruct" not in file:
             return []
-        struct_group: Any = file["setstruct"]
-        fields = [f for f in _FIELDS if f in struct_group]
-        first = struct_group[fields[0]] if fields else None
-        if first is None:
+        group: Any = file["setstruct"]
+        fields = [f for f in _FIELDS if f in group]
+        if not fields:
             return []
 
         def value(item: Any, field: str) -> Any:
@@ -94,7 +94,7 @@ def _read_v73(path: Path) -> list[dict[str, Any]]:
                 return {key: value(item[key], key) for key in _SCAR if key in item}
             if not isinstance(item, h5py.Dataset) or item.attrs.get("MATLAB_empty", 0):
                 return None
-            check_size(path, int(np.prod([int(n) for n in item.shape], dtype=object)))
+            check_size(path, math.prod(item.shape))
             array = np.asarray(item).transpose()  # HDF5 holds MATLAB's axes in reverse
             if array.dtype.kind not in "buif":
                 return None
@@ -102,35 +102,31 @@ def _read_v73(path: Path) -> list[dict[str, Any]]:
                 return "".join(chr(int(c)) for c in array.ravel())
             return array
 
-        is_array = isinstance(first, h5py.Dataset) and first.dtype == h5py.ref_dtype
-        if not is_array:
-            elements = [{f: struct_group[f] for f in fields}]
-        else:
-            count = int(first.shape[0] * first.shape[1])
+        first = group[fields[0]]
+        elements = [{f: group[f] for f in fields}]
+        if isinstance(first, h5py.Dataset) and first.dtype == h5py.ref_dtype:
             elements = [
-                {f: file[np.asarray(struct_group[f]).ravel()[i]] for f in fields}
-                for i in range(count)
+                {f: file[np.asarray(group[f]).ravel()[i]] for f in fields}
+                for i in range(int(first.shape[0] * first.shape[1]))
             ]
-        out = []
-        for element in elements:
-            values = {f: value(item, f) for f, item in element.items()}
-            out.append({f: v for f, v in values.items() if v is not None})
-        return out
+        found = ({f: value(item, f) for f, item in element.items()} for element in elements)
+        return [{f: v for f, v in values.items() if v is not None} for values in found]
 
 
 def load(series: Series, options: Options) -> list[CineSlice]:
     """Read the short-axis cine of a file, its contours, and its scar."""
     del options
-    name = printable(series.path)
-    stacks = read_setstruct(series.path)
-    described = [
-        f"{s.get('ImageType', '?')}, {s.get('ImageViewPlane', '?')}, {_shape(s)}" for s in stacks
-    ]
+    path = series.path
+    stacks = read_setstruct(path)
 
     def refuse(why: str) -> UserError:
-        found = " | ".join(printable(d) for d in described[:8])
+        found = " | ".join(
+            printable(f"{s.get('ImageType', '?')}, {s.get('ImageViewPlane', '?')}, {_shape(s)}")
+            for s in stacks[:8]
+        )
         return UserError(
-            f"{name}: {why}. Found: {found}", "keep one short-axis cine and at most one LGE stack"
+            f"{printable(path)}: {why}. Found: {found}",
+            "keep one short-axis cine and at most one LGE stack",
         )
 
     short = [s for s in stacks if _is_short_axis(s) and "IM" in s]
@@ -142,17 +138,15 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     scars = [s for s in short if s.get("Scar") and "Result" in s["Scar"]]
     if len(scars) > 1:
         raise refuse("several stacks with a scar")
-    cine = cines[0]
-    volume = _volume(series.path, cine, _images(series.path, cine))
-    mask = None
-    if scars:
-        mask = _volume(series.path, scars[0], _scar_mask(series.path, scars[0])[None])
+    (cine,) = cines
+    volume = _volume(path, cine, _images(path, cine))
+    mask = _volume(path, scars[0], _scar_mask(path, scars[0])[None]) if scars else None
     return to_slices(series, volume, mask, anatomy=_anatomy(cine))
 
 
 def _is_short_axis(stack: dict[str, Any]) -> bool:
     plane = str(stack.get("ImageViewPlane", "")).lower().replace("-", " ")
-    return plane in ("", "unspecified", "short axis") or plane.startswith("short axis")
+    return plane in ("", "unspecified") or plane.startswith("short axis")
 
 
 def _shape(stack: dict[str, Any]) -> tuple[int, ...]:
@@ -177,10 +171,8 @@ def _images(path: Path, stack: dict[str, Any]) -> np.ndarray:
     """Grey values ``[T, Z, X, Y]``; single images are stored normalised, int16 as they were."""
     images = np.asarray(stack["IM"])
     if images.ndim > 4 or images.dtype.kind not in "iuf":
-        raise UserError(
-            f"{printable(path)}: setstruct.IM has shape {images.shape} and dtype {images.dtype}",
-            _SAVE_AGAIN,
-        )
+        cause = f"{printable(path)}: setstruct.IM has shape {images.shape} and dtype {images.dtype}"
+        raise UserError(cause, _SAVE_AGAIN)
     images = images.reshape(_shape(stack)).transpose(2, 3, 0, 1)
     if images.dtype.kind != "f":
         return images
@@ -210,10 +202,8 @@ def _volume(path: Path, stack: dict[str, Any], data: np.ndarray) -> Volume:
         _number(path, stack, field)
     oriented = _is_oriented(stack)
     if oriented and (np.size(stack["ImageOrientation"]), np.size(stack["ImagePosition"])) != (6, 3):
-        raise UserError(
-            f"{printable(path)}: ImageOrientation and ImagePosition have not 6 and 3 numbers",
-            _SAVE_AGAIN,
-        )
+        cause = f"{printable(path)}: ImageOrientation and ImagePosition have not 6 and 3 numbers"
+        raise UserError(cause, _SAVE_AGAIN)
     return oriented_volume(path, data, stored_affine(stack), oriented=oriented)
 
 
@@ -263,11 +253,7 @@ def _scar_mask(path: Path, stack: dict[str, Any]) -> np.ndarray:
     out = np.zeros((slices, rows, columns), np.uint8)
     for z in range(slices):
         endo, epi = (_contour(stack, which, 0, z) for which in ("Endo", "Epi"))
-        if epi is not None:
-            muscle = fill(epi, (rows, columns))
-            if endo is not None:
-                muscle &= ~fill(endo, (rows, columns))
-            out[z][muscle] = MYOCARDIUM
+        out[z][anatomy_of(endo, epi, (rows, columns)) == WALL] = MYOCARDIUM
     out[logical("Result")] = INFARCT
     out[logical("NoReflow")] = MVO
     return out

@@ -63,12 +63,7 @@ def segment_values(
 
 
 def join_segments(layers: Sequence[tuple[np.ndarray, int]], shape: Sequence[int]) -> np.ndarray:
-    """Segments in one mask, uint8.
-
-    Args:
-        layers: (where a segment is, its value).
-        shape: of the mask.
-    """
+    """Segments, each by where it is and its value, in one mask, uint8."""
     out = np.zeros(shape, np.uint8)
     for where, value in layers:
         out = join_drawings(out, np.where(where, np.uint8(value), np.uint8(BACKGROUND)))

@@ -1,5 +1,6 @@
 """Images that lie in space one by one, as those of DICOM do, as one volume of even slices."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,10 +42,8 @@ def even_grid(path: Path, planes: Sequence[np.ndarray]) -> tuple[np.ndarray, lis
         if not np.allclose(other_steps, steps[:2], rtol=_SAME_STEP) or not np.allclose(
             other[:3, :2] / other_steps, unit[:, :2], atol=_SAME_TURN
         ):
-            raise UserError(
-                f"{printable(path)}: its images differ in direction or in the size of a pixel",
-                "export the drawings of one stack of parallel slices",
-            )
+            cause = f"{printable(path)}: its images differ in direction or in the size of a pixel"
+            raise UserError(cause, "export the drawings of one stack of parallel slices")
     corners = np.array([one[:3, 3] for one in planes])
     along: np.ndarray = np.asarray(corners @ unit[:, 2], float)
     gaps = np.asarray(np.diff(np.sort(along)), float)
@@ -56,8 +55,8 @@ def even_grid(path: Path, planes: Sequence[np.ndarray]) -> tuple[np.ndarray, lis
         step = float(apart.min()) / (whole if abs(times - whole) < _WHOLE else 1.0)
     numbers = np.floor((along - along.min()) / step + 0.5).astype(int)
     # The mean distance, as those between neighbours are rounded each for itself.
-    slope, start = np.polyfit(numbers, corners, 1) if numbers.any() else (unit[:, 2] * step, first)
-    start = start if numbers.any() else corners[0]
+    one_place = unit[:, 2] * step, corners[0]
+    slope, start = np.polyfit(numbers, corners, 1) if numbers.any() else one_place
     off = float(np.linalg.norm(corners - (start + numbers[:, None] * slope), axis=1).max())
     if off > _UNEVEN_MM:
         listed = ", ".join(f"{mm:.1f}" for mm in np.unique(np.round(along - along.min(), 2))[:12])
@@ -88,13 +87,10 @@ def even_volume(
     """
     affine, numbers = even_grid(path, planes)
     if len(set(numbers)) < len(numbers):
-        raise UserError(
-            f"{printable(path)}: several of its images lie at one place",
-            "export one drawing of each slice",
-        )
+        cause = f"{printable(path)}: several of its images lie at one place"
+        raise UserError(cause, "export one drawing of each slice")
     shape = max(numbers) + 1, *images[0].shape
-    check_size(path, int(np.prod([int(n) for n in shape], dtype=object)), 1)
+    check_size(path, math.prod(shape), 1)
     out = np.zeros(shape, np.uint8)
-    for z, image in zip(numbers, images, strict=True):
-        out[z] = image
+    out[numbers] = images
     return out, affine

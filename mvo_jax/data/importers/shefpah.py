@@ -80,10 +80,8 @@ def read_landmarks(path: Path) -> dict[int, tuple[float, float]]:
                 points = np.array(values).reshape(-1, 2)
                 out[int(number[0])] = (float(points[:, 1].mean()), float(points[:, 0].mean()))
     except (ValueError, IndexError, StopIteration, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"{printable(path)} cannot be read ({error})",
-            "it has a subject, x and y of three landmarks, and Group",
-        ) from error
+        cause = f"{printable(path)} cannot be read ({error})"
+        raise UserError(cause, "it has a subject, x and y of three landmarks, and Group") from error
     return out
 
 

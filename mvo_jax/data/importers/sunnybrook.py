@@ -55,12 +55,10 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     contours = read_contours(series.detail["contours"])
     out = []
     for one, stored in zip(slices, read_stack(series, options).slices, strict=True):
-        images = stored.images
         anatomy = {}
-        for t, image in enumerate(images):
+        for t, image in enumerate(stored.images):
             number = re.search(r"(\d+)$", image.path.stem)
-            drawn = contours.get(int(number[1]), {}) if number else {}
-            if drawn:
+            if number and (drawn := contours.get(int(number[1]))):
                 mask = anatomy_of(drawn.get("i"), drawn.get("o"), image.shape)
                 anatomy[t] = image.shown(mask)
         out.append(dataclasses.replace(one, anatomy=anatomy))

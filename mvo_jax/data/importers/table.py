@@ -40,6 +40,11 @@ class Row:
     centre: tuple[float, float] | None = None
     end_diastole: int | None = None
 
+    @property
+    def files(self) -> list[str]:
+        """Cine and mask, where they are named."""
+        return [name for name in (self.cine, self.mask) if name is not None]
+
 
 @dataclasses.dataclass(frozen=True)
 class Table:
@@ -56,10 +61,8 @@ class Table:
 
     def row(self, *keys: str | None) -> Row | None:
         """The row of the first of several names that has one."""
-        for key in keys:
-            if key is not None and composed(key) in self.rows:
-                return self.rows[composed(key)]
-        return None
+        names = (composed(key) for key in keys if key is not None)
+        return next((self.rows[name] for name in names if name in self.rows), None)
 
 
 def read_table(path: Path) -> Table:
@@ -103,15 +106,12 @@ def read_table(path: Path) -> Table:
                 continue
             where = f"line {reader.line_num}"
             if len(cells) != len(header):
-                raise bad(
-                    f"{where} has {len(cells)} cells for {len(header)} columns",
-                    f"{columns}; numbers are written with a decimal point, not a comma"
-                    if delimiter == "," and len(cells) > len(header)
-                    else columns,
-                )
-            row = _row(
-                dict(zip(header, (c.strip() for c in cells), strict=True)), reader.line_num, bad
-            )
+                remedy = columns
+                if delimiter == "," and len(cells) > len(header):
+                    remedy += "; numbers are written with a decimal point, not a comma"
+                raise bad(f"{where} has {len(cells)} cells for {len(header)} columns", remedy)
+            texts = {name: cell.strip() or None for name, cell in zip(header, cells, strict=True)}
+            row = _row(texts, reader.line_num, bad)
             name = getattr(row, key)
             if name is None:
                 raise bad(f"{where} has no {key}", f"fill in {key} in every row")
@@ -134,18 +134,15 @@ def has_decimal_comma(text: str) -> bool:
     return re.fullmatch(r"\s*[-+]?\d+,\d+\s*", text) is not None
 
 
-def _row(cells: Mapping[str, str], line: int, bad) -> Row:
-    def text(name: str) -> str | None:
-        return cells.get(name) or None
-
-    label, split = text("label"), text("split")
+def _row(cells: Mapping[str, str | None], line: int, bad) -> Row:
+    label, split = cells.get("label"), cells.get("split")
     if label not in (None, "0", "1"):
         raise bad(f"line {line} has label {label!r}", "labels are 0, 1 or empty (unknown)")
     if split not in (None, *SPLITS):
         raise bad(f"line {line} has split {split!r}", f"splits are {', '.join(SPLITS)} or empty")
 
     def number(name: str) -> float | None:
-        value = text(name)
+        value = cells.get(name)
         try:
             result = None if value is None else float(value)
         except ValueError:
@@ -164,12 +161,9 @@ def _row(cells: Mapping[str, str], line: int, bad) -> Row:
         raise bad(f"line {line} has end_diastole {frame}", "give a whole frame number from 0")
     return Row(
         line=line,
-        case_id=text("case_id"),
-        patient_id=text("patient_id"),
         label=None if label is None else int(label),
         split=split,
-        cine=text("cine"),
-        mask=text("mask"),
         centre=None if row is None or column is None else (row, column),
         end_diastole=None if frame is None else int(frame),
+        **{name: cells.get(name) for name in ("case_id", "patient_id", "cine", "mask")},
     )

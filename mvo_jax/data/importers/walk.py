@@ -1,5 +1,6 @@
 """Files of a source, in a fixed order, through links but never in circles."""
 
+import itertools
 import os
 import re
 import stat
@@ -34,10 +35,8 @@ def files_below(folder: Path) -> Iterator[Path]:
                     (e for e in listing if not e.name.startswith(".")), key=attrgetter("name")
                 )
         except OSError as error:
-            raise UserError(
-                f"the folder {printable(current)} cannot be listed ({error.strerror})",
-                "check its permissions",
-            ) from error
+            cause = f"the folder {printable(current)} cannot be listed ({error.strerror})"
+            raise UserError(cause, "check its permissions") from error
         for entry in entries:
             try:
                 is_folder = entry.is_dir()
@@ -48,7 +47,7 @@ def files_below(folder: Path) -> Iterator[Path]:
             elif not _is_special(current / entry.name):
                 yield current / entry.name
 
-    yield from walk(folder)
+    return walk(folder)
 
 
 def _is_special(path: Path) -> bool:
@@ -68,15 +67,13 @@ def what_is_there(source: Path, limit: int = 2000) -> str:
     """Kinds of files below a source, for a message."""
     if source.is_file():
         return f"the file {printable(source.name)}"
-    counts: Counter[str] = Counter()
-    for i, path in enumerate(files_below(source)):
-        if i == limit:
-            break
-        suffixes = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
-        counts[suffixes.lower() or "(no suffix)"] += 1
-    if not counts:
-        return "no file"
-    return ", ".join(f"{n} {printable(suffix)}" for suffix, n in counts.most_common(6))
+    suffixes = (
+        "".join(path.suffixes[-2:] if path.suffix == ".gz" else path.suffixes[-1:])
+        for path in itertools.islice(files_below(source), limit)
+    )
+    counts = Counter(suffix.lower() or "(no suffix)" for suffix in suffixes)
+    listed = (f"{n} {printable(suffix)}" for suffix, n in counts.most_common(6))
+    return ", ".join(listed) or "no file"
 
 
 def of_named_files(
@@ -85,10 +82,8 @@ def of_named_files(
     """An importer of files whose names say who is the patient.
 
     Args:
-        name: of the importer.
-        title: of the importer.
+        name: of the importer, as are ``title`` and ``load``; ``Series.path`` is the file.
         pattern: regular expression of the end of a path; its first group is the patient.
-        load: of the importer; ``Series.path`` is the file.
     """
     expression = re.compile(rf"(?:^|/){pattern}\Z")
 
@@ -113,25 +108,21 @@ def of_single_files(
     """An importer of files with a suffix, each a series that is named after its path.
 
     Args:
-        name: of the importer.
-        title: of the importer.
+        name: of the importer, as are ``title`` and ``load``; ``Series.path`` is the file.
         suffix: with its dot, in small letters.
-        load: of the importer; ``Series.path`` is the file.
     """
 
-    def found(source: Path) -> Iterator[Path]:
-        files = [source] if source.is_file() else files_below(source)
-        return (path for path in files if path.suffix.lower() == suffix)
-
     def recognise(source: Path) -> bool:
-        return any(True for _ in found(source))
+        files = [source] if source.is_file() else files_below(source)
+        return any(path.suffix.lower() == suffix for path in files)
 
     def find(source: Path, options: Options) -> Iterator[Series]:
         del options
         if source.is_file():
             yield Series(source.stem, source)
             return
-        for path in found(source):
-            yield Series("_".join(path.relative_to(source).with_suffix("").parts), path)
+        for path in files_below(source):
+            if path.suffix.lower() == suffix:
+                yield Series("_".join(path.relative_to(source).with_suffix("").parts), path)
 
     return Importer(name, title, recognise, find, load)

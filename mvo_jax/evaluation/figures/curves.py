@@ -33,6 +33,8 @@ _TEXT: dict[str, Any] = {"fontsize": 8.5, "labelcolor": INK}
 _LEGEND: dict[str, Any] = {**_TEXT, "facecolor": "white", "edgecolor": "none", "framealpha": 0.85}
 _BAND = f"{100 * CONFIDENCE:g}% band (patient bootstrap)"
 _POINT: dict[str, Any] = {"marker": "o", "linestyle": "none", "markeredgecolor": "white"}
+_MIDDLE: dict[str, Any] = {"ha": "center", "va": "center"}
+_REFERENCE: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": _DASHED}
 
 
 def _figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list[Axes]]:
@@ -64,9 +66,7 @@ def _legend(ax: Axes, first: str = "", **options: Any) -> None:
 def _unit_square(x: str, y: str, size: tuple[float, float]) -> tuple[Figure, Axes]:
     """A figure with one square of [0, 1] by [0, 1]."""
     figure, (ax,) = _figure(*size)
-    ax.set_xlim(-0.01, 1.01)
-    ax.set_ylim(-0.01, 1.01)
-    ax.set_aspect("equal")
+    ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     _label_axes(ax, x, y)
     return figure, ax
 
@@ -76,9 +76,14 @@ def _operating_point(ax: Axes, x: float, y: float, summary: Mapping[str, Any]) -
     ax.plot(x, y, color=VERMILLION, markersize=7, label=label, **_POINT)
 
 
+def _threshold_line(ax: Axes, summary: Mapping[str, Any]) -> None:
+    value = summary["threshold"]["value"]
+    ax.axvline(value, color=INK, linewidth=1.2, linestyle=_DOTTED, label=f"threshold {value:.3f}")
+
+
 def _not_defined(ax: Axes) -> None:
-    style: dict[str, Any] = {"ha": "center", "va": "center", "color": MUTED}
-    ax.text(0.5, 0.5, "not defined: one class only", transform=ax.transAxes, **style)
+    text = "not defined: one class only"
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, color=MUTED, **_MIDDLE)
 
 
 def _spread(estimate: Mapping[str, Any]) -> str:
@@ -94,9 +99,7 @@ def _spread(estimate: Mapping[str, Any]) -> str:
 def roc_figure(predictions: Predictions, summary: Mapping[str, Any]) -> Figure:
     """ROC curve with its pointwise bootstrap band, AUC with interval, and the operating point.
 
-    Args:
-        predictions: the split.
-        summary: what ``report.summarise`` returned for it.
+    Here and below ``summary`` is what ``report.summarise`` returned for the predictions.
     """
     figure, ax = _unit_square("1 − specificity", "Recall (sensitivity)", _THIRD)  # noqa: RUF001
     found = summary["metrics"]
@@ -106,7 +109,7 @@ def roc_figure(predictions: Predictions, summary: Mapping[str, Any]) -> Figure:
     band = bootstrap_roc_band(predictions)
     ax.fill_between(*band, color=BLUE, alpha=0.14, linewidth=0, label=_BAND)
     curve = metrics.roc_curve(predictions.label, predictions.probability)
-    ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=_DASHED, label="chance")
+    ax.plot([0, 1], [0, 1], label="chance", **_REFERENCE)
     ax.plot(*curve[:2], color=BLUE, linewidth=2, label=f"AUC {_spread(found['auc'])}")
     _operating_point(ax, 1 - found["specificity"]["value"], found["recall"]["value"], summary)
     _legend(ax, first="AUC", loc="lower right")
@@ -126,16 +129,11 @@ def precision_recall_figure(predictions: Predictions, summary: Mapping[str, Any]
     found_curve = precision_recall_curve(predictions.label, predictions.probability)
     precision, recall = (part[::-1] for part in found_curve[:2])
     # Average precision is the area under these steps, so the steps are what is drawn.
-    ax.step(
-        recall,
-        np.concatenate((precision[1:2], precision[1:])),
-        where="pre",
-        color=BLUE,
-        linewidth=2,
-        label=f"average precision {_spread(found['average_precision'])}",
-    )
+    height = np.concatenate((precision[1:2], precision[1:]))
+    label = f"average precision {_spread(found['average_precision'])}"
+    ax.step(recall, height, where="pre", color=BLUE, linewidth=2, label=label)
     chance = f"chance = prevalence {prevalence:.3f}"
-    ax.axhline(prevalence, color=MUTED, linewidth=1, linestyle=_DASHED, label=chance)
+    ax.axhline(prevalence, label=chance, **_REFERENCE)
     if found["precision"]["value"] is not None:
         _operating_point(ax, found["recall"]["value"], found["precision"]["value"], summary)
     # A good curve leaves the lower left free, a poor one the upper right.
@@ -148,20 +146,15 @@ def reliability_figure(predictions: Predictions) -> Figure:
     """Observed frequency against mean probability in equal-mass bins; a rug shows the cases."""
     figure, ax = _unit_square("Predicted probability", "Observed frequency", _HALF)
     curve = metrics.reliability_curve(predictions.label, predictions.probability)
-    ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=_DASHED, label="ideal")
+    ax.plot([0, 1], [0, 1], label="ideal", **_REFERENCE)
     limits = [
         wilson_interval(round(share * int(count)), int(count))
         for share, count in zip(curve.observed_frequency, curve.count, strict=True)
     ]
-    ax.vlines(
-        curve.mean_probability,
-        [limit.low for limit in limits],
-        [limit.high for limit in limits],
-        color=BLUE,
-        linewidth=1.4,
-        alpha=0.45,
-        label=f"{100 * CONFIDENCE:g}% interval (Wilson)",
-    )
+    low, high = ([getattr(limit, end) for limit in limits] for end in ("low", "high"))
+    line: dict[str, Any] = {"color": BLUE, "linewidth": 1.4, "alpha": 0.45}
+    label = f"{100 * CONFIDENCE:g}% interval (Wilson)"
+    ax.vlines(curve.mean_probability, low, high, label=label, **line)
     bins = f"{len(curve.count)} bins, about {round(float(np.mean(curve.count)))} cases each"
     ax.plot(*curve[:2], color=BLUE, markersize=6.5, label=bins, **_POINT)
     for label, base, end, colour in ((1, 1.01, 0.985, VERMILLION), (0, -0.01, 0.015, BLUE)):
@@ -180,13 +173,12 @@ def decision_figure(summary: Mapping[str, Any]) -> Figure:
     at, low, high = curve["threshold"], curve["model_low"], curve["model_high"]
     ax.fill_between(at, low, high, color=BLUE, alpha=0.14, linewidth=0, label=_BAND)
     ax.plot(at, curve["treat_all"], color=MUTED, linewidth=1.4, linestyle=_LONG, label="treat all")
-    ax.axhline(0, color=MUTED, linewidth=1, linestyle=_DASHED, label="treat nobody")
+    ax.axhline(0, label="treat nobody", **_REFERENCE)
     ax.plot(at, curve["model"], color=BLUE, linewidth=2, label="model")
     if curve["calibrated"] is not None:
         line: dict[str, Any] = {"color": VERMILLION, "linewidth": 1.6, "linestyle": _LONG}
         ax.plot(at, curve["calibrated"], label="model, temperature scaled", **line)
-    value = summary["threshold"]["value"]
-    ax.axvline(value, color=INK, linewidth=1.2, linestyle=_DOTTED, label=f"threshold {value:.3f}")
+    _threshold_line(ax, summary)
     _label_axes(ax, "Probability at which one acts", "Net benefit per case")
     most = max(summary["prevalence"], 0.05)
     ax.set_ylim(-0.35 * most, 1.1 * most)  # below, treating all falls without end
@@ -208,9 +200,7 @@ def distribution_figure(predictions: Predictions, summary: Mapping[str, Any]) ->
         ax.stairs(share, edges, color=colour, fill=True, alpha=0.18, linewidth=0)
         name = f"{name} (n = {shown.size})"
         ax.stairs(share, edges, color=colour, linewidth=1.6, linestyle=style, label=name)
-    value = summary["threshold"]["value"]
-    label = f"threshold {value:.3f}"
-    ax.axvline(value, color=INK, linewidth=1.2, linestyle=_DOTTED, label=label)
+    _threshold_line(ax, summary)
     ax.set_xlim(0, 1)
     ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend
     _legend(ax, loc="upper right")
@@ -223,16 +213,15 @@ def confusion_figure(summary: Mapping[str, Any]) -> Figure:
     ax.grid(False)
     ax.spines[:].set_visible(False)
     names = (("true negative", "false positive"), ("false negative", "true positive"))
-    counts = [[summary["confusion"][name.replace(" ", "_")] for name in row] for row in names]
-    table = np.array(counts)
+    of_name = summary["confusion"]
+    table = np.array([[of_name[name.replace(" ", "_")] for name in row] for row in names])
     total = table.sum(axis=1, keepdims=True)
     share = np.divide(table, total, out=np.zeros((2, 2)), where=total > 0)
     blues = np.linspace(np.ones(3), to_rgb(BLUE), 256)
     ax.imshow(share, cmap=ListedColormap(blues), vmin=0, vmax=1)
     for (row, column), part in np.ndenumerate(share):
         # Where dark and white text are about equally readable on this shade.
-        style: dict[str, Any] = {"ha": "center", "va": "center"}
-        style["color"] = "white" if part > 0.85 else INK
+        style: dict[str, Any] = {**_MIDDLE, "color": "white" if part > 0.85 else INK}
         ax.text(column, row - 0.06, f"{table[row, column]}", fontsize=20, **style)
         percent = f"{100 * part:.1f}%" if total[row, 0] else "no cases"
         text = f"{names[row][column]}\n{percent}"
@@ -252,10 +241,8 @@ def training_figure(history: Sequence[Mapping[str, Any]]) -> Figure | None:
 
     Args:
         history: rows with ``step`` and ``kind`` ('train' or 'validation') and any of ``loss``,
-            ``auc``, ``learning_rate``; a missing, null or non-finite value is left out.
-
-    Returns:
-        The figure, or None if the history has nothing to draw.
+            ``auc``, ``learning_rate``; a missing, null or non-finite value is left out. None is
+            returned where nothing is left.
     """
     panels = [
         (key, title)
@@ -277,9 +264,8 @@ def training_figure(history: Sequence[Mapping[str, Any]]) -> Figure | None:
                 best = int(np.argmax(values))
                 ax.axvline(steps[best], color=MUTED, linewidth=1, linestyle=_DOTTED)
                 label = f"best {values[best]:.3f} at step {steps[best]}"
-                ax.plot(
-                    steps[best], values[best], color=colour, markersize=8, label=label, **_POINT
-                )
+                point: dict[str, Any] = {"color": colour, "markersize": 8, "label": label}
+                ax.plot(steps[best], values[best], **point, **_POINT)
         _label_axes(ax, "Step", title)
         ax.locator_params(axis="x", nbins=5, integer=True)
         if key == "learning_rate":
@@ -292,16 +278,11 @@ def training_figure(history: Sequence[Mapping[str, Any]]) -> Figure | None:
     return figure
 
 
-def validation_figure(
-    runs: Mapping[str, Sequence[Sequence[Sequence[float]]]],
-) -> Figure | None:
+def validation_figure(runs: Mapping[str, Sequence[Sequence[Sequence[float]]]]) -> Figure | None:
     """Validation AUC over steps of many runs: a colour and a style a row, a line a run.
 
     Args:
-        runs: by row, the (step, AUC) pairs of each of its runs.
-
-    Returns:
-        The figure, or None if there is nothing to draw.
+        runs: by row, the (step, AUC) pairs of each of its runs; None is returned without any.
     """
     if not runs:
         return None
@@ -315,7 +296,7 @@ def validation_figure(
             line: dict[str, Any] = {"color": colour, "linestyle": style, "linewidth": 1.4}
             # matplotlib leaves a label that starts with an underscore out of the legend.
             ax.plot(steps, values, label=name.lstrip("_") if k == 0 else "_", **line)
-    ax.axhline(0.5, color=MUTED, linewidth=1, linestyle=_DASHED)
+    ax.axhline(0.5, **_REFERENCE)
     figure.legend(loc="outside right upper", frameon=False, **_TEXT)
     return figure
 
@@ -352,7 +333,7 @@ def to_svg(figure: Figure, *, salt: str) -> str:
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    for side in ("width", "height"):
+        text = re.sub(rf'(<svg[^>]*?) {side}="[^"]*"', r"\1", text, count=1)
     # Group names such as "axes_1" repeat in every figure; nothing refers to them.
     return re.sub(r'<g id="[A-Za-z0-9]+(?:\.[A-Za-z0-9]+)?_\d+"', "<g", text)

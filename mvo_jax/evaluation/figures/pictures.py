@@ -9,7 +9,7 @@ import functools
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
@@ -94,16 +94,11 @@ def pick_cases(predictions: Predictions, threshold: float) -> list[Pick]:
         members = np.flatnonzero(predictions.label == label)
         confidence = predictions.probability[members] * (1 if label else -1)
         order = [int(member) for member in members[np.argsort(-confidence, kind="stable")]]
-        if not order:
-            continue
-        chosen = [Pick(order.pop(0), f"most confident {name}")]
-        if order:
-            chosen.append(Pick(order.pop(), f"worst {name}"))
-        if order:
-            distance = np.abs(predictions.probability[order] - threshold)
-            nearest = order[int(np.argmin(distance))]
-            chosen.insert(1, Pick(nearest, f"borderline {name}"))
-        picks.extend(chosen)
+        first, between, last = order[:1], order[1:-1], order[1:][-1:]
+        distance = np.abs(predictions.probability[between] - threshold)
+        nearest = [between[int(np.argmin(distance))]] if between else []
+        roles = (("most confident", first), ("borderline", nearest), ("worst", last))
+        picks += [Pick(index, f"{role} {name}") for role, found in roles for index in found]
     return picks
 
 
@@ -128,14 +123,11 @@ def gallery(split: AnySplit, predictions: Predictions, threshold: float) -> list
 
 
 def key_frames(video: np.ndarray) -> tuple[int, int, int]:
-    """The first frame, the one that differs most from it, and the one halfway: (0, half, most).
+    """The first frame of a uint8 [T, H, W], the most different one, and halfway: (0, half, most).
 
     Simulated and most triggered clips start near end-diastole, and these are then diastole,
     mid-systole and systole; nothing says so of a clip of unknown origin. The most different frame
     is sought in the first two thirds, after a 2x2 average against noise.
-
-    Args:
-        video: uint8 [T, H, W].
     """
     frames = len(video)
     even = video[:, : video.shape[1] // 2 * 2, : video.shape[2] // 2 * 2].astype(np.float64)
@@ -152,15 +144,13 @@ def case_picture(record: CaseRecord, *, map_maximum: float = 1.0) -> Image.Image
     """One row as in the paper's Fig. 3: cine frames, LGE mask, target and predicted coarse map.
 
     A frame of the source with the outline of the crop comes first where it is known. Panels whose
-    data the record lacks are left out. The yellow box holds the MVO of the LGE mask.
+    data the record lacks are left out; each is RGB, ``PANEL`` pixels wide. The yellow box holds the
+    MVO of the LGE mask.
 
     Args:
         record: the case.
         map_maximum: predicted value drawn in the brightest colour; use one for all cases shown
             so that their colours compare. The target always runs from 0 to 1.
-
-    Returns:
-        RGB, panels ``PANEL`` pixels wide.
     """
     frames, mask = key_frames(record.video), record.lge_mask
     beat = _enlarged(record.video[list(frames)], PANEL, limits=_grey_limits(record.video))
@@ -268,18 +258,11 @@ def _box_mvo(image: Image.Image, lge_mask: np.ndarray | None) -> Image.Image:
     """The image with a yellow box around the MVO of the mask, if there is any."""
     if lge_mask is None or not (lge_mask == 2).any():
         return image
-    rows, columns = np.nonzero(lge_mask == 2)
-    tall, wide = image.height / lge_mask.shape[0], image.width / lge_mask.shape[1]
+    where = np.argwhere(lge_mask == 2)[:, ::-1]  # (column, row)
+    scale = np.array(image.size) / lge_mask.shape[::-1]
     margin = 1.5  # pixels of the mask
-    return _outlined(
-        image,
-        [
-            (columns.min() - margin) * wide,
-            (rows.min() - margin) * tall,
-            (columns.max() + 1 + margin) * wide,
-            (rows.max() + 1 + margin) * tall,
-        ],
-    )
+    low, high = (where.min(axis=0) - margin) * scale, (where.max(axis=0) + 1 + margin) * scale
+    return _outlined(image, [*low, *high])
 
 
 def _outlined(image: Image.Image, box: list[float]) -> Image.Image:
@@ -335,41 +318,31 @@ def animation(
     frames = _enlarged(video, side)
     if coarse_mask is not None:
         over = _map_image(coarse_mask, map_maximum)
-        over = over.resize(frames[0].size, Image.Resampling.NEAREST)
         for i, plain in enumerate(frames):
             both = Image.new("RGB", (2 * plain.width + _GAP, plain.height), "white")
             both.paste(plain, (0, 0))
-            both.paste(plain, (plain.width + _GAP, 0))
-            both.paste(over, (plain.width + _GAP, 0), over)
+            both.paste(_laid_over(plain, over), (plain.width + _GAP, 0))
             frames[i] = both
+    # A third of the time and half the bytes of a GIF, three grey levels of 256 from the frames. One
+    # key frame (kmax): nobody seeks in a second.
+    options = {"quality": 75, "method": 1, "kmax": 0, "duration": max(1, round(1000 / len(frames)))}
+    return _saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], loop=0, **options)
+
+
+def _saved(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    frames[0].save(
-        buffer,
-        format="WEBP",
-        save_all=True,
-        append_images=frames[1:],
-        duration=max(1, round(1000 / len(frames))),
-        loop=0,
-        # A third of the time and half the bytes of a GIF, three grey levels of 256 from the frames.
-        quality=75,
-        method=1,
-        kmax=0,  # one key frame: nobody seeks in a second
-    )
+    image.save(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
 def png(image: Image.Image) -> bytes:
     """The image as a PNG."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=3)  # 6 takes three times as long for a tenth
-    return buffer.getvalue()
+    return _saved(image, "PNG", compress_level=3)  # 6 takes three times as long for a tenth
 
 
 def webp(image: Image.Image) -> bytes:
     """The image as a WebP: a sixth of the PNG, for a page that holds it."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", quality=85, method=2)
-    return buffer.getvalue()
+    return _saved(image, "WEBP", quality=85, method=2)
 
 
 def data_uri(content: bytes, kind: str) -> str:

@@ -264,3 +264,147 @@ def test_axes_that_look_exchanged(tmp_path):
     (tmp_path / "a.npz").unlink()
     writers.write_nifti(tmp_path, "a", cine.swapaxes(0, 1), None)
     assert "20 slices of 9 frames" in read(tmp_path)[0].note
+
+
+def of(value):
+    """A tag of the middle one of three slices."""
+    return lambda t, z: value[1] if z == 1 else value[0]
+
+
+HEART = np.concatenate([CINE, CINE[:, :1]], axis=1)
+OBLIQUE = (0.6, 0.74, -0.304, 0.309, -0.562, -0.767)
+
+
+@pytest.mark.parametrize(
+    ("tags", "cause"),
+    [
+        ({"PatientName": of(["Doe^John", "Roe^Jane"])}, "differ in names: several people"),
+        ({"PatientBirthDate": of(["19500101", "19600101"])}, "differ in dates of birth"),
+        ({"SequenceVariant": of(["SS", None])}, "12 of 36 images .* have no SequenceVariant"),
+        ({"PixelSpacing": of([[2, 2], None])}, "12 of 36 images .* have no PixelSpacing"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "MIP"]}, "no cine: 36 images of projections"),
+        (
+            {"ImagePositionPatient": [0, 0, 0], "SliceLocation": 0},
+            "they do not look alike .* or two places",
+        ),
+    ],
+)
+def test_slices_that_do_not_go_together(tags, cause, tmp_path):
+    other = np.random.default_rng(5).integers(0, 900, (1, 3, 16, 16)).astype(np.uint16)
+    writers.write_series(tmp_path / "A17", HEART // 2 + other, **tags)
+    with pytest.raises(UserError, match=cause):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("Doe^John", "DOE^JOHN^M"), ("Doe^John", ""), ("Doe", "ANON")])
+def test_names_that_may_be_of_one_person(names, tmp_path):
+    writers.write_series(tmp_path / "A17", HEART, PatientName=of(names))
+    assert len(read(tmp_path)) == 3
+
+
+def test_people_of_one_number_and_other_names_are_two_patients(tmp_path):
+    writers.write_series(tmp_path / "A", HEART, PatientName="Doe^John")
+    writers.write_series(tmp_path / "B", HEART, PatientName="Roe^Jane", StudyInstanceUID="1.3")
+    found = read(tmp_path)
+    assert [one.patient_id for one in found] == ["A"] * 3 + ["B"] * 3
+    assert "in 2 examinations of several people (names differ)" in found[0].note
+
+
+@pytest.mark.parametrize("born", [False, True])
+def test_a_name_that_changed_is_one_person_where_the_date_of_birth_is_one(born, tmp_path):
+    tags: Any = {"PatientBirthDate": "19500101"} if born else {}
+    writers.write_series(tmp_path / "A", HEART, PatientName="Doe^Jane", **tags)
+    writers.write_series(
+        tmp_path / "B", HEART, PatientName="Roe^Jane", StudyInstanceUID="1.3", **tags
+    )
+    assert {one.patient_id for one in read(tmp_path)} == ({"P1"} if born else {"A", "B"})
+
+
+@pytest.mark.parametrize("flips", [(1, 1), (1, 0), (0, 1)])
+def test_a_slice_that_is_stored_turned_is_one_of_its_stack(flips, tmp_path):
+    """In a series of its own, its rows, columns or both running the other way."""
+    straight = writers.write_series(tmp_path / "straight" / "A17", HEART, turn=OBLIQUE)
+    signs = np.repeat([-1 if flip else 1 for flip in flips], 3)
+    axes = np.array(OBLIQUE).reshape(2, 3)
+    start = sum((30.0 * axis for axis, flip in zip(axes, flips, strict=True) if flip), np.zeros(3))
+    across, down = (slice(None, None, -1 if flip else 1) for flip in flips)
+    for path in straight:
+        image = pydicom.dcmread(path)
+        if path.name.startswith("i01"):
+            image.ImageOrientationPatient = list(signs * np.array(OBLIQUE))
+            position = np.array(image.ImagePositionPatient, float) + start
+            image.ImagePositionPatient = [round(v, 6) for v in position]
+            image.SeriesInstanceUID, image.SeriesNumber = "1.2.4", 6
+            writers.set_pixels(image, image.pixel_array[down, across].copy())
+        (tmp_path / "turned" / "A17").mkdir(parents=True, exist_ok=True)
+        image.save_as(tmp_path / "turned" / "A17" / path.name)
+    one, other = read(tmp_path / "straight"), read(tmp_path / "turned")
+    assert len(one) == len(other) == 3
+    assert all(np.array_equal(a.cine, b.cine) for a, b in zip(one, other, strict=True))
+
+
+def test_phases_of_a_slice_that_are_turned_are_named(tmp_path):
+    paths = writers.write_series(tmp_path / "A17", HEART, turn=OBLIQUE)
+    for path in paths[FRAMES : FRAMES + 5]:
+        image = pydicom.dcmread(path)
+        image.ImageOrientationPatient = [-v for v in OBLIQUE]
+        position = np.array(image.ImagePositionPatient, float)
+        position += 30.0 * np.array(OBLIQUE[:3]) + 30.0 * np.array(OBLIQUE[3:])
+        image.ImagePositionPatient = [round(v, 6) for v in position]
+        image.save_as(path)
+    first, second, third = read(tmp_path)
+    assert first.refusal is None
+    assert third.refusal is None
+    assert second.refusal is not None
+    assert "5 of its 12 images are turned or mirrored" in second.refusal[0]
+
+
+def test_a_constant_time_beside_the_time_of_each_image(tmp_path):
+    writers.write_series(
+        tmp_path / "A17", CINE, TriggerTime=None, AcquisitionTime="101010",
+        InstanceNumber=lambda t, z: 90 - t,
+        AcquisitionDateTime=lambda t, z: f"2020010110{10 + z}10.{40 * t:03d}000",
+    )  # fmt: skip
+    assert np.array_equal(read(tmp_path)[0].cine, CINE[:, 0])
+
+
+def test_phases_that_numbers_alone_order_and_derived_images_are_told(tmp_path):
+    writers.write_series(
+        tmp_path / "A17", CINE, TriggerTime=None, ContentTime="101010",
+        ImageType=["DERIVED", "SECONDARY"],
+    )  # fmt: skip
+    note = read(tmp_path)[0].note
+    assert "nothing but InstanceNumber puts the phases of a slice in order" in note
+    assert "24 of 24 images are derived from others" in note
+
+
+def test_folders_of_nobody_that_share_all_numbers_name_the_remedy(tmp_path):
+    for name in "AB":
+        cine = CINE if name == "A" else CINE[::-1]
+        writers.write_series(tmp_path / name, cine, PatientID="ANON")
+    assert "if A, B are several patients, --patient_from=folder" in refusal(tmp_path).remedy
+
+
+def test_a_trigger_time_with_a_comma(tmp_path):
+    (path, *_) = writers.write_series(tmp_path / "A17", CINE, TriggerTime=lambda t, z: 40.5 + t)
+    path.write_bytes(path.read_bytes().replace(b"40.5", b"40,5", 1))
+    error = refusal(tmp_path)
+    assert "'40,5'" in error.cause
+    assert "decimal point" in error.remedy
+
+
+@pytest.mark.parametrize("cavity", [2, 0])
+def test_a_mask_whose_mvo_is_the_cavity(cavity, tmp_path):
+    away = np.hypot(*(np.mgrid[:32, :32] - 15.5))
+    mask = np.where(away < 8, cavity, np.where(away < 12, 3, 0)).astype(np.uint8)
+    mask[14:18, 25:27] = 2  # MVO in the wall
+    cine = np.random.default_rng(0).integers(0, 255, (FRAMES, 32, 32)).astype(np.uint8)
+    writers.write_nifti(tmp_path, "A17", cine, mask)
+    if cavity == 0:
+        (one,) = read(tmp_path)
+        assert one.lge_mask is not None
+        assert (one.lge_mask == 2).sum() == 8
+        return
+    error = refusal(tmp_path)
+    assert "fills all that value 3 encloses, as the cavity does" in error.cause
+    assert "--mask_values" in error.remedy
