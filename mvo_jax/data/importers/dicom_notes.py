@@ -60,7 +60,7 @@ def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]
     if len(names) > 1:
         out.append(f"the stack is of series of several names: {', '.join(names.values())}")
     turns = [np.reshape(i.orientation, (2, 3)) for i in firsts if i.orientation is not None]
-    turns = [displayed_axes(turn) for turn in turns if np.cross(*turn).any()]
+    turns = [displayed_axes(turn) for turn in turns if np.cross(turn[0], turn[1]).any()]
     turns = [turn / np.linalg.norm(turn, axis=1, keepdims=True) for turn in turns]
     if turns:
         cosines = [min(1.0, float((turn * turns[0]).sum(axis=1).min())) for turn in turns]

@@ -210,7 +210,7 @@ def displayed_axes(axes: np.ndarray) -> np.ndarray:
     Args:
         axes: float ``[2, 3]``, see ``patient_affine``.
     """
-    if not np.cross(*axes).any():  # no plane
+    if not np.cross(axes[0], axes[1]).any():  # no plane
         return axes
     affine = patient_affine(axes.ravel(), np.zeros(3), (1.0, 1.0, 1.0))
     return as_displayed(np.zeros((1, 1)), affine)[1][:3, :2].T
