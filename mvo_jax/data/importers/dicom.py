@@ -106,7 +106,11 @@ def find(source: Path, options: Options) -> Iterator[Series]:
 
     with os.scandir(source) as entries:
         files = [Path(e.path) for e in entries if not e.is_dir() and e.name[0] != "."]
-    loose = [path for path in files if is_dicom(path) and path not in drawings]
+    loose = [
+        path
+        for path in files  # a DICOMDIR lists what lies below it
+        if path.name.upper() != "DICOMDIR" and is_dicom(path) and path not in drawings
+    ]
     firsts: dict[Path, Image | None] = {}
     for folder in subfolders(_unwrapped(source, masks, drawings)):
         if any(is_dicom(path) and path not in drawings for path in files_below(folder)):

@@ -17,6 +17,7 @@ from mvo_jax.errors import UserError
 
 SAME_TURN_DEGREES = 6.0
 _SEVERAL_BEATS = 1.5  # times of a slice span more than this many intervals from beat to beat
+_MOST_OF_A_BEAT = 0.75  # prospective gating leaves out the last tenth or fifth
 _LONGEST_BEAT_MS = 3000.0  # 20 beats a minute
 _LONGEST_PHASE_MS = 150.0
 _USUAL_BEAT_MS = 1200.0
@@ -429,6 +430,11 @@ def _one_beat(
         account.leave(images[len(beat) :], "later beats", f"one beat of {interval:g} ms is used")
         return beat
     if interval > 0:
+        if span + step < _MOST_OF_A_BEAT * interval:
+            account.notes.append(
+                f"{images[0].name}: {len(images)} phases cover {span + step:.0f} ms of a beat of "
+                f"{interval:g} ms: some may be missing"
+            )
         return images
     expected = images[0].cardiac_images
     real_time = _REAL_TIME.search(images[0].words.casefold()) and span > _USUAL_BEAT_MS

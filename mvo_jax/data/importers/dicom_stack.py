@@ -353,9 +353,12 @@ def _one_source(there: list[Image], options: Options, account: Account) -> list[
     cine = [s for s in sources if len(s) >= MIN_PHASES]
     if not cine:
         differ = " of several series or kinds" if len(sources) > 1 else ""
+        remedy = f"export {there[0].name} again, or leave that slice out"
+        if len(sources) >= MIN_PHASES:
+            remedy = "if these are the phases of a slice, export them as one series"
         raise UserError(
             f"the slices have {list(map(len, sources))} images{differ}, {MIN_PHASES} are the least",
-            f"export {there[0].name} again, or leave that slice out",
+            remedy,
         )
     if len(cine) > 1 and options.repeats is None:
         same = len({s[0].name for s in cine}) < len(cine)

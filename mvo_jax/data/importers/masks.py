@@ -82,7 +82,8 @@ def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> Placed
     if mask.oriented != oriented:
         without, with_it = (mask, slices[0]) if oriented else (slices[0], mask)
         raise UserError(
-            f"{printable(without.path)} states no orientation, {printable(with_it.path)} does: "
+            f"{printable(without.path)} states no orientation or position, "
+            f"{printable(with_it.path)} does: "
             f"the mask {printable(mask.path)} may be mirrored against the cine",
             _COPY_HEADER,
         )

@@ -408,3 +408,28 @@ def test_a_mask_whose_mvo_is_the_cavity(cavity, tmp_path):
     error = refusal(tmp_path)
     assert "fills all that value 3 encloses, as the cavity does" in error.cause
     assert "--mask_values" in error.remedy
+
+
+@pytest.mark.parametrize(("interval", "is_told"), [(960, True), (600, False)])
+def test_phases_that_cover_half_a_beat_are_told(interval, is_told, tmp_path):
+    """Twelve phases of 40 ms; prospective gating leaves out some of a beat, too."""
+    tags: Any = {"CardiacNumberOfImages": None, "NominalInterval": interval}
+    writers.write_series(tmp_path / "A17", CINE, **tags)
+    assert ("12 phases cover 480 ms of a beat" in read(tmp_path)[0].note) == is_told
+
+
+def test_a_series_for_each_phase_names_the_remedy(tmp_path):
+    writers.write_series(
+        tmp_path / "A17", CINE, SeriesInstanceUID=lambda t, z: f"1.2.{50 + t}"
+    )  # fmt: skip
+    assert "export them as one series" in refusal(tmp_path).remedy
+
+
+def test_a_directory_file_beside_the_folder_of_a_patient(tmp_path):
+    (path, *_) = writers.write_series(tmp_path / "A17", CINE)
+    image = pydicom.dcmread(path)
+    image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    for tag in ("Rows", "Columns", "PixelData"):
+        del image[tag]
+    image.save_as(tmp_path / "DICOMDIR")
+    assert [one.case_id for one in read(tmp_path)] == ["A17_s00", "A17_s01"]
