@@ -8,6 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.uid import UID
 
 from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.formats import choose_importer, load_series
@@ -428,7 +429,7 @@ def test_a_series_for_each_phase_names_the_remedy(tmp_path):
 def test_a_directory_file_beside_the_folder_of_a_patient(tmp_path):
     (path, *_) = writers.write_series(tmp_path / "A17", CINE)
     image = pydicom.dcmread(path)
-    image.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    image.file_meta.MediaStorageSOPClassUID = UID("1.2.840.10008.1.3.10")
     for tag in ("Rows", "Columns", "PixelData"):
         del image[tag]
     image.save_as(tmp_path / "DICOMDIR")
