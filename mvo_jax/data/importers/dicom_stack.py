@@ -168,7 +168,7 @@ def _turns(images: list[Image]) -> dict[tuple[float, ...] | None, int]:
 
     Two are one if they are displayed alike, as where the rows of one run the other way.
     """
-    leaders: list[tuple[np.ndarray, np.ndarray]] = []
+    leaders: list[np.ndarray] = []
     out: dict[tuple[float, ...] | None, int] = {None: -1}
     limit = np.cos(np.radians(SAME_TURN_DEGREES))
     for turn, _ in Counter(image.orientation for image in images).most_common():
@@ -176,12 +176,9 @@ def _turns(images: list[Image]) -> dict[tuple[float, ...] | None, int]:
             continue
         axes = np.array(turn).reshape(2, 3)
         axes = axes / np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), 1e-6)
-        both = axes, displayed_axes(axes)
-        near = [
-            i
-            for i, leader in enumerate(leaders)
-            if any(((a * b).sum(axis=1) >= limit).all() for a, b in zip(leader, both, strict=True))
-        ]
+        both = np.stack([axes, displayed_axes(axes)])
+        cosines = [(leader * both).sum(axis=2) for leader in leaders]
+        near = [i for i, of in enumerate(cosines) if (of >= limit).all(axis=1).any()]
         if not near:
             leaders.append(both)
         out[turn] = near[0] if near else len(leaders) - 1
@@ -273,12 +270,7 @@ def _check_turn(series: Series, chosen: _Candidate) -> None:
     """
     for turn in {image.orientation for image in chosen.images if image.orientation is not None}:
         axes = np.array(turn).reshape(2, 3)
-        length = np.linalg.norm(axes, axis=1)
-        if (
-            not np.isfinite(axes).all()
-            or (abs(length - 1) > _SKEW).any()
-            or (abs(float(axes[0] @ axes[1])) > _SKEW)
-        ):
+        if max(*abs(np.linalg.norm(axes, axis=1) - 1), abs(axes[0] @ axes[1])) > _SKEW:
             raise UserError(
                 f"{printable(series.path)}: ImageOrientationPatient of {chosen.images[0].name} is "
                 f"({', '.join(f'{v:g}' for v in turn)}), which are no two directions at right "
@@ -353,12 +345,11 @@ def _one_source(there: list[Image], options: Options, account: Account) -> list[
     cine = [s for s in sources if len(s) >= MIN_PHASES]
     if not cine:
         differ = " of several series or kinds" if len(sources) > 1 else ""
-        remedy = f"export {there[0].name} again, or leave that slice out"
-        if len(sources) >= MIN_PHASES:
-            remedy = "if these are the phases of a slice, export them as one series"
         raise UserError(
             f"the slices have {list(map(len, sources))} images{differ}, {MIN_PHASES} are the least",
-            remedy,
+            "if these are the phases of a slice, export them as one series"
+            if len(sources) >= MIN_PHASES
+            else f"export {there[0].name} again, or leave that slice out",
         )
     if len(cine) > 1 and options.repeats is None:
         same = len({s[0].name for s in cine}) < len(cine)
