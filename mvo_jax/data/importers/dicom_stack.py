@@ -77,9 +77,8 @@ class _Candidate:
         if self.normal is None:
             return False
         along = np.abs(self.normal) / np.linalg.norm(self.normal)
-        towards = abs(self.normal @ _LONG_AXIS) / (
-            np.linalg.norm(self.normal) * np.linalg.norm(_LONG_AXIS)
-        )
+        lengths = np.linalg.norm(self.normal) * np.linalg.norm(_LONG_AXIS)
+        towards = abs(self.normal @ _LONG_AXIS) / lengths
         is_oblique = along.max() < np.cos(np.radians(_AXIAL_DEGREES))
         return bool(is_oblique and towards >= np.cos(np.radians(_TYPICAL_DEGREES)))
 
