@@ -430,7 +430,7 @@ def _one_beat(
         account.leave(images[len(beat) :], "later beats", f"one beat of {interval:g} ms is used")
         return beat
     if interval > 0:
-        if span + step < _MOST_OF_A_BEAT * interval:
+        if not images[0].cardiac_images and span + step < _MOST_OF_A_BEAT * interval:
             account.notes.append(
                 f"{images[0].name}: {len(images)} phases cover {span + step:.0f} ms of a beat of "
                 f"{interval:g} ms: some may be missing"
