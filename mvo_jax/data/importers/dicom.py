@@ -45,6 +45,7 @@ from mvo_jax.data.importers.nifti import (
     named_in_table,
     without_cine,
 )
+from mvo_jax.data.importers.orientation import unit_directions
 from mvo_jax.data.importers.sheets import even_grid
 from mvo_jax.data.importers.volume import Volume
 from mvo_jax.data.importers.walk import files_below, subfolders
@@ -280,7 +281,7 @@ def _slices(series: Series, options: Options, stack: Stack) -> list[CineSlice]:
     volumes = [
         images[0].volume(series.path, cine) for images, cine in zip(sound, decoded, strict=True)
     ]
-    axes = [one.affine[:3, :2] / np.linalg.norm(one.affine[:3, :2], axis=0) for one in volumes]
+    axes = [unit_directions(one.affine)[:, :2] for one in volumes]
     if any((one * axes[0]).sum(axis=0).min() < _SHOWN_ALIKE for one in axes):
         raise UserError(
             f"{printable(series.path)}: the slices are turned a little from one another, and about "

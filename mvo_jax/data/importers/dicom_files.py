@@ -316,7 +316,7 @@ def _check_patient(series: Series, images: list[Image], options: Options) -> Non
     """Check that images are of one person, unless the folder's name says so.
 
     Raises:
-        UserError: they have several PatientIDs, or dates of birth or sexes under one.
+        UserError: they have several PatientIDs, or dates of birth, sexes or names under one.
     """
     if options.patient_from != "header":
         return

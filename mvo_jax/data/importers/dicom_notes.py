@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mvo_jax.data.importers.dicom_headers import Image
-from mvo_jax.data.importers.orientation import displayed_axes
+from mvo_jax.data.importers.orientation import displayed_axes, unit_axes
 
 # Of the thickness and, within a series, of the widest distance in the stack: slices that are
 # interpolated lie half their thickness apart, all of them.
@@ -59,12 +59,11 @@ def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]
     names = {re.sub(r"[\W\d_]", "", i.description).casefold(): i.name for i, *_ in sound}
     if len(names) > 1:
         out.append(f"the stack is of series of several names: {', '.join(names.values())}")
-    turns = [np.reshape(i.orientation, (2, 3)) for i in firsts if i.orientation is not None]
-    turns = [displayed_axes(turn) for turn in turns if np.cross(turn[0], turn[1]).any()]
-    turns = [turn / np.linalg.norm(turn, axis=1, keepdims=True) for turn in turns]
+    axes = [unit_axes(i.orientation) for i in firsts if i.orientation is not None]
+    turns = [displayed_axes(one) for one in axes]
     if turns:
-        cosines = [min(1.0, float((turn * turns[0]).sum(axis=1).min())) for turn in turns]
-        widest = float(np.degrees(np.arccos(min(cosines))))
+        cosines = [(turn * turns[0]).sum(axis=1).min() for turn in turns]
+        widest = float(np.degrees(np.arccos(np.clip(min(cosines), -1.0, 1.0))))
         if widest > 0.5:
             out.append(f"the slices are turned by {widest:.1f} degrees from one another")
     return out

@@ -12,10 +12,11 @@ import numpy as np
 from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.dicom_files import MIN_PHASES, Account
 from mvo_jax.data.importers.dicom_headers import Image
-from mvo_jax.data.importers.dicom_pixels import read_pixels
+from mvo_jax.data.importers.dicom_pixels import check_greys, read_pixels
+from mvo_jax.data.importers.orientation import unit_axes
 from mvo_jax.errors import UserError
 
-SAME_TURN_DEGREES = 6.0
+SAME_TURN_DEGREES = 6.0  # between images of one slice or stack; views are some 30 apart
 _SEVERAL_BEATS = 1.5  # times of a slice span more than this many intervals from beat to beat
 _MOST_OF_A_BEAT = 0.75  # prospective gating leaves out the last tenth or fifth
 _LONGEST_BEAT_MS = 3000.0  # 20 beats a minute
@@ -23,8 +24,8 @@ _LONGEST_PHASE_MS = 150.0
 _USUAL_BEAT_MS = 1200.0
 _REAL_TIME = re.compile(r"real.?time|free.?breath|(?<![a-z])rt(?![a-z])")
 _SAME_LOCATION_MM = 1.0  # slices are 5 mm apart and more; some round SliceLocation to 0.1 mm
-# Correlation of the means over time of two scans of one slice; and where the position is 0, 0, 0,
-# as anonymisers write it for all: slices beside one another have up to 0.85 (35 of real cine).
+# Correlation of the means over time of two scans of one slice; and where its place is all 0, as
+# anonymisers write it: slices beside one another have up to 0.85 (35 of real cine).
 _ALIKE, _SAME = 0.5, 0.95
 _LARGEST_GAP = 1.7  # of the usual time between phases
 _CLOSE = 0.3  # of it: a phase nearer to another is the same one, scanned again
@@ -58,7 +59,7 @@ def order_phases(images: Sequence[Image], options: Options, account: Account) ->
             on with "the slice".
     """
     _check_location(images)
-    _check_turn(images)
+    _check_one_turn(images)
     name, time = _time_of(images)
     kept = _one_echo(list(images), time, account)
     kept = _one_acquisition(kept, time, options, account)
@@ -74,7 +75,7 @@ def order_phases(images: Sequence[Image], options: Options, account: Account) ->
     if name == "InstanceNumber":
         account.notes.append("nothing but InstanceNumber puts the phases of a slice in order")
         _check_clock(kept, account)
-    _check_greys(kept)
+    check_greys(kept)
     times = np.array([time(image) for image in kept])
     gaps = np.diff(times)
     if (
@@ -105,17 +106,18 @@ def _check_location(images: Sequence[Image]) -> None:
         )
 
 
-def _check_turn(images: Sequence[Image]) -> None:
+def _check_one_turn(images: Sequence[Image]) -> None:
     """Check that the images of a slice are turned alike: they are displayed by the first.
 
     Raises:
         UserError: ImageOrientationPatient says otherwise.
     """
-    turns = [np.reshape(i.orientation, (2, 3)) for i in images if i.orientation is not None]
+    turns = Counter(i.orientation for i in images if i.orientation is not None).most_common()
     limit = np.cos(np.radians(SAME_TURN_DEGREES))
-    other = sum((turns[0] * turn).sum(axis=1).min() < limit for turn in turns)
+    axes = [unit_axes(turn) for turn, _ in turns]
+    alike = [(one * axes[0]).sum(axis=1).min() >= limit for one in axes]
+    other = sum(n for (_, n), is_alike in zip(turns, alike, strict=True) if not is_alike)
     if other:
-        other = min(other, len(images) - other)
         raise UserError(
             f"{other} of its {len(images)} images are turned or mirrored against the others by "
             f"ImageOrientationPatient ({images[0].name})",
@@ -177,28 +179,6 @@ def _check_clock(images: Sequence[Image], account: Account) -> None:
         f"{images[0].name}: phases are in the order of InstanceNumber, which is not that of "
         "AcquisitionTime"
     )
-
-
-def _check_greys(images: Sequence[Image]) -> None:
-    """Check that the greys of the images compare: one scale for all, or each with its own.
-
-    Raises:
-        UserError: some are inverted, or some state a RescaleSlope and the others none.
-    """
-    inverted = sum(image.photometric == "MONOCHROME1" for image in images)
-    if 0 < inverted < len(images):
-        raise UserError(
-            f"{inverted} of its {len(images)} images are MONOCHROME1 (low values are white) and "
-            "the others are not",
-            "export the series again",
-        )
-    stated = [image.rescale for image in images if image.rescale != (None, None)]
-    if 0 < len(stated) < len(images) and set(stated) - {(1.0, 0.0), (1.0, None), (None, 0.0)}:
-        raise UserError(
-            f"{len(stated)} of its {len(images)} images have a RescaleSlope or RescaleIntercept "
-            "and the others have none: how their greys compare is not sure",
-            "export the series again, with the slope in all images or in none",
-        )
 
 
 def _time_of(images: Sequence[Image]) -> tuple[str, Callable[[Image], float]]:
@@ -325,10 +305,12 @@ def _check_repeats(sets: list[list[Image]], chosen: list[Image], options: Option
         alike = min(float(np.corrcoef(own, mean)[0, 1]) for mean in means)
     if len({bool((mean < 0).any()) for mean in means}) > 1:  # velocities have a sign
         alike = min(alike, 0.0)
-    if not alike >= (_ALIKE if any(chosen[0].position or ()) else _SAME):
+    first = chosen[0]
+    placed = any((*(first.position or ()), first.location or 0.0))
+    if not alike >= (_ALIKE if placed else _SAME):
         raise UserError(
             f"{len(cine)} sets of images show it, and they do not look alike (correlation "
-            f"{alike:.2f}): magnitude and phase maps, or two places? ({chosen[0].name})",
+            f"{alike:.2f}): magnitude and phase maps, or two places? ({first.name})",
             "choose with --repeats=first or --repeats=last, or leave only one in the folder",
         )
 

@@ -41,6 +41,28 @@ def read_pixels(slices: Sequence[Sequence[Image]]) -> list[np.ndarray]:
     return [_without_padding(np.stack([pixels(i) for i in one]), one[0].path) for one in slices]
 
 
+def check_greys(images: Sequence[Image]) -> None:
+    """Check that the greys of the images compare: one scale for all, or each with its own.
+
+    Raises:
+        UserError: some are inverted, or some state a RescaleSlope and the others none.
+    """
+    inverted = sum(image.photometric == "MONOCHROME1" for image in images)
+    if 0 < inverted < len(images):
+        raise UserError(
+            f"{inverted} of its {len(images)} images are MONOCHROME1 (low values are white) and "
+            "the others are not",
+            "export the series again",
+        )
+    stated = [image.rescale for image in images if image.rescale != (None, None)]
+    if 0 < len(stated) < len(images) and set(stated) - {(1.0, 0.0), (1.0, None), (None, 0.0)}:
+        raise UserError(
+            f"{len(stated)} of its {len(images)} images have a RescaleSlope or RescaleIntercept "
+            "and the others have none: how their greys compare is not sure",
+            "export the series again, with the slope in all images or in none",
+        )
+
+
 def _without_padding(cine: np.ndarray, path: Path) -> np.ndarray:
     """A slice whose padding, NaN as ``_pixels`` gives it, is as dark as its darkest pixel."""
     padding = np.isnan(cine) if cine.dtype.kind == "f" else np.zeros(1, bool)

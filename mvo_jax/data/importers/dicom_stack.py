@@ -12,7 +12,7 @@ from mvo_jax.data.importers.dicom_files import Account, find_images
 from mvo_jax.data.importers.dicom_headers import Image
 from mvo_jax.data.importers.dicom_notes import notes_of
 from mvo_jax.data.importers.dicom_phases import MIN_PHASES, SAME_TURN_DEGREES, order_phases
-from mvo_jax.data.importers.orientation import displayed_axes, slice_normal
+from mvo_jax.data.importers.orientation import displayed_axes, slice_normal, unit_axes
 from mvo_jax.errors import UserError
 
 # Tolerances; slices of one stack are 5 mm apart and more, views some 30 degrees and more.
@@ -173,8 +173,7 @@ def _turns(images: list[Image]) -> dict[tuple[float, ...] | None, int]:
     for turn, _ in Counter(image.orientation for image in images).most_common():
         if turn is None:
             continue
-        axes = np.array(turn).reshape(2, 3)
-        axes = axes / np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), 1e-6)
+        axes = unit_axes(turn)
         both = np.stack([axes, displayed_axes(axes)])
         cosines = [(leader * both).sum(axis=2) for leader in leaders]
         near = [i for i, of in enumerate(cosines) if (of >= limit).all(axis=1).any()]

@@ -44,7 +44,7 @@ class Turn(NamedTuple):
 AS_STORED = Turn((0, 1, 2), (False, False, False), 1)
 
 
-def _units(affine: np.ndarray) -> np.ndarray:
+def unit_directions(affine: np.ndarray) -> np.ndarray:
     """The directions of the three axes, as columns of length 1."""
     return affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
 
@@ -100,7 +100,7 @@ def plane_turn(affine: np.ndarray) -> Turn:
     Args:
         affine: float ``[4, 4]`` of (column, row, slice) to RAS, as stored.
     """
-    column, row, flip_columns, flip_rows = _in_plane(_units(affine), 0, 1)
+    column, row, flip_columns, flip_rows = _in_plane(unit_directions(affine), 0, 1)
     # Until version 3 images kept the rows and columns of the scanner.
     return Turn((column, row, 2), (flip_columns, flip_rows, False), 3 if column == 1 else 1)
 
@@ -141,7 +141,7 @@ def turn_of(shape: Sequence[int], affine: np.ndarray) -> Turn | None:
     slices = slice_axis(shape, affine)
     if slices is None:
         return None
-    unit = _units(affine)
+    unit = unit_directions(affine)
     one, other = (axis for axis in range(3) if axis != slices)
     column, row, flip_columns, flip_rows = _in_plane(unit, one, other)
     normal = np.cross(
@@ -202,6 +202,12 @@ def slice_normal(orientation: np.ndarray) -> np.ndarray:
     turn = plane_turn(patient_affine(orientation, np.zeros(3), (1.0, 1.0, 1.0)))
     mirrored = (turn.order[0] == 1) != (turn.flips[0] != turn.flips[1])
     return np.cross(orientation[:3], orientation[3:]) * (-1 if mirrored else 1)
+
+
+def unit_axes(orientation: Sequence[float]) -> np.ndarray:
+    """ImageOrientationPatient as float ``[2, 3]`` of length 1: some headers round to two digits."""
+    axes = np.reshape(orientation, (2, 3))
+    return axes / np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), 1e-6)
 
 
 def displayed_axes(axes: np.ndarray) -> np.ndarray:

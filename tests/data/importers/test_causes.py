@@ -434,3 +434,30 @@ def test_a_directory_file_beside_the_folder_of_a_patient(tmp_path):
         del image[tag]
     image.save_as(tmp_path / "DICOMDIR")
     assert [one.case_id for one in read(tmp_path)] == ["A17_s00", "A17_s01"]
+
+
+def test_directions_of_two_digits_are_no_other_turn(tmp_path):
+    """Their lengths are 0.99 and 0.98, which says nothing of how the images are turned."""
+    turn = (0.59, 0.73, -0.31, 0.31, -0.55, -0.76)
+    writers.write_series(tmp_path / "A17", HEART, turn=turn)
+    found = read(tmp_path)
+    assert [one.refusal for one in found] == [None] * 3
+    assert "turned" not in found[0].note
+
+
+@pytest.mark.parametrize(("place", "is_read"), [(8.0, True), (0.0, False)])
+def test_scans_of_one_slice_that_are_alike_by_half(place, is_read, tmp_path):
+    """As two breath-holds are; where its place is 0 they may be two slices beside one another."""
+    random = np.random.default_rng(7)
+    shared, own = random.normal(500, 100, (1, 1, 24, 24)), random.normal(0, 60, (2, 1, 1, 24, 24))
+    for i, name in enumerate("ij"):
+        cine = (shared + own[i] + random.normal(0, 5, (FRAMES, 1, 24, 24))).clip(0)
+        writers.write_series(
+            tmp_path / "A17", cine.astype(np.uint16), name=name, ImagePositionPatient=None,
+            SliceLocation=place, InstanceNumber=lambda t, z, i=i: 1 + t + FRAMES * i,
+        )  # fmt: skip
+    if is_read:
+        (one,) = read(tmp_path)
+        assert "the same slice again" in one.note
+    else:
+        assert "they do not look alike" in refusal(tmp_path).cause
