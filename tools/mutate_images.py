@@ -90,10 +90,13 @@ def judge(mutation: Mutation, sound: Outcome, found: Outcome) -> str | None:
             return "refused without a cause or a remedy"
         if error.remedy == _UNFORESEEN or "Traceback" in error.cause:
             return f"nobody foresaw it: {error.cause[-200:]}"
+    may_tell = mutation.columns if mutation.group == SAME else ()
+
+    def of(row: dict[str, Any] | None) -> dict[str, Any]:
+        return {name: value for name, value in (row or {}).items() if name not in may_tell}
+
     changed = sorted(
-        case
-        for case in sound.rows.keys() | found.rows.keys()
-        if case in found.rows and sound.rows.get(case) != found.rows[case]
+        case for case, row in found.rows.items() if of(sound.rows.get(case)) != of(row)
     )
     if mutation.group == REFUSED:
         if not found.refused:
@@ -102,7 +105,8 @@ def judge(mutation: Mutation, sound: Outcome, found: Outcome) -> str | None:
     if mutation.group == SAME:
         if found.refused:
             return f"refused: {found.refused[0].cause[-200:]}"
-        return f"changed: {changed}" if changed or found.rows.keys() != sound.rows.keys() else None
+        if changed or found.rows.keys() != sound.rows.keys():
+            return f"changed: {changed}"
     if found.refused or not mutation.columns:
         return None
     if any(

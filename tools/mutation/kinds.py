@@ -19,8 +19,8 @@ class Mutation(NamedTuple):
     form: str  # key of ``SOURCES``
     group: str  # what must come of it
     change: Change
-    # Of the manifest; of ``SEEN``, one of them differs unless the source is refused. Empty: any
-    # may, or none.
+    # Of the manifest; one of them differs unless the source is refused. Empty: of ``SEEN`` any may,
+    # or none. Of ``SAME`` nothing but them may.
     columns: tuple[str, ...] = ()
 
 
@@ -87,7 +87,7 @@ _KINDS: dict[str, dict[str, Kinds]] = {
                 lambda data, _: setattr(data, "TriggerTime", float(data.TriggerTime) / 2),
                 every=True,
             ),
-            "no TriggerTime": c.in_images(c.setting(TriggerTime=[None]), every=True),
+            "no TriggerTime": (c.in_images(c.setting(TriggerTime=[None]), every=True), ("note",)),
         },
         SEEN: {
             "PixelSpacing": (
