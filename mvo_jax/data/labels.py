@@ -12,6 +12,9 @@ MASK_NAMES = ("background", "infarct", "mvo", "myocardium")
 # Values of an anatomy, drawn on frames of the cine.
 CAVITY, WALL = 1, 2
 
+# Of what the outer contour encloses; at end-diastole some 0.4.
+_LEAST_CAVITY = 0.15
+
 # Labels of a case beside 0 and 1.
 UNLABELLED = -1
 LABEL_NAMES = {1: "MVO", 0: "no MVO", UNLABELLED: "unlabelled"}
@@ -33,7 +36,8 @@ def mvo_parts(lge_mask: np.ndarray) -> np.ndarray:
 def fills_cavity(lge_mask: np.ndarray) -> bool:
     """Whether the MVO of ``[H, W]`` fills what the myocardium encloses, as only the cavity does.
 
-    Of a drawn wall the cavity is open, and MVO in a part of it lies beside the wall's middle.
+    Of a drawn wall the cavity is open, and MVO in a part of it lies beside the wall's middle, or
+    takes less of it than a cavity does.
     """
     from scipy import ndimage
 
@@ -45,10 +49,19 @@ def fills_cavity(lge_mask: np.ndarray) -> bool:
         or (inside & mvo).sum() < 0.9 * inside.sum()
     ):
         return False
-    if not inside.any():
+    if inside.sum() < _LEAST_CAVITY * filled.sum():
         return False
     apart = np.argwhere(mvo).mean(axis=0) - np.argwhere(wall).mean(axis=0)
     return bool(np.hypot(*apart) < np.sqrt(filled.sum() / np.pi) / 4)
+
+
+def is_ring(lge_mask: np.ndarray) -> bool:
+    """Whether the MVO of ``[H, W]`` surrounds half its own area or more, as only a wall does."""
+    from scipy import ndimage
+
+    mvo = lge_mask == MVO
+    filled: Any = ndimage.binary_fill_holes(mvo)
+    return bool(3 * mvo.sum() <= 2 * filled.sum())
 
 
 def middle_of(where: np.ndarray) -> np.ndarray:

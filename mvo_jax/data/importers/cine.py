@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mvo_jax.data.importers.table import Table
-from mvo_jax.data.labels import MASK_NAMES, fills_cavity, has_mvo
+from mvo_jax.data.labels import MASK_NAMES, fills_cavity, has_mvo, is_ring
 from mvo_jax.data.slices import CineSlice, Rejected
 from mvo_jax.errors import UserError
 
@@ -186,30 +186,42 @@ def note_of_values(
     Who gives ``mask_values`` knows.
 
     Raises:
-        UserError: what the values say is MVO fills a ventricle, as the cavity does.
+        UserError: what the values say is MVO fills a ventricle, as the cavity does, or surrounds
+            one, as the myocardium does.
     """
     if mask_values:
         return ()
     slices = [one for mask in masks for one in mask.reshape(-1, *mask.shape[-2:])]
-    is_cavity = [fills_cavity(one) for one in slices if has_mvo(one)]
-    if 2 * sum(is_cavity) > len(is_cavity):
-        raise UserError(
-            f"{printable(path)}: value 2, which is MVO, fills all that value 3 encloses, as the "
-            "cavity does",
-            "say what the values mean, for example --mask_values 0=background,1=infarct,"
-            "2=background,3=myocardium,4=mvo",
-        )
+    of_mvo = [one for one in slices if has_mvo(one)]
+    for is_other, what in (
+        (fills_cavity, "fills all that value 3 encloses, as the cavity does"),
+        (is_ring, "surrounds what lies within, as the myocardium does"),
+    ):
+        if 2 * sum(map(is_other, of_mvo)) > len(of_mvo):
+            raise UserError(
+                f"{printable(path)}: value 2, which is MVO, {what}",
+                "say what the values mean, for example --mask_values 0=background,1=infarct,"
+                "2=background,3=myocardium,4=mvo; if 2 is MVO all the same, 0=background,"
+                "1=infarct,2=mvo,3=myocardium",
+            )
     if {value for mask in masks for value in np.unique(mask)} - {0} != {1}:
         return ()
     said = f"{printable(path.name)} has no other value than 1, which is taken as infarct"
     return (f"{said} (else --mask_values, as 0=background,1=mvo)",)
 
 
-def note_of_axes(slices: int, frames: int) -> tuple[str, ...]:
-    """A note on a stack of more slices than frames, which few scan: its axes may be exchanged."""
-    if slices <= frames:
-        return ()
-    return (f"{slices} slices of {frames} frames: if these are exchanged, save it again",)
+def note_of_axes(shape: Sequence[int]) -> tuple[str, ...]:
+    """A note on a cine ``[T, Z, H, W]`` whose axes may be exchanged.
+
+    Few scan more slices than frames, or more frames than an image has rows.
+    """
+    frames, slices, rows, columns = shape
+    again = "if these are exchanged, save it again"
+    if slices > frames:
+        return (f"{slices} slices of {frames} frames: {again}",)
+    if frames > min(rows, columns):
+        return (f"{frames} frames of {rows}x{columns} pixels: {again}",)
+    return ()
 
 
 def square_pixel(pixel_mm: float | None) -> tuple[float, float] | None:

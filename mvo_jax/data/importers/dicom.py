@@ -262,7 +262,7 @@ def _slices(series: Series, options: Options, stack: Stack) -> list[CineSlice]:
     sound = [one.images for one in stack.slices if one.refusal is None]
     decoded = read_pixels(sound)
     first = sound[0][0]
-    if first.position is None and first.location is None:
+    if all(images[0].has_no_place for images in sound):
         _check_one_place(series, decoded)
     if not first.interval:
         _check_one_beat(series, decoded)
@@ -351,15 +351,15 @@ def _grids(path: Path, volumes: Sequence[Volume]) -> list[tuple[Grid | None, int
 
 
 def _check_one_place(series: Series, slices: list[np.ndarray]) -> None:
-    """Check that images without any place look like one slice.
+    """Check that images without any place, or all at 0, 0, 0, look like one slice.
 
     Raises:
         UserError: they look like several.
     """
     if not all(map(is_one_place, slices)):
         raise UserError(
-            f"{printable(series.path)}: neither position nor SliceLocation says which images are "
-            "of one slice, and they look like several slices",
+            f"{printable(series.path)}: neither position (none, or 0, 0, 0) nor SliceLocation says "
+            "which images are of one slice, and they look like several slices",
             "export the series again with ImagePositionPatient, or put each slice into a folder",
         )
 
@@ -374,8 +374,10 @@ def _check_one_beat(series: Series, slices: list[np.ndarray]) -> None:
     if beats > 1:
         raise UserError(
             f"{printable(series.path)}: the phases of a slice show {beats} heart beats (a "
-            "real-time series?), and no NominalInterval says where one ends",
-            "export one beat of each slice, or leave the series out of the folder",
+            "real-time series?), are of several slices, or are not in the order of time; no "
+            "NominalInterval, position or time says which",
+            "export one beat of each slice with TriggerTime and ImagePositionPatient, or leave the "
+            "series out of the folder",
         )
 
 

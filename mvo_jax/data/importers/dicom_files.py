@@ -17,6 +17,7 @@ from mvo_jax.data.importers.dicom_headers import (
     ColourImage,
     Image,
     is_dicom,
+    read_file,
     read_headers,
 )
 from mvo_jax.data.importers.dicom_pixels import read_pixels, same_pixels
@@ -118,7 +119,13 @@ def find_images(series: Series, options: Options, account: Account) -> list[Imag
             account.left["colour"] += 1
             account.notes.append(f"{printable(path.name)} left out, a colour image (a screenshot?)")
             continue
-        if not found:
+        if not found and _is_structure_set(path):
+            account.left["contours that are not read"] += 1
+            account.notes.append(
+                f"{printable(path.name)} left out, contours (RTSTRUCT): export what is drawn as "
+                "DICOM SEG, NRRD or NIfTI"
+            )
+        elif not found:
             account.left["no image"] += 1
         images += found
     account.found = len(images) + sum(account.left.values())
@@ -414,6 +421,11 @@ def _paths(series: Series) -> tuple[list[Path], list[Path]]:
                 "sort them into one folder a patient below the source",
             )
     return paths, lost
+
+
+def _is_structure_set(path: Path) -> bool:
+    """Whether a DICOM file without an image holds the contours of a radiotherapy structure set."""
+    return read_file(path, specific_tags=["Modality"]).get("Modality") == "RTSTRUCT"
 
 
 def _is_nothing(path: Path) -> bool:

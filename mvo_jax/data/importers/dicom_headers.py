@@ -31,6 +31,9 @@ _LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51)}
 # ComplexImageComponent of what is no magnitude image.
 _COMPLEX_PARTS = {"PHASE", "REAL", "IMAGINARY"}
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
+_DIMENSIONS = "DimensionIndexSequence"
+# TemporalPositionIndex, TemporalPositionTimeOffset, Nominal- and ActualCardiacTriggerDelayTime.
+_OF_TIME = (0x00209128, 0x0020930D, 0x00209153, 0x00209252)
 _TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
     "SeriesDescription", "ProtocolName", "PatientID", "PatientBirthDate", "PatientSex",
@@ -43,7 +46,7 @@ _TAGS = [
     "TriggerTime", "NominalInterval",
     "HeartRate", "NominalCardiacTriggerDelayTime", "TemporalPositionIdentifier",
     "AcquisitionTime", "AcquisitionDateTime", "InstanceNumber", "AcquisitionNumber",
-    "CardiacNumberOfImages",
+    "CardiacNumberOfImages", "NumberOfTemporalPositions", "DimensionIndexSequence",
     "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
     "ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber",
     "NumberOfFrames", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence",
@@ -90,6 +93,7 @@ class Image:
     acquisition: float
     interval: float
     cardiac_images: int
+    temporal_positions: int  # NumberOfTemporalPositions
     loss: str  # how it was compressed with loss; empty where it was not
     part: tuple[str, int, int]  # of a concatenation: its UID, number and how many there are
 
@@ -116,6 +120,11 @@ class Image:
         if self.orientation is None or self.position is None:
             return None
         return float(slice_normal(np.array(self.orientation)) @ np.array(self.position))
+
+    @property
+    def has_no_place(self) -> bool:
+        """Whether nothing says where it lies; an anonymiser's position is 0, 0, 0."""
+        return self.location is None and not any(self.position or ())
 
     @property
     def place(self) -> str:
@@ -374,6 +383,7 @@ def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
         "acquisition": _number(header.get("AcquisitionNumber")) or 0.0,
         "interval": _number(header.get("NominalInterval")) or (60_000 / rate if rate > 0 else 0.0),
         "cardiac_images": int(_number(header.get("CardiacNumberOfImages")) or 0),
+        "temporal_positions": _whole(header.get("NumberOfTemporalPositions")) or 0,
         "loss": _loss(header),
         "part": (
             str(header.get("ConcatenationUID", "") or ""),
@@ -401,6 +411,8 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
     """
     shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
     groups = header.get("PerFrameFunctionalGroupsSequence") or [None]
+    dimensions = [one.get("DimensionIndexPointer") for one in header.get(_DIMENSIONS) or []]
+    in_time = next((i for i, of in enumerate(dimensions) if of in _OF_TIME), None)
     for frame, own in enumerate(groups):
 
         def value(sequence: str, name: str, own: Any = own) -> Any:
@@ -413,10 +425,10 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
         heart, content = "CardiacSynchronizationSequence", "FrameContentSequence"
         actual_delay = _number(value(heart, "ActualCardiacTriggerDelayTime"))
         complex_part = value("MRImageFrameTypeSequence", "ComplexImageComponent")
-        kind = _texts(value("MRImageFrameTypeSequence", "FrameType")) or _texts(
-            header.get("ImageType", None)
-        )
+        kind = value("MRImageFrameTypeSequence", "FrameType") or header.get("ImageType")
         top = _image(path, header, frame)
+        indices = value(content, "DimensionIndexValues") if in_time is not None else None
+        order = top.temporal if indices is None else _number(np.ravel(indices)[in_time])
         yield dataclasses.replace(
             top,
             orientation=_numbers(value("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
@@ -427,7 +439,7 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
             trigger=_number(header.get("TriggerTime")),
             delay=_known(_number(value(heart, "NominalCardiacTriggerDelayTime")), actual_delay),
             actual_delay=actual_delay,
-            temporal=_known(_number(value(content, "TemporalPositionIndex")), top.temporal),
+            temporal=_known(_number(value(content, "TemporalPositionIndex")), order),
             clock=_known(_moment(value(content, "FrameAcquisitionDateTime")), top.clock),
             # By file and, within it, by frame: one file may hold all slices of a phase.
             instance=(top.instance or 0.0) + (0.0 if alone else frame / MAX_FILES),

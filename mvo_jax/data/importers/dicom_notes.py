@@ -55,6 +55,13 @@ def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]
             f"at {first.place}, not {first.cardiac_images}): images of something else may be "
             "among them"
         )
+    few = [one for one in sound if len(one) < one[0].temporal_positions]
+    if few:
+        out.append(
+            f"{len(few)} slices have fewer phases than NumberOfTemporalPositions says "
+            f"({len(few[0])} at {few[0][0].place}, not {few[0][0].temporal_positions}): some may "
+            "be missing"
+        )
     out += _overlap([one[0] for one in sound])
     names = {re.sub(r"[\W\d_]", "", i.description).casefold(): i.name for i, *_ in sound}
     if len(names) > 1:

@@ -28,6 +28,7 @@ _SAME_LOCATION_MM = 1.0  # slices are 5 mm apart and more; some round SliceLocat
 # anonymisers write it: slices beside one another have up to 0.85 (35 of real cine).
 _ALIKE, _SAME = 0.5, 0.95
 _LARGEST_GAP = 1.7  # of the usual time between phases
+_OFF_A_STEP = 0.2  # of it: clocks are rounded to some ms
 _CLOSE = 0.3  # of it: a phase nearer to another is the same one, scanned again
 # What distinguishes the phases of a slice, best first.
 _TIMES = (
@@ -73,22 +74,37 @@ def order_phases(images: Sequence[Image], options: Options, account: Account) ->
     kept = _one_beat(kept, time, account, in_ms=name in _IN_MS)
     _check_triggers(kept, name, account)
     if name == "InstanceNumber":
-        account.notes.append("nothing but InstanceNumber puts the phases of a slice in order")
+        what = name if kept[0].frame is None else "the order of the frames"
+        account.notes.append(f"nothing but {what} puts the phases of a slice in order")
         _check_clock(kept, account)
     check_greys(kept)
-    times = np.array([time(image) for image in kept])
-    gaps = np.diff(times)
-    if (
-        name not in ("InstanceNumber", "AcquisitionTime")
-        and len(gaps)
-        and (gaps.max() > _LARGEST_GAP * np.median(gaps))
-    ):
-        raise UserError(
-            f"a phase is missing between {name} {times[gaps.argmax()]:g} and "
-            f"{times[gaps.argmax() + 1]:g}",
-            "export the whole series again, or leave it out",
-        )
+    _check_gaps(name, np.array([time(image) for image in kept]), account)
     return kept
+
+
+def _check_gaps(name: str, times: np.ndarray, account: Account) -> None:
+    """Check that no phase is missing, as far as what orders them says it.
+
+    Numbers may leave out what is no phase, and the clock may wait for a beat: a note.
+
+    Raises:
+        UserError: one is missing.
+    """
+    gaps = np.diff(times)
+    usual = gaps.min() if name == "InstanceNumber" else np.median(gaps)
+    if gaps.max() <= _LARGEST_GAP * usual:
+        return
+    before, after = times[gaps.argmax() :][:2]
+    where = f"{name} {before:g} and {after:g}"
+    if name == "AcquisitionTime":
+        where = f"{before - times[0]:g} and {after - times[0]:g} ms after the first, by {name}"
+    is_step = np.abs(gaps / usual - np.rint(gaps / usual)).max() < _OFF_A_STEP
+    if name == "InstanceNumber" or (name == "AcquisitionTime" and not is_step):
+        account.notes.append(f"a phase may be missing between {where}")
+        return
+    raise UserError(
+        f"a phase is missing between {where}", "export the whole series again, or leave it out"
+    )
 
 
 def _check_location(images: Sequence[Image]) -> None:
@@ -389,7 +405,9 @@ def _one_run(
     _check_repeats(runs, chosen, options)
     for run in runs:
         if run is not chosen:
-            account.leave(run, "repeats", "the same slice again; one whole beat is used")
+            which = options.repeats or "last"
+            why = f"the same slice again; the {which} is used (--repeats chooses)"
+            account.leave(run, "repeats", why)
     return chosen
 
 

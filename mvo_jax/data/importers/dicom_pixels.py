@@ -105,6 +105,12 @@ def _pixels(path: Path) -> np.ndarray:
                 "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg, or decompress the "
                 "files (gdcmconv --raw)",
             )
+        for name in ("FloatPixelData", "DoubleFloatPixelData"):
+            if name in data:
+                raise UserError(
+                    f"{printable(path)} has {name}, which no scanner writes and is not read",
+                    "export the images as the scanner wrote them, in whole numbers",
+                )
         high, stored = data.get("HighBit"), int(data.BitsStored)
         if high is not None and int(high) != stored - 1 and not syntax.is_compressed:
             raise UserError(

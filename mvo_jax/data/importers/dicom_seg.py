@@ -19,6 +19,7 @@ from mvo_jax.data.importers.volume import Volume, oriented_volume
 from mvo_jax.errors import UserError
 
 _THICKNESS_MM = 8.0  # of a single slice where the header is silent
+_SEGMENT = "SegmentIdentificationSequence"  # of a frame; of all frames where there is one segment
 _SAME_PLACE_MM = 0.01  # of frames of several segments on one slice: positions are text
 
 
@@ -76,10 +77,12 @@ def read_seg(path: Path, mask_values: Mapping[int, int]) -> Volume:
             pixels = pixels // max(most, 1)
         # By the corner of a slice: its plane, and what is drawn there.
         slices: dict[tuple[float, ...], tuple[np.ndarray, list[tuple[np.ndarray, int]]]] = {}
+        shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
         for frame, group in zip(pixels, groups, strict=True):
-            plane = _plane(path, data, group)
+            plane = _plane(path, shared, group)
             corner = tuple(np.floor(plane[:3, 3] / _SAME_PLACE_MM + 0.5))
-            slices.setdefault(corner, (plane, []))[1].extend(_layers(kind, frame, group, values))
+            says = group if _SEGMENT in group else shared
+            slices.setdefault(corner, (plane, []))[1].extend(_layers(kind, frame, says, values))
     planes, drawn = zip(*slices.values(), strict=True)
     masks = [join_segments(own, pixels.shape[1:]) for own in drawn]
     mask, affine = even_volume(path, planes, masks)
@@ -93,13 +96,12 @@ def _layers(
     if kind == "LABELMAP":
         numbers = [int(n) for n in np.unique(frame) if n]
         return [(frame == n, values[n]) for n in numbers]
-    number = int(group.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
+    number = int(group[_SEGMENT][0].ReferencedSegmentNumber)
     return [(frame != 0, values[number])]
 
 
-def _plane(path: Path, data: Any, own: Any) -> np.ndarray:
+def _plane(path: Path, shared: Any, own: Any) -> np.ndarray:
     """(Column, row, slice) index of a frame to RAS mm."""
-    shared = (data.get("SharedFunctionalGroupsSequence") or [{}])[0]
 
     def value(sequence: str, name: str) -> Any:
         for group in (own, shared):

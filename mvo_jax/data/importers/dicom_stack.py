@@ -245,9 +245,7 @@ def _choose(series: Series, candidates: list[_Candidate]) -> _Candidate:
             "sort them into one folder an examination",
         )
     typical = [one for one in cine if one.is_typical]
-    pool = cine
-    if any(len(one.cine) >= 3 for one in typical):
-        pool = typical
+    pool = typical if any(len(one.cine) >= 3 for one in typical) else cine
     pool = sorted(pool, key=lambda one: len(one.cine), reverse=True)
     first, sizes = pool[0], [len(one.cine) for one in pool]
     # A long-axis view is a slice or three of its own orientation beside the short-axis stack.
@@ -320,9 +318,11 @@ def _slice(series: Series, there: list[Image], options: Options) -> StackSlice:
     try:
         images = order_phases(_one_source(there, options, account), options, account)
     except UserError as error:
-        return StackSlice(
-            tuple(there), Account(len(there)), UserError(f"{where}: {error.cause}", error.remedy)
-        )
+        cause, remedy = f"{where}: {error.cause}", error.remedy
+        if there[0].has_no_place and there[0].position:
+            cause += " (its ImagePositionPatient is 0, 0, 0: it may be several slices)"
+            remedy = f"export the series again with ImagePositionPatient; else {remedy}"
+        return StackSlice(tuple(there), Account(len(there)), UserError(cause, remedy))
     return StackSlice(tuple(images), account)
 
 
@@ -427,10 +427,11 @@ def _check_even(series: Series, stack: list[StackSlice]) -> None:
         stated = 0 if one.account.left["later beats"] else first.cardiac_images
         expected = stated or Counter(counts).most_common(1)[0][0]
         if count < expected or (not stated and count != expected):
+            more = ", or leave that slice out" if count < expected else ": the others may lack some"
             one.refusal = UserError(
                 f"{printable(series.path)}: the slices have {counts} images, {expected} are "
                 f"expected at {first.place} ({first.name})",
-                "export the whole series again, or leave that slice out",
+                f"export the whole series again{more}",
             )
             one.account = Account(found=one.account.found)
 

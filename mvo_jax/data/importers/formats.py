@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import os
 import pkgutil
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,22 @@ from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
 log = logging.getLogger(__name__)
+
+_ARCHIVE = re.compile(r"\.(?:zip|7z|rar|tar|tgz|tar\.\w+)$", re.IGNORECASE)
+_IMAGE = re.compile(
+    r"\.(?:jpe?g|png|tiff?|bmp|gif|dcm(?:\.gz)?|nii(?:\.\w+)?|n(?:rrd|hdr)|mh[ad]|hdr|mgz|mnc|np[yz]"
+    r"|mat)$"
+    r"|(?<![a-z])(?:masks?|seg|segmentation|labels?|mvo|scar|contours?)(?![a-z]).*\.(?:json|xml)$",
+    re.IGNORECASE,
+)
+# Files of the general formats that are read, or told of by their importer.
+_OWN = {
+    "png": r"_\d+_(?:input|gt)\.png$",
+    "segment": r"\.mat$",
+    "dicom": r"\.(?:dcm|nii(?:\.gz)?|nrrd|xml)$",
+    "nifti": r"\.(?:dcm|nii(?:\.gz)?|nrrd|xml)$",
+    "npz": r"\.npz$",
+}
 
 # Layouts before the general formats they are made of: the first that recognises a source is taken.
 # An importer, or where it is: a format is imported when it is asked for.
@@ -59,8 +76,8 @@ def choose_importer(source: Path, name: str = "auto") -> Importer:
             _tell_of_others(source, importer)
             return importer
     remedy = f"say which with --format: {', '.join(IMPORTERS)}"
-    if source.is_dir() and any(path.suffix.lower() == ".zip" for path in files_below(source)):
-        remedy = f"unpack the .zip files in it, or {remedy}"
+    if source.is_dir() and any(_ARCHIVE.search(path.name) for path in files_below(source)):
+        remedy = f"unpack the archives in it, or {remedy}"
     raise UserError(
         f"{printable(source)} is in no format that is recognised: it holds {what_is_there(source)}",
         remedy,
@@ -68,8 +85,11 @@ def choose_importer(source: Path, name: str = "auto") -> Importer:
 
 
 def _tell_of_others(source: Path, taken: Importer) -> None:
-    """Warn of other formats and archives in a folder, which are not read; NIfTI says so itself."""
-    if source.is_file() or taken.name not in ("png", "segment", "dicom", "nifti", "npz"):
+    """Warn of files in a folder that look like images or drawings and are not read.
+
+    The general formats say so of their own kinds of file; public layouts have others beside them.
+    """
+    if source.is_file() or taken.name not in _OWN:
         return
     names = [name for name in ("png", "segment", "dicom", "npz") if name != taken.name]
     also = [name for name in names if importer_of(name).recognise(source)]
@@ -78,9 +98,24 @@ def _tell_of_others(source: Path, taken: Importer) -> None:
             f"{printable(source)} is read as {taken.name}; it also holds files of the formats "
             f"{', '.join(also)}, which are not read (--format chooses)"
         )
-    archives = sum(path.suffix.lower() == ".zip" for path in files_below(source))
-    if archives:
-        log.warning(f"{archives} .zip files below {printable(source)} are not read: unpack them")
+    for what, kind, remedy in (
+        ("archives", _ARCHIVE, "unpack them"),
+        ("files that look like images or drawings", _IMAGE, "export them in a form that is read"),
+    ):
+        own = "|".join(_OWN[name] for name in (taken.name, *also))
+        found = [
+            path
+            for path in files_below(source)
+            if kind.search(path.name) and not re.search(own, path.name, re.IGNORECASE)
+        ]
+        # One of each folder: a patient's may hold nothing else.
+        examples = list({path.parent: path for path in reversed(found)}.values())[::-1]
+        if found:
+            log.warning(
+                f"{len(found)} {what} below {printable(source)} are not read: "
+                f"{', '.join(printable(path.relative_to(source)) for path in examples[:3])}"
+                f"{', ...' if len(found) > 3 else ''}; {remedy}"
+            )
 
 
 def load_series(

@@ -130,6 +130,7 @@ def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> Placed
             "check that LGE and cine are of one patient and one examination, with their "
             "orientation",
         )
+    notes += _cut_off(mask, slices, positions, taken)
     unplaced = _unplaced(series, mask, positions, taken)
     return PlacedMask(labels, drawn, unplaced, [_in_words(k, mask) for k in taken], notes)
 
@@ -207,6 +208,30 @@ def _sampled(mask: Volume, one: Volume, k: int, *, shift: float) -> np.ndarray:
         if 0 <= y < shape[0] and 0 <= x < shape[1] and (none or index[y, x, 0] == k):
             out[y, x] = MVO
     return out
+
+
+def _cut_off(
+    mask: Volume, slices: Sequence[Volume], positions: np.ndarray, taken: Sequence[Sequence[int]]
+) -> tuple[str, ...]:
+    """A note on drawn voxels that lie beside the images they are drawn on."""
+    drawn = cut = of_mvo = 0
+    for one, position, sources in zip(slices, positions, taken, strict=True):
+        height, width = one.data.shape[2:]
+        for k in sources:
+            rows, columns = np.nonzero(mask.data[0, k])
+            points = np.stack([columns, rows, np.full(len(rows), position), np.ones(len(rows))])
+            x, y = (np.linalg.inv(one.affine) @ mask.affine @ points)[:2]
+            beside = (np.abs(x - (width - 1) / 2) > width / 2 + _ROUNDING) | (
+                np.abs(y - (height - 1) / 2) > height / 2 + _ROUNDING
+            )
+            drawn, cut = drawn + len(rows), cut + int(beside.sum())
+            of_mvo += int((mask.data[0, k, rows, columns] == MVO)[beside].sum())
+    if not cut:
+        return ()
+    return (
+        f"{printable(mask.path.name)}: {cut} of {drawn} drawn pixels, {of_mvo} of MVO, lie beside "
+        "the images of the cine and are cut off",
+    )
 
 
 def _unplaced(
@@ -307,7 +332,7 @@ def to_slices(
     """
     count = cine.data.shape[1]
     placed = None if mask is None else place_mask(series, mask, cine.slices())
-    axes = note_of_axes(count, len(cine.data))
+    axes = note_of_axes(cine.data.shape)
     notes = "; ".join((*cine.notes, *axes, *(() if placed is None else placed.notes)))
     return [
         series.slice(

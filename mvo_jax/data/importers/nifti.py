@@ -207,7 +207,7 @@ def without_cine(
                 others.append(path)
             continue
         guess = match["case"] if match else stem(path)
-        (like,) = difflib.get_close_matches(guess.lower(), by_small, 1, 0.0) or [None]
+        (like,) = difflib.get_close_matches(guess.lower(), by_small, 1, 0.5) or [None]
         is_cine = match is not None and match.re is loose[1]
         what = "a cine in other letters" if is_cine else "a drawing and belongs to no cine"
         cause = f"{printable(path)} is named like {what}"
@@ -216,8 +216,8 @@ def without_cine(
         else:
             case = f", where case may be {printable(by_small[like])!r}" if like else ""
             remedy = (
-                f"rename it like {wanted.removeprefix('**/')}{case}, pair them in a table (columns "
-                "cine and mask), or take it out of the source"
+                f"rename it like {wanted.removeprefix('**/')}{case}, one file a case, pair them in "
+                "a table (columns cine and mask), or take it out of the source"
             )
         name = MASK_SUFFIX.sub("", "_".join(path.relative_to(source).with_name(stem(path)).parts))
         yield Series(name, path, detail={"refused": (cause, remedy)})

@@ -95,7 +95,7 @@ def load(series: Series, options: Options) -> list[CineSlice]:
     drawn = [] if masks is None else masks
     labels = [map_mask(series.path, mask, options.mask_values) for mask in drawn]
     notes = note_of_values(series.path, labels, options.mask_values)
-    notes += note_of_axes(count, frames)
+    notes += note_of_axes((frames, count, rows, columns))
     out = []
     for i in range(count):
         annotated: dict[int, np.ndarray] = {}

@@ -90,7 +90,13 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         raise UserError(cause, "export all frames with the same number of bits")
     drawn: dict[str, Any] = {}
     if masks:
-        mask = map_mask(masks[0], read_png(masks[0], is_mask=True), options.mask_values or _VALUES)
+        stored = read_png(masks[0], is_mask=True)
+        mask = map_mask(masks[0], stored, options.mask_values or _VALUES)
+        if not options.mask_values and stored.any() and not mask.any():
+            raise UserError(
+                f"{printable(masks[0])} has no other value than 255, which this layout ignores",
+                "say what it means, for example --mask_values 0=background,255=mvo",
+            )
         note = "; ".join(note_of_values(masks[0], [mask], options.mask_values))
         drawn = {"lge_mask": mask, "note": note}
     pixel_mm = square_pixel(options.pixel_mm)

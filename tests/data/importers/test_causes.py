@@ -259,7 +259,7 @@ def test_axes_that_look_exchanged(tmp_path):
     np.savez(tmp_path / "a.npz", cine=cine)
     assert "20 slices of 9 frames" in read(tmp_path)[0].note
     np.savez(tmp_path / "a.npz", cine=cine.swapaxes(0, 1))
-    assert "exchanged" not in read(tmp_path)[0].note
+    assert "slices of" not in read(tmp_path)[0].note
     np.savez(tmp_path / "a.npz", cine=cine[:16, 0, :, :12].transpose(1, 0, 2))
     assert "looks like [H, W, T]" in refusal(tmp_path).cause
     (tmp_path / "a.npz").unlink()
@@ -461,3 +461,74 @@ def test_scans_of_one_slice_that_are_alike_by_half(place, is_read, tmp_path):
         assert "the same slice again" in one.note
     else:
         assert "they do not look alike" in refusal(tmp_path).cause
+
+
+def test_a_png_mask_of_255_alone_is_refused(tmp_path):
+    """The layout ignores 255; drawn alone it is what somebody drew."""
+    cine = (CINE[:, 0] // 5).astype(np.uint8)
+    mask = np.zeros((16, 16), np.uint8)
+    writers.write_png(tmp_path, "A17", cine, mask)
+    assert read(tmp_path)[0].has_mvo is False
+    mask[4:6, 4:7] = 255
+    writers.write_png(tmp_path, "A17", cine, mask)
+    error = refusal(tmp_path)
+    assert "no other value than 255" in error.cause
+    assert "255=mvo" in error.remedy
+    mask[8, 8] = 2
+    writers.write_png(tmp_path, "A17", cine, mask)
+    assert read(tmp_path)[0].has_mvo
+
+
+@pytest.mark.parametrize("within", [0, 1, 3])
+def test_a_mask_whose_2_is_the_myocardium_is_refused(within, tmp_path):
+    """As ACDC (3 within) and M&Ms (1 within) number a ventricle."""
+    y, x = np.mgrid[:48, :48] - 24
+    away = np.hypot(y, x)
+    mask = np.zeros((2, 48, 48), np.uint8)
+    mask[:, away < 12] = 2
+    mask[:, away < 8] = within
+    cine = np.random.default_rng(3).integers(1, 900, (FRAMES, 2, 48, 48)).astype(np.uint16)
+    writers.write_nifti(tmp_path, "A17", cine, mask)
+    assert "value 2, which is MVO, surrounds what lies within" in refusal(tmp_path).cause
+    mask[:, :24] = 0  # half of it surrounds nothing
+    writers.write_nifti(tmp_path, "A17", cine, mask)
+    assert len(read(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("kind", ["npz", "nifti"])
+def test_more_frames_than_rows_are_told(kind, tmp_path):
+    cine = np.random.default_rng(3).integers(1, 250, (44, 40, 20)).astype(np.uint8)
+    if kind == "npz":
+        writers.write_npz(tmp_path, "A17", cine, None)
+    else:
+        writers.write_nifti(tmp_path, "A17", cine, None)
+    assert "44 frames of 40x20 pixels: if these are exchanged" in read(tmp_path)[0].note
+
+
+@pytest.mark.parametrize("name", ["masks.tar.gz", "masks.7z", "A.RAR", "b.tgz", "c.zip"])
+def test_archives_beside_the_images_are_named(name, tmp_path, caplog):
+    writers.write_nifti(tmp_path, "A17", CINE, None)
+    (tmp_path / name).write_bytes(b"x")
+    assert len(read(tmp_path)) == 2
+    assert f"1 archives below {tmp_path} are not read: {name}; unpack them" in caplog.text
+
+
+def test_pixels_that_are_no_whole_numbers_are_refused_by_name(tmp_path):
+    for path in writers.write_series(tmp_path / "A17", CINE):
+        image = pydicom.dcmread(path)
+        image.FloatPixelData = image.pixel_array.astype(np.float32).tobytes()
+        image.BitsAllocated = 32
+        del image.PixelData, image.BitsStored, image.HighBit
+        image.save_as(path)
+    assert "has FloatPixelData, which no scanner writes" in refusal(tmp_path).cause
+
+
+def test_a_leap_in_the_numbers_that_alone_order_the_phases_is_told(tmp_path):
+    tags: dict[str, Any] = {"TriggerTime": None, "CardiacNumberOfImages": None}
+    paths = writers.write_series(tmp_path / "A17", CINE, **tags)
+    assert "may be missing" not in read(tmp_path)[0].note
+    for path in paths:
+        if pydicom.dcmread(path).InstanceNumber % FRAMES == 7:
+            path.unlink()
+    note = read(tmp_path)[0].note
+    assert "a phase may be missing between InstanceNumber 6 and 8" in note

@@ -326,6 +326,14 @@ def test_dicom_seg(kind, place, tmp_path):
         assert [one.drawn_on for one in slices] == [f"{k} of 3" for k in range(3)]
 
 
+def test_seg_of_one_segment(tmp_path):
+    """Which it is stands once for all frames."""
+    images = write_lge(write_cine(tmp_path, "dicom"))
+    save_seg(tmp_path / "A17" / "mvo.dcm", images, {"MVO": DRAWN == 2})
+    slices = read(tmp_path)
+    assert [one.has_mvo for one in slices] == [bool((one == 2).any()) for one in DRAWN]
+
+
 def test_seg_with_overlap_and_slices_left_out(tmp_path):
     """The middle slice has no frame; the infarct holds the MVO."""
     folder = write_cine(tmp_path, "dicom")

@@ -254,7 +254,7 @@ def test_files_of_another_format_are_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         read(tmp_path)
     assert "formats npz, which are not read" in caplog.messages[0]
-    assert "1 .zip files" in caplog.messages[1]
+    assert "1 archives" in caplog.messages[1]
 
 
 def write_mask(path: Path, mvo_at: int, slices: int = 3) -> None:

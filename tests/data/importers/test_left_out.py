@@ -1,0 +1,167 @@
+"""What is missing, merged or not read is told or refused, whoever wrote the headers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import UID
+
+from tests.data.importers import writers
+from tests.data.importers.test_causes import FRAMES, read, refusal
+
+# Three slices of different places that move a little.
+CINE = np.concatenate(
+    [np.random.default_rng(z).integers(1, 900, (1, 1, 24, 20)) for z in range(3)], axis=1
+)
+CINE = (CINE + 3 * np.abs(np.arange(FRAMES) - 6)[:, None, None, None]).astype(np.uint16)
+NO_PLACE: dict[str, Any] = {"ImagePositionPatient": [0, 0, 0], "SliceLocation": None}
+NO_TIME: dict[str, Any] = {"TriggerTime": None, "CardiacNumberOfImages": None}
+
+
+def clock(t: int, z: int) -> str:
+    return f"1000{z:02d}.{40_000 * t:06d}"
+
+
+@pytest.mark.parametrize("order", ["slices alternate", "by the clock", "slice by slice"])
+def test_slices_that_all_lie_at_0_0_0_are_not_merged(order, tmp_path):
+    tags = {**NO_PLACE, **NO_TIME}
+    if order != "slice by slice":
+        tags["InstanceNumber"] = lambda t, z: 1 + 3 * t + z
+    if order == "by the clock":
+        tags["AcquisitionTime"] = lambda t, z: f"100010.{40_000 * t + 12_000 * z:06d}"
+    writers.write_series(tmp_path / "A17", CINE, **tags)
+    assert "position (none, or 0, 0, 0)" in refusal(tmp_path).cause
+
+
+@pytest.mark.parametrize("tags", [{}, {"TriggerTime": 0.0}])
+def test_a_refusal_of_slices_at_0_0_0_names_the_position(tags, tmp_path):
+    writers.write_series(tmp_path / "A17", CINE, **NO_PLACE, **tags)
+    error = refusal(tmp_path)
+    assert "its ImagePositionPatient is 0, 0, 0: it may be several slices" in error.cause
+    assert error.remedy.startswith("export the series again with ImagePositionPatient; else")
+
+
+def test_one_slice_at_0_0_0_is_read(tmp_path):
+    writers.write_series(tmp_path / "A17", CINE[:, :1], **NO_PLACE)
+    assert np.array_equal(read(tmp_path)[0].cine, CINE[:, 0])
+
+
+@pytest.mark.parametrize("lost", [[5], [4, 5, 6], [2, 8]])
+def test_a_phase_that_is_missing_by_the_clock(lost, tmp_path):
+    paths = writers.write_series(tmp_path / "A17", CINE, **NO_TIME, AcquisitionTime=clock)
+    assert len(read(tmp_path)) == 3
+    for t in lost:
+        paths[t].unlink()  # of the first slice
+    first, *others = read(tmp_path)
+    assert first.refusal is not None
+    assert f"between {40 * lost[0] - 40} and" in first.refusal[0]
+    assert "ms after the first, by AcquisitionTime" in first.refusal[0]
+    assert [one.refusal for one in others] == [None, None]
+
+
+def test_a_clock_that_waits_for_a_beat_is_told(tmp_path):
+    def waits(t: int, z: int) -> str:
+        return f"100010.{30_000 * t + (45_000 if t > 6 else 0):06d}"
+
+    writers.write_series(tmp_path / "A17", CINE[:, :1], **NO_TIME, AcquisitionTime=waits)
+    note = read(tmp_path)[0].note
+    assert "a phase may be missing between 180 and 255 ms after the first" in note
+
+
+def test_fewer_phases_than_temporal_positions_are_told(tmp_path):
+    tags = {"CardiacNumberOfImages": None, "NumberOfTemporalPositions": FRAMES}
+    writers.write_series(tmp_path / "A17", CINE, **tags)
+    assert "NumberOfTemporalPositions" not in read(tmp_path)[0].note
+    writers.write_series(tmp_path / "A17", CINE, **{**tags, "NumberOfTemporalPositions": 20})
+    note = read(tmp_path)[0].note
+    assert "3 slices have fewer phases than NumberOfTemporalPositions says (12 at" in note
+
+
+def enhanced(folder: Path, order: Any, **about: Any) -> None:
+    """One slice whose frames are stored in an order that only DimensionIndexValues tell."""
+    path = writers.write_enhanced(folder, "A17", CINE[order, :1]) / "multi.dcm"
+    image = pydicom.dcmread(path)
+    for t, group in zip(order, image.PerFrameFunctionalGroupsSequence, strict=True):
+        del group.CardiacSynchronizationSequence
+        del group.FrameContentSequence[0].TemporalPositionIndex
+        group.FrameContentSequence[0].DimensionIndexValues = [1, 1, int(t) + 1]
+    for name, value in about.items():
+        setattr(image, name, value)
+    image.save_as(path)
+
+
+def test_frames_that_only_their_dimensions_put_in_order(tmp_path):
+    pointers = []
+    for pointer in (0x00209056, 0x00209057, 0x00209128):  # stack, place in it, time
+        pointers.append(pydicom.Dataset())
+        pointers[-1].DimensionIndexPointer = pointer
+    order = np.random.default_rng(5).permutation(FRAMES)
+    enhanced(tmp_path, order, DimensionIndexSequence=pydicom.Sequence(pointers))
+    assert np.array_equal(read(tmp_path)[0].cine, CINE[:, 0])
+    enhanced(tmp_path, np.arange(FRAMES))
+    assert "nothing but the order of the frames puts the phases" in read(tmp_path)[0].note
+
+
+def test_contours_for_radiotherapy_are_told(tmp_path):
+    writers.write_series(tmp_path / "A17", CINE)
+    drawn = writers.dicom_header("P1", 2, 2, Modality="RTSTRUCT", StudyInstanceUID="1.2")
+    drawn.SOPClassUID = drawn.file_meta.MediaStorageSOPClassUID = UID(
+        "1.2.840.10008.5.1.4.1.1.481.3"
+    )
+    for name in ("Rows", "Columns"):
+        delattr(drawn, name)
+    drawn.save_as(tmp_path / "A17" / "rt.dcm", enforce_file_format=True)
+    first = read(tmp_path)[0]
+    assert "rt.dcm left out, contours (RTSTRUCT)" in first.note
+    assert first.images["contours that are not read"] == 1
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        ("dicom", "B2/i00.dcm.gz"), ("dicom", "B2/0_0.jpg"), ("dicom", "A17/mvo.mha"),
+        ("dicom", "A17/labels.tif"), ("dicom", "A17_mask.npy"), ("dicom", "A17_contours.json"),
+        ("png", "img_dir/B2_00_input.jpg"), ("png", "img_dir/B2_frame0.png"),
+        ("png", "ann_dir/A17_00_gt.tif"), ("png", "A17_gt.png"), ("png", "B2.nii.gz"),
+        ("npz", "C3.npy"), ("nifti", "B2.mha"), ("nifti", "B2/b.jpeg"),
+    ],
+)  # fmt: skip
+def test_images_and_drawings_in_other_forms_are_named(layout, name, tmp_path, caplog):
+    cine = (CINE[:, 0] // 5).astype(np.uint8)
+    if layout == "dicom":
+        writers.write_series(tmp_path / "A17", CINE)
+    elif layout == "png":
+        writers.write_png(tmp_path, "A17", cine, None)
+    elif layout == "npz":
+        writers.write_npz(tmp_path, "A17", cine, None)
+    else:
+        writers.write_nifti(tmp_path, "A17", cine, None)
+    (tmp_path / "dataset.json").write_text("{}")
+    (tmp_path / "README.txt").write_text("of all")
+    assert read(tmp_path)
+    assert not caplog.messages
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"x")
+    assert read(tmp_path)
+    (told,) = caplog.messages
+    assert told.startswith("1 files that look like images or drawings below")
+    assert f"are not read: {name};" in told
+
+
+def test_what_is_drawn_beside_the_images_is_counted(tmp_path):
+    mask = np.zeros((3, 24, 20), np.uint8)
+    mask[:, 8:12, 6:16], mask[1, 9, 14] = 1, 2
+    writers.write_nifti(tmp_path, "A17", CINE, mask)
+    assert "cut off" not in read(tmp_path)[0].note
+    writers.write_nifti(tmp_path, "A17", CINE[..., :12], None)
+    note = read(tmp_path)[0].note
+    assert "A17_lge_mask.nii.gz: 48 of 120 drawn pixels, 1 of MVO, lie beside the images" in note
+
+
+def test_mvo_within_a_sector_of_muscle_is_no_cavity(tmp_path):
+    mask = np.zeros((3, 24, 20), np.uint8)
+    mask[:, 4:20, 6:14], mask[1, 10:13, 9:11] = 3, 2
+    writers.write_nifti(tmp_path, "A17", CINE, mask)
+    assert [one.has_mvo for one in read(tmp_path)] == [False, True, False]
