@@ -192,9 +192,9 @@ def main(verb: str = "") -> int:
         usage = f"usage: mvo-jax VERB [options], or python -m mvo_jax VERB [options]\n\n{lines}"
         print(usage, file=sys.stdout if asked else sys.stderr)
         return _all_was_printed(0) if asked else EXIT_USER_ERROR
-    if verb in _COMPUTE:
+    if verb in _COMPUTE and not any(re.match("--help|-h$", word) for word in arguments):
         restart_with_huge_pages()
-        starts_jax = not any(re.match("--help|-h$|--bundle", word) for word in arguments)
+        starts_jax = not any(word.startswith("--bundle") for word in arguments)
         if starts_jax and (reason := why_xla_refuses(os.environ)):
             print(
                 f"error: XLA does not take XLA_FLAGS: {reason}\n  what to do: correct the flag, or "
