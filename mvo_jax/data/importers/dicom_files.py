@@ -409,6 +409,8 @@ def _paths(series: Series) -> tuple[list[Path], list[Path]]:
         found = sorted(p for p in series.path.iterdir() if not p.is_dir() and p.name[0] != ".")
     paths, lost = [], []
     for path in found:
+        if path.name.upper() == "DICOMDIR":  # lists what lies below it
+            continue
         if not is_dicom(path):
             packed = path.name.lower().endswith(".dcm.gz")
             if packed or (_BARE_NAME.fullmatch(path.suffix) and _is_nothing(path)):

@@ -13,6 +13,7 @@ from mvo_jax.data.importers.orientation import displayed_axes, unit_axes
 # Of the thickness and, within a series, of the widest distance in the stack: slices that are
 # interpolated lie half their thickness apart, all of them.
 _OVERLAP = 0.7
+_LARGEST_GAP = 1.7  # of the usual distance of slices
 
 
 def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]) -> list[str]:
@@ -62,6 +63,7 @@ def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]
             f"({len(few[0])} at {few[0][0].place}, not {few[0][0].temporal_positions}): some may "
             "be missing"
         )
+    out += _gaps(firsts)
     out += _overlap([one[0] for one in sound])
     names = {re.sub(r"[\W\d_]", "", i.description).casefold(): i.name for i, *_ in sound}
     if len(names) > 1:
@@ -101,13 +103,32 @@ def _shift_in_plane(images: Sequence[Image]) -> float:
     return max((max(along) - min(along) for along in known if along), default=0.0)
 
 
-def _overlap(slices: Sequence[Image]) -> list[str]:
-    """Whether slices lie in one another, as where one was scanned again a little aside."""
-    pairs = [
+def _pairs(slices: Sequence[Image]) -> list[tuple[float, Image, Image]]:
+    """(Distance in mm, slice, next slice)."""
+    return [
         (abs(other.distance - one.distance), one, other)
         for one, other in itertools.pairwise(slices)
         if one.distance is not None and other.distance is not None
     ]
+
+
+def _gaps(slices: Sequence[Image]) -> list[str]:
+    """Whether slices lie farther apart than the others, as where one was not exported."""
+    pairs = _pairs(slices)
+    # The lower one of two in the middle: of few slices a gap is half.
+    usual = np.quantile([apart for apart, *_ in pairs] or [np.inf], 0.5, method="lower")
+    out = [
+        f"the slices at {one.place} and {other.place} lie {apart:.1f} mm apart, others "
+        f"{usual:.1f}: slices may be missing, or these are two stacks"
+        for apart, one, other in pairs
+        if apart > _LARGEST_GAP * usual
+    ]
+    return out[:3]
+
+
+def _overlap(slices: Sequence[Image]) -> list[str]:
+    """Whether slices lie in one another, as where one was scanned again a little aside."""
+    pairs = _pairs(slices)
     widest = max((apart for apart, *_ in pairs), default=0.0)
 
     def usual(one: Image) -> float:

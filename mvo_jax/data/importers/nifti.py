@@ -141,6 +141,9 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         files = [path for _, path in sorted(numbered)]
         detail = {"phases": sorted(numbered), "files": files}
         detail |= _mask_of(source, options, masks, case, patient)
+        if several[case]:
+            cause = f"{printable(files[0])}: {printable(case)!r} is there whole and phase by phase"
+            detail["refused"] = (cause, "leave one of the two in the source")
         yield Series(case, files[0], patient, detail)
     if not cases:
         names = [printable(p.relative_to(source)) for p in files_below(source) if is_nifti(p)]

@@ -165,3 +165,25 @@ def test_mvo_within_a_sector_of_muscle_is_no_cavity(tmp_path):
     mask[:, 4:20, 6:14], mask[1, 10:13, 9:11] = 3, 2
     writers.write_nifti(tmp_path, "A17", CINE, mask)
     assert [one.has_mvo for one in read(tmp_path)] == [False, True, False]
+
+
+def test_a_gap_between_slices_is_told(tmp_path):
+    four = np.concatenate([CINE, CINE[:, :1]], axis=1)
+    paths = writers.write_series(tmp_path / "A17", four)
+    (tmp_path / "A17" / "DICOMDIR").write_bytes(bytes(128) + b"DICM")  # lists files, holds none
+    assert "apart" not in read(tmp_path)[0].note
+    for path in paths[FRAMES : 2 * FRAMES]:
+        path.unlink()
+    note = read(tmp_path)[0].note
+    assert "the slices at 0.0 mm and 16.0 mm lie 16.0 mm apart, others 8.0" in note
+
+
+def test_a_cine_that_is_there_whole_and_phase_by_phase(tmp_path):
+    cine = (CINE[:, 0] // 5).astype(np.uint8)
+    writers.write_nifti(tmp_path, "A17", cine, None)
+    assert len(read(tmp_path)) == 1
+    for t, phase in enumerate(cine):
+        writers.write_nifti(tmp_path / "phases", f"A{t}", phase[None], None)
+        (tmp_path / "phases" / f"A{t}_cine.nii.gz").rename(tmp_path / f"A17_cine_t{t:02d}.nii.gz")
+    error = refusal(tmp_path)
+    assert "'A17' is there whole and phase by phase" in error.cause
