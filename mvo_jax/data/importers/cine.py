@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from mvo_jax.data.importers.table import Table
-from mvo_jax.data.labels import MASK_NAMES, fills_cavity, has_mvo, is_ring
+from mvo_jax.data.labels import BACKGROUND, MASK_NAMES, fills_cavity, has_mvo, is_ring
 from mvo_jax.data.slices import CineSlice, Rejected
 from mvo_jax.errors import UserError
 
@@ -187,11 +187,19 @@ def note_of_values(
 
     Raises:
         UserError: what the values say is MVO fills a ventricle, as the cavity does, or surrounds
-            one, as the myocardium does.
+            one, as the myocardium does; or the edge of the images is no background.
     """
     if mask_values:
         return ()
     slices = [one for mask in masks for one in mask.reshape(-1, *mask.shape[-2:])]
+    edge = np.concatenate([np.r_[one[0], one[-1], one[:, 0], one[:, -1]] for one in slices])
+    around = int(np.bincount(edge).argmax())
+    if around != BACKGROUND:
+        raise UserError(
+            f"{printable(path)}: the edge of its images is {MASK_NAMES[around]} by its values",
+            "say what the values mean, for example --mask_values 3=background,2=infarct,1=mvo,"
+            "0=myocardium; save a palette image without its palette",
+        )
     of_mvo = [one for one in slices if has_mvo(one)]
     for is_other, what in (
         (fills_cavity, "fills all that value 3 encloses, as the cavity does"),

@@ -271,7 +271,8 @@ def _slices(series: Series, options: Options, stack: Stack) -> list[CineSlice]:
                 "no header says how long a beat is: the phases of a slice are taken for one"
             )
     drawn = read_drawings(series, options, stack)
-    patient, about_patient = _patient(first, series, options)
+    inner = {image.path.parent.name for images in sound for image in images}
+    patient, about_patient = _patient(first, series, options, sorted(inner))
     stack.account.notes += [*about_patient, *drawn.notes]
     if beside := series.detail.get("beside"):
         stack.account.notes.append(
@@ -381,8 +382,17 @@ def _check_one_beat(series: Series, slices: list[np.ndarray]) -> None:
         )
 
 
-def _patient(first: Image, series: Series, options: Options) -> tuple[str, list[str]]:
-    """The patient of a series, and a note where the header's name stands for many."""
+def _patient(
+    first: Image, series: Series, options: Options, inner: Sequence[str]
+) -> tuple[str, list[str]]:
+    """The patient of a series, and a note where the header's name stands for many.
+
+    Args:
+        first: one of its images.
+        series: what is read.
+        options: how.
+        inner: names of the folders its images are in.
+    """
     header = first.patient_id.strip()
     if options.patient_from == "folder":
         return series.name, []
@@ -394,6 +404,11 @@ def _patient(first: Image, series: Series, options: Options) -> tuple[str, list[
             notes.append(
                 f"the folders {folders} state one examination: one patient is taken for granted "
                 "(else --patient_from=folder)"
+            )
+        elif len(inner) > 1:
+            notes.append(
+                f"images of {len(inner)} folders ({', '.join(map(printable, inner[:3]))}) are "
+                "taken for those of one patient: nothing in them says whose they are"
             )
         return series.name, notes
     of_several, said = series.detail.get("patient") or (False, "")

@@ -44,9 +44,9 @@ IMPORTERS: dict[str, Importer | str] = {
     "sunnybrook": "mvo_jax.data.importers.sunnybrook:SUNNYBROOK",
     "shefpah": "mvo_jax.data.importers.shefpah:SHEFPAH",
     "png": "mvo_jax.data.importers.png_layout:PNG",
-    "segment": "mvo_jax.data.importers.segment_mat:SEGMENT",
     "dicom": "mvo_jax.data.importers.dicom:DICOM",  # before NIfTI: masks of a cine are NIfTI files
-    "nifti": "mvo_jax.data.importers.nifti:NIFTI",
+    "nifti": "mvo_jax.data.importers.nifti:NIFTI",  # before Segment: SPM and FSL write .mat too
+    "segment": "mvo_jax.data.importers.segment_mat:SEGMENT",
     "npz": "mvo_jax.data.importers.npz:NPZ",
 }
 

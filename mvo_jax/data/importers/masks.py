@@ -24,6 +24,7 @@ _ROUNDING = 1e-3  # of a pixel: affines are stored in float32, and halves go up,
 # crop's edge lies a slice and more away from the plane of the other.
 _MOST_TILT = 30.0
 _SAME_TURN = 0.02  # of direction cosines: a degree, as far as headers of two digits round
+_SAME_AXES = 0.998  # cosine; 4 degrees
 _SAME_STEP = 0.01  # relative, of pixels: headers are rounded to 0.01 mm
 _COPY_HEADER = (
     "write the mask with the header of the cine it was drawn on (in Python: "
@@ -279,6 +280,14 @@ def _check_grids(mask: Volume, slices: Sequence[Volume]) -> list[str]:
         )
     unit = mask.affine[:3, :3] / steps
     own = cine.affine[:3, :3] / np.linalg.norm(cine.affine[:3, :3], axis=0)
+    as_lps = np.diag([-1.0, -1.0, 1.0]) @ unit
+    now, then = (float(np.abs((one * own).sum(axis=0)).min()) for one in (unit, as_lps))
+    if now < _SAME_AXES < then:
+        raise UserError(
+            f"{name}: its axes are those of {printable(cine.path)} with left and right, front and "
+            "back exchanged: an orientation of DICOM or NRRD (LPS) written as that of NIfTI (RAS)",
+            _COPY_HEADER,
+        )
     tilt = np.degrees(np.arccos(min(1.0, abs(float(unit[:, 2] @ own[:, 2])))))
     if tilt > _MOST_TILT:
         raise UserError(

@@ -37,6 +37,8 @@ _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _DRAWING = re.compile(
     r"(?<![a-z])(masks?|seg|segmentation|labels?|mvo|scar|gt|roi|contours?)(?![a-z])", re.IGNORECASE
 )
+# Before the number of a file that is joined with others of its case.
+_SLICE_NUMBER = re.compile(r"(?<![a-z])(?:slices?|sl|s|z)[-_]?\d+(?=\.nii)", re.IGNORECASE)
 # Forms of images that nothing here reads (cines least of all), named like a mask or a cine.
 _UNREAD_FORM = re.compile(
     r"(.+)_(lge_mask|cine)\.((?:seg\.)?n(?:rrd|hdr)|mh[ad]|hdr|nii\.(?:bz2|xz|zst)|mgz|mnc|tiff?|png"
@@ -141,6 +143,11 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         files = [path for _, path in sorted(numbered)]
         detail = {"phases": sorted(numbered), "files": files}
         detail |= _mask_of(source, options, masks, case, patient)
+        word = None if options.cine_pattern else _SLICE_NUMBER.search(files[0].name)
+        if word is not None:
+            cause = f"{printable(files[0])} is named like a slice ({word[0]}), not like a phase"
+            remedy = "stack the slices of a case in one file, or give --cine_pattern with {phase}"
+            detail["refused"] = cause, remedy
         if several[case]:
             cause = f"{printable(files[0])}: {printable(case)!r} is there whole and phase by phase"
             detail["refused"] = (cause, "leave one of the two in the source")
@@ -337,7 +344,11 @@ def _read_phases(name: str, phases: list[tuple[int, Path]]) -> Volume:
         UserError: a phase is missing or there twice, or they differ in their grid.
     """
     numbers = [number for number, _ in phases]
-    first = read_volume(phases[0][1], axes=3)
+    try:
+        first = read_volume(phases[0][1], axes=3)
+    except UserError as error:
+        own = f"by its number it is taken for one phase of case {name} (--cine_pattern chooses)"
+        raise UserError(error.cause, f"{error.remedy}; {own}") from error
     steps = np.diff(numbers)
     if len(steps) and not steps.all():
         at = int(np.argmin(steps))
@@ -358,7 +369,9 @@ def _read_phases(name: str, phases: list[tuple[int, Path]]) -> Volume:
         if not same_grid(volume, first):
             cause = f"{printable(volume.path)} lies elsewhere than {printable(first.path)}"
             raise UserError(cause, "all phases of a case have one grid")
-    return dataclasses.replace(first, data=np.concatenate([one.data for one in volumes]))
+    data = np.concatenate([one.data for one in volumes])
+    notes = *first.notes, f"{len(volumes)} files are joined as phases in the order of their numbers"
+    return dataclasses.replace(first, data=data, notes=notes)
 
 
 NIFTI = Importer("nifti", "NIfTI 4-D cine with 3-D LGE masks", recognise, find, load)

@@ -97,7 +97,8 @@ def load(series: Series, options: Options) -> list[CineSlice]:
                 f"{printable(masks[0])} has no other value than 255, which this layout ignores",
                 "say what it means, for example --mask_values 0=background,255=mvo",
             )
-        note = "; ".join(note_of_values(masks[0], [mask], options.mask_values))
+        notes = note_of_values(masks[0], [mask], options.mask_values)
+        note = "; ".join((*notes, *_note_of_palette(masks[0])))
         drawn = {"lge_mask": mask, "note": note}
     pixel_mm = square_pixel(options.pixel_mm)
     return [series.slice(0, 1, cine=np.stack(images), pixel_mm=pixel_mm, **drawn)]
@@ -141,6 +142,20 @@ def read_png(path: Path, *, is_mask: bool = False) -> np.ndarray:
             return grey[..., 0]
         pixels = np.asarray(image)
         return pixels.astype(np.uint8) if image.mode == "1" else pixels
+
+
+def _note_of_palette(path: Path) -> tuple[str, ...]:
+    """A note on the colours of a mask's numbers, by which other labels may have been meant."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        if image.mode != "P":
+            return ()
+        numbers, first = np.unique(np.asarray(image), return_index=True)
+        colours = np.asarray(image.convert("RGB")).reshape(-1, 3)[first]
+    shown = (f"{n} #{bytes(c).hex()}" for n, c in zip(numbers, colours, strict=True))
+    name = printable(path.name)
+    return (f"{name}: the numbers of its palette are its labels ({', '.join(shown)})",)
 
 
 def _check_palette(path: Path, image: Any) -> None:

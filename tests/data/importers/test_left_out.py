@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.uid import UID
 
 from tests.data.importers import writers
@@ -187,3 +189,79 @@ def test_a_cine_that_is_there_whole_and_phase_by_phase(tmp_path):
         (tmp_path / "phases" / f"A{t}_cine.nii.gz").rename(tmp_path / f"A17_cine_t{t:02d}.nii.gz")
     error = refusal(tmp_path)
     assert "'A17' is there whole and phase by phase" in error.cause
+
+
+def test_slices_in_files_of_their_own_are_no_phases(tmp_path):
+    for z in range(12):
+        writers.write_nifti(tmp_path, f"A{z}", CINE[:8, 0], None)
+        (tmp_path / f"A{z}_cine.nii.gz").rename(tmp_path / f"A17_cine_slice{z:02d}.nii.gz")
+    assert "is named like a slice (slice00), not like a phase" in refusal(tmp_path).cause
+    for path in sorted(tmp_path.iterdir()):
+        path.rename(path.with_name(path.name.replace("slice", "t")))
+    error = refusal(tmp_path)  # 4-D files with a number
+    assert "by its number it is taken for one phase of case A17" in error.remedy
+
+
+def test_phases_that_are_joined_are_told(tmp_path):
+    for t in range(FRAMES):
+        writers.write_nifti(tmp_path, f"A{t}", CINE[t : t + 1], None)
+        (tmp_path / f"A{t}_cine.nii.gz").rename(tmp_path / f"A17_cine_{t}.nii.gz")
+    first, *_ = read(tmp_path)
+    assert np.array_equal(first.cine, CINE[:, 0])
+    assert "12 files are joined as phases in the order of their numbers" in first.note
+
+
+@pytest.mark.parametrize("patient", ["", "ANON", "P1"])
+def test_folders_below_one_whose_patients_are_not_named(patient, tmp_path):
+    tags = {"PatientID": patient, "PatientName": "", "StudyInstanceUID": "1.2.3"}
+    for name, place in (("A17", 0), ("A18", 32)):
+        folder = tmp_path / "Site1" / name
+        writers.write_series(
+            folder, CINE, origin=(0, 0, place), SliceLocation=None, **tags,
+            SeriesInstanceUID=f"1.2.{place + 4}",
+        )  # fmt: skip
+    first = read(tmp_path)[0]
+    assert ("images of 2 folders (A17, A18) are taken for" in first.note) == (patient != "P1")
+
+
+@pytest.mark.parametrize("kind", ["permuted", "black is 3"])
+def test_a_palette_of_colours_is_told_and_its_background_checked(kind, tmp_path):
+    mask = np.zeros((24, 20), np.uint8)
+    mask[8:14, 6:16], mask[9, 8:10], mask[10, 9] = 3, 2, 1
+    stored = (3 - mask) if kind == "black is 3" else mask
+    writers.write_png(tmp_path, "A17", (CINE[:, 0] // 5).astype(np.uint8), stored)
+    (path,) = tmp_path.rglob("*_gt.png")
+    image = Image.fromarray(stored)
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+    image.save(path)
+    if kind == "black is 3":
+        assert "the edge of its images is myocardium" in refusal(tmp_path).cause
+    else:
+        note = read(tmp_path)[0].note
+        assert "the numbers of its palette are its labels (0 #000000, 1 #ff0000, 2" in note
+
+
+@pytest.mark.parametrize("degrees", [15.0, 40.0])
+def test_a_mask_whose_signs_are_those_of_dicom_is_refused(degrees, tmp_path):
+    turn = np.radians(degrees)
+    c, s = np.cos(turn), np.sin(turn)
+    tilted = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ [[1, 0, 0], [0, c, -s], [0, s, c]]
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = tilted @ np.diag([2.0, 2.0, 8.0]), (5, 7, 9)
+    mask = np.zeros((3, 24, 20), np.uint8)
+    mask[:, 8:12, 6:16] = 1
+    cine = nibabel.Nifti1Image(CINE.transpose(3, 2, 1, 0), affine)
+    nibabel.save(cine, tmp_path / "A17_cine.nii.gz")
+    lost = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    nibabel.save(nibabel.Nifti1Image(mask.T, lost), tmp_path / "A17_lge_mask.nii.gz")
+    error = refusal(tmp_path)
+    assert "an orientation of DICOM or NRRD (LPS) written as that of NIfTI" in error.cause
+    nibabel.save(nibabel.Nifti1Image(mask.T, affine), tmp_path / "A17_lge_mask.nii.gz")
+    assert len(read(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("content", [b"1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 0 1\n", b"MATLAB 5.0"])
+def test_a_matrix_beside_nifti_makes_it_no_segment(content, tmp_path):
+    writers.write_nifti(tmp_path, "A17", CINE, None)
+    (tmp_path / "A17_lge2cine.mat").write_bytes(content)
+    assert len(read(tmp_path)) == 3
