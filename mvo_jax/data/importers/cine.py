@@ -189,7 +189,7 @@ def note_of_values(
         UserError: what the values say is MVO fills a ventricle, as the cavity does, or surrounds
             one, as the myocardium does; or the edge of the images is no background.
     """
-    if mask_values:
+    if mask_values or not len(masks):
         return ()
     slices = [one for mask in masks for one in mask.reshape(-1, *mask.shape[-2:])]
     edge = np.concatenate([np.r_[one[0], one[-1], one[:, 0], one[:, -1]] for one in slices])
