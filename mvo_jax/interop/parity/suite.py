@@ -9,6 +9,8 @@ import functools
 import logging
 import math
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -70,7 +72,9 @@ def run(
         result = Result(formulas(steps))
     # Most of the time is compilation, which uses one core.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=end_with_parent
+    ) as pool:
         running = [pool.submit(_compare_network, *task, steps) for task in tasks]
         for (dtype, group), future in zip(tasks, running, strict=True):
             found = future.result()
@@ -84,6 +88,18 @@ def run(
             result.rows += full_size_rows(case, dtypes)
         logger.info("full size: %s", case)
     return result
+
+
+def end_with_parent() -> None:
+    """End this process with the one that started it, also where that is killed."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _by_network(cases: Sequence[Case]) -> list[list[Case]]:

@@ -2,6 +2,12 @@
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -199,3 +205,31 @@ def test_page_and_json(tmp_path):
 
 def test_nan_breaks_every_bound():
     assert not dataclasses.replace(ROWS[0], value=math.nan).holds
+
+
+@pytest.mark.slow(reason="starts an interpreter and a worker that import JAX and PyTorch")
+def test_workers_end_with_the_process_that_started_them():
+    code = (
+        "import concurrent.futures, multiprocessing, os, time\n"
+        "from mvo_jax.interop.parity.suite import end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    pool = concurrent.futures.ProcessPoolExecutor(1, context, end_with_parent)\n"
+        "    print(pool.submit(os.getpid).result(), flush=True)\n"
+        "    pool.submit(time.sleep, 600)\n"
+        "    time.sleep(600)\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "pool.py"
+        script.write_text(code)
+        env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+        with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, env=env) as parent:
+            assert parent.stdout is not None
+            worker = Path(f"/proc/{int(parent.stdout.readline())}")
+            assert worker.exists()
+            parent.kill()
+        for _ in range(300):
+            if not worker.exists():
+                return
+            time.sleep(0.1)
+    raise AssertionError("the worker outlived the process that started it")
