@@ -192,11 +192,12 @@ def note_of_values(
     if mask_values or not len(masks):
         return ()
     slices = [one for mask in masks for one in mask.reshape(-1, *mask.shape[-2:])]
-    edge = np.concatenate([np.r_[one[0], one[-1], one[:, 0], one[:, -1]] for one in slices])
-    around = int(np.bincount(edge).argmax())
-    if around != BACKGROUND:
+    edge = [np.r_[one[0], one[-1], one[:, 0], one[:, -1]] for one in slices]
+    around = np.unique(np.concatenate(edge))
+    has_background = any((one == BACKGROUND).any() for one in slices)
+    if len(around) == 1 and around[0] != BACKGROUND and has_background:
         raise UserError(
-            f"{printable(path)}: the edge of its images is {MASK_NAMES[around]} by its values",
+            f"{printable(path)}: the edge of its images is {MASK_NAMES[around[0]]} by its values",
             "say what the values mean, for example --mask_values 3=background,2=infarct,1=mvo,"
             "0=myocardium; save a palette image without its palette",
         )

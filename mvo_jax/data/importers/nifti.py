@@ -205,7 +205,9 @@ def without_cine(
     known = {*used, *named_in_table(source, options)}
     cine = pattern_to_regex(CINE_PATTERN)
     loose = [re.compile(p.pattern, re.IGNORECASE) for p in (pattern_to_regex(wanted), cine)]
-    by_small = {case.lower(): case for case in sorted(cases)}
+    names = (name_below(source, path) for path in files_below(source))
+    in_other_letters = {found["case"] for name in names if (found := loose[1].fullmatch(name))}
+    by_small = {case.lower(): case for case in sorted({*cases, *in_other_letters})}
     others = []
     for path in files_below(source):
         if path in known or not _may_be_drawing(path):
@@ -217,7 +219,7 @@ def without_cine(
                 others.append(path)
             continue
         guess = match["case"] if match else stem(path)
-        (like,) = difflib.get_close_matches(guess.lower(), by_small, 1, 0.5) or [None]
+        (like,) = difflib.get_close_matches(guess.lower(), by_small, 1, 0.0) or [None]
         is_cine = match is not None and match.re is loose[1]
         what = "a cine in other letters" if is_cine else "a drawing and belongs to no cine"
         cause = f"{printable(path)} is named like {what}"
