@@ -146,7 +146,7 @@ def unread_tags(data: Any, draws: random.Random) -> None:
 
 
 _UNREAD = [
-    ("PatientName", "LO"), ("InstitutionName", "LO"), ("StationName", "LO"), ("StudyDate", "DA"),
+    ("InstitutionName", "LO"), ("StationName", "LO"), ("StudyDate", "DA"),
     ("StudyTime", "TM"), ("Manufacturer", "LO"), ("ManufacturerModelName", "LO"),
     ("OperatorsName", "LO"), ("PatientAge", "AS"), ("PatientWeight", "DS"), ("StudyID", "LO"),
     ("RepetitionTime", "DS"), ("FlipAngle", "DS"), ("SAR", "DS"), ("ImageComments", "LT"),

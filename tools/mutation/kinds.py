@@ -76,6 +76,7 @@ _KINDS: dict[str, dict[str, Kinds]] = {
             "directions that are none": c.in_images(
                 c.setting(ImageOrientationPatient=[[0] * 6, [1, 0, 0, 1, 0, 0]]), every=True
             ),
+            "another name in one": c.in_images(c.setting(PatientName=["A^B", "Z"])),
         },
         SAME: {
             "tags that are not read": c.in_images(c.unread_tags, every=True),
