@@ -61,7 +61,7 @@ def is_ring(lge_mask: np.ndarray) -> bool:
 
     mvo = lge_mask == MVO
     filled: Any = ndimage.binary_fill_holes(mvo)
-    return bool(3 * mvo.sum() <= 2 * filled.sum())
+    return bool(2 * filled.sum() >= 3 * mvo.sum() > 0)
 
 
 def middle_of(where: np.ndarray) -> np.ndarray:

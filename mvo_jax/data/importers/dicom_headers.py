@@ -31,7 +31,6 @@ _LOSSY = {f"1.2.840.10008.1.2.4.{n}" for n in (50, 51)}
 # ComplexImageComponent of what is no magnitude image.
 _COMPLEX_PARTS = {"PHASE", "REAL", "IMAGINARY"}
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
-_DIMENSIONS = "DimensionIndexSequence"
 # TemporalPositionIndex, TemporalPositionTimeOffset, Nominal- and ActualCardiacTriggerDelayTime.
 _OF_TIME = (0x00209128, 0x0020930D, 0x00209153, 0x00209252)
 _TAGS = [
@@ -411,7 +410,9 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
     """
     shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
     groups = header.get("PerFrameFunctionalGroupsSequence") or [None]
-    dimensions = [one.get("DimensionIndexPointer") for one in header.get(_DIMENSIONS) or []]
+    dimensions = [
+        one.get("DimensionIndexPointer") for one in header.get("DimensionIndexSequence") or []
+    ]
     in_time = next((i for i, of in enumerate(dimensions) if of in _OF_TIME), None)
     for frame, own in enumerate(groups):
 

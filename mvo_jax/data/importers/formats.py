@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mvo_jax.data.importers.cine import Importer, Options, Series, printable
-from mvo_jax.data.importers.walk import files_below, what_is_there
+from mvo_jax.data.importers.walk import DRAWING_WORDS, files_below, what_is_there
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
@@ -22,7 +22,7 @@ _ARCHIVE = re.compile(r"\.(?:zip|7z|rar|tar|tgz|tar\.\w+)$", re.IGNORECASE)
 _IMAGE = re.compile(
     r"\.(?:jpe?g|png|tiff?|bmp|gif|dcm(?:\.gz)?|nii(?:\.\w+)?|n(?:rrd|hdr)|mh[ad]|hdr|mgz|mnc|np[yz]"
     r"|mat)$"
-    r"|(?<![a-z])(?:masks?|seg|segmentation|labels?|mvo|scar|contours?)(?![a-z]).*\.(?:json|xml)$",
+    rf"|{DRAWING_WORDS}.*\.(?:json|xml)$",
     re.IGNORECASE,
 )
 # Files of the general formats that are read, or told of by their importer.
@@ -98,14 +98,15 @@ def _tell_of_others(source: Path, taken: Importer) -> None:
             f"{printable(source)} is read as {taken.name}; it also holds files of the formats "
             f"{', '.join(also)}, which are not read (--format chooses)"
         )
+    own = "|".join(_OWN[name] for name in (taken.name, *also))
+    files = list(files_below(source))
     for what, kind, remedy in (
         ("archives", _ARCHIVE, "unpack them"),
         ("files that look like images or drawings", _IMAGE, "export them in a form that is read"),
     ):
-        own = "|".join(_OWN[name] for name in (taken.name, *also))
         found = [
             path
-            for path in files_below(source)
+            for path in files
             if kind.search(path.name) and not re.search(own, path.name, re.IGNORECASE)
         ]
         # One of each folder: a patient's may hold nothing else.

@@ -22,7 +22,7 @@ from mvo_jax.data.importers.mask_files import SUFFIX as MASK_SUFFIX
 from mvo_jax.data.importers.mask_files import read_mask
 from mvo_jax.data.importers.masks import to_slices
 from mvo_jax.data.importers.volume import Volume, check_shape, read_cine, read_volume, same_grid
-from mvo_jax.data.importers.walk import files_below
+from mvo_jax.data.importers.walk import DRAWING_WORDS, files_below
 from mvo_jax.data.names import composed
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
@@ -33,10 +33,7 @@ CINE_PATTERN = "**/{case}_cine.nii*"
 PHASE_PATTERN = "**/{case}_cine*{phase}.nii*"  # one file a phase
 MASK_PATTERN = "**/{case}_lge_mask.*"  # of the kinds in mask_files.py
 _SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-# Words in the name of a drawing, whatever its pattern.
-_DRAWING = re.compile(
-    r"(?<![a-z])(masks?|seg|segmentation|labels?|mvo|scar|gt|roi|contours?)(?![a-z])", re.IGNORECASE
-)
+_DRAWING = re.compile(DRAWING_WORDS, re.IGNORECASE)
 # Before the number of a file that is joined with others of its case.
 _SLICE_NUMBER = re.compile(r"(?<![a-z])(?:slices?|sl|s|z)[-_]?\d+(?=\.nii)", re.IGNORECASE)
 # Forms of images that nothing here reads (cines least of all), named like a mask or a cine.
@@ -205,11 +202,12 @@ def without_cine(
     known = {*used, *named_in_table(source, options)}
     cine = pattern_to_regex(CINE_PATTERN)
     loose = [re.compile(p.pattern, re.IGNORECASE) for p in (pattern_to_regex(wanted), cine)]
-    names = (name_below(source, path) for path in files_below(source))
+    files = list(files_below(source))
+    names = (name_below(source, path) for path in files)
     in_other_letters = {found["case"] for name in names if (found := loose[1].fullmatch(name))}
     by_small = {case.lower(): case for case in sorted({*cases, *in_other_letters})}
     others = []
-    for path in files_below(source):
+    for path in files:
         if path in known or not _may_be_drawing(path):
             continue
         name = name_below(source, path)

@@ -13,6 +13,9 @@ from mvo_jax.data.importers.cine import Importer, Options, Series, printable
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
+# In the name of a drawing, whatever its pattern.
+DRAWING_WORDS = r"(?<![a-z])(?:masks?|seg|segmentation|labels?|mvo|scar|gt|roi|contours?)(?![a-z])"
+
 
 def files_below(folder: Path) -> Iterator[Path]:
     """Every file below a folder, sorted by path; hidden ones, pipes and devices are left out.
