@@ -410,9 +410,8 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
     """
     shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
     groups = header.get("PerFrameFunctionalGroupsSequence") or [None]
-    dimensions = [
-        one.get("DimensionIndexPointer") for one in header.get("DimensionIndexSequence") or []
-    ]
+    sequence = header.get("DimensionIndexSequence") or []
+    dimensions = [one.get("DimensionIndexPointer") for one in sequence]
     in_time = next((i for i, of in enumerate(dimensions) if of in _OF_TIME), None)
     for frame, own in enumerate(groups):
 
