@@ -61,10 +61,10 @@ class Resident:
         import jax
 
         from mvo_jax.devices import parallel
-        from mvo_jax.training.losses import LossSettings
+        from mvo_jax.settings import LossSettings
         from mvo_jax.training.optim import OptimiserSettings, make_optimiser
         from mvo_jax.training.state import create_state
-        from mvo_jax.training.step import make_train_step
+        from mvo_jax.training.step import make_loss, make_train_step
 
         self.devices = parallel.devices(1)
         self.cases, self.batch = len(split["label"]), config["batch"]
@@ -74,9 +74,8 @@ class Resident:
         self.state: Any = parallel.replicate(state, self.devices)
         self.data = parallel.replicate(split, self.devices)
         self.key = parallel.replicate(jax.random.key(1), self.devices)
-        self.train_step = make_train_step(
-            self.model, optimiser, LossSettings(), axis_name=parallel.AXIS
-        )
+        loss = make_loss(self.model, LossSettings())
+        self.train_step = make_train_step(loss, optimiser, axis_name=parallel.AXIS)
 
     def indices(self, first: int, chunk: int) -> Any:
         """Cases of steps ``first`` to ``first + chunk - 1``, as the loop draws them."""

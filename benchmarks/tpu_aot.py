@@ -41,10 +41,10 @@ def compile_step(config: dict[str, Any]) -> dict[str, Any]:
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     from mvo_jax.devices.parallel import AXIS
-    from mvo_jax.training.losses import LossSettings
+    from mvo_jax.settings import LossSettings
     from mvo_jax.training.optim import OptimiserSettings, make_optimiser
     from mvo_jax.training.state import create_state
-    from mvo_jax.training.step import make_train_step
+    from mvo_jax.training.step import make_loss, make_train_step
 
     chips, batch = config["chips"], config["batch"]
     topology = topologies.get_topology_desc(
@@ -53,7 +53,7 @@ def compile_step(config: dict[str, Any]) -> dict[str, Any]:
     mesh = Mesh(np.array(topology.devices[:chips]), (AXIS,))
     model = networks.jax_model(config, axis_name=AXIS, backend="tpu")
     optimiser = make_optimiser(OptimiserSettings())
-    step = make_train_step(model, optimiser, LossSettings(), axis_name=AXIS)
+    step = make_train_step(make_loss(model, LossSettings()), optimiser, axis_name=AXIS)
     # What `jax.pmap`, which the loop uses, makes of a step.
     everywhere, shared = PartitionSpec(), PartitionSpec(AXIS)
     parallel = jax.shard_map(

@@ -41,17 +41,17 @@ def jax_contender(config: Config) -> interleaved.Contender:
     import jax
     from jax import lax
 
-    from mvo_jax.training.losses import LossSettings
+    from mvo_jax.settings import LossSettings
     from mvo_jax.training.optim import OptimiserSettings, make_optimiser
     from mvo_jax.training.state import create_state
-    from mvo_jax.training.step import make_train_step
+    from mvo_jax.training.step import make_loss, make_train_step
 
     model, name, chunk = networks.jax_model(config), config["optimizer"], config["chunk"]
     optimiser = make_optimiser(OptimiserSettings(name=name, **OPTIMISERS[name]))
     key = jax.random.key(0)
     state = create_state(model, optimiser, key, networks.clip_shape(config))
     batch = jax.device_put(networks.make_batch(config))
-    step = make_train_step(model, optimiser, LossSettings())
+    step = make_train_step(make_loss(model, LossSettings()), optimiser)
 
     def several(state: Any, batch: Any, key: Any) -> tuple[Any, Any]:
         if chunk == 1:

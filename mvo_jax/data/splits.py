@@ -163,11 +163,13 @@ def load_split(data_config: Any, name: str) -> AnySplit:
         UserError: the cohort or split does not exist, a value is out of range, the data folder
             cannot be written, or the stored data are damaged, inconsistent or unlabelled.
     """
+    size = split_bytes(data_config, name)
+    streamed_bytes = size if size > 1e6 * data_config.device_budget_mb else None
     if data_config.name == "cohort":
         cohort, stored, only = _prepared(data_config, name)
         for part in stored:
             cohort.verify(part)
-        return _load(data_config, cohort.builder(), stored, name, only)
+        return _load(cohort.builder(), stored, name, only, streamed_bytes)
 
     # Here, because TFDS takes a second to import and most of this package does without it.
     from mvo_jax.data.phantom.storage import ensure_cohort, verify_split
@@ -175,22 +177,22 @@ def load_split(data_config: Any, name: str) -> AnySplit:
     spec = phantom_spec(data_config).holding(name)
     builder = ensure_cohort(data_config.dir, **dataclasses.asdict(spec))
     verify_split(builder, name)
-    return _load(data_config, builder, [name], name)
+    return _load(builder, [name], name, None, streamed_bytes)
 
 
 def _load(
-    data_config: Any,
     builder: Any,
     stored: Sequence[str],
     name: str,
-    only: frozenset[str] | None = None,
+    only: frozenset[str] | None,
+    streamed_bytes: int | None,
 ) -> AnySplit:
     """Read and check a split of a TFDS builder with the schema of ``case_features``.
 
-    ``only`` names the cases to take of the stored splits; None takes all.
+    ``only`` names the cases to take of the stored splits, None takes all; ``streamed_bytes`` is the
+    memory of images that stay on disk.
     """
-    size = split_bytes(data_config, name)
-    streamed = size > 1e6 * data_config.device_budget_mb
+    streamed = streamed_bytes is not None
     records = builder.as_data_source(split="+".join(stored))
     features = tuple(builder.info.features["features"])
     images: dict[int, Any] = {}
@@ -221,12 +223,16 @@ def _load(
     }
     check_cases(Cases(**small))
     places = [case.place for case in cases]
-    if not streamed:
+    if streamed_bytes is None:
         video, lge_mask = map(np.stack, zip(*(images[place] for place in places), strict=True))
         return Split(**small, video=video, lge_mask=lge_mask)
-    content = _joined([case.digest for case in cases])
-    place = np.array(places, np.int64)
-    return StreamedSplit(**small, records=records, place=place, size_bytes=size, content=content)
+    return StreamedSplit(
+        **small,
+        records=records,
+        place=np.array(places, np.int64),
+        size_bytes=streamed_bytes,
+        content=_joined([case.digest for case in cases]),
+    )
 
 
 class _Case(NamedTuple):

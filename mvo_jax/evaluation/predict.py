@@ -194,8 +194,9 @@ def validation_metrics(
     if also == "average_precision":
         metrics[also] = average_precision(predictions.label, predictions.probability)
     if also == "loss" and loss is not None and predictions.logits is not None:
+        logits, label = jnp.asarray(predictions.logits), jnp.asarray(predictions.label)
         each = classification_loss(
-            jnp.asarray(predictions.logits), jnp.asarray(predictions.label), loss
+            logits, label, form=loss.form, positive_weight=loss.positive_weight
         )
         metrics[also] = float(each.mean()) + loss.mask_loss_weight * metrics.get("mask_mse", 0.0)
     return metrics

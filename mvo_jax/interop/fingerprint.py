@@ -31,7 +31,7 @@ from mvo_jax.files import replace_file
 from mvo_jax.interop.weight_rules import flatten, unflatten
 from mvo_jax.models.ops.lowerings import choose_lowering
 from mvo_jax.models.registry import build_model, published_config
-from mvo_jax.training.losses import LossSettings
+from mvo_jax.settings import LossSettings
 from mvo_jax.training.optim import OptimiserSettings, make_optimiser
 from mvo_jax.training.state import TrainState
 from mvo_jax.training.step import (
@@ -194,8 +194,8 @@ def _entries(
         make_eval_step(model, with_mask=True), in_axes=(None, None, 0), out_axes=0, on=devices
     )
     results = _joined(infer(state.eval_variables(), data, first))
-    loss = LossSettings(mask_loss_weight=0.5)
-    train_step = make_train_step(model, optimiser, loss, axis_name=parallel.AXIS)
+    loss = make_loss(model, LossSettings(mask_loss_weight=0.5))
+    train_step = make_train_step(loss, optimiser, axis_name=parallel.AXIS)
     step = parallel.data_parallel(
         make_steps(train_step, functools.partial(make_batch, **ON_BATCHES)),
         in_axes=(None, None, 0, None),

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mvo_jax.settings import LOSS_FORMS, LossSettings
+from mvo_jax.settings import LOSS_FORMS
 
 Array = jax.Array
 
@@ -17,13 +17,16 @@ def mvo_probability(logits: Array) -> Array:
     return nn.softmax(logits)[..., 1]
 
 
-def classification_loss(logits: Array, label: Array, settings: LossSettings) -> Array:
+def classification_loss(
+    logits: Array, label: Array, *, form: str = "cross_entropy", positive_weight: float = 1.0
+) -> Array:
     """Classification loss of each case.
 
     Args:
         logits: ``[B, 1]`` or ``[B, 2]``.
         label: ``[B]``, 0 or 1.
-        settings: form and weights.
+        form: ``config.loss.form``.
+        positive_weight: of MVO-positive cases.
 
     Returns:
         ``[B]``. A weighted mean over the batch divides by B, not by the sum of the weights, so that
@@ -33,19 +36,19 @@ def classification_loss(logits: Array, label: Array, settings: LossSettings) -> 
         ValueError: unknown form, or 'released' with two outputs.
     """
     target = label.astype(logits.dtype)
-    if settings.form == "released":
+    if form == "released":
         if logits.shape[-1] != 1:
             raise ValueError("the released loss is defined for one output")
         p = nn.sigmoid(logits[..., 0])
         loss = -0.5 * (target * jnp.log(p + 1e-7) + (1 - target) * jnp.log(1 - p + 1e-7))
-    elif settings.form == "cross_entropy":
+    elif form == "cross_entropy":
         if logits.shape[-1] == 1:
             loss = optax.sigmoid_binary_cross_entropy(logits[..., 0], target)
         else:
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
     else:
-        raise ValueError(f"loss form {settings.form!r} is unknown; choose from {LOSS_FORMS}")
-    return loss * jnp.where(label == 1, settings.positive_weight, 1.0).astype(loss.dtype)
+        raise ValueError(f"loss form {form!r} is unknown; choose from {LOSS_FORMS}")
+    return loss * jnp.where(label == 1, positive_weight, 1.0).astype(loss.dtype)
 
 
 def coarse_mask_loss(predicted: Array, target: Array) -> Array:

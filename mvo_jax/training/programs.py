@@ -15,7 +15,7 @@ from mvo_jax.errors import UserError
 from mvo_jax.runs.goodput import Clock
 from mvo_jax.training.setup import Experiment
 from mvo_jax.training.state import TrainState
-from mvo_jax.training.step import make_batch, make_steps, make_train_step
+from mvo_jax.training.step import make_batch, make_loss, make_steps, make_train_step
 
 
 def make_run_steps(
@@ -73,9 +73,8 @@ def make_run_steps(
 def parallel_step(experiment: Experiment, *, streamed: bool) -> Callable[..., Any]:
     """``step.make_steps`` on all devices: of clips from the host, or of cases in device memory."""
     update = make_train_step(
-        experiment.model,
+        make_loss(experiment.model, experiment.loss),
         experiment.optimiser,
-        experiment.loss,
         ema_decay=experiment.optimiser_settings.ema_decay,
         axis_name=parallel.AXIS,
         accumulate=experiment.train.accumulate,

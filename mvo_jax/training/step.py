@@ -11,12 +11,8 @@ from jax import lax
 
 from mvo_jax.data.augment import Augmentation, augment, normalise
 from mvo_jax.data.coarse_mask import coarse_mask
-from mvo_jax.training.losses import (
-    LossSettings,
-    classification_loss,
-    coarse_mask_loss,
-    mvo_probability,
-)
+from mvo_jax.settings import LossSettings
+from mvo_jax.training.losses import classification_loss, coarse_mask_loss, mvo_probability
 from mvo_jax.training.state import TrainState
 
 Array = jax.Array
@@ -89,7 +85,12 @@ def make_loss(
             rngs={"dropout": key},
             mutable=["batch_stats", *collections],
         )
-        ce = classification_loss(output.logits, batch["label"], loss_settings).mean()
+        ce = classification_loss(
+            output.logits,
+            batch["label"],
+            form=loss_settings.form,
+            positive_weight=loss_settings.positive_weight,
+        ).mean()
         decision = mvo_probability(output.logits) >= 0.5
         metrics = {"ce": ce, "accuracy": (decision == (batch["label"] == 1)).mean()}
         loss = ce
@@ -129,9 +130,8 @@ def apply_gradients(
 
 
 def make_train_step(
-    model: nn.Module,
+    loss: Callable[..., tuple[Array, tuple[Any, Any, Metrics]]],
     optimiser: optax.GradientTransformation,
-    loss_settings: LossSettings,
     *,
     ema_decay: float = 0.0,
     axis_name: str | None = None,
@@ -141,9 +141,8 @@ def make_train_step(
     """Build ``train_step(state, batch, key) -> (state, metrics)``.
 
     Args:
-        model: built with the same ``axis_name``.
+        loss: from ``make_loss``, of a model built with the same ``axis_name``.
         optimiser: applied to the gradient of the mean loss over the global batch.
-        loss_settings: form and weights of the loss.
         ema_decay: share of the old average kept at each step; 0 keeps no average.
         axis_name: device axis under ``parallel.data_parallel``; None on one device.
         accumulate: micro-batches that the batch is cut into; the gradient is the mean of theirs.
@@ -157,16 +156,13 @@ def make_train_step(
         batch: loss, ce, mask_mse (absent without mask branch), accuracy, grad_norm.
     """
 
-    loss_fn = make_loss(model, loss_settings)
-
     def loss_of_trained(params: Any, *rest: Any) -> Any:
         held = {part: lax.stop_gradient(params[part]) for part in frozen}
-        return loss_fn({**params, **held}, *rest)
+        return loss({**params, **held}, *rest)
 
     def gradient(params: Any, batch_stats: Any, batch: Batch, key: Array) -> Any:
-        grads, (_, updated, metrics) = jax.grad(
-            loss_of_trained if frozen else loss_fn, has_aux=True
-        )(params, batch_stats, batch, key)
+        of = loss_of_trained if frozen else loss
+        grads, (_, updated, metrics) = jax.grad(of, has_aux=True)(params, batch_stats, batch, key)
         return grads, updated.get("batch_stats", {}), metrics
 
     def train_step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, Metrics]:

@@ -13,9 +13,9 @@ from flax.traverse_util import flatten_dict
 from mvo_jax.devices import parallel
 from mvo_jax.interop.parity.cases import SMALL
 from mvo_jax.models.registry import build_model, published_config
-from mvo_jax.training.losses import LossSettings
+from mvo_jax.settings import LossSettings
 from mvo_jax.training.state import TrainState
-from mvo_jax.training.step import make_train_step
+from mvo_jax.training.step import make_loss, make_train_step
 from tests.models.conftest import QUICK_COMPILE
 from tests.small_run import shipped_models, slow_but
 
@@ -73,12 +73,13 @@ def steps(request, random_variables) -> tuple[str, Any, dict[int, Any]]:
             "label": np.arange(batch, dtype=np.int32) % 2,
             "coarse_mask": np.random.default_rng(4).uniform(size=(batch, side, side)),
         }
-        key, loss = jax.random.key(9), LossSettings(mask_loss_weight=0.5)
-        after[1] = quick(make_train_step(model, optimiser, loss), state, data, key)
+        key, settings = jax.random.key(9), LossSettings(mask_loss_weight=0.5)
+        loss = make_loss(model, settings)
+        after[1] = quick(make_train_step(loss, optimiser), state, data, key)
         model = build_model(fields, backend="cpu", axis_name=parallel.AXIS)
         devices = parallel.devices(8)
         run: Any = parallel.data_parallel(
-            make_train_step(model, optimiser, loss, axis_name=parallel.AXIS),
+            make_train_step(make_loss(model, settings), optimiser, axis_name=parallel.AXIS),
             in_axes=(None, 0, None),
             out_axes=None,
             on=devices,

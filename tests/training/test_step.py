@@ -15,7 +15,7 @@ from mvo_jax.models.registry import build_model
 from mvo_jax.training.programs import parallel_step
 from mvo_jax.training.setup import set_up
 from mvo_jax.training.state import TrainState
-from mvo_jax.training.step import make_batch, make_train_step
+from mvo_jax.training.step import make_batch, make_loss, make_train_step
 
 # Plain SGD at rate 1: the parameters' change is minus the gradient.
 SGD = {
@@ -78,7 +78,9 @@ def exact(tiny_config):
         experiment = set_up(config, devices=parallel.devices(1))
         state = jax.tree.map(np.asarray, filled(experiment.state_shapes()))
         model = build_model({**config.model, "lowering": "conv2d"}, backend="cpu")
-        step = make_train_step(model, experiment.optimiser, experiment.loss, ema_decay=0.75)
+        step = make_train_step(
+            make_loss(model, experiment.loss), experiment.optimiser, ema_decay=0.75
+        )
         result = jax.tree.map(np.asarray, jax.jit(step)(state, batch, key))
     return config, state, batch, key, result
 
@@ -94,9 +96,8 @@ def test_devices_equal_one_device(num_devices, exact):
         model = build_model(
             {**config.model, "lowering": "conv2d"}, backend="cpu", axis_name=parallel.AXIS
         )
-        step = make_train_step(
-            model, experiment.optimiser, experiment.loss, ema_decay=0.75, axis_name=parallel.AXIS
-        )
+        loss = make_loss(model, experiment.loss)
+        step = make_train_step(loss, experiment.optimiser, ema_decay=0.75, axis_name=parallel.AXIS)
         run = parallel.data_parallel(
             step, in_axes=(None, 0, None), out_axes=None, on=experiment.devices
         )

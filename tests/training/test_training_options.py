@@ -17,12 +17,12 @@ from mvo_jax.runs.checkpoint import Checkpoints
 from mvo_jax.runs.folder import RunFolder
 from mvo_jax.runs.goodput import Clock
 from mvo_jax.runs.resume import NO_BEST, best_of, is_better
+from mvo_jax.settings import LossSettings
 from mvo_jax.training import dispatch
-from mvo_jax.training.losses import LossSettings
 from mvo_jax.training.optim import OptimiserSettings, make_optimiser
 from mvo_jax.training.setup import set_up
 from mvo_jax.training.state import TrainState
-from mvo_jax.training.step import make_train_step
+from mvo_jax.training.step import make_loss, make_train_step
 from tools import tiny_run
 
 # All of them at once: what a run of any of these keeps must survive a kill.
@@ -174,7 +174,9 @@ def step_of(accumulate: int, *, running: bool) -> tuple[Any, Any]:
         jax.tree.map(lambda leaf: leaf.astype(jnp.float64), variables["batch_stats"]),
         optimiser.init(variables["params"]),
     )
-    step = jax.jit(make_train_step(model, optimiser, LossSettings(), accumulate=accumulate))
+    step = jax.jit(
+        make_train_step(make_loss(model, LossSettings()), optimiser, accumulate=accumulate)
+    )
     return step(state, batch, jax.random.key(1))
 
 

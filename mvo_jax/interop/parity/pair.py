@@ -21,7 +21,7 @@ from mvo_jax.interop.torch_models import build_twin
 from mvo_jax.interop.torch_models import training as torch_training
 from mvo_jax.interop.torch_models.recording import RecordedModel
 from mvo_jax.models.registry import create_model
-from mvo_jax.training.losses import LossSettings
+from mvo_jax.settings import LossSettings
 from mvo_jax.training.optim import OptimiserSettings, learning_rate_schedule, make_optimiser
 from mvo_jax.training.state import TrainState
 from mvo_jax.training.step import apply_gradients, make_loss
