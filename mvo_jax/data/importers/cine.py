@@ -1,9 +1,4 @@
-"""What an importer is, and what all of them share.
-
-An importer is one file with a ``load`` that turns a ``Series`` into ``CineSlice``s and an
-``Importer`` that names it, and one line in ``formats.py``; or, in a module of one's own and at run
-time, ``formats.IMPORTERS["name"] = ...``.
-"""
+"""What an importer is, named by a line in ``formats.py``, and what all of them share."""
 
 import contextlib
 import dataclasses
@@ -27,54 +22,37 @@ MAX_SERIES_BYTES = 2 << 30
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a user says about a source beside its path.
+    """What a user says about a source beside its path."""
 
-    Attributes:
-        table: rows about cases (label, split, patient, files, crop centre); may be empty.
-        cine_pattern: path below the source with ``{case}`` and perhaps ``{patient}``, ``*``.
-        mask_pattern: the same for LGE masks.
-        mask_values: value in the file -> 0 background, 1 infarct, 2 MVO, 3 myocardium. Empty:
-            the format's own meaning.
-        pixel_mm: side of a pixel, for formats that do not store it.
-        patient_from: ``header`` or ``folder``: where a DICOM series has its patient from.
-        still_images: accept single images in place of a cine (LGE-only data sets).
-        repeats: ``first`` or ``last``: which of several acquisitions of a slice is taken. None: the
-            last within a DICOM series; two series are refused.
-        series: number or description of the DICOM series to take; None where there is one.
-    """
-
+    # Rows about cases (label, split, patient, files, crop centre); may be empty.
     table: Table = dataclasses.field(default_factory=Table)
-    cine_pattern: str | None = None
-    mask_pattern: str | None = None
+    cine_pattern: str | None = None  # path below the source: {case} and perhaps {patient}, *
+    mask_pattern: str | None = None  # the same for LGE masks
+    # Value in the file -> 0 background, 1 infarct, 2 MVO, 3 myocardium; empty: the format's own.
     mask_values: Mapping[int, int] = dataclasses.field(default_factory=dict)
-    pixel_mm: float | None = None
-    patient_from: str = "header"
-    still_images: bool = False
+    pixel_mm: float | None = None  # side of a pixel, for formats that do not store it
+    patient_from: str = "header"  # or "folder": where a DICOM series has its patient from
+    still_images: bool = False  # accept single images in place of a cine (LGE-only data sets)
+    # Which of several acquisitions of a slice is taken, "first" or "last". None: the last within a
+    # DICOM series; two series are refused.
     repeats: str | None = None
-    series: str | None = None
+    series: str | None = None  # number or description of the DICOM series to take
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """The unit of work: one patient's stack or one file. Found cheaply, holds no pixels.
+    """The unit of work: one patient's stack or one file. Found cheaply, holds no pixels."""
 
-    Attributes:
-        name: unique in its source; case ids start with it.
-        path: file or folder that messages name.
-        patient_id: None where only the file itself says.
-        detail: what the importer's ``load`` needs beside the path.
-    """
-
-    name: str
-    path: Path
-    patient_id: str | None = None
+    name: str  # unique in its source; case ids start with it
+    path: Path  # file or folder that messages name
+    patient_id: str | None = None  # None where only the file itself says
+    # What the importer's ``load`` needs beside the path.
     detail: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def slice(self, index: int, count: int, **fields: Any) -> CineSlice:
         """Slice ``index`` (from 0) of ``count``: its case id has ``_sNN`` where there are several.
 
-        Args:
-            **fields: of ``CineSlice``, at least ``cine`` and ``pixel_mm``; they overrule the names.
+        ``fields`` of ``CineSlice``, at least ``cine`` and ``pixel_mm``, overrule these names.
         """
         named = {
             "case_id": self.name if count == 1 else f"{self.name}_s{index:02d}",
@@ -84,38 +62,31 @@ class Series:
         }
         return CineSlice(**(named | fields))
 
-    def rejected(self, cause: str, remedy: str, images: int = 0) -> Rejected:
-        """The whole series, refused, with the images that were found in it."""
-        return Rejected(self.name, self.patient_id or "", str(self.path), cause, remedy, images)
+    def rejected(
+        self, cause: str, remedy: str, images: int = 0, part: str = "", source: Path | None = None
+    ) -> Rejected:
+        """The whole series, refused, with the images that were found in it; or a part of it."""
+        path, patient = str(source or self.path), self.patient_id or ""
+        return Rejected(self.name + part, patient, path, cause, remedy, images)
 
 
 @dataclasses.dataclass(frozen=True)
 class Importer:
-    """A format.
+    """A format."""
 
-    Attributes:
-        name: as in ``--format``; its key in ``formats.IMPORTERS``.
-        title: one line for the help.
-        recognise: whether a folder or file looks like this format; reads names, not pixels.
-        find: yields the series of a source in a fixed order; bounded memory, no pixels.
-        load: reads one series. A function of a module, because worker processes find it by its
-            name. Raises UserError naming the file where it cannot; libraries that read files are
-            imported inside.
-    """
-
-    name: str
-    title: str
+    name: str  # as in --format; its key in ``formats.IMPORTERS``
+    title: str  # one line for the help
+    # Whether a folder or file looks like this format; reads names, not pixels.
     recognise: Callable[[Path], bool]
+    # Yields the series of a source in a fixed order; bounded memory, no pixels.
     find: Callable[[Path, Options], Iterator[Series]]
+    # Reads one series. A function of a module, because worker processes find it by its name. Raises
+    # UserError naming the file where it cannot; libraries that read files are imported inside.
     load: Callable[[Series, Options], list[CineSlice]]
 
 
 class RefusedSeries(UserError):
-    """A series that cannot be used.
-
-    Attributes:
-        images: how many were found in it.
-    """
+    """A series that cannot be used, and how many images were found in it."""
 
     def __init__(self, cause: str, remedy: str, *, images: int):
         super().__init__(cause, remedy)
@@ -148,7 +119,6 @@ def map_mask(
     """Turn the values of a mask file into those of the project, uint8.
 
     Args:
-        path: for messages, as ``what``.
         mask: array of any real dtype; values may be off integers by rounding (1e-3).
         mask_values: see ``Options.mask_values``; empty keeps 0 to 3 as they are.
 
@@ -156,9 +126,8 @@ def map_mask(
         UserError: values that are not integers, or that the mapping does not know.
     """
     if mask.dtype.kind not in "buif":
-        raise UserError(
-            f"{printable(path)}: {what} has dtype {mask.dtype}", "store a mask of small integers"
-        )
+        cause = f"{printable(path)}: {what} has dtype {mask.dtype}"
+        raise UserError(cause, "store a mask of small integers")
     whole = mask if mask.dtype.kind in "bui" else np.rint(mask)
     if mask.dtype.kind == "f" and not np.allclose(mask, whole, rtol=0, atol=1e-3):
         cause = f"{printable(path)}: {what} has values between the integers (or NaN)"
@@ -182,8 +151,6 @@ def note_of_values(
     path: Path, masks: Sequence[np.ndarray], mask_values: Mapping[int, int]
 ) -> tuple[str, ...]:
     """A note where masks, in the project's values, have a 1 (infarct) alone, which may be MVO.
-
-    Who gives ``mask_values`` knows.
 
     Raises:
         UserError: what the values say is MVO fills a ventricle, as the cavity does, or surrounds
@@ -220,10 +187,7 @@ def note_of_values(
 
 
 def note_of_axes(shape: Sequence[int]) -> tuple[str, ...]:
-    """A note on a cine ``[T, Z, H, W]`` whose axes may be exchanged.
-
-    Few scan more slices than frames, or more frames than an image has rows.
-    """
+    """A note on a cine ``[T, Z, H, W]`` whose axes may be exchanged."""
     frames, slices, rows, columns = shape
     again = "if these are exchanged, save it again"
     if slices > frames:
@@ -248,7 +212,6 @@ def reading(path: Path, what: str, remedy: str = _DAMAGED) -> Iterator[None]:
     Args:
         path: file that is read in the body.
         what: ends the sentence "... cannot be read".
-        remedy: of damage.
 
     Raises:
         UserError: the file is missing or empty, or the body raised anything but a UserError,

@@ -1,20 +1,16 @@
 """DICOM cine: classic single-frame, enhanced multi-frame and old multi-frame.
 
-One folder directly below the source is one patient (or study); a source that holds DICOM files
-itself is one. LGE masks are files beside it (NIfTI, NRRD, DICOM SEG), matched by their world
-coordinates, or segmentations and contours of cvi42 in the folder itself.
-
-``dicom_headers.py`` reads headers, ``dicom_files.py`` lists the images, ``dicom_stack.py`` finds
-the short-axis stack among them, ``dicom_phases.py`` one beat of each slice, and
-``dicom_pixels.py`` decodes them.
+LGE masks are files beside it (NIfTI, NRRD, DICOM SEG), matched by their world coordinates, or
+segmentations and contours of cvi42 in the folder itself. docs/data.md says what each module does.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import logging
 import os
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +27,9 @@ from mvo_jax.data.importers.cine import (
 )
 from mvo_jax.data.importers.cvi42 import is_workspace
 from mvo_jax.data.importers.dicom_drawings import read_drawings
-from mvo_jax.data.importers.dicom_files import differ_in_person, names_nobody
+from mvo_jax.data.importers.dicom_files import Account, differ_in_person, grouped, names_nobody
 from mvo_jax.data.importers.dicom_headers import Image, is_dicom, read_headers
-from mvo_jax.data.importers.dicom_motion import count_beats, is_one_place
-from mvo_jax.data.importers.dicom_pixels import read_pixels
+from mvo_jax.data.importers.dicom_pixels import count_beats, is_one_place, read_pixels
 from mvo_jax.data.importers.dicom_seg import is_segmentation
 from mvo_jax.data.importers.dicom_stack import Stack, read_stack
 from mvo_jax.data.importers.masks import place_mask
@@ -63,7 +58,7 @@ def recognise(source: Path) -> bool:
     """A DICOM file, or one among the first files of a folder."""
     if source.is_file():
         return is_dicom(source)
-    first = (path for path, _ in zip(files_below(source), range(500), strict=False))
+    first = itertools.islice(files_below(source), 500)
     return any(is_dicom(path) and not is_segmentation(path) for path in first)
 
 
@@ -82,7 +77,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
     used: dict[str, Path] = {}  # mask of each case
     taken: set[Path] = set()  # workspaces
 
-    def series(folder: Path, parts: Sequence[Path] = (), *, loose: bool = False) -> Series:
+    def series(folder: Path, parts: Sequence[Path] = (), **more: Any) -> Series:
         name = composed(folder.name)
         row = options.table.row(name)
         detail: dict[str, Any] = {}
@@ -95,7 +90,7 @@ def find(source: Path, options: Options) -> Iterator[Series]:
             path
             for path in workspaces
             if composed(path.stem).removesuffix("_lge_mask") == name
-            or (path.parent == source if loose else {folder, *parts} & set(path.parents))
+            or (path.parent == source if "loose" in more else {folder, *parts} & set(path.parents))
         ]
         taken.update(own)
         if len(own) > 1:
@@ -103,66 +98,53 @@ def find(source: Path, options: Options) -> Iterator[Series]:
             detail["refused"] = cause, "leave one of them in the source"
         elif own:
             detail["workspace"] = own[0]
-        return Series(name=name, path=folder, detail=detail)
+        if parts:
+            detail["files"] = parts
+        return Series(name=name, path=source if parts else folder, detail=detail | more)
 
     with os.scandir(source) as entries:
         files = [Path(e.path) for e in entries if not e.is_dir() and e.name[0] != "."]
-    loose = [
-        path
-        for path in files  # a DICOMDIR lists what lies below it
-        if path.name.upper() != "DICOMDIR" and is_dicom(path) and path not in drawings
-    ]
+    # A DICOMDIR lists what lies below it.
+    images = (path for path in files if path.name.upper() != "DICOMDIR" and is_dicom(path))
+    loose = [path for path in images if path not in drawings]
     firsts: dict[Path, Image | None] = {}
     for folder in subfolders(_unwrapped(source, masks, drawings)):
         if any(is_dicom(path) and path not in drawings for path in files_below(folder)):
             firsts[folder] = _first_image(files_below(folder))
     if loose:
-        one = series(source, loose=True)
         of = _examination(_first_image(loose))
         beside = [f.name for f, first in firsts.items() if of and _examination(first) == of]
-        yield dataclasses.replace(one, detail={**one.detail, "loose": True, "beside": beside})
-    examinations: dict[Any, list[Path]] = defaultdict(list)
-    for folder, first in firsts.items():
+        yield series(source, loose=True, beside=beside)
+
+    def whose(folder: Path) -> Any:
         is_named = composed(folder.name) in masks or options.table.row(folder.name) is not None
         alone = is_named or options.patient_from == "folder"
-        examinations[folder if alone else _examination(first) or folder].append(folder)
+        return folder if alone else _examination(firsts[folder]) or folder
+
+    examinations = grouped(firsts, whose)
     about = _shared_names([first for first in firsts.values() if first is not None])
     for folders in examinations.values():
         first = firsts[folders[0]]
-        patient = {} if first is None else {"patient": about.get(first.patient_id.strip())}
+        patient = None if first is None else about.get(first.patient_id.strip())
         if len(folders) == 1:
-            one = series(folders[0])
-            yield dataclasses.replace(one, detail={**one.detail, **patient})
+            yield series(folders[0], patient=patient)
             continue
         name = "_".join(folder.name for folder in folders)[:60]
-        if len(examinations) == 1 and not loose:
-            name = source.name
-        one = series(source if name == source.name else source / name, folders)
-        parts = {f"folder {i}": folder for i, folder in enumerate(folders)}
-        yield dataclasses.replace(one, path=source, detail={**one.detail, **patient, **parts})
-    read = {*used.values(), *taken, *drawings}
-    cines = cines_by_name(source, read)
-    niftis = {path: case for path, case in cines.items() if not is_dicom(path)}
-    yield from _nifti_beside(source, niftis, used)
-    yield from without_cine(source, options, {*used.values(), *taken, *cines}, used)
-
-
-def _nifti_beside(
-    source: Path, cines: Mapping[Path, str], cases: Collection[str]
-) -> Iterator[Series]:
-    """NIfTI cines in a source that is read as DICOM: a refused case each, if DICOM has it not."""
+        is_all = (len(examinations) == 1 and not loose) or name == source.name
+        yield series(source if is_all else source / name, folders, patient=patient)
+    cines = cines_by_name(source, {*used.values(), *taken, *drawings})
+    niftis = (path for path in cines if not is_dicom(path))
     choice = "--format=nifti reads the NIfTI files alone"
-    for case in dict.fromkeys(cines.values()):
-        files = [path for path, name in cines.items() if name == case]
+    for case, files in grouped(niftis, cines.__getitem__).items():
         which = printable(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else "")
-        if case in cases:
-            log.warning(
-                f"{which} not read: {printable(case)} is read from its DICOM files ({choice})"
-            )
+        if case in used:
+            said = f"{printable(case)} is read from its DICOM files"
+            log.warning(f"{which} not read: {said} ({choice})")
             continue
         cause = f"{which}: a NIfTI cine by its name, and {printable(source)} is read as DICOM"
         remedy = f"keep each format in a folder of its own ({choice})"
         yield Series(case, files[0], detail={"refused": (cause, remedy)})
+    yield from without_cine(source, options, {*used.values(), *taken, *cines}, used)
 
 
 def _unwrapped(source: Path, masks: Collection[str], drawings: Collection[Path]) -> Path:
@@ -172,8 +154,8 @@ def _unwrapped(source: Path, masks: Collection[str], drawings: Collection[Path])
     """
     folders = subfolders(source)
     inner = subfolders(folders[0]) if len(folders) == 1 else []
-    wrapping, wrapped = (composed(one[0].name) if one else "" for one in (folders, inner))
-    if len(inner) == 1 and wrapped in masks and wrapping not in masks:
+    named = [composed(one.name) in masks for one in (*folders, *inner)]
+    if len(inner) == 1 and named == [False, True]:
         beside = (path for path in folders[0].iterdir() if path.is_file() and path not in drawings)
         return source if any(map(is_dicom, beside)) else folders[0]
     if len(inner) < 2:
@@ -190,13 +172,10 @@ def _unwrapped(source: Path, masks: Collection[str], drawings: Collection[Path])
 def _first_image(paths: Iterable[Path]) -> Image | None:
     """The first grey image of some files, by which it is told whose they are."""
     for path in itertools.islice(filter(is_dicom, paths), _FIRST_FILES):
-        try:
-            with quiet_readers():
-                first = next(iter(read_headers(path)), None)
-        except UserError:  # a screenshot; of another fault reading the series will say so
-            continue
-        if first is not None:
-            return first
+        # A screenshot raises; of another fault reading the series will say so.
+        with contextlib.suppress(UserError), quiet_readers():
+            if (first := next(iter(read_headers(path)), None)) is not None:
+                return first
     return None
 
 
@@ -210,11 +189,8 @@ def _examination(first: Image | None) -> tuple[str, ...] | None:
 
 def _shared_names(firsts: Sequence[Image]) -> dict[str, tuple[bool, str]]:
     """PatientIDs in several examinations: (whether of several people, what is made of it)."""
-    by_name: dict[str, list[Image]] = defaultdict(list)
-    for first in firsts:
-        by_name[first.patient_id.strip()].append(first)
     out = {}
-    for name, images in by_name.items():
+    for name, images in grouped(firsts, lambda first: first.patient_id.strip()).items():
         studies = {image.study for image in images}
         if not name or len(studies) < 2 or names_nobody(name):
             continue
@@ -227,62 +203,47 @@ def _shared_names(firsts: Sequence[Image]) -> dict[str, tuple[bool, str]]:
 
 
 def load(series: Series, options: Options) -> list[CineSlice]:
-    """Read the short-axis stack of one patient.
-
-    Every slice says what became of its images, the first also of all others in the folder.
+    """Read the short-axis stack of one patient; the first slice has the notes of the folder.
 
     Raises:
         RefusedSeries: its images, or what is drawn on them, cannot be used.
     """
     if "refused" in series.detail:  # a mask that no cine goes with
         raise UserError(*series.detail["refused"])
+    stack, account = None, Account()
     try:
-        stack = read_stack(series, options)
-    except RefusedSeries as error:
-        folders = _joined_folders(series)
-        if not folders or "--patient_from" in error.remedy:
-            raise
-        remedy = f"{error.remedy}; if {folders} are several patients, --patient_from=folder"
-        raise RefusedSeries(error.cause, remedy, images=error.images) from error
-    try:
+        stack = read_stack(series, options, account)
         return _slices(series, options, stack)
     except UserError as error:
-        images = stack.account.found
-        raise RefusedSeries(error.cause, error.remedy, images=images) from error
+        remedy, folders = error.remedy, _joined_folders(series)
+        if stack is None and folders and "--patient_from" not in remedy:
+            remedy += f"; if {folders} are several patients, --patient_from=folder"
+        raise RefusedSeries(error.cause, remedy, images=account.found) from error
 
 
 def _joined_folders(series: Series) -> str:
     """The folders of a series that was made of several, for a message; else empty."""
-    folders = [part.name for key, part in series.detail.items() if key.startswith("folder ")]
-    return ", ".join(map(printable, folders[:8]))
+    return ", ".join(printable(folder.name) for folder in series.detail.get("files", ())[:8])
 
 
 def _slices(series: Series, options: Options, stack: Stack) -> list[CineSlice]:
     """The slices of a stack with their pixels and what is drawn on them."""
-    sound = [one.images for one in stack.slices if one.refusal is None]
-    decoded = read_pixels(sound)
-    first = sound[0][0]
-    if all(images[0].has_no_place for images in sound):
-        _check_one_place(series, decoded)
-    if not first.interval:
-        _check_one_beat(series, decoded)
-        if not first.cardiac_images:
-            stack.account.notes.append(
-                "no header says how long a beat is: the phases of a slice are taken for one"
-            )
+    sound = stack.sound
+    decoded = read_pixels([*sound.values()])
+    _check_movement(series, stack, decoded)
     drawn = read_drawings(series, options, stack)
-    inner = {image.path.parent.name for images in sound for image in images}
-    patient, about_patient = _patient(first, series, options, sorted(inner))
+    patient, about_patient = _patient(series, options, [i for one in sound.values() for i in one])
     stack.account.notes += [*about_patient, *drawn.notes]
     if beside := series.detail.get("beside"):
         stack.account.notes.append(
             f"its files lie beside {printable(', '.join(beside))}, which is of the same "
             "examination: both are cases, and an image that is in both counts twice"
         )
-    volumes = [
-        images[0].volume(series.path, cine) for images, cine in zip(sound, decoded, strict=True)
-    ]
-    axes = [unit_directions(one.affine)[:, :2] for one in volumes]
+    volumes = {
+        z: images[0].volume(series.path, cine)
+        for (z, images), cine in zip(sound.items(), decoded, strict=True)
+    }
+    axes = [unit_directions(one.affine)[:, :2] for one in volumes.values()]
     if any((one * axes[0]).sum(axis=0).min() < _SHOWN_ALIKE for one in axes):
         raise UserError(
             f"{printable(series.path)}: the slices are turned a little from one another, and about "
@@ -291,19 +252,19 @@ def _slices(series: Series, options: Options, stack: Stack) -> list[CineSlice]:
         )
     placed = None
     if drawn.mask is not None:  # on the refused slices too, or their drawings go to the next ones
-        sound_volumes = iter(volumes)
+        firsts = [one.images[0] for one in stack.slices]
         every = [
-            next(sound_volumes) if one.refusal is None else _without_pixels(one.images[0], series)
-            for one in stack.slices
+            volumes.get(z) or image.volume(series.path, np.zeros((1, *image.shape), np.uint8))
+            for z, image in enumerate(firsts)
         ]
         placed = place_mask(series, drawn.mask, every)
-    stack.account.notes += () if placed is None else placed.notes
-    grids = _grids(series.path, volumes)
-    out, sound_before = [], 0
+        stack.account.notes += placed.notes
+    grids = dict(zip(volumes, _grids(series.path, [*volumes.values()]), strict=True))
+    out = []
     for z, one in enumerate(stack.slices):
-        image = one.images[0]
+        image, shown = one.images[0], volumes.get(z)
         notes, images = list(one.account.notes), Counter(one.account.left)
-        images["used"] = len(one.images) if one.refusal is None else one.account.found
+        images["used"] = one.account.found if shown is None else len(one.images)
         if z == 0:
             notes, images = stack.account.notes + notes, stack.account.left + images
         about: dict[str, Any] = {
@@ -313,26 +274,19 @@ def _slices(series: Series, options: Options, stack: Stack) -> list[CineSlice]:
             "note": "; ".join(notes),
             "images": dict(images),
         }
-        if one.refusal is None:
-            shown = volumes[sound_before]
+        if shown is not None:
             about |= {"cine": shown.data[:, 0], "orientation_rule": shown.rule}
             if image.spacing is not None:
                 about["pixel_mm"] = shown.pixel_mm
             about |= {} if placed is None else placed.fields(z)
-            about["anatomy"] = drawn.anatomy.get(sound_before, {})
-            about["grid"], about["plane"] = grids[sound_before]
-            sound_before += 1
-        else:
+            about["anatomy"] = drawn.anatomy.get(z, {})
+            about["grid"], about["plane"] = grids[z]
+        elif one.refusal is not None:
             about["cine"] = np.zeros((0, *image.shape), np.uint8)
             about["refusal"] = one.refusal.cause, one.refusal.remedy
         out.append(series.slice(z, len(stack.slices), **about))
     lost = (*out[0].unplaced, *drawn.unplaced)
     return [dataclasses.replace(out[0], unplaced=lost), *out[1:]]
-
-
-def _without_pixels(image: Image, series: Series) -> Volume:
-    """The place of a slice that is refused."""
-    return image.volume(series.path, np.zeros((1, *image.shape), np.uint8))
 
 
 def _grids(path: Path, volumes: Sequence[Volume]) -> list[tuple[Grid | None, int]]:
@@ -346,32 +300,23 @@ def _grids(path: Path, volumes: Sequence[Volume]) -> list[tuple[Grid | None, int
         affine, numbers = even_grid(path, [grid.affine for grid in grids])
     except UserError:
         return own
-    width, height, _ = grids[0].shape
-    grid = Grid((width, height, max(numbers) + 1), affine, grids[0].order, grids[0].flips)
+    shape = *grids[0].shape[:2], max(numbers) + 1
+    grid = dataclasses.replace(grids[0], shape=shape, affine=affine)
     return [(grid, number) for number in numbers]
 
 
-def _check_one_place(series: Series, slices: list[np.ndarray]) -> None:
-    """Check that images without any place, or all at 0, 0, 0, look like one slice.
-
-    Raises:
-        UserError: they look like several.
-    """
-    if not all(map(is_one_place, slices)):
+def _check_movement(series: Series, stack: Stack, decoded: list[np.ndarray]) -> None:
+    """Refuse slices that look like several where no header says where or how long a beat is."""
+    firsts = [images[0] for images in stack.sound.values()]
+    if all(one.has_no_place for one in firsts) and not all(map(is_one_place, decoded)):
         raise UserError(
             f"{printable(series.path)}: neither position (none, or 0, 0, 0) nor SliceLocation says "
             "which images are of one slice, and they look like several slices",
             "export the series again with ImagePositionPatient, or put each slice into a folder",
         )
-
-
-def _check_one_beat(series: Series, slices: list[np.ndarray]) -> None:
-    """Check that the images move once, where no header says how long a beat is.
-
-    Raises:
-        UserError: they move several times, as those of a real-time series do.
-    """
-    beats = Counter(map(count_beats, slices)).most_common(1)[0][0]
+    if firsts[0].interval:
+        return
+    beats = Counter(map(count_beats, decoded)).most_common(1)[0][0]
     if beats > 1:
         raise UserError(
             f"{printable(series.path)}: the phases of a slice show {beats} heart beats (a "
@@ -380,26 +325,22 @@ def _check_one_beat(series: Series, slices: list[np.ndarray]) -> None:
             "export one beat of each slice with TriggerTime and ImagePositionPatient, or leave the "
             "series out of the folder",
         )
+    if not firsts[0].cardiac_images:
+        stack.account.notes.append(
+            "no header says how long a beat is: the phases of a slice are taken for one"
+        )
 
 
-def _patient(
-    first: Image, series: Series, options: Options, inner: Sequence[str]
-) -> tuple[str, list[str]]:
-    """The patient of a series, and a note where the header's name stands for many.
-
-    Args:
-        first: one of its images.
-        series: what is read.
-        options: how.
-        inner: names of the folders its images are in.
-    """
-    header = first.patient_id.strip()
+def _patient(series: Series, options: Options, images: Sequence[Image]) -> tuple[str, list[str]]:
+    """The patient of a series, and a note where the header's name stands for many."""
+    header = images[0].patient_id.strip()
     if options.patient_from == "folder":
         return series.name, []
     if not header or names_nobody(header):
         notes = []
         if header:
             notes.append(f"PatientID {printable(header)!r} names nobody: {series.name!r} is used")
+        inner = sorted({image.path.parent.name for image in images})
         if folders := _joined_folders(series):  # some anonymisers give everybody one study
             notes.append(
                 f"the folders {folders} state one examination: one patient is taken for granted "

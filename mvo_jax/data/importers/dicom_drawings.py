@@ -1,11 +1,11 @@
 """What is drawn on the images of a DICOM folder: a mask beside it, segmentations, contours.
 
-Contours of cvi42 on the cine are its anatomy; on late enhancement they are the myocardium and the
-MVO. An infarct is no contour there but the result of a threshold, which a workspace does not hold.
+Contours of cvi42 on late enhancement are the myocardium and the MVO, without the infarct, which is
+no contour but the result of a threshold.
 """
 
 import dataclasses
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,9 +15,8 @@ from mvo_jax.data.importers import cvi42
 from mvo_jax.data.importers.cine import Options, Series, printable
 from mvo_jax.data.importers.contours import fill
 from mvo_jax.data.importers.cvi42 import Contour
-from mvo_jax.data.importers.dicom_files import late_enhancement
-from mvo_jax.data.importers.dicom_headers import Image
-from mvo_jax.data.importers.dicom_phases import MIN_PHASES
+from mvo_jax.data.importers.dicom_files import grouped, late_enhancement
+from mvo_jax.data.importers.dicom_headers import MIN_PHASES, Image
 from mvo_jax.data.importers.dicom_seg import drawn_on, read_seg
 from mvo_jax.data.importers.dicom_stack import Stack
 from mvo_jax.data.importers.mask_files import read_mask
@@ -32,31 +31,23 @@ _SAME_PLACE_MM = 0.5  # as slices of the cine are told apart
 _ANATOMY = {cvi42.EPICARDIUM: WALL, cvi42.ENDOCARDIUM: CAVITY}
 _ON_LGE = {cvi42.EPICARDIUM: MYOCARDIUM, cvi42.ENDOCARDIUM: BACKGROUND, cvi42.NO_REFLOW: MVO}
 
+_Drawn = tuple[Image, list[Contour]]
+
 
 @dataclasses.dataclass
 class Drawings:
-    """What is drawn.
+    """What is drawn, and what of it is not read."""
 
-    Attributes:
-        mask: of the LGE, in the project's values.
-        anatomy: (sound slice, frame) -> uint8 ``[H, W]`` as displayed, 1 cavity, 2 myocardium.
-        unplaced: segmentations that cannot be read, and MVO on images which are not there.
-        notes: what is not read.
-    """
-
-    mask: Volume | None = None
+    mask: Volume | None = None  # of the LGE, in the project's values
+    # Slice -> frame -> uint8 [H, W] as displayed, 1 cavity, 2 myocardium.
     anatomy: dict[int, dict[int, np.ndarray]] = dataclasses.field(default_factory=dict)
+    # Segmentations that cannot be read, and MVO on images which are not there.
     unplaced: list[Rejected] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
 def read_drawings(series: Series, options: Options, stack: Stack) -> Drawings:
-    """The drawings of a patient.
-
-    Args:
-        series: ``mask`` and ``workspace`` of its detail are files beside the images.
-        options: meaning of mask values.
-        stack: the cine; its account has all images of the folder.
+    """The drawings of a patient; ``mask`` and ``workspace`` of ``series.detail`` are files beside.
 
     Raises:
         UserError: a file that cannot be read, or several masks of one LGE.
@@ -68,19 +59,19 @@ def read_drawings(series: Series, options: Options, stack: Stack) -> Drawings:
     masks: list[tuple[Path, Volume]] = []
     if named is not None:
         masks.append((named, read_mask(named, options)))
-    segmentations = {image.path for image in stack.account.images if image.modality == "SEG"}
     if workspace is not None:
         out = _contours(series, workspace, stack)
         if out.mask is not None:
             masks.append((workspace, out.mask))
+    segmentations = {image.path for image in stack.account.images if image.modality == "SEG"}
     for path in sorted(segmentations - {named}):
         _note_frame(path, (i for i in stack.account.images if i.path == path), stack, out)
         try:
             masks.append((path, _segmentation(path, series, options, stack)))
         except UserError as error:  # nobody named it: it may be of something else
-            lost = series.rejected(error.cause, f"{error.remedy}; or take it out of the folder")
-            name = f"{series.name}_{path.stem}"
-            out.unplaced.append(dataclasses.replace(lost, case_id=name, source=str(path)))
+            remedy = f"{error.remedy}; or take it out of the folder"
+            lost = series.rejected(error.cause, remedy, part=f"_{path.stem}", source=path)
+            out.unplaced.append(lost)
     if len(masks) > 1:
         listed = ", ".join(printable(path.name) for path, _ in masks)
         cause = f"{printable(series.path)} has {len(masks)} drawings of the LGE: {listed}"
@@ -90,29 +81,21 @@ def read_drawings(series: Series, options: Options, stack: Stack) -> Drawings:
 
 
 def _segmentation(path: Path, series: Series, options: Options, stack: Stack) -> Volume:
-    """A segmentation of the folder.
-
-    Raises:
-        UserError: it cannot be read, or is of the cine: its muscle says nothing about MVO.
-    """
+    """A segmentation of the folder; one of the cine is refused: its muscle says nothing of MVO."""
     out = read_seg(path, options.mask_values)
     cine = {image.series for one in stack.slices for image in one.images}
     if not np.isin(out.data, (INFARCT, MVO)).any() and drawn_on(path) & cine:
+        name = f"{printable(series.name)}_lge_mask.dcm"
         raise UserError(
             f"{printable(path)} is drawn on the cine and has neither MVO nor infarct: it is no "
             "drawing of the LGE",
-            f"if it is one, name it {printable(series.name)}_lge_mask.dcm and put it beside the "
-            "folder",
+            f"if it is one, name it {name} and put it beside the folder",
         )
     return out
 
 
 def _contours(series: Series, workspace: Path, stack: Stack) -> Drawings:
-    """The contours of a workspace on the images of the folder.
-
-    Raises:
-        UserError: it cannot be read, has no contour of a known name, or LGE of several series.
-    """
+    """The contours of a workspace on the images of the folder."""
     drawn = cvi42.read_workspace(workspace)
     names = Counter(c.name for contours in drawn.values() for c in contours)
     unknown = {name: n for name, n in names.items() if name not in cvi42.KNOWN}
@@ -123,42 +106,48 @@ def _contours(series: Series, workspace: Path, stack: Stack) -> Drawings:
     out = Drawings()
     if unknown:
         out.notes.append(f"{printable(workspace.name)}: contours that are not read: {listed}")
-    images: dict[str, list[Image]] = defaultdict(list)
-    for image in stack.account.images:
-        images[image.uid].append(image)
-    sound = [one.images for one in stack.slices if one.refusal is None]
-    phases = {i.uid: (z, t) for z, cine in enumerate(sound) for t, i in enumerate(cine)}
-    on_lge: dict[str, list[Contour]] = {}
-    elsewhere: list[tuple[str, list[Contour]]] = []
+    images = grouped(stack.account.images, lambda image: image.uid)
+    phases = {i.uid: (z, t) for z, cine in stack.sound.items() for t, i in enumerate(cine)}
+    on_lge: list[_Drawn] = []
+    lost, without_image = 0, []
+
+    def row(uid: str, cause: str, remedy: str) -> Rejected:
+        part, cause = f"_lge_{printable(uid)[-12:]}", f"{printable(workspace)}: {cause}"
+        return series.rejected(cause, remedy, part=part, source=workspace)
+
     for uid, contours in drawn.items():
         there = images.get(uid, [])
         doubtful = next((c.name for c in contours if c.may_be_mvo), None)
+        has_mvo = any(c.name == cvi42.NO_REFLOW for c in contours)
         if doubtful is not None:  # without it the slice would say that there is none
-            cause = f"{printable(workspace)}: {printable(doubtful)} may be MVO and is not read"
+            cause = f"{printable(doubtful)} may be MVO and is not read"
             unused = f"nothing that is drawn on {printable(uid)} is used"
-            remedy = f"known is {cvi42.NO_REFLOW}; {unused}"
-            out.unplaced.append(_row(series, workspace, uid, cause, remedy))
-        elif len(there) == 1 and uid in phases and not _has_mvo(contours):
+            out.unplaced.append(row(uid, cause, f"known is {cvi42.NO_REFLOW}; {unused}"))
+        elif len(there) == 1 and uid in phases and not has_mvo:
             z, t = phases[uid]
             mask = _drawn(contours, there[0], _ANATOMY)
             if mask.any():
                 out.anatomy.setdefault(z, {})[t] = there[0].shown(mask)
         elif len(there) == 1 and _is_lge(there[0], contours, stack.account.images):
-            on_lge[uid] = contours
+            on_lge.append((there[0], contours))
+        elif has_mvo:
+            why = "an image that is not in the folder"
+            if there:
+                what = "a cine image" if len(there) == 1 else "a file of several images"
+                why = f"{what} ({there[0].name})"
+            cause = f"MVO is drawn on {why}, {printable(uid)}"
+            of = "the LGE images that belong to the workspace"
+            without_image.append(row(uid, cause, f"put {of} into the folder, one image a file"))
         else:
-            elsewhere.append((uid, contours))
-    _say_elsewhere(series, workspace, elsewhere, images, out)
+            lost += any(c.name in cvi42.KNOWN for c in contours)
+    out.unplaced += without_image
+    if lost:
+        where = f"{lost} images that are not used or not in the folder"
+        out.notes.append(f"{printable(workspace.name)}: contours on {where}")
     if on_lge:
-        _note_frame(workspace, (images[uid][0] for uid in on_lge), stack, out)
-        out.mask = _lge_mask(workspace, on_lge, images, stack.account.images)
+        _note_frame(workspace, (image for image, _ in on_lge), stack, out)
+        out.mask = _lge_mask(workspace, on_lge, stack.account.images)
     return out
-
-
-def _row(series: Series, workspace: Path, uid: str, cause: str, remedy: str) -> Rejected:
-    """What is drawn on an image and cannot be used."""
-    name = f"{series.name}_lge_{printable(uid)[-12:]}"
-    lost = series.rejected(cause, remedy)
-    return dataclasses.replace(lost, case_id=name, source=str(workspace))
 
 
 def _note_frame(path: Path, drawn_on: Iterable[Image], stack: Stack, out: Drawings) -> None:
@@ -169,10 +158,6 @@ def _note_frame(path: Path, drawn_on: Iterable[Image], stack: Stack, out: Drawin
             f"{printable(path.name)} has another frame of reference than the cine (was the patient "
             "moved?): it is placed by its coordinates all the same"
         )
-
-
-def _has_mvo(contours: Iterable[Contour]) -> bool:
-    return any(c.name == cvi42.NO_REFLOW for c in contours)
 
 
 def _is_lge(image: Image, contours: Sequence[Contour], images: Sequence[Image]) -> bool:
@@ -194,75 +179,30 @@ def _drawn(contours: Sequence[Contour], image: Image, values: Mapping[str, int])
     return out
 
 
-def _lge_mask(
-    workspace: Path,
-    drawn: dict[str, list[Contour]],
-    images: dict[str, list[Image]],
-    all_images: Sequence[Image],
-) -> Volume:
-    """Myocardium and MVO of the late enhancement, on the stack of those images.
-
-    Raises:
-        UserError: they are of several series, or do not say where they lie.
-    """
-    firsts = [images[uid][0] for uid in drawn]
+def _lge_mask(workspace: Path, drawn: Sequence[_Drawn], images: Sequence[Image]) -> Volume:
+    """Myocardium and MVO of the late enhancement, on the stack of those images."""
+    firsts = [image for image, _ in drawn]
     series = {image.series: image.name for image in firsts}
     if len(series) > 1:
-        raise UserError(
-            f"{printable(workspace)} has drawings on several LGE series: "
-            f"{', '.join(sorted(series.values()))}",
-            "leave one of those series in the folder, or export only its contours",
-        )
-    if any(image.plane is None for image in firsts):
+        names = ", ".join(sorted(series.values()))
+        cause = f"{printable(workspace)} has drawings on several LGE series: {names}"
+        remedy = "leave one of those series in the folder, or export only its contours"
+        raise UserError(cause, remedy)
+    planes = [image.plane for image in firsts if image.plane is not None]
+    if len(planes) < len(firsts):
         cause = f"{printable(workspace)}: the LGE images it is drawn on do not say where they lie"
         raise UserError(cause, "export them again with ImagePositionPatient")
-    planes, masks = [], []
-    for image, contours in zip(firsts, drawn.values(), strict=True):
-        planes.append(image.plane)
-        masks.append(_drawn(contours, image, _ON_LGE))
     # Slices without a drawing belong to the stack: they tell how far its slices are apart.
-    others = [
-        i.plane
-        for i in all_images
-        if i.series in series and i.shape == firsts[0].shape and i.plane is not None
-    ]
+    of_stack = (i for i in images if i.series in series and i.shape == firsts[0].shape)
+    others = [i.plane for i in of_stack if i.plane is not None]
     try:
         affine, numbers = even_grid(workspace, [*planes, *others])
     except UserError:
         affine, numbers = even_grid(workspace, planes)
     out = np.zeros((max(numbers) + 1, *firsts[0].shape), np.uint8)
-    for z, mask in zip(numbers[: len(masks)], masks, strict=True):
+    for z, (image, contours) in zip(numbers, drawn, strict=False):
         if out[z].any():
             cause = f"{printable(workspace)}: two images of one place have drawings"
             raise UserError(cause, "export the contours of one of them")
-        out[z] = mask
+        out[z] = _drawn(contours, image, _ON_LGE)
     return oriented_volume(workspace, out[None], affine, oriented=True)
-
-
-def _say_elsewhere(
-    series: Series,
-    workspace: Path,
-    elsewhere: Sequence[tuple[str, Sequence[Contour]]],
-    images: dict[str, list[Image]],
-    out: Drawings,
-) -> None:
-    """A row of the rejected for MVO that has no image to lie on, a note for other contours."""
-    lost = 0
-    for uid, contours in elsewhere:
-        if not any(c.name in cvi42.KNOWN for c in contours):
-            continue
-        if not _has_mvo(contours):
-            lost += 1
-            continue
-        there, why = images.get(uid, []), "an image that is not in the folder"
-        if there:
-            what = "a cine image" if len(there) == 1 else "a file of several images"
-            why = f"{what} ({there[0].name})"
-        cause = f"{printable(workspace)}: MVO is drawn on {why}, {printable(uid)}"
-        remedy = "put the LGE images that belong to the workspace into the folder, one image a file"
-        out.unplaced.append(_row(series, workspace, uid, cause, remedy))
-    if lost:
-        out.notes.append(
-            f"{printable(workspace.name)}: contours on {lost} images that are not used or not in "
-            "the folder"
-        )

@@ -1,19 +1,22 @@
 """Images of a folder of DICOM files: those that may be cine, and what became of the others."""
 
 import itertools
+import operator
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mvo_jax.data.importers.cine import Options, Series, printable
 from mvo_jax.data.importers.dicom_headers import (
+    FIELDS,
     MAX_FILES,
+    MIN_PHASES,
     ColourImage,
     Image,
     is_dicom,
@@ -24,18 +27,11 @@ from mvo_jax.data.importers.dicom_pixels import read_pixels, same_pixels
 from mvo_jax.data.importers.walk import files_below
 from mvo_jax.errors import UserError
 
-MIN_PHASES = 8  # fewer images at one place are a localiser or a map, no cine
 _DAY_MS = 86_400_000.0
 # In all images of a series or in none.
-_GIVEN: dict[str, Callable[[Image], Any]] = {
-    "ImageOrientationPatient": lambda image: image.orientation,
-    "ImagePositionPatient": lambda image: image.position,
-    "PixelSpacing": lambda image: image.spacing,
-    "StudyInstanceUID": lambda image: image.study,
-    "FrameOfReferenceUID": lambda image: image.frame_of_reference,
-    "ScanningSequence": lambda image: image.sequence[0],
-    "SequenceVariant": lambda image: image.sequence[1],
-}
+_GIVEN = (
+    "orientation", "position", "spacing", "study", "frame_of_reference", "sequence", "variant",
+)  # fmt: skip
 # What anonymisers write for every patient.
 _NOBODY = re.compile(
     r"(?:anon(?:ym\w*)?|unknown|none|null|n/?a|test|x+|0+|de-?identified|removed|redacted)"
@@ -43,9 +39,14 @@ _NOBODY = re.compile(
 )
 # The suffix of an image without .dcm: none, that of Siemens, or the end of a UID.
 _BARE_NAME = re.compile(r"|\.ima|\.\d+", re.IGNORECASE)
-_PHASE_IMAGES = {"P", "PHASE", "PHASE MAP", "VELOCITY", "VELOCITY MAP", "VELOCITYMAP", "PHASEMAP"}
-_PROJECTIONS = {"MIP", "MINIP", "MNIP", "PROJECTION IMAGE"}
-_PARTS = {"R", "REAL", "R_FFE", "I", "IMAGINARY", "I_FFE"}  # of complex images
+# ImageType of what is no cine; of complex images and of many slices in one picture, too.
+_TYPES = {
+    "phase maps": {"P"}
+    | {f"{n}{m}" for n in ("PHASE", "VELOCITY") for m in ("", "MAP", " MAP", "_MAP")},
+    "real or imaginary parts": {"R", "REAL", "R_FFE", "I", "IMAGINARY", "I_FFE"},
+    "projections": {"MIP", "MINIP", "MNIP", "PROJECTION IMAGE"},
+    "mosaics": {"MOSAIC"},
+}
 # Words of series that are no cine, whole or before an ending; the name of the sequence counts too.
 _NO_CINE = {
     "perfusion": r"perf(?:usion)?",
@@ -62,45 +63,45 @@ _NO_PLAIN_CINE = {
 # Of images that are no MR; one that is missing, or OT of secondary captures, says nothing.
 _NO_MR = {"CT", "US", "NM", "PT", "XA", "RF", "CR", "DX", "IVUS"}
 
+K = TypeVar("K")
+T = TypeVar("T")
+
 
 @dataclass
 class Account:
-    """What became of the images of a folder.
-
-    Attributes:
-        found: how many there are.
-        left: reason -> images that are not used.
-        notes: sentences about them.
-        images: all of them, each once; of the folder, not of its slices.
-    """
+    """What became of the images of a folder, or of one slice."""
 
     found: int = 0
-    left: Counter[str] = field(default_factory=Counter)
+    left: Counter[str] = field(default_factory=Counter)  # reason -> images that are not used
     notes: list[str] = field(default_factory=list)
-    images: list[Image] = field(default_factory=list)
+    images: list[Image] = field(default_factory=list)  # all of a folder, each once
+
+    def count(self, number: int, reason: str, note: str) -> None:
+        """Leave so many images out, if any, with a sentence."""
+        if number:
+            self.left[reason] += number
+            self.notes.append(note)
 
     def leave(self, images: Iterable[Image], reason: str, why: str = "") -> None:
         """Leave images out, with a sentence a series."""
-        series: Counter[str] = Counter(image.name for image in images)
-        for name, count in series.items():
-            self.left[reason] += count
-            self.notes.append(f"{name}: {count} images left out, {why or reason}")
+        for name, number in Counter(image.name for image in images).items():
+            self.count(number, reason, f"{name}: {number} images left out, {why or reason}")
+
+
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by their keys, both in the order in which they come."""
+    out: dict[K, list[T]] = {}
+    for item in items:
+        out.setdefault(key(item), []).append(item)
+    return out
 
 
 def find_images(series: Series, options: Options, account: Account) -> list[Image]:
     """Headers of the images that may be the cine of a patient.
 
-    Copies (equal SOPInstanceUID and header) are used once. Colour images, reports, and what the
-    headers call phase maps, tagging, perfusion and the like are left out.
-
-    Args:
-        series: a folder or a file.
-        options: ``series`` chooses one of several.
-        account: gets what is left out.
-
     Raises:
-        UserError: a file that cannot be read, no image at all, none of that series, or images of
-            several patients.
+        UserError: a file that cannot be read, no image at all, none of the series that
+            ``options`` chooses, or images of several patients.
     """
     paths, lost = _paths(series)
     if lost:
@@ -116,15 +117,12 @@ def find_images(series: Series, options: Options, account: Account) -> list[Imag
             found = list(read_headers(path))
         except ColourImage as error:
             colour.append(error)
-            account.left["colour"] += 1
-            account.notes.append(f"{printable(path.name)} left out, a colour image (a screenshot?)")
+            note = f"{printable(path.name)} left out, a colour image (a screenshot?)"
+            account.count(1, "colour", note)
             continue
-        if not found and _is_structure_set(path):
-            account.left["contours that are not read"] += 1
-            account.notes.append(
-                f"{printable(path.name)} left out, contours (RTSTRUCT): export what is drawn as "
-                "DICOM SEG, NRRD or NIfTI"
-            )
+        if not found and read_file(path, specific_tags=["Modality"]).get("Modality") == "RTSTRUCT":
+            note = f"{printable(path.name)} left out, contours (RTSTRUCT): export what is drawn"
+            account.count(1, "contours that are not read", f"{note} as DICOM SEG, NRRD or NIfTI")
         elif not found:
             account.left["no image"] += 1
         images += found
@@ -132,37 +130,25 @@ def find_images(series: Series, options: Options, account: Account) -> list[Imag
     if not images:
         if colour:
             raise colour[0]
-        raise UserError(
-            f"{printable(series.path)} holds no DICOM image", "leave it out of the source"
-        )
+        cause = f"{printable(series.path)} holds no DICOM image"
+        raise UserError(cause, "leave it out of the source")
     images = _with_one_clock(images)
     account.notes += _missing_parts(images)
     account.images = _without_copies(images, account)
     _check_patient(series, account.images, options)
-    drawn = [image for image in account.images if image.modality == "SEG"]
-    if drawn:
-        account.left["of segmentations"] += len(drawn)
     images = [image for image in account.images if image.modality != "SEG"]
+    if drawn := len(account.images) - len(images):
+        account.left["of segmentations"] += drawn
     if not images:
-        raise UserError(
-            f"{printable(series.path)} holds no cine: {len(drawn)} images of segmentations",
-            "put them into the folder of the cine they belong to",
-        )
-    images = _chosen(series, options, images, account)
-    kept = []
-    others: dict[str, list[Image]] = defaultdict(list)
-    for image in images:
-        kind = _other_kind(image)
-        if kind is None:
-            kept.append(image)
-        else:
-            others[kind].append(image)
+        cause = f"{printable(series.path)} holds no cine: {drawn} images of segmentations"
+        raise UserError(cause, "put them into the folder of the cine they belong to")
+    by_kind = grouped(_chosen(series, options, images, account), _other_kind)
+    kept = by_kind.pop("", [])
     if not kept:
-        kinds = ", ".join(f"{len(them)} images of {kind}" for kind, them in others.items())
-        raise UserError(
-            f"{printable(series.path)} holds no cine: {kinds}", "leave it out of the source"
-        )
-    for kind, them in others.items():
+        kinds = ", ".join(f"{len(them)} images of {kind}" for kind, them in by_kind.items())
+        cause = f"{printable(series.path)} holds no cine: {kinds}"
+        raise UserError(cause, "leave it out of the source")
+    for kind, them in by_kind.items():
         account.leave(them, kind)
     kept = _without_copied_series(kept, account)
     _check_tags(series, kept)
@@ -170,17 +156,10 @@ def find_images(series: Series, options: Options, account: Account) -> list[Imag
 
 
 def _check_tags(series: Series, images: list[Image]) -> None:
-    """Check that what tells images apart is there in all images of a series, or in none.
-
-    Raises:
-        UserError: some lack it, by which they would pass as another stack.
-    """
-    by_series: dict[str, list[Image]] = defaultdict(list)
-    for image in images:
-        by_series[image.series].append(image)
-    for them in by_series.values():
-        for tag, value in _GIVEN.items():
-            lacking = [image for image in them if not value(image)]
+    """Refuse a series where some images lack what would make them pass as another stack."""
+    for them in grouped(images, lambda image: image.series).values():
+        for name in _GIVEN:
+            lacking, tag = [i for i in them if not getattr(i, name)], FIELDS[name]["tags"][0]
             if len(them) >= MIN_PHASES and 0 < len(lacking) < len(them):
                 raise UserError(
                     f"{printable(series.path)}: {len(lacking)} of {len(them)} images of "
@@ -194,9 +173,8 @@ def _with_one_clock(images: list[Image]) -> list[Image]:
 
     AcquisitionTime may be that of the series where AcquisitionDateTime is that of the image.
     """
-    clocks, moments = (
-        {(image.series, getattr(image, name)) for image in images} for name in ("clock", "moment")
-    )
+    clocks = {(image.series, image.clock) for image in images}
+    moments = {(image.series, image.moment) for image in images}
     if len(moments) > len(clocks) and all(image.moment is not None for image in images):
         images = [replace(image, clock=image.moment) for image in images]
     latest: dict[str, float] = defaultdict(float)
@@ -226,10 +204,7 @@ def _missing_parts(images: Iterable[Image]) -> list[str]:
 
 
 def _without_copies(images: list[Image], account: Account) -> list[Image]:
-    """Every image once. A UID that an anonymiser gave to all images is no sign of a copy.
-
-    Neither is it where the pixels differ, as in filtered images that kept the UID.
-    """
+    """Every image once; a UID that others have too is no sign of a copy if the pixels differ."""
     kept: dict[Any, Image] = {}
     same: dict[tuple[Path, Path], bool] = {}
     for image in images:
@@ -240,9 +215,7 @@ def _without_copies(images: list[Image], account: Account) -> list[Image]:
         if not same[paths]:
             kept[image] = image
     copies = len(images) - len(kept)
-    if copies:
-        account.left["copies"] += copies
-        account.notes.append(f"{copies} copies (same SOPInstanceUID) left out")
+    account.count(copies, "copies", f"{copies} copies (same SOPInstanceUID) left out")
     return list(kept.values())
 
 
@@ -251,16 +224,13 @@ def _without_copied_series(images: list[Image], account: Account) -> list[Image]
 
     A second export has UIDs, numbers and names of its own, and the noise of a scan it has not.
     """
-    groups: dict[tuple[str, ...], list[Image]] = defaultdict(list)
-    for image in images:
-        groups[image.study, image.frame_of_reference, image.series].append(image)
-    ordered = sorted(groups.values(), key=lambda g: (-len(g), g[0].series_number or 0))
+    groups = grouped(images, operator.attrgetter("study", "frame_of_reference", "series"))
     kept: dict[str, list[list[Image]]] = defaultdict(list)  # by appearance of their images
     copies: set[int] = set()
-    for group in ordered:
+    for group in sorted(groups.values(), key=lambda g: (-len(g), g[0].series_number or 0)):
         first = next((one for one in kept[_appearance(group[0])] if _is_copy(group, one)), None)
         if first is None:
-            for appearance in {_appearance(image) for image in group}:
+            for appearance in set(map(_appearance, group)):
                 kept[appearance].append(group)
             continue
         copies |= set(map(id, group))
@@ -278,19 +248,15 @@ def _appearance(image: Image) -> str:
 
 def _is_copy(group: list[Image], other: list[Image]) -> bool:
     """Whether each image of a series is one of another series, by appearance and every pixel."""
-    theirs: dict[str, list[Image]] = defaultdict(list)
-    for image in sorted(other, key=lambda i: i.instance or 0.0):
-        theirs[_appearance(image)].append(image)
-    matches = []
-    for image in sorted(group, key=lambda i: i.instance or 0.0):
-        left = theirs[_appearance(image)]
-        if not left:
-            return False
-        matches.append((image, left.pop(0)))
+    ordered = (sorted(them, key=lambda i: i.instance or 0.0) for them in (group, other))
+    mine, theirs = (grouped(them, _appearance) for them in ordered)
+    if any(len(theirs.get(at, ())) < len(them) for at, them in mine.items()):
+        return False
+    matches = [pair for at, them in mine.items() for pair in zip(them, theirs[at], strict=False)]
 
     def equal(pairs: list[tuple[Image, Image]]) -> bool:
-        mine, others = (read_pixels([[i] for i in side]) for side in zip(*pairs, strict=True))
-        return all(map(np.array_equal, mine, others))
+        sides = (read_pixels([[i] for i in side]) for side in zip(*pairs, strict=True))
+        return all(map(np.array_equal, *sides))
 
     try:
         return equal(matches[:1]) and equal(matches)  # one is enough to tell most that differ
@@ -299,48 +265,35 @@ def _is_copy(group: list[Image], other: list[Image]) -> bool:
 
 
 def _chosen(series: Series, options: Options, images: list[Image], account: Account) -> list[Image]:
-    """The images of the series that the user named, by number or description."""
     if options.series is None:
         return images
     wanted = options.series.strip().casefold()
-    kept = [
-        image
-        for image in images
-        if wanted in (str(image.series_number), image.description.strip().casefold())
-    ]
-    if not kept:
+    parts = grouped(
+        images, lambda i: wanted in (str(i.series_number), i.description.strip().casefold())
+    )
+    if True not in parts:
         there = ", ".join(sorted({image.name for image in images})[:8])
-        raise UserError(
-            f"{printable(series.path)} has no series {options.series!r}; it has {there}",
-            "give --series the number or the description of one of them",
-        )
-    names = {id(image) for image in kept}
-    account.leave((i for i in images if id(i) not in names), "other series", "not --series")
-    return kept
+        cause = f"{printable(series.path)} has no series {options.series!r}; it has {there}"
+        raise UserError(cause, "give --series the number or the description of one of them")
+    account.leave(parts.get(False, []), "other series", "not --series")
+    return parts[True]
 
 
 def _check_patient(series: Series, images: list[Image], options: Options) -> None:
-    """Check that images are of one person, unless the folder's name says so.
-
-    Raises:
-        UserError: they have several PatientIDs, or dates of birth, sexes or names under one.
-    """
+    """Refuse images of several people, unless the folder's name says whose they are."""
     if options.patient_from != "header":
         return
-    remedy = "sort them into one folder a patient; if the headers are wrong, --patient_from=folder"
     patients = sorted({image.patient_id.strip() for image in images} - {""})
     if len(patients) > 1:
-        raise UserError(
-            f"{printable(series.path)} holds images of {len(patients)} patients: "
-            f"{', '.join(printable(p) for p in patients[:4])}",
-            remedy,
-        )
-    if what := differ_in_person(images):
-        raise UserError(
-            f"{printable(series.path)} holds images of one PatientID that differ in {what}: "
-            "several people",
-            remedy,
-        )
+        of = f"{len(patients)} patients: {', '.join(map(printable, patients[:4]))}"
+    elif what := differ_in_person(images):
+        of = f"one PatientID that differ in {what}: several people"
+    else:
+        return
+    raise UserError(
+        f"{printable(series.path)} holds images of {of}",
+        "sort them into one folder a patient; if the headers are wrong, --patient_from=folder",
+    )
 
 
 def names_nobody(text: str) -> bool:
@@ -367,27 +320,21 @@ def differ_in_person(images: Sequence[Image]) -> str:
     return "names" if any(not (a <= b or b <= a) for a, b in pairs) else ""
 
 
-def _other_kind(image: Image) -> str | None:
-    """What an image is instead of cine, as far as its header says it surely."""
-    if _PHASE_IMAGES & {kind.replace("_", " ") for kind in image.image_type}:
-        return "phase maps"
-    if _PARTS & set(image.image_type):
-        return "real or imaginary parts"
-    if _PROJECTIONS & set(image.image_type):
-        return "projections"
-    if "MOSAIC" in image.image_type:  # many slices in one picture
-        return "mosaics"
+def _other_kind(image: Image) -> str:
+    """What an image is instead of cine, as far as its header says it surely; else empty."""
+    for kind, types in _TYPES.items():
+        if types & set(image.image_type):
+            return kind
     if image.modality in _NO_MR:
         return f"modality {image.modality}"
     is_cine = "cine" in image.words.casefold()  # "cine after LGE" is cine
     words = [*_NO_PLAIN_CINE.items(), *([] if is_cine else _NO_CINE.items())]
-    return next((kind for kind, pattern in words if _says(image, pattern)), None)
+    return next((kind for kind, pattern in words if _says(image, pattern)), "")
 
 
 def late_enhancement(image: Image) -> bool:
     """Whether an image is called late enhancement, phase-sensitive or not."""
-    cine = "cine" in image.words.casefold()
-    return not cine and _says(image, _NO_CINE["late enhancement"])
+    return "cine" not in image.words.casefold() and _says(image, _NO_CINE["late enhancement"])
 
 
 def _says(image: Image, pattern: str) -> bool:
@@ -396,40 +343,25 @@ def _says(image: Image, pattern: str) -> bool:
 
 
 def _paths(series: Series) -> tuple[list[Path], list[Path]]:
-    """The DICOM files of a series, and what may have been some; other kinds are passed over.
-
-    Raises:
-        UserError: more than any patient has.
-    """
+    """The DICOM files of a series, and what may have been some; other kinds are passed over."""
     if series.path.is_file():
         return [series.path], []
-    folders = [part for key, part in series.detail.items() if key.startswith("folder ")]
-    found: Any = (path for folder in folders or [series.path] for path in files_below(folder))
+    folders = series.detail.get("files", [series.path])
+    found: Any = (path for folder in folders for path in files_below(folder))
     if series.detail.get("loose"):
         found = sorted(p for p in series.path.iterdir() if not p.is_dir() and p.name[0] != ".")
     paths, lost = [], []
     for path in found:
         if path.name.upper() == "DICOMDIR":  # lists what lies below it
             continue
-        if not is_dicom(path):
-            packed = path.name.lower().endswith(".dcm.gz")
-            if packed or (_BARE_NAME.fullmatch(path.suffix) and _is_nothing(path)):
-                lost.append(path)
-            continue
-        paths.append(path)
+        bare = _BARE_NAME.fullmatch(path.suffix) is not None
+        if is_dicom(path):
+            paths.append(path)
+        elif path.name.lower().endswith(".dcm.gz") or (
+            bare and (not path.exists() or path.stat().st_size == 0)
+        ):
+            lost.append(path)
         if len(paths) > MAX_FILES:
-            raise UserError(
-                f"{printable(series.path)} holds more than {MAX_FILES:,} DICOM files",
-                "sort them into one folder a patient below the source",
-            )
+            cause = f"{printable(series.path)} holds more than {MAX_FILES:,} DICOM files"
+            raise UserError(cause, "sort them into one folder a patient below the source")
     return paths, lost
-
-
-def _is_structure_set(path: Path) -> bool:
-    """Whether a DICOM file without an image holds the contours of a radiotherapy structure set."""
-    return read_file(path, specific_tags=["Modality"]).get("Modality") == "RTSTRUCT"
-
-
-def _is_nothing(path: Path) -> bool:
-    """Whether a file is empty or a link that leads nowhere."""
-    return not path.exists() or path.stat().st_size == 0

@@ -1,13 +1,11 @@
-"""Headers of DICOM images: one ``Image`` a file, or a frame of a multi-frame file.
-
-What a header must hold, and what is made of one that holds something else, is decided here alone.
-"""
+"""Headers of DICOM images: what they must hold, and what is made of other ones."""
 
 import contextlib
 import dataclasses
+import functools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +16,9 @@ from mvo_jax.data.importers.orientation import as_displayed, patient_affine, sli
 from mvo_jax.data.importers.volume import Volume, scanned_volume
 from mvo_jax.errors import UserError
 
+MIN_PHASES = 8  # fewer images at one place are a localiser or a map, no cine
 MAX_FILES = 20_000  # of one patient; also frames of one file
-_THICKNESS_MM = 8.0  # where the header is silent
+THICKNESS_MM = 8.0  # where the header is silent
 _MR_IMAGES = {f"1.2.840.10008.5.1.4.1.1.{kind}" for kind in ("4", "4.1", "4.4")}
 _DIRECTORY = "1.2.840.10008.1.3.10"
 _FRAME_GROUPS = (
@@ -33,68 +32,154 @@ _COMPLEX_PARTS = {"PHASE", "REAL", "IMAGINARY"}
 _IMPLICIT, _EXPLICIT = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 # TemporalPositionIndex, TemporalPositionTimeOffset, Nominal- and ActualCardiacTriggerDelayTime.
 _OF_TIME = (0x00209128, 0x0020930D, 0x00209153, 0x00209252)
-_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesNumber",
-    "SeriesDescription", "ProtocolName", "PatientID", "PatientBirthDate", "PatientSex",
-    "PatientName", "FrameOfReferenceUID", "Modality",
-    "ImageType", "ComplexImageComponent", "ScanningSequence", "SequenceVariant", "SequenceName",
-    "EchoNumbers", "EchoTime",
-    "Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PixelSpacing",
-    "PhotometricInterpretation", "RescaleSlope", "RescaleIntercept",
-    "ImageOrientationPatient", "ImagePositionPatient", "SliceLocation", "SliceThickness",
-    "TriggerTime", "NominalInterval",
-    "HeartRate", "NominalCardiacTriggerDelayTime", "TemporalPositionIdentifier",
-    "AcquisitionTime", "AcquisitionDateTime", "InstanceNumber", "AcquisitionNumber",
-    "CardiacNumberOfImages", "NumberOfTemporalPositions", "DimensionIndexSequence",
-    "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
-    "ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber",
-    "NumberOfFrames", "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence",
-]  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
+def _text(value: Any) -> str:
+    return str(value or "")
+
+
+def _number(value: Any) -> float | None:
+    if value in (None, ""):
+        return None
+    number = float(value)
+    if not math.isfinite(number):  # pydicom reads "nan", by which nothing can be put in order
+        raise ValueError(f"a number of the header is {number}")
+    return number
+
+
+def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
+    if value is None or len(value) != count:
+        return None
+    numbers = tuple(number for v in value if (number := _number(v)) is not None)
+    return numbers if len(numbers) == count else None
+
+
+def _whole(value: Any) -> int | None:
+    number = _number(value)
+    return None if number is None else int(number)
+
+
+def _count(value: Any) -> int:
+    return _whole(value) or 0
+
+
+def _known(first: float | None, second: float | None) -> float | None:
+    return second if first is None else first
+
+
+def _first(value: Any) -> float | None:
+    """The first number of an element that may have several."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = value[0] if len(value) else None
+    return _number(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """The values of an element that may have one, several or none."""
+    if value is None or value == "":
+        return ()
+    several = not isinstance(value, str) and isinstance(value, Iterable)
+    return tuple(str(v).upper() for v in (value if several else [value]))
+
+
+def _joined(value: Any) -> str:
+    return "\\".join(_texts(value))
+
+
+def _image_type(kind: Any, component: Any) -> tuple[str, ...]:
+    """ImageType, with ComplexImageComponent where that is no magnitude."""
+    return (*_texts(kind), *(_COMPLEX_PARTS & set(_texts(component))))
+
+
+def _seconds(value: Any) -> float | None:
+    """Milliseconds of a time of day, HHMMSS.FFFFFF, of UTC with an offset &ZZXX; None if none."""
+    text, *offset = re.split(r"([+-])", _text(value), maxsplit=1)
+    sign, zone = offset or ("+", "0000")
+    try:
+        hours, minutes, seconds = int(text[:2]), int(text[2:4]), float(text[4:])
+        ahead = int(f"{sign}1") * (60 * int(zone[:2]) + int(zone[2:]))
+    except ValueError:
+        return None
+    return 1000.0 * (3600 * hours + 60 * (minutes - ahead) + seconds)
+
+
+def _moment(date_time: Any) -> float | None:
+    return _seconds(_text(date_time)[8:])
+
+
+def _interval(nominal: Any, heart_rate: Any) -> float:
+    rate = _number(heart_rate) or 0.0
+    return _number(nominal) or (60_000 / rate if rate > 0 else 0.0)
+
+
+def _each(of: Callable[[Any], Any]) -> Callable[..., tuple]:
+    return lambda *values: tuple(map(of, values))
+
+
+def _of(*tags: str, by: Callable[..., Any] = _text) -> Any:
+    """A field of ``Image``: the elements of a header that it is made of, and how."""
+    return dataclasses.field(metadata={"tags": tags, "by": by})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Image:
     """Header of one image: a file, or a frame of a multi-frame file (``frame`` counts from 0)."""
 
     path: Path
     frame: int | None
-    uid: str
-    study: str
-    frame_of_reference: str
-    series: str
-    series_number: int | None
-    description: str
-    words: str
-    patient_id: str
-    person: tuple[str, str, str]  # date of birth, sex and name; compared, never kept
-    modality: str
-    image_type: tuple[str, ...]
-    sequence: tuple[str, ...]
-    echo: float | None
-    echo_time: float | None
-    shape: tuple[int, int]
-    bits: int
-    photometric: str  # MONOCHROME1 where low values are white
-    rescale: tuple[float | None, float | None]  # slope and intercept, of the file as a whole
-    spacing: tuple[float, float] | None
-    orientation: tuple[float, ...] | None
-    position: tuple[float, ...] | None
-    location: float | None
-    in_stack: float | None  # InStackPositionNumber of an enhanced file
-    thickness: float
-    trigger: float | None
-    delay: float | None
-    actual_delay: float | None  # of the beats it was scanned in
-    temporal: float | None
-    clock: float | None  # AcquisitionTime, else moment
-    moment: float | None  # the time of AcquisitionDateTime
-    instance: float | None
-    acquisition: float
-    interval: float
-    cardiac_images: int
-    temporal_positions: int  # NumberOfTemporalPositions
+    uid: str = _of("SOPInstanceUID")
+    study: str = _of("StudyInstanceUID")
+    frame_of_reference: str = _of("FrameOfReferenceUID")
+    series: str = _of("SeriesInstanceUID")
+    series_number: int | None = _of("SeriesNumber", by=_whole)
+    description: str = _of("SeriesDescription", by=lambda v: printable(_text(v)))
+    words: str = _of(
+        "SeriesDescription", "ProtocolName", "SequenceName", by=lambda *v: " ".join(map(_text, v))
+    )
+    patient_id: str = _of("PatientID")
+    # Date of birth, sex and name; compared, never kept.
+    person: tuple[str, str, str] = _of(
+        "PatientBirthDate", "PatientSex", "PatientName", by=_each(lambda v: _text(v).strip())
+    )
+    modality: str = _of("Modality")
+    image_type: tuple[str, ...] = _of("ImageType", "ComplexImageComponent", by=_image_type)
+    sequence: str = _of("ScanningSequence", by=_joined)
+    variant: str = _of("SequenceVariant", by=_joined)
+    echo: float | None = _of("EchoNumbers", by=_first)
+    echo_time: float | None = _of("EchoTime", by=_first)
+    shape: tuple[int, int] = _of("Rows", "Columns", by=_each(int))
+    bits: int = _of("BitsAllocated", by=_count)
+    photometric: str = _of("PhotometricInterpretation")  # MONOCHROME1 where low values are white
+    # Of the file as a whole.
+    rescale: tuple[float | None, ...] = _of("RescaleSlope", "RescaleIntercept", by=_each(_number))
+    spacing: tuple[float, float] | None = _of("PixelSpacing", by=lambda v: _numbers(v, 2))
+    orientation: tuple[float, ...] | None = _of(
+        "ImageOrientationPatient", by=lambda v: _numbers(v, 6)
+    )
+    position: tuple[float, ...] | None = _of("ImagePositionPatient", by=lambda v: _numbers(v, 3))
+    location: float | None = _of("SliceLocation", by=_number)
+    in_stack: float | None = None  # InStackPositionNumber of an enhanced file
+    thickness: float = _of("SliceThickness", by=lambda v: _number(v) or THICKNESS_MM)
+    trigger: float | None = _of("TriggerTime", by=_number)
+    delay: float | None = _of("NominalCardiacTriggerDelayTime", by=_number)
+    actual_delay: float | None = None  # of the beats it was scanned in
+    temporal: float | None = _of("TemporalPositionIdentifier", by=_number)
+    # AcquisitionTime, else moment.
+    clock: float | None = _of(
+        "AcquisitionTime", "AcquisitionDateTime", by=lambda v, w: _known(_seconds(v), _moment(w))
+    )
+    moment: float | None = _of("AcquisitionDateTime", by=_moment)
+    instance: float | None = _of("InstanceNumber", by=_number)
+    acquisition: float = _of("AcquisitionNumber", by=lambda v: _number(v) or 0.0)
+    interval: float = _of("NominalInterval", "HeartRate", by=_interval)
+    cardiac_images: int = _of("CardiacNumberOfImages", by=_count)
+    temporal_positions: int = _of("NumberOfTemporalPositions", by=_count)
     loss: str  # how it was compressed with loss; empty where it was not
-    part: tuple[str, int, int]  # of a concatenation: its UID, number and how many there are
+    # Of a concatenation: its UID, number and how many there are.
+    part: tuple[str, int, int] = _of(
+        "ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber",
+        by=lambda uid, *v: (_text(uid), *map(_count, v)),
+    )  # fmt: skip
 
     @property
     def name(self) -> str:
@@ -108,10 +193,9 @@ class Image:
             return None
         down, across = (n - 1 for n in self.shape)
         row_mm, column_mm = self.spacing or (1.0, 1.0)
-        middle = np.array(self.position)
-        middle = middle + np.array(self.orientation[:3]) * (across * column_mm / 2)
-        middle = middle + np.array(self.orientation[3:]) * (down * row_mm / 2)
-        return float(normal @ middle)
+        axes = np.array(self.orientation)
+        middle = np.array(self.position) + axes[:3] * (across * column_mm / 2)
+        return float(normal @ (middle + axes[3:] * (down * row_mm / 2)))
 
     @property
     def distance(self) -> float | None:
@@ -152,12 +236,7 @@ class Image:
         return image if self._directions is None else as_displayed(image, self._directions)[0]
 
     def volume(self, path: Path, cine: np.ndarray) -> Volume:
-        """A slice of which this is one image, with its world geometry, as displayed.
-
-        Args:
-            path: for messages.
-            cine: ``[T, H, W]`` as stored.
-        """
+        """The slice of this image in its place, as displayed; ``cine`` ``[T, H, W]`` as stored."""
         spacing, data, rule = self.spacing or (1.0, 1.0), cine[:, None], 1
         if self._directions is not None:
             out = scanned_volume(path, data, self._directions, oriented=True)
@@ -169,6 +248,16 @@ class Image:
             data, rule = out.data, 1 if out.grid is None or out.grid.is_plain else 3
         affine = np.diag([spacing[1], spacing[0], self.thickness, 1.0])
         return Volume(path, data, affine, spacing, oriented=False, rule=rule)
+
+
+# Elements that make a field of an image by themselves, and the others that are read.
+FIELDS = {f.name: f.metadata for f in dataclasses.fields(Image) if f.metadata}
+_TAGS = [
+    *(tag for one in FIELDS.values() for tag in one["tags"]),
+    "SOPClassUID", "SamplesPerPixel", "NumberOfFrames", "DimensionIndexSequence",
+    "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
+    "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence",
+]  # fmt: skip
 
 
 def is_dicom(path: Path) -> bool:
@@ -196,14 +285,11 @@ def _is_bare(start: bytes) -> bool:
 
 
 def read_file(path: Path, **how: Any) -> Any:
-    """Read a DICOM file, with or without preamble; the transfer syntax is known afterwards.
-
-    Args:
-        path: of the file.
-        **how: see ``pydicom.dcmread``.
+    """``pydicom.dcmread``, also without preamble; the transfer syntax is known afterwards.
 
     Raises:
         pydicom.errors.InvalidDicomError: it is no DICOM.
+        UserError: compressed, and nothing says how.
     """
     import pydicom
     from pydicom.uid import UID
@@ -242,16 +328,13 @@ def read_headers(path: Path) -> Iterator[Image]:
                 raise ValueError("the header ends before the size of the image")
             return
         if int(header.get("SamplesPerPixel", 1)) != 1:
-            raise ColourImage(
-                f"{printable(path)} is a colour image", "export the grey images, no screen captures"
-            )
+            cause = f"{printable(path)} is a colour image"
+            raise ColourImage(cause, "export the grey images, no screen captures")
         frames = int(header.get("NumberOfFrames", 1) or 1)
         check_size(path, int(header.Rows) * int(header.Columns) * max(frames, 1))
         if frames > MAX_FILES:  # each would get a header, however small its pixels
-            raise UserError(
-                f"{printable(path)} claims {frames:,} frames, more than any cine has",
-                "check the file's header; it may be damaged",
-            )
+            cause = f"{printable(path)} claims {frames:,} frames, more than any cine has"
+            raise UserError(cause, "check the file's header; it may be damaged")
         # Some exporters leave an empty sequence in classic images.
         groups = header.get("PerFrameFunctionalGroupsSequence") or [{}]
         shared = header.get("SharedFunctionalGroupsSequence") or [{}]
@@ -259,67 +342,12 @@ def read_headers(path: Path) -> Iterator[Image]:
         if told and (groups[0] or frames == 1):
             if len(groups) != frames:
                 raise ValueError(f"{frames} frames and headers of {len(groups)}")
-            yield from _enhanced(path, header)
+            yield from _enhanced(path, header, groups, shared[0])
         elif frames > 1:
             for frame in range(frames):
-                yield _image(path, header, frame, delay=float(frame), clock=None)
+                yield _image(path, header, frame, trigger=None, delay=float(frame), clock=None)
         else:
             yield _image(path, header, None)
-
-
-def _number(value: Any) -> float | None:
-    if value in (None, ""):
-        return None
-    number = float(value)
-    if not math.isfinite(number):  # pydicom reads "nan", by which nothing can be put in order
-        raise ValueError(f"a number of the header is {number}")
-    return number
-
-
-def _numbers(value: Any, count: int) -> tuple[float, ...] | None:
-    if value is None or len(value) != count:
-        return None
-    numbers = tuple(number for v in value if (number := _number(v)) is not None)
-    return numbers if len(numbers) == count else None
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    """The values of an element that may have one, several or none."""
-    if value is None or value == "":
-        return ()
-    several = not isinstance(value, str) and isinstance(value, Iterable)
-    return tuple(str(v).upper() for v in (value if several else [value]))
-
-
-def _image_type(kind: Any, component: Any) -> tuple[str, ...]:
-    """ImageType, with ComplexImageComponent where that is no magnitude."""
-    return (*_texts(kind), *(_COMPLEX_PARTS & set(_texts(component))))
-
-
-def _first(value: Any) -> float | None:
-    """The first number of an element that may have several."""
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = value[0] if len(value) else None
-    return _number(value)
-
-
-def _seconds(value: Any) -> float | None:
-    """A time of day, HHMMSS.FFFFFF, in milliseconds; None where it is none.
-
-    With an offset from UTC, &ZZXX, that of UTC.
-    """
-    text, *offset = re.split(r"([+-])", str(value or ""), maxsplit=1)
-    sign, zone = offset or ("+", "0000")
-    try:
-        hours, minutes, seconds = int(text[:2]), int(text[2:4]), float(text[4:])
-        ahead = int(f"{sign}1") * (60 * int(zone[:2]) + int(zone[2:]))
-    except ValueError:
-        return None
-    return 1000.0 * (3600 * hours + 60 * (minutes - ahead) + seconds)
-
-
-def _moment(date_time: Any) -> float | None:
-    return _seconds(str(date_time or "")[8:])
 
 
 def _loss(header: Any) -> str:
@@ -334,99 +362,36 @@ def _loss(header: Any) -> str:
 
 
 def _image(path: Path, header: Any, frame: int | None, **changes: Any) -> Image:
-    text = {
-        name: str(header.get(name, "") or "")
-        for name in ("SeriesDescription", "ProtocolName", "SequenceName", "PatientID")
+    """An image by the header of its file; a change to None is of what is not even read."""
+    fields = {
+        name: one["by"](*map(header.get, one["tags"]))
+        for name, one in FIELDS.items()
+        if changes.get(name, "") is not None
     }
-    rate = _number(header.get("HeartRate")) or 0.0
-    moment = _moment(header.get("AcquisitionDateTime"))
-    fields: dict[str, Any] = {
-        "path": path,
-        "frame": frame,
-        "uid": str(header.get("SOPInstanceUID", "")),
-        "study": str(header.get("StudyInstanceUID", "")),
-        "frame_of_reference": str(header.get("FrameOfReferenceUID", "")),
-        "series": str(header.get("SeriesInstanceUID", "")),
-        "series_number": _whole(header.get("SeriesNumber")),
-        "description": printable(text["SeriesDescription"]),
-        "words": f"{text['SeriesDescription']} {text['ProtocolName']} {text['SequenceName']}",
-        "patient_id": text["PatientID"],
-        "person": tuple(
-            str(header.get(name, "") or "").strip()
-            for name in ("PatientBirthDate", "PatientSex", "PatientName")
-        ),
-        "modality": str(header.get("Modality", "") or ""),
-        "image_type": _image_type(header.get("ImageType"), header.get("ComplexImageComponent")),
-        "sequence": tuple(
-            "\\".join(_texts(header.get(name))) for name in ("ScanningSequence", "SequenceVariant")
-        ),
-        "echo": _first(header.get("EchoNumbers")),
-        "echo_time": _first(header.get("EchoTime")),
-        "shape": (int(header.Rows), int(header.Columns)),
-        "bits": int(_number(header.get("BitsAllocated")) or 0),
-        "photometric": str(header.get("PhotometricInterpretation", "") or ""),
-        "rescale": (_number(header.get("RescaleSlope")), _number(header.get("RescaleIntercept"))),
-        "spacing": _numbers(header.get("PixelSpacing"), 2),
-        "orientation": _numbers(header.get("ImageOrientationPatient"), 6),
-        "position": _numbers(header.get("ImagePositionPatient"), 3),
-        "location": _number(header.get("SliceLocation")),
-        "in_stack": None,
-        "thickness": _number(header.get("SliceThickness")) or _THICKNESS_MM,
-        "trigger": _number(header.get("TriggerTime")) if frame is None else None,
-        "delay": _number(header.get("NominalCardiacTriggerDelayTime")),
-        "actual_delay": None,
-        "temporal": _number(header.get("TemporalPositionIdentifier")),
-        "clock": _known(_seconds(header.get("AcquisitionTime")), moment),
-        "moment": moment,
-        "instance": _number(header.get("InstanceNumber")),
-        "acquisition": _number(header.get("AcquisitionNumber")) or 0.0,
-        "interval": _number(header.get("NominalInterval")) or (60_000 / rate if rate > 0 else 0.0),
-        "cardiac_images": int(_number(header.get("CardiacNumberOfImages")) or 0),
-        "temporal_positions": _whole(header.get("NumberOfTemporalPositions")) or 0,
-        "loss": _loss(header),
-        "part": (
-            str(header.get("ConcatenationUID", "") or ""),
-            _whole(header.get("InConcatenationNumber")) or 0,
-            _whole(header.get("InConcatenationTotalNumber")) or 0,
-        ),
-    }
+    fields |= {"path": path, "frame": frame, "loss": _loss(header)}
     return Image(**(fields | changes))
 
 
-def _known(first: float | None, second: float | None) -> float | None:
-    return second if first is None else first
+def group_value(header: Any, groups: Iterable[Any], sequence: str, name: str) -> Any:
+    """What the functional groups of a frame say, the first that does; else the header itself."""
+    for group in groups:
+        if sequence in group and name in group[sequence][0]:
+            return group[sequence][0][name].value
+    return header.get(name)
 
 
-def _whole(value: Any) -> int | None:
-    number = _number(value)
-    return None if number is None else int(number)
-
-
-def _enhanced(path: Path, header: Any) -> Iterator[Image]:
-    """Frames of an enhanced file, each with its own geometry and time.
-
-    What the functional groups do not say is taken from the top level, where scanners that write one
-    image a file put it.
-    """
-    shared = (header.get("SharedFunctionalGroupsSequence") or [None])[0]
-    groups = header.get("PerFrameFunctionalGroupsSequence") or [None]
+def _enhanced(path: Path, header: Any, groups: Sequence[Any], shared: Any) -> Iterator[Image]:
+    """Frames of an enhanced file; of one image a file, scanners write much to the top level."""
     sequence = header.get("DimensionIndexSequence") or []
     dimensions = [one.get("DimensionIndexPointer") for one in sequence]
     in_time = next((i for i, of in enumerate(dimensions) if of in _OF_TIME), None)
+    heart, content = "CardiacSynchronizationSequence", "FrameContentSequence"
     for frame, own in enumerate(groups):
-
-        def value(sequence: str, name: str, own: Any = own) -> Any:
-            for group in (own, shared):
-                if group is not None and sequence in group and name in group[sequence][0]:
-                    return group[sequence][0][name].value
-            return header.get(name)
-
-        alone = len(groups) == 1
-        heart, content = "CardiacSynchronizationSequence", "FrameContentSequence"
+        value = functools.partial(group_value, header, (own, shared))
         actual_delay = _number(value(heart, "ActualCardiacTriggerDelayTime"))
         complex_part = value("MRImageFrameTypeSequence", "ComplexImageComponent")
         kind = value("MRImageFrameTypeSequence", "FrameType") or header.get("ImageType")
-        top = _image(path, header, frame)
+        top = _image(path, header, frame, trigger=None)
         indices = value(content, "DimensionIndexValues") if in_time is not None else None
         order = top.temporal if indices is None else _number(np.ravel(indices)[in_time])
         yield dataclasses.replace(
@@ -434,7 +399,7 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
             orientation=_numbers(value("PlaneOrientationSequence", "ImageOrientationPatient"), 6),
             position=_numbers(value("PlanePositionSequence", "ImagePositionPatient"), 3),
             spacing=_numbers(value("PixelMeasuresSequence", "PixelSpacing"), 2),
-            thickness=_number(value("PixelMeasuresSequence", "SliceThickness")) or _THICKNESS_MM,
+            thickness=_number(value("PixelMeasuresSequence", "SliceThickness")) or THICKNESS_MM,
             in_stack=_number(value(content, "InStackPositionNumber")),
             trigger=_number(header.get("TriggerTime")),
             delay=_known(_number(value(heart, "NominalCardiacTriggerDelayTime")), actual_delay),
@@ -442,7 +407,7 @@ def _enhanced(path: Path, header: Any) -> Iterator[Image]:
             temporal=_known(_number(value(content, "TemporalPositionIndex")), order),
             clock=_known(_moment(value(content, "FrameAcquisitionDateTime")), top.clock),
             # By file and, within it, by frame: one file may hold all slices of a phase.
-            instance=(top.instance or 0.0) + (0.0 if alone else frame / MAX_FILES),
+            instance=(top.instance or 0.0) + (frame / MAX_FILES if len(groups) > 1 else 0.0),
             acquisition=_number(value(content, "FrameAcquisitionNumber")) or top.acquisition,
             interval=_number(value(heart, "RRIntervalTimeNominal")) or top.interval,
             echo_time=_number(value("MREchoSequence", "EffectiveEchoTime")) or top.echo_time,

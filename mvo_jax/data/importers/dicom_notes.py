@@ -19,11 +19,15 @@ _LARGEST_GAP = 1.7  # of the usual distance of slices
 def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]) -> list[str]:
     """What a user should know of a stack: images of all slices, in order, and of those used."""
     firsts = [one[0] for one in slices]
-    out = []
-    if firsts[0].distance is None and firsts[0].location is not None:
+    first, out = firsts[0], []
+    if first.distance is None and first.location is not None:
         out.append("positions are missing: slices are in order of SliceLocation")
-    out += _contradicting_places(firsts)
-    if firsts[0].distance is None and firsts[0].location is None and firsts[0].frame is None:
+    if _contradicts_location(firsts):
+        out.append(
+            "SliceLocation has the slices in another order than ImagePositionPatient, which is "
+            "taken: one of them is wrong"
+        )
+    if first.distance is None and first.location is None and first.frame is None:
         out.append("neither position nor SliceLocation is there: taken as one slice")
     grids = Counter((image.shape, image.spacing) for image in firsts)
     if len(grids) > 1:
@@ -33,8 +37,7 @@ def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]
         )
         out.append(f"the field of view changes: {sizes}")
     used = [image for one in sound for image in one]
-    derived = sum("DERIVED" in image.image_type for image in used)
-    if derived:
+    if derived := sum("DERIVED" in image.image_type for image in used):
         out.append(
             f"{derived} of {len(used)} images are derived from others ({used[0].name}, "
             f"{'/'.join(used[0].image_type)})"
@@ -48,16 +51,13 @@ def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]
                 f"the images of the slice at {one[0].place} lie up to {shift:.1f} mm beside "
                 "one another and are taken as they are stored"
             )
-    more = [one for one in sound if 0 < one[0].cardiac_images < len(one)]
-    if more:
-        first = more[0][0]
+    if more := [one for one in sound if 0 < one[0].cardiac_images < len(one)]:
         out.append(
             f"{len(more)} slices have more phases than CardiacNumberOfImages says ({len(more[0])} "
-            f"at {first.place}, not {first.cardiac_images}): images of something else may be "
-            "among them"
+            f"at {more[0][0].place}, not {more[0][0].cardiac_images}): images of something else "
+            "may be among them"
         )
-    few = [one for one in sound if len(one) < one[0].temporal_positions]
-    if few:
+    if few := [one for one in sound if len(one) < one[0].temporal_positions]:
         out.append(
             f"{len(few)} slices have fewer phases than NumberOfTemporalPositions says "
             f"({len(few[0])} at {few[0][0].place}, not {few[0][0].temporal_positions}): some may "
@@ -69,28 +69,22 @@ def notes_of(slices: Sequence[Sequence[Image]], sound: Sequence[Sequence[Image]]
     if len(names) > 1:
         out.append(f"the stack is of series of several names: {', '.join(names.values())}")
     axes = [unit_axes(i.orientation) for i in firsts if i.orientation is not None]
-    turns = [displayed_axes(one) for one in axes]
-    if turns:
-        cosines = [(turn * turns[0]).sum(axis=1).min() for turn in turns]
-        widest = float(np.degrees(np.arccos(np.clip(min(cosines), -1.0, 1.0))))
-        if widest > 0.5:
-            out.append(f"the slices are turned by {widest:.1f} degrees from one another")
+    turns = list(map(displayed_axes, axes))
+    cosines = [(turn * turns[0]).sum(axis=1).min() for turn in turns]
+    widest = float(np.degrees(np.arccos(np.clip(min(cosines, default=1.0), -1.0, 1.0))))
+    if widest > 0.5:
+        out.append(f"the slices are turned by {widest:.1f} degrees from one another")
     return out
 
 
-def _contradicting_places(slices: Sequence[Image]) -> list[str]:
+def _contradicts_location(slices: Sequence[Image]) -> bool:
     """Whether SliceLocation has another order than the positions, or puts a slice elsewhere."""
     places = [(one.distance, one.location) for one in slices]
     known = np.array([place for place in places if None not in place], float)
     if len(known) < 3 or len(set(known[:, 1])) < len(known):
-        return []  # equal ones say nothing
+        return False  # equal ones say nothing
     steps = np.diff(known[known[:, 0].argsort(), 1])
-    if (steps > 0).all() or (steps < 0).all():
-        return []
-    return [
-        "SliceLocation has the slices in another order than ImagePositionPatient, which is taken: "
-        "one of them is wrong"
-    ]
+    return not ((steps > 0).all() or (steps < 0).all())
 
 
 def _shift_in_plane(images: Sequence[Image]) -> float:
@@ -98,8 +92,8 @@ def _shift_in_plane(images: Sequence[Image]) -> float:
     turn = images[0].orientation
     if turn is None:
         return 0.0
-    places = [[image.along(np.array(axis)) for image in images] for axis in (turn[:3], turn[3:])]
-    known = [[at for at in along if at is not None] for along in places]
+    axes = np.reshape(turn, (2, 3))
+    known = [[at for i in images if (at := i.along(axis)) is not None] for axis in axes]
     return max((max(along) - min(along) for along in known if along), default=0.0)
 
 
@@ -130,14 +124,11 @@ def _overlap(slices: Sequence[Image]) -> list[str]:
     """Whether slices lie in one another, as where one was scanned again a little aside."""
     pairs = _pairs(slices)
     widest = max((apart for apart, *_ in pairs), default=0.0)
-
-    def usual(one: Image) -> float:
-        return min(one.thickness, max(widest, _OVERLAP * one.thickness))
-
     out = [
         f"the slices at {one.place} and {other.place} are {one.thickness:g} mm thick and lie in "
         "one another: perhaps one slice, scanned twice"
         for apart, one, other in pairs
-        if apart < _OVERLAP * (one.thickness if one.series != other.series else usual(one))
+        if apart < _OVERLAP * one.thickness
+        and (one.series != other.series or apart < _OVERLAP * max(widest, _OVERLAP * one.thickness))
     ]
     return out[:3]

@@ -3,15 +3,14 @@
 import itertools
 import operator
 import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from mvo_jax.data.importers.cine import Options
-from mvo_jax.data.importers.dicom_files import MIN_PHASES, Account
-from mvo_jax.data.importers.dicom_headers import Image
+from mvo_jax.data.importers.dicom_files import Account, grouped
+from mvo_jax.data.importers.dicom_headers import MIN_PHASES, Image
 from mvo_jax.data.importers.dicom_pixels import check_greys, read_pixels
 from mvo_jax.data.importers.orientation import unit_axes
 from mvo_jax.errors import UserError
@@ -31,37 +30,34 @@ _LARGEST_GAP = 1.7  # of the usual time between phases
 _OFF_A_STEP = 0.2  # of it: clocks are rounded to some ms
 _CLOSE = 0.3  # of it: a phase nearer to another is the same one, scanned again
 # What distinguishes the phases of a slice, best first.
-_TIMES = (
-    ("TriggerTime", "trigger"),
-    ("NominalCardiacTriggerDelayTime", "delay"),
-    ("ActualCardiacTriggerDelayTime", "actual_delay"),
-    ("TemporalPositionIdentifier", "temporal"),
-    ("AcquisitionTime", "clock"),
-    ("InstanceNumber", "instance"),
-)
-_IN_MS = (*(name for name, _ in _TIMES[:3]), "AcquisitionTime")
+_TIMES = {
+    "TriggerTime": "trigger",
+    "NominalCardiacTriggerDelayTime": "delay",
+    "ActualCardiacTriggerDelayTime": "actual_delay",
+    "TemporalPositionIdentifier": "temporal",
+    "AcquisitionTime": "clock",
+    "InstanceNumber": "instance",
+}
+_IN_MS = (*[*_TIMES][:3], "AcquisitionTime")
 
-T = TypeVar("T")
+Time = Callable[[Image], float]
 
 
 def order_phases(images: Sequence[Image], options: Options, account: Account) -> list[Image]:
     """One beat of a slice in time order.
 
-    Images are cut by what distinguishes them, never by count: one echo (the first), one acquisition
-    (the last whole one, or by ``--repeats``), one beat (the first).
-
-    Args:
-        images: of one place and series.
-        options: ``repeats`` chooses between acquisitions.
-        account: gets what is left out.
+    Images, of one place and series, are cut by what distinguishes them, never by count: one echo
+    (the first), one acquisition (the last whole one, or by ``--repeats``), one beat (the first).
 
     Raises:
         UserError: phases cannot be told apart or put in order, or some are missing. The cause goes
             on with "the slice".
     """
-    _check_location(images)
-    _check_one_turn(images)
-    name, time = _time_of(images)
+    _check_one_place(images)
+    name, time = next(_times_of(images, _TIMES, MIN_PHASES), ("", None))
+    if time is None:
+        cause = "nothing tells the phases of a slice apart"
+        raise UserError(cause, "export the series again with TriggerTime or InstanceNumber")
     kept = _one_echo(list(images), time, account)
     kept = _one_acquisition(kept, time, options, account)
     if _repeats(kept, time):
@@ -83,12 +79,9 @@ def order_phases(images: Sequence[Image], options: Options, account: Account) ->
 
 
 def _check_gaps(name: str, times: np.ndarray, account: Account) -> None:
-    """Check that no phase is missing, as far as what orders them says it.
+    """Refuse a slice that lacks a phase, as far as what orders them says it.
 
     Numbers may leave out what is no phase, and the clock may wait for a beat: a note.
-
-    Raises:
-        UserError: one is missing.
     """
     gaps = np.diff(times)
     usual = gaps.min() if name == "InstanceNumber" else np.median(gaps)
@@ -102,17 +95,12 @@ def _check_gaps(name: str, times: np.ndarray, account: Account) -> None:
     if name == "InstanceNumber" or (name == "AcquisitionTime" and not is_step):
         account.notes.append(f"a phase may be missing between {where}")
         return
-    raise UserError(
-        f"a phase is missing between {where}", "export the whole series again, or leave it out"
-    )
+    cause = f"a phase is missing between {where}"
+    raise UserError(cause, "export the whole series again, or leave it out")
 
 
-def _check_location(images: Sequence[Image]) -> None:
-    """Check that images of one position state one SliceLocation.
-
-    Raises:
-        UserError: they state several; one of the two is no place.
-    """
+def _check_one_place(images: Sequence[Image]) -> None:
+    """Refuse images of one position that differ in SliceLocation or in how they are turned."""
     places = sorted(i.location for i in images if i.location is not None and i.position is not None)
     if places and places[-1] - places[0] > _SAME_LOCATION_MM:
         raise UserError(
@@ -120,14 +108,6 @@ def _check_location(images: Sequence[Image]) -> None:
             f"{places[0]:g} to {places[-1]:g} mm: which says where they lie is not sure",
             "export the series again; if SliceLocation is right, take ImagePositionPatient out",
         )
-
-
-def _check_one_turn(images: Sequence[Image]) -> None:
-    """Check that the images of a slice are turned alike: they are displayed by the first.
-
-    Raises:
-        UserError: ImageOrientationPatient says otherwise.
-    """
     turns = Counter(i.orientation for i in images if i.orientation is not None).most_common()
     limit = np.cos(np.radians(SAME_TURN_DEGREES))
     axes = [unit_axes(turn) for turn, _ in turns]
@@ -142,45 +122,31 @@ def _check_one_turn(images: Sequence[Image]) -> None:
 
 
 def _check_triggers(images: Sequence[Image], name: str, account: Account) -> None:
-    """Check that what stands in for TriggerTime orders the images as those that have one say.
-
-    Args:
-        images: in order.
-        name: the tag by which they are.
-        account: gets a note where some lack a TriggerTime.
-
-    Raises:
-        UserError: it does not.
-    """
-    known = [image.trigger for image in images if image.trigger is not None]
-    if known != sorted(known) and len(known) == len(images):
+    """Refuse an order by what stands in for TriggerTime where the known ones contradict it."""
+    known, count = [i.trigger for i in images if i.trigger is not None], len(images)
+    if known != sorted(known) and len(known) == count:
         raise UserError(
-            f"its {len(images)} images have {len(set(known))} times by TriggerTime, which "
-            f"contradicts {name}, by which alone they could be told apart",
+            f"its {count} images have {len(set(known))} times by TriggerTime, which contradicts "
+            f"{name}, by which alone they could be told apart",
             "export the series again with TriggerTime, not rounded",
         )
     if known != sorted(known):
         raise UserError(
-            f"{len(known)} of {len(images)} images have a TriggerTime, and it contradicts {name}, "
-            "by which the others could be put in order",
+            f"{len(known)} of {count} images have a TriggerTime, and it contradicts {name}, by "
+            "which the others could be put in order",
             "export the series again with TriggerTime in all images",
         )
-    if 0 < len(known) < len(images):
+    if 0 < len(known) < count:
         account.notes.append(
-            f"{len(images) - len(known)} of {len(images)} images have no TriggerTime: phases are "
-            f"in the order of {name}"
+            f"{count - len(known)} of {count} images have no TriggerTime: phases are in the order "
+            f"of {name}"
         )
 
 
 def _check_clock(images: Sequence[Image], account: Account) -> None:
-    """Check that InstanceNumber orders the images as AcquisitionTime does, be it in whole seconds.
+    """Refuse an order by InstanceNumber that AcquisitionTime, within a beat, contradicts.
 
-    Args:
-        images: in order.
-        account: gets a note where times of many beats say otherwise: when was scanned, not what.
-
-    Raises:
-        UserError: times within one beat say otherwise.
+    Times of many beats say when was scanned, not what: a note.
     """
     times = [image.clock for image in images if image.clock is not None]
     if times == sorted(times):
@@ -197,37 +163,31 @@ def _check_clock(images: Sequence[Image], account: Account) -> None:
     )
 
 
-def _time_of(images: Sequence[Image]) -> tuple[str, Callable[[Image], float]]:
-    """The best tag that tells the phases of a slice apart, and what reads it."""
-    for name, field in _TIMES:
-        values = [getattr(image, field) for image in images]
-        if any(value is None for value in values) or len(set(values)) < MIN_PHASES:
+def _times_of(
+    images: Sequence[Image], names: Iterable[str], least: int
+) -> Iterator[tuple[str, Time]]:
+    """Those tags that tell so many phases of a slice apart, and what reads them."""
+    for name in names:
+        time = operator.attrgetter(_TIMES[name])
+        values = list(map(time, images))
+        if None in values or len(set(values)) < least:
             continue
-        if field == "clock" and not _is_one_run(values):
-            continue  # when the slice was scanned, over several beats
-        return name, lambda image: getattr(image, field)  # noqa: B023 (returned at once)
-    raise UserError(
-        "nothing tells the phases of a slice apart",
-        "export the series again with TriggerTime or InstanceNumber",
-    )
+        # Else when the slice was scanned, over several beats.
+        if name != "AcquisitionTime" or _is_one_run(values):
+            yield name, time
 
 
-def _finer(
-    images: Sequence[Image], name: str, time: Callable[[Image], float]
-) -> tuple[str, Callable[[Image], float]]:
+def _finer(images: Sequence[Image], name: str, time: Time) -> tuple[str, Time]:
     """A time that tells apart what a rounded one does not, if the two agree; else the same."""
-    for other, field in _TIMES[[n for n, _ in _TIMES].index(name) + 1 : -1]:
-        finer = operator.attrgetter(field)
-        values = list(map(finer, images))
-        if None in values or len(set(values)) < len(values):
-            continue
+    names = [*_TIMES]
+    for other, finer in _times_of(images, names[names.index(name) + 1 : -1], len(images)):
         course = list(map(time, sorted(images, key=finer)))
-        if course == sorted(course) and (field != "clock" or _is_one_run(values)):
+        if course == sorted(course):
             return other, finer
     return name, time
 
 
-def _scanned_again(images: Sequence[Image], time: Callable[[Image], float]) -> bool:
+def _scanned_again(images: Sequence[Image], time: Time) -> bool:
     """Whether phases lie in twos or more, far closer than to the next: a slice scanned again."""
     gaps = np.diff(sorted(map(time, images)))
     close = (gaps < _CLOSE * np.quantile(gaps, 0.75)).sum() if len(gaps) else 0
@@ -245,30 +205,20 @@ def _is_located(image: Image) -> bool:
     return image.position is not None or image.location is not None
 
 
-def _repeats(images: Sequence[Image], time: Callable[[Image], float]) -> bool:
+def _repeats(images: Sequence[Image], time: Time) -> bool:
     return len({time(image) for image in images}) < len(images)
 
 
-def _parts(
-    images: Sequence[Image], key: Callable[[Image], float | None], time: Callable[[Image], float]
-) -> dict[float, list[Image]]:
-    """The images by a key, if that makes beats of them; else empty."""
-    parts: dict[float, list[Image]] = defaultdict(list)
-    for image in images:
-        value = key(image)
-        if value is None:
-            return {}
-        parts[value].append(image)
+def _parts(images: Sequence[Image], field: str, time: Time) -> dict[float, list[Image]]:
+    """The images by a field, if that makes beats of them; else empty."""
+    parts = grouped(images, operator.attrgetter(field))
     whole = [p for p in parts.values() if len({time(i) for i in p}) >= MIN_PHASES]
-    return dict(sorted(parts.items())) if len(parts) > 1 and whole else {}
+    return dict(sorted(parts.items())) if len(parts) > 1 and whole and None not in parts else {}
 
 
-def _one_echo(images: list[Image], time: Callable[[Image], float], account: Account) -> list[Image]:
-    for name, key in (
-        ("EchoNumbers", lambda i: i.echo),
-        ("EchoTime", lambda i: i.echo_time),
-    ):
-        parts = _parts(images, key, time)
+def _one_echo(images: list[Image], time: Time, account: Account) -> list[Image]:
+    for name, field in (("EchoNumbers", "echo"), ("EchoTime", "echo_time")):
+        parts = _parts(images, field, time)
         if len(parts) > 1 and min(len(p) for p in parts.values()) >= MIN_PHASES:
             first, *others = parts
             for other in others:
@@ -278,9 +228,9 @@ def _one_echo(images: list[Image], time: Callable[[Image], float], account: Acco
 
 
 def _one_acquisition(
-    images: list[Image], time: Callable[[Image], float], options: Options, account: Account
+    images: list[Image], time: Time, options: Options, account: Account
 ) -> list[Image]:
-    parts = _parts(images, lambda i: i.acquisition, time)
+    parts = _parts(images, "acquisition", time)
     if len(parts) < 2:
         return images
     if not _is_located(images[0]):
@@ -294,27 +244,23 @@ def _one_acquisition(
     apart = all(a[1] < b[0] or b[1] < a[0] for i, a in enumerate(starts) for b in starts[:i])
     if apart or (not _repeats(images, time) and len(images) == images[0].cardiac_images):
         return images
-    chosen = _whole(list(parts), lambda n: len({time(i) for i in parts[n]}), options)
-    _check_repeats(list(parts.values()), parts[chosen], options)
+    chosen = _one_repeat(list(parts.values()), time, options)
+    used = next(number for number, part in parts.items() if part is chosen)
     for number, part in parts.items():
-        if number != chosen:
-            account.leave(
-                part,
-                "repeats",
-                f"acquisition {number:g} of the same slice; {chosen:g} is used",
-            )
-    return parts[chosen]
+        if part is not chosen:
+            why = f"acquisition {number:g} of the same slice; {used:g} is used"
+            account.leave(part, "repeats", why)
+    return chosen
 
 
-def _check_repeats(sets: list[list[Image]], chosen: list[Image], options: Options) -> None:
-    """Check that sets of images of one slice look like one, as magnitude and phase map do not.
-
-    Raises:
-        UserError: they do not, and nobody said which is meant.
-    """
+def _one_repeat(sets: list[list[Image]], time: Time, options: Options) -> list[Image]:
+    """The last (or first) set of most phases; refused if sets look as unlike as phase maps do."""
+    sizes = [len({time(i) for i in one}) for one in sets]
+    whole = [one for one, size in zip(sets, sizes, strict=True) if size == max(sizes)]
+    chosen = whole[0] if options.repeats == "first" else whole[-1]
     cine = [one for one in sets if len(one) >= MIN_PHASES]
     if options.repeats is not None or len(cine) < 2:
-        return
+        return chosen
     means = [one.mean(axis=0).ravel() for one in read_pixels(cine)]
     own = next(mean for one, mean in zip(cine, means, strict=True) if one is chosen)
     with np.errstate(invalid="ignore", divide="ignore"):  # of one grey nothing is known
@@ -329,42 +275,25 @@ def _check_repeats(sets: list[list[Image]], chosen: list[Image], options: Option
             f"{alike:.2f}): magnitude and phase maps, or two places? ({first.name})",
             "choose with --repeats=first or --repeats=last, or leave only one in the folder",
         )
+    return chosen
 
 
-def _whole(sets: list[T], size: Callable[[T], int], options: Options) -> T:
-    """The last (or first) of those that have most phases."""
-    most = max(map(size, sets))
-    whole = [one for one in sets if size(one) == most]
-    return whole[0] if options.repeats == "first" else whole[-1]
-
-
-def _without_equal_pixels(
-    images: list[Image], time: Callable[[Image], float], account: Account
-) -> list[Image]:
+def _without_equal_pixels(images: list[Image], time: Time, account: Account) -> list[Image]:
     """Images of one time that are equal in every pixel, as of two exports, once."""
     kept: dict[tuple[float, bytes], Image] = {}
     for image in images:
         ((pixels,),) = read_pixels([[image]])
         kept.setdefault((time(image), pixels.tobytes()), image)
     copies = len(images) - len(kept)
-    if copies:
-        account.left["copies"] += copies
-        account.notes.append(f"{images[0].name}: {copies} copies (same time and pixels) left out")
+    note = f"{images[0].name}: {copies} copies (same time and pixels) left out"
+    account.count(copies, "copies", note)
     return list(kept.values())
 
 
 def _one_run(
-    images: list[Image],
-    time: Callable[[Image], float],
-    name: str,
-    options: Options,
-    account: Account,
+    images: list[Image], time: Time, name: str, options: Options, account: Account
 ) -> list[Image]:
-    """Of beats that follow one another by InstanceNumber, the last whole one.
-
-    Raises:
-        UserError: nothing says where one ends, or the images may be of several slices.
-    """
+    """Of beats that follow one another by InstanceNumber, the last whole one."""
     slices = {image.in_stack for image in images}
     if len(slices) > 1:
         raise UserError(
@@ -401,50 +330,41 @@ def _one_run(
             f"export the series again, each image once, with its position, acquisition and {name}, "
             "not rounded",
         )
-    chosen = _whole(runs, len, options)
-    _check_repeats(runs, chosen, options)
+    chosen = _one_repeat(runs, time, options)
+    why = f"the same slice again; the {options.repeats or 'last'} is used (--repeats chooses)"
     for run in runs:
         if run is not chosen:
-            which = options.repeats or "last"
-            why = f"the same slice again; the {which} is used (--repeats chooses)"
             account.leave(run, "repeats", why)
     return chosen
 
 
-def _one_beat(
-    images: list[Image], time: Callable[[Image], float], account: Account, *, in_ms: bool
-) -> list[Image]:
+def _one_beat(images: list[Image], time: Time, account: Account, *, in_ms: bool) -> list[Image]:
     """The first of several beats of a real-time series; images are in time order."""
-    start = time(images[0])
+    first, count, start = images[0], len(images), time(images[0])
     span = time(images[-1]) - start if in_ms else 0.0
-    interval = images[0].interval if in_ms else 0.0
-    step = span / max(len(images) - 1, 1)
+    interval = first.interval if in_ms else 0.0
+    step = span / max(count - 1, 1)
     if interval > 0 and span + step > _SEVERAL_BEATS * interval:
         beat = [i for i in images if time(i) - start < interval - step / 2]
         if len(beat) < MIN_PHASES:
-            raise UserError(
-                f"a beat of {interval:g} ms has {len(beat)} of {len(images)} phases (real-time "
-                "series?)",
-                f"leave {images[0].name} out of the folder",
-            )
+            cause = f"a beat of {interval:g} ms has {len(beat)} of {count} phases"
+            raise UserError(f"{cause} (real-time series?)", f"leave {first.name} out of the folder")
         account.leave(images[len(beat) :], "later beats", f"one beat of {interval:g} ms is used")
         return beat
     if interval > 0:
-        if not images[0].cardiac_images and span + step < _MOST_OF_A_BEAT * interval:
-            account.notes.append(
-                f"{images[0].name}: {len(images)} phases cover {span + step:.0f} ms of a beat of "
-                f"{interval:g} ms: some may be missing"
-            )
+        if not first.cardiac_images and span + step < _MOST_OF_A_BEAT * interval:
+            cover = f"{count} phases cover {span + step:.0f} ms of a beat of {interval:g} ms"
+            account.notes.append(f"{first.name}: {cover}: some may be missing")
         return images
-    expected = images[0].cardiac_images
-    real_time = _REAL_TIME.search(images[0].words.casefold()) and span > _USUAL_BEAT_MS
-    if span > _LONGEST_BEAT_MS or 0 < expected < len(images) or real_time:
+    expected = first.cardiac_images
+    real_time = _REAL_TIME.search(first.words.casefold()) and span > _USUAL_BEAT_MS
+    if span > _LONGEST_BEAT_MS or 0 < expected < count or real_time:
         raise UserError(
-            f"it has {len(images)} phases"
+            f"it has {count} phases"
             + (f" over {span:g} ms" if in_ms else "")
             + (f" where CardiacNumberOfImages is {expected}" if expected else "")
             + ": several beats (a real-time series?), and no NominalInterval to cut them by"
-            + (", or images that are no phase, as a mean" if len(images) < 2 * expected else ""),
-            f"export one beat of {images[0].name}, or leave what is none out of the folder",
+            + (", or images that are no phase, as a mean" if count < 2 * expected else ""),
+            f"export one beat of {first.name}, or leave what is none out of the folder",
         )
     return images

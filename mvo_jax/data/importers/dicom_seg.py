@@ -1,9 +1,6 @@
-"""DICOM segmentations (PS3.3 A.51 and A.101): binary or label map, segments by their labels.
+"""DICOM segmentations (PS3.3 A.51 and A.101): binary or label map, segments by their labels."""
 
-Read with pydicom alone: a segmentation is a multi-frame image, and each frame says which segment it
-is of and where it lies.
-"""
-
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +8,13 @@ from typing import Any
 import numpy as np
 
 from mvo_jax.data.importers.cine import check_size, printable, quiet_readers, reading
-from mvo_jax.data.importers.dicom_headers import read_file
+from mvo_jax.data.importers.dicom_headers import THICKNESS_MM, group_value, read_file
 from mvo_jax.data.importers.orientation import patient_affine
 from mvo_jax.data.importers.segments import join_segments, segment_values
 from mvo_jax.data.importers.sheets import even_volume
 from mvo_jax.data.importers.volume import Volume, oriented_volume
 from mvo_jax.errors import UserError
 
-_THICKNESS_MM = 8.0  # of a single slice where the header is silent
 _SEGMENT = "SegmentIdentificationSequence"  # of a frame; of all frames where there is one segment
 _SAME_PLACE_MM = 0.01  # of frames of several segments on one slice: positions are text
 
@@ -45,13 +41,9 @@ def read_seg(path: Path, mask_values: Mapping[int, int]) -> Volume:
     Slices without a frame are empty. Where segments overlap, MVO counts before infarct before
     myocardium.
 
-    Args:
-        path: of the file.
-        mask_values: meaning of segment numbers; counts for more than the segments' labels.
-
     Raises:
-        UserError: damaged, no segmentation, probabilities, segments without a meaning, or frames
-            that make no stack.
+        UserError: damaged, no segmentation, probabilities, segments without a meaning by
+            ``mask_values`` or, after those, their labels, or frames that make no stack.
     """
     with reading(path, " as DICOM segmentation"):
         data = read_file(path)
@@ -81,35 +73,21 @@ def read_seg(path: Path, mask_values: Mapping[int, int]) -> Volume:
         for frame, group in zip(pixels, groups, strict=True):
             plane = _plane(path, shared, group)
             corner = tuple(np.floor(plane[:3, 3] / _SAME_PLACE_MM + 0.5))
-            says = group if _SEGMENT in group else shared
-            slices.setdefault(corner, (plane, []))[1].extend(_layers(kind, frame, says, values))
+            if kind == "LABELMAP":
+                layers = [(frame == n, values[int(n)]) for n in np.unique(frame) if n]
+            else:
+                says = (group if _SEGMENT in group else shared)[_SEGMENT][0]
+                layers = [(frame != 0, values[int(says.ReferencedSegmentNumber)])]
+            slices.setdefault(corner, (plane, []))[1].extend(layers)
     planes, drawn = zip(*slices.values(), strict=True)
     masks = [join_segments(own, pixels.shape[1:]) for own in drawn]
     mask, affine = even_volume(path, planes, masks)
     return oriented_volume(path, mask[None], affine, oriented=True)
 
 
-def _layers(
-    kind: str, frame: np.ndarray, group: Any, values: Mapping[int, int]
-) -> list[tuple[np.ndarray, int]]:
-    """Where each segment is in a frame, and its value."""
-    if kind == "LABELMAP":
-        numbers = [int(n) for n in np.unique(frame) if n]
-        return [(frame == n, values[n]) for n in numbers]
-    number = int(group[_SEGMENT][0].ReferencedSegmentNumber)
-    return [(frame != 0, values[number])]
-
-
 def _plane(path: Path, shared: Any, own: Any) -> np.ndarray:
     """(Column, row, slice) index of a frame to RAS mm."""
-
-    def value(sequence: str, name: str) -> Any:
-        for group in (own, shared):
-            if sequence in group and name in group[sequence][0]:
-                return group[sequence][0][name].value
-        return None
-
-    measures = "PixelMeasuresSequence"
+    value, measures = functools.partial(group_value, {}, (own, shared)), "PixelMeasuresSequence"
     turn = value("PlaneOrientationSequence", "ImageOrientationPatient")
     corner = value("PlanePositionSequence", "ImagePositionPatient")
     spacing = value(measures, "PixelSpacing")
@@ -117,5 +95,5 @@ def _plane(path: Path, shared: Any, own: Any) -> np.ndarray:
         cause = f"{printable(path)} does not say where its frames lie"
         raise UserError(cause, "export it again with plane positions, or as NRRD or NIfTI")
     step = value(measures, "SpacingBetweenSlices") or value(measures, "SliceThickness")
-    steps = float(spacing[1]), float(spacing[0]), float(step or _THICKNESS_MM)
+    steps = float(spacing[1]), float(spacing[0]), float(step or THICKNESS_MM)
     return patient_affine(np.array(turn, float), np.array(corner, float), steps)

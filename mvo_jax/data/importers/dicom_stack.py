@@ -2,16 +2,18 @@
 
 import dataclasses
 import itertools
+import operator
 from collections import Counter, defaultdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mvo_jax.data.importers.cine import Options, RefusedSeries, Series, printable
-from mvo_jax.data.importers.dicom_files import Account, find_images
-from mvo_jax.data.importers.dicom_headers import Image
+from mvo_jax.data.importers.cine import Options, Series, printable
+from mvo_jax.data.importers.dicom_files import Account, find_images, grouped
+from mvo_jax.data.importers.dicom_headers import MIN_PHASES, Image
 from mvo_jax.data.importers.dicom_notes import notes_of
-from mvo_jax.data.importers.dicom_phases import MIN_PHASES, SAME_TURN_DEGREES, order_phases
+from mvo_jax.data.importers.dicom_phases import SAME_TURN_DEGREES, order_phases
 from mvo_jax.data.importers.orientation import displayed_axes, slice_normal, unit_axes
 from mvo_jax.errors import UserError
 
@@ -32,13 +34,7 @@ _TYPICAL_DEGREES, _AXIAL_DEGREES = 60.0, 15.0
 
 @dataclasses.dataclass
 class StackSlice:
-    """One slice: its images in time order, or why it cannot be used.
-
-    Attributes:
-        images: of one beat; where refused, all that lie there.
-        account: what was left out of it.
-        refusal: None of a sound slice.
-    """
+    """One slice: its images in time order; where refused, all that lie there."""
 
     images: tuple[Image, ...]
     account: Account
@@ -47,23 +43,24 @@ class StackSlice:
 
 @dataclasses.dataclass
 class Stack:
-    """The short-axis cine of a patient.
-
-    Attributes:
-        slices: along their normal.
-        account: what was left out beside it.
-    """
+    """The short-axis cine, slices along their normal, and what was left out beside it."""
 
     slices: list[StackSlice]
     account: Account
+
+    @property
+    def sound(self) -> dict[int, tuple[Image, ...]]:
+        """Images of the slices that can be used, by their number."""
+        return {z: one.images for z, one in enumerate(self.slices) if one.refusal is None}
 
 
 class _Candidate:
     """Images of one examination, frame of reference, orientation and kind of sequence."""
 
-    def __init__(self, images: list[Image], key: tuple, turn: np.ndarray | None, path: Any):
+    def __init__(self, images: list[Image], key: tuple, path: Path):
         self.images, self.key = images, key
-        self.normal = None if turn is None else slice_normal(turn)
+        usual = Counter(image.orientation for image in images).most_common(1)[0][0]
+        self.normal = None if usual is None else slice_normal(np.array(usual))
         self.places = _places(images, self.normal, path)
         self.cine = [there for there in self.places if len(there) >= MIN_PHASES]
 
@@ -89,70 +86,46 @@ class _Candidate:
         return f"{name} {shape}{at}: {len(self.places)} slices, {len(self.images)} images"
 
 
-def read_stack(series: Series, options: Options) -> Stack:
+def read_stack(series: Series, options: Options, account: Account | None = None) -> Stack:
     """Headers of a patient's short-axis cine, slice by slice, each in time order.
 
-    Images are told apart by examination, frame of reference, orientation (within 6 degrees) and
-    kind of sequence; slices by their position along the normal (within half a millimetre); phases
-    by trigger time or what stands in for it. A slice that cannot be used does not stop the others.
+    Images are told apart by examination, frame of reference, orientation and kind of sequence;
+    slices by their position along the normal. A slice that cannot be used does not stop the others.
 
     Raises:
-        RefusedSeries: nothing, or no single cine stack, was found, or no slice of it can be used.
-            The message lists what is there.
+        UserError: no single cine stack was found, or no slice of it can be used.
     """
-    account = Account()
-    try:
-        return _read_stack(series, options, account)
-    except UserError as error:
-        raise RefusedSeries(error.cause, error.remedy, images=account.found) from error
-
-
-def _read_stack(series: Series, options: Options, account: Account) -> Stack:
-    images = find_images(series, options, account)
-    candidates = _candidates(images, series)
+    account = account or Account()
+    candidates = _candidates(find_images(series, options, account), series)
     chosen = _choose(series, candidates)
     for other in candidates:
         if other is not chosen:
-            why = _why_not(other, chosen)
-            account.leave(other.images, why)
+            account.leave(other.images, _why_not(other, chosen))
     _check_one_kind(series, chosen, candidates)
     _check_turn(series, chosen)
     # Not one that has a single image there, as a localiser that crosses a slice of the cine.
-    used = {
-        name
-        for there in chosen.cine
-        for name, count in Counter(image.series for image in there).items()
-        if count >= MIN_PHASES
-    }
-    out = []
+    counts = (Counter(image.series for image in there) for there in chosen.cine)
+    used = {name for one in counts for name, count in one.items() if count >= MIN_PHASES}
+    out = Stack([], account)
     for there in chosen.places:
         if len(there) >= MIN_PHASES or any(image.series in used for image in there):
-            out.append(_slice(series, there, options))
+            out.slices.append(_slice(series, there, options))
         else:
             account.leave(there, "stills", f"fewer than {MIN_PHASES} images at one place")
-    _check_even(series, out)
-    if all(one.refusal is not None for one in out):
-        first = out[0].refusal
-        assert first is not None
+    _check_even(series, out.slices)
+    if not out.sound and (first := out.slices[0].refusal) is not None:
         raise UserError(f"{first.cause}. {_table(candidates)}", first.remedy)
-    sound = [one.images for one in out if one.refusal is None]
-    account.notes += notes_of([one.images for one in out], sound)
-    return Stack(out, account)
+    account.notes += notes_of([one.images for one in out.slices], [*out.sound.values()])
+    return out
 
 
 def _candidates(images: list[Image], series: Series) -> list[_Candidate]:
-    """Images by examination, frame of reference, orientation and kind of sequence."""
     study, frame = (_sound_key(images, name) for name in ("study", "frame_of_reference"))
     turns = _turns(images)
-    groups: dict[tuple, list[Image]] = defaultdict(list)
-    for image in images:
-        groups[study(image), frame(image), turns[image.orientation], image.sequence].append(image)
-    out = []
-    for key, them in groups.items():
-        usual = Counter(image.orientation for image in them).most_common(1)[0][0]
-        turn = None if usual is None else np.array(usual)
-        out.append(_Candidate(them, key, turn, series.path))
-    return out
+    groups = grouped(
+        images, lambda i: (study(i), frame(i), turns[i.orientation], (i.sequence, i.variant))
+    )
+    return [_Candidate(them, key, series.path) for key, them in groups.items()]
 
 
 def _sound_key(images: list[Image], name: str) -> Any:
@@ -163,10 +136,7 @@ def _sound_key(images: list[Image], name: str) -> Any:
 
 
 def _turns(images: list[Image]) -> dict[tuple[float, ...] | None, int]:
-    """Orientation -> number of its cluster; the most frequent orientations lead theirs.
-
-    Two are one if they are displayed alike, as where the rows of one run the other way.
-    """
+    """Orientation -> number of its cluster, of those displayed as the most frequent one is."""
     leaders: list[np.ndarray] = []
     out: dict[tuple[float, ...] | None, int] = {None: -1}
     limit = np.cos(np.radians(SAME_TURN_DEGREES))
@@ -183,14 +153,13 @@ def _turns(images: list[Image]) -> dict[tuple[float, ...] | None, int]:
     return out
 
 
-def _places(images: list[Image], normal: np.ndarray | None, path: Any) -> list[list[Image]]:
+def _places(images: list[Image], normal: np.ndarray | None, path: Path) -> list[list[Image]]:
     """Images by position along the normal, else by SliceLocation, else by file or folder."""
-    at: list[float | None] = (
-        [None] * len(images) if normal is None else [image.along(normal) for image in images]
-    )
+    at = [None if normal is None else image.along(normal) for image in images]
     if all(value is None for value in at):
         at = [image.location for image in images]
-    unknown = [image for image, value in zip(images, at, strict=True) if value is None]
+    known = [(value, i) for value, i in zip(at, images, strict=True) if value is not None]
+    unknown = [image for value, image in zip(at, images, strict=True) if value is None]
     if len(unknown) == len(images):
         if len({image.position for image in images}) > 1 and len(images) >= MIN_PHASES:
             raise UserError(
@@ -198,9 +167,7 @@ def _places(images: list[Image], normal: np.ndarray | None, path: Any) -> list[l
                 "not say how they are turned (ImageOrientationPatient is missing)",
                 "export the series again with ImageOrientationPatient, or with SliceLocation",
             )
-        by_file: dict[Any, list[Image]] = defaultdict(list)
-        for image in images:
-            by_file[image.path if image.frame is not None else image.path.parent].append(image)
+        by_file = grouped(images, lambda i: i.path.parent if i.frame is None else i.path)
         return [by_file[place] for place in sorted(by_file)]
     if unknown:
         raise UserError(
@@ -208,25 +175,19 @@ def _places(images: list[Image], normal: np.ndarray | None, path: Any) -> list[l
             f"no position ({printable(unknown[0].path.name)} for one)",
             "export the series again with ImagePositionPatient, or leave those files out",
         )
-    order = sorted(range(len(images)), key=lambda i: at[i] or 0.0)
     out: list[list[Image]] = []
     first = last = -np.inf
-    for i in order:
-        value = at[i] or 0.0
+    for value, image in sorted(known, key=operator.itemgetter(0)):
         if value - last > _SAME_PLACE_MM or value - first > 2 * _SAME_PLACE_MM:
             out.append([])
             first = value
-        out[-1].append(images[i])
+        out[-1].append(image)
         last = value
     return [sorted(there, key=lambda image: (str(image.path), image.frame or 0)) for there in out]
 
 
 def _choose(series: Series, candidates: list[_Candidate]) -> _Candidate:
-    """The short-axis stack among those that are cine.
-
-    Raises:
-        UserError: there is none, or more than one may be it.
-    """
+    """The short-axis stack among those that are cine; refused where more than one may be it."""
     cine = [one for one in candidates if one.cine]
     if not cine:
         raise _ambiguous(series, candidates, f"no slice has {MIN_PHASES} phases or more: no cine")
@@ -252,18 +213,13 @@ def _choose(series: Series, candidates: list[_Candidate]) -> _Candidate:
     if len(pool) > 1 and (sizes[0] < 3 or sizes[1] > sizes[0] / 2):
         raise _ambiguous(series, cine, "several stacks, and none is plainly the short axis")
     if typical and not first.is_typical:
-        raise _ambiguous(
-            series, cine, f"the largest stack ({first.images[0].name}) is no short axis"
-        )
+        why = f"the largest stack ({first.images[0].name}) is no short axis"
+        raise _ambiguous(series, cine, why)
     return first
 
 
 def _check_turn(series: Series, chosen: _Candidate) -> None:
-    """Check that rows and columns run in two directions at right angles.
-
-    Raises:
-        UserError: ImageOrientationPatient says something else.
-    """
+    """Refuse rows and columns that do not run in two directions at right angles."""
     for turn in {image.orientation for image in chosen.images if image.orientation is not None}:
         axes = np.array(turn).reshape(2, 3)
         if max(*abs(np.linalg.norm(axes, axis=1) - 1), abs(axes[0] @ axes[1])) > _SKEW:
@@ -276,32 +232,21 @@ def _check_turn(series: Series, chosen: _Candidate) -> None:
 
 
 def _check_one_kind(series: Series, chosen: _Candidate, candidates: list[_Candidate]) -> None:
-    """Check that no two series of different names lie between one another.
-
-    Raises:
-        UserError: two do; one of them may be another kind of sequence.
-    """
-    places: dict[str, list[int]] = defaultdict(list)
-    first: dict[str, Image] = {}
+    """Refuse series of other names between one another: one may be another kind of sequence."""
+    places: dict[str, dict[int, Image]] = defaultdict(dict)
     for z, there in enumerate(chosen.cine):
         for image in there:
-            first.setdefault(image.series, image)
-        for name in {image.series for image in there}:
-            places[name].append(z)
-    for one, other in itertools.combinations(places, 2):
-        shared = set(places[one]) & set(places[other])
-        low, high = sorted((places[one], places[other]))
+            places[image.series].setdefault(z, image)
+    for one, other in itertools.combinations(places.values(), 2):
+        low, high = sorted((list(one), list(other)))
         between = high[0] < low[-1] and len(low) > 1 and len(high) > 1
-        if between and not shared and first[one].words != first[other].words:
-            raise _ambiguous(
-                series,
-                candidates,
-                f"the slices of {first[one].name} and {first[other].name} lie between one another",
-            )
+        first, second = one[min(one)], other[min(other)]
+        if between and not one.keys() & other.keys() and first.words != second.words:
+            names = f"{first.name} and {second.name}"
+            raise _ambiguous(series, candidates, f"the slices of {names} lie between one another")
 
 
 def _why_not(other: _Candidate, chosen: _Candidate) -> str:
-    """Why the images of another candidate are not used."""
     if not other.cine:
         return "stills"
     if other.key[2] != chosen.key[2]:
@@ -312,7 +257,6 @@ def _why_not(other: _Candidate, chosen: _Candidate) -> str:
 
 
 def _slice(series: Series, there: list[Image], options: Options) -> StackSlice:
-    """One slice from the images at its place."""
     account = Account(found=len(there))
     where = f"{printable(series.path)}: the slice at {there[0].place}"
     try:
@@ -327,18 +271,13 @@ def _slice(series: Series, there: list[Image], options: Options) -> StackSlice:
 
 
 def _one_source(there: list[Image], options: Options, account: Account) -> list[Image]:
-    """Of several series at one place that of ``--repeats``; single images beside a cine go.
-
-    Raises:
-        UserError: several, and nothing says which.
-    """
+    """Of several series at one place that of ``--repeats``; single images beside a cine go."""
     sources: list[list[Image]] = []
     for image in there:
-        same = [source for source in sources if _is_same_source(source[0], image)]
-        if same:
-            same[0].append(image)
-        else:
-            sources.append([image])
+        same = next((source for source in sources if _is_same_source(source[0], image)), None)
+        if same is None:
+            sources.append(same := [])
+        same.append(image)
     _check_alike(sources)
     cine = [s for s in sources if len(s) >= MIN_PHASES]
     if not cine:
@@ -363,7 +302,7 @@ def _one_source(there: list[Image], options: Options, account: Account) -> list[
         )
     cine.sort(key=_scanned)
     chosen = cine[0] if options.repeats == "first" else cine[-1]
-    if [_scanned(source) for source in cine].count(_scanned(chosen)) > 1:
+    if list(map(_scanned, cine)).count(_scanned(chosen)) > 1:
         raise UserError(
             f"{len(cine)} series show the same slice, and neither SeriesNumber, AcquisitionNumber, "
             f"AcquisitionTime nor InstanceNumber says which was first: {chosen[0].name}",
@@ -377,11 +316,7 @@ def _one_source(there: list[Image], options: Options, account: Account) -> list[
 
 
 def _check_alike(sources: list[list[Image]]) -> None:
-    """Check that images of one series and slice are of one make.
-
-    Raises:
-        UserError: they differ in a tag, which is named with its values.
-    """
+    """Refuse images of one series and slice that are not of one make."""
     pairs = itertools.product(itertools.combinations(sources, 2), _MAKE.items())
     for (one, other), (name, tag) in pairs:
         values = getattr(one[0], name), getattr(other[0], name)
@@ -400,13 +335,9 @@ def _check_alike(sources: list[list[Image]]) -> None:
 
 def _scanned(source: list[Image]) -> tuple[float, ...]:
     """When a series was scanned, to be compared; its images may be in any order."""
-    return (
-        source[0].series_number or 0,
-        *(
-            min(getattr(image, name) or 0.0 for image in source)
-            for name in ("acquisition", "clock", "instance")
-        ),
-    )
+    names = "acquisition", "clock", "instance"
+    starts = (min(getattr(image, name) or 0.0 for image in source) for name in names)
+    return source[0].series_number or 0, *starts
 
 
 def _is_same_source(one: Image, other: Image) -> bool:

@@ -40,12 +40,9 @@ def meaning_of(name: str) -> int | None:
 def segment_values(
     path: Path, names: Mapping[int, str], mask_values: Mapping[int, int]
 ) -> dict[int, int]:
-    """What the segments of a file are in the project's values.
+    """What the segments of a file (number -> name) are in the project's values.
 
-    Args:
-        path: for messages.
-        names: number of a segment -> its name.
-        mask_values: what the user says of the numbers; it counts for more than the names.
+    ``mask_values`` is what the user says of the numbers, and counts for more than the names.
 
     Raises:
         UserError: a segment whose name says nothing, and nobody says what it is.
