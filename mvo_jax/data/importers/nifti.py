@@ -10,7 +10,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from mvo_jax.data.importers.mask_files import SUFFIX as MASK_SUFFIX
 from mvo_jax.data.importers.mask_files import read_mask
 from mvo_jax.data.importers.masks import to_slices
 from mvo_jax.data.importers.volume import Volume, check_shape, read_cine, read_volume, same_grid
-from mvo_jax.data.importers.walk import DRAWING_WORDS, files_below
+from mvo_jax.data.importers.walk import DRAWING_WORDS, fault, files_below
 from mvo_jax.data.names import composed
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
@@ -44,17 +44,15 @@ _UNREAD_FORM = re.compile(
 )
 
 
-def is_nifti(path: Path) -> bool:
-    """Whether a file is named like a NIfTI image."""
+def _is_nifti(path: Path) -> bool:
     return _SUFFIX.search(path.name) is not None
 
 
-def stem(path: Path) -> str:
-    """Name of a NIfTI file without its suffixes."""
+def _stem(path: Path) -> str:
     return _SUFFIX.sub("", path.name)
 
 
-def name_below(source: Path, path: Path) -> str:
+def _name_below(source: Path, path: Path) -> str:
     """A path below the source as patterns see it: composed, the suffix in small letters."""
     name = composed(path.relative_to(source).as_posix())
     return MASK_SUFFIX.sub(lambda found: found[0].lower(), name)
@@ -62,24 +60,15 @@ def name_below(source: Path, path: Path) -> str:
 
 def recognise(source: Path) -> bool:
     """A NIfTI file, or a folder that holds one."""
-    if source.is_file():
-        return is_nifti(source)
-    return any(is_nifti(path) for path in files_below(source))
+    return any(map(_is_nifti, [source] if source.is_file() else files_below(source)))
 
 
-def pattern_to_regex(pattern: str) -> re.Pattern[str]:
-    """A path pattern: ``{case}`` and ``{patient}`` are names, ``*`` and ``**`` as in the shell.
-
-    ``{phase}`` is a number.
-
-    Raises:
-        UserError: no ``{case}``, or a placeholder that does not exist.
-    """
+def _pattern_to_regex(pattern: str) -> re.Pattern[str]:
+    """``{case}`` and ``{patient}`` are names, ``{phase}`` a number, ``*`` and ``**`` a shell's."""
     if "{case}" not in pattern:
-        raise UserError(
-            f"the pattern {pattern!r} has no {{case}}", "write for example '{case}_cine.nii.gz'"
-        )
-    out, seen = "", set()
+        cause = f"the pattern {pattern!r} has no {{case}}"
+        raise UserError(cause, "write for example '{case}_cine.nii.gz'")
+    out = ""
     for part in re.split(r"(\*\*/|\*|\{[^}]*\})", composed(pattern)):
         if part == "**/":
             out += "(?:.*/)?"
@@ -87,11 +76,9 @@ def pattern_to_regex(pattern: str) -> re.Pattern[str]:
             out += "[^/]*"
         elif part in ("{case}", "{patient}"):
             group = part[1:-1]
-            out += f"(?P={group})" if group in seen else f"(?P<{group}>[^/]+)"
-            seen.add(group)
-        elif part == "{phase}" and "phase" not in seen:
+            out += f"(?P={group})" if f"(?P<{group}>" in out else f"(?P<{group}>[^/]+)"
+        elif part == "{phase}" and "(?P<phase>" not in out:
             out += r"(?<!\d)(?P<phase>\d+)"
-            seen.add("phase")
         elif part.startswith("{"):
             cause = f"the pattern {pattern!r} has {part}"
             raise UserError(cause, "placeholders are {case}, {patient} and once {phase}")
@@ -103,54 +90,55 @@ def pattern_to_regex(pattern: str) -> re.Pattern[str]:
 def find(source: Path, options: Options) -> Iterator[Series]:
     """Cine files by the table's column ``cine``, by a pattern, or a single file."""
     patterns = [options.cine_pattern] if options.cine_pattern else [CINE_PATTERN, PHASE_PATTERN]
-    expressions = [pattern_to_regex(pattern) for pattern in patterns]
+    expressions = [_pattern_to_regex(pattern) for pattern in patterns]
     if source.is_file():  # named as it would be in its folder
-        match = expressions[0].fullmatch(name_below(source.parent, source))
-        yield Series(name=match["case"] if match else stem(source), path=source)
+        match = expressions[0].fullmatch(_name_below(source.parent, source))
+        yield Series(name=match["case"] if match else _stem(source), path=source)
         return
     rows = [row for row in options.table.rows.values() if row.cine is not None]
     if rows:
         for row in rows:
             path, *mask = (below(source, name, options.table.path) for name in row.files)
             detail = {"mask": mask[0]} if mask else {}
-            yield Series(row.case_id or stem(path), path, row.patient_id, detail)
-        niftis = (path for path in files_below(source) if is_nifti(path))
+            yield Series(row.case_id or _stem(path), path, row.patient_id, detail)
+        niftis = (path for path in files_below(source) if _is_nifti(path))
         _warn_unread(source, niftis, named_in_table(source, options))
         return
     masks = find_masks(source, options)
-    phases: dict[tuple[str, str | None], list[tuple[int, Path]]] = {}
     found = _matching(source, expressions, set(masks.values()))
     cases = {match["case"] for match in found.values()}
     several = Counter(one["case"] for one in found.values() if "phase" not in one.groupdict())
+    # The phases of a case together; whole cines, first of all, each by itself.
+    groups: dict[tuple[bool, str, str | None, Path | None], list[tuple[int, Path]]] = {}
     for path, match in found.items():
-        case, patient = match["case"], match.groupdict().get("patient")
-        if "phase" in match.groupdict():
-            phases.setdefault((case, patient), []).append((int(match["phase"]), path))
-        else:
-            detail: Mapping[str, Any] = _mask_of(source, options, masks, case, patient)
-            if several[case] > 1 and (case in masks or options.table.row(case) is not None):
-                cause = (
-                    f"{printable(path)} is one of {several[case]} cines of case "
-                    f"{printable(case)!r}: which of them the mask or the table means is not sure"
-                )
-                remedy = "give each a name of its own, or pair them in a table (cine and mask)"
-                detail = {"refused": (cause, remedy)}
-            yield Series(case, path, patient, detail)
-    for (case, patient), numbered in phases.items():
+        phase, patient = map(match.groupdict().get, ("phase", "patient"))
+        key = phase is not None, match["case"], patient, None if phase else path
+        groups.setdefault(key, []).append((int(phase or 0), path))
+    for (in_phases, case, patient, _), numbered in sorted(groups.items(), key=lambda i: i[0][0]):
         files = [path for _, path in sorted(numbered)]
-        detail = {"phases": sorted(numbered), "files": files}
-        detail |= _mask_of(source, options, masks, case, patient)
-        word = None if options.cine_pattern else _SLICE_NUMBER.search(files[0].name)
-        if word is not None:
-            cause = f"{printable(files[0])} is named like a slice ({word[0]}), not like a phase"
-            remedy = "stack the slices of a case in one file, or give --cine_pattern with {phase}"
-            detail["refused"] = cause, remedy
-        if several[case]:
-            cause = f"{printable(files[0])}: {printable(case)!r} is there whole and phase by phase"
-            detail["refused"] = (cause, "leave one of the two in the source")
+        shown, row = printable(files[0]), options.table.row(case, patient)
+        detail: dict[str, Any] = {"mask": masks[case]} if case in masks else {}
+        if row is not None and row.mask is not None:
+            detail = {"mask": below(source, row.mask, options.table.path)}
+        if in_phases:
+            detail |= {"phases": sorted(numbered), "files": files}
+            word = None if options.cine_pattern else _SLICE_NUMBER.search(files[0].name)
+            if word is not None:
+                detail["refused"] = (
+                    f"{shown} is named like a slice ({word[0]}), not like a phase",
+                    "stack the slices of a case in one file, or give --cine_pattern with {phase}",
+                )
+            if several[case]:
+                cause = f"{shown}: {printable(case)!r} is there whole and phase by phase"
+                detail["refused"] = cause, "leave one of the two in the source"
+        elif several[case] > 1 and (case in masks or options.table.row(case) is not None):
+            cause = f"{shown} is one of {several[case]} cines of case {printable(case)!r}: which of"
+            remedy = "give each a name of its own, or pair them in a table (cine and mask)"
+            cause += " them the mask or the table means is not sure"
+            detail = {"refused": (cause, remedy)}
         yield Series(case, files[0], patient, detail)
     if not cases:
-        names = [printable(p.relative_to(source)) for p in files_below(source) if is_nifti(p)]
+        names = [printable(p.relative_to(source)) for p in files_below(source) if _is_nifti(p)]
         raise UserError(
             f"no cine below {printable(source)} is named like "
             f"{options.cine_pattern or CINE_PATTERN}; there are {', '.join(names[:3]) or 'none'}",
@@ -167,22 +155,12 @@ def _matching(
     return {
         path: match
         for path in files_below(source)
-        if path not in read and (match := _first_match(expressions, name_below(source, path)))
+        if path not in read and (match := _first_match(expressions, _name_below(source, path)))
     }
 
 
 def _first_match(expressions: list[re.Pattern[str]], name: str) -> re.Match[str] | None:
     return next((match for one in expressions if (match := one.fullmatch(name))), None)
-
-
-def _mask_of(
-    source: Path, options: Options, masks: Mapping[str, Path], case: str, patient: str | None
-) -> dict[str, Path]:
-    """The mask of a case, by the table if that names one, as the ``detail`` of its series."""
-    row = options.table.row(case, patient)
-    if row is not None and row.mask is not None:
-        return {"mask": below(source, row.mask, options.table.path)}
-    return {"mask": masks[case]} if case in masks else {}
 
 
 def without_cine(
@@ -200,44 +178,49 @@ def without_cine(
     """
     wanted = options.mask_pattern or MASK_PATTERN
     known = {*used, *named_in_table(source, options)}
-    cine = pattern_to_regex(CINE_PATTERN)
-    loose = [re.compile(p.pattern, re.IGNORECASE) for p in (pattern_to_regex(wanted), cine)]
+    cine = _pattern_to_regex(CINE_PATTERN)
+    loose = [re.compile(p.pattern, re.IGNORECASE) for p in (_pattern_to_regex(wanted), cine)]
     files = list(files_below(source))
-    names = (name_below(source, path) for path in files)
+    names = (_name_below(source, path) for path in files)
     in_other_letters = {found["case"] for name in names if (found := loose[1].fullmatch(name))}
     by_small = {case.lower(): case for case in sorted({*cases, *in_other_letters})}
     others = []
     for path in files:
         if path in known or not _may_be_drawing(path):
             continue
-        name = name_below(source, path)
+        name, stem = _name_below(source, path), _stem(path)
         match = None if cine.fullmatch(name) else _first_match(loose, name)
         if match is None and not _is_named_drawing(path):
-            if is_nifti(path):
+            if _is_nifti(path):
                 others.append(path)
             continue
-        guess = match["case"] if match else stem(path)
-        (like,) = difflib.get_close_matches(guess.lower(), by_small, 1, 0.0) or [None]
-        is_cine = match is not None and match.re is loose[1]
-        what = "a cine in other letters" if is_cine else "a drawing and belongs to no cine"
-        cause = f"{printable(path)} is named like {what}"
-        if is_cine:
+        if match is not None and match.re is loose[1]:
+            says = "a cine in other letters"
             remedy = f"rename it like {options.cine_pattern or CINE_PATTERN}, or use a table"
         else:
-            case = f", where case may be {printable(by_small[like])!r}" if like else ""
+            guess = match["case"] if match else stem
+            like = difflib.get_close_matches(guess.lower(), by_small, 1, 0.0)
+            case = f", where case may be {printable(by_small[like[0]])!r}" if like else ""
+            says = "a drawing and belongs to no cine"
             remedy = (
                 f"rename it like {wanted.removeprefix('**/')}{case}, one file a case, pair them in "
                 "a table (columns cine and mask), or take it out of the source"
             )
-        name = MASK_SUFFIX.sub("", "_".join(path.relative_to(source).with_name(stem(path)).parts))
-        yield Series(name, path, detail={"refused": (cause, remedy)})
+        yield _named_like(says, remedy, source, path, MASK_SUFFIX.sub("", stem))
     _warn_unread(source, others, ())
     yield from _in_other_forms(source, known, cases)
 
 
+def _named_like(says: str, remedy: str, source: Path, path: Path, stem: str) -> Series:
+    """A file that nothing goes with, as a case that is refused."""
+    name = "_".join(path.relative_to(source).with_name(stem).parts)
+    cause = f"{printable(path)} is named like {says}"
+    return Series(name, path, detail={"refused": (cause, remedy)})
+
+
 def cines_by_name(source: Path, read: Collection[Path]) -> dict[Path, str]:
     """NIfTI files that are named like a cine or one of its phases and not read, with its case."""
-    expressions = [pattern_to_regex(pattern) for pattern in (CINE_PATTERN, PHASE_PATTERN)]
+    expressions = [_pattern_to_regex(pattern) for pattern in (CINE_PATTERN, PHASE_PATTERN)]
     return {path: match["case"] for path, match in _matching(source, expressions, read).items()}
 
 
@@ -245,8 +228,8 @@ def _in_other_forms(
     source: Path, known: Collection[Path], cases: Collection[str]
 ) -> Iterator[Series]:
     """Masks and cines by their names, in forms that are not read, where no other file is read."""
-    mask = pattern_to_regex(MASK_PATTERN)
-    names = (name_below(source, path) for path in known)
+    mask = _pattern_to_regex(MASK_PATTERN)
+    names = (_name_below(source, path) for path in known)
     masked = {found["case"] for name in names if (found := mask.fullmatch(name))}
     for path in files_below(source):
         found = _UNREAD_FORM.fullmatch(composed(path.name))
@@ -258,10 +241,9 @@ def _in_other_forms(
         what, forms = "a cine", "NIfTI or DICOM"
         if is_mask:
             what, forms = "a mask", "NIfTI, NRRD (header and data in one file) or DICOM SEG"
-        cause = f"{printable(path)} is named like {what}, in a form that is not read"
+        says = f"{what}, in a form that is not read"
         remedy = f"export it as {forms}, or take it out of the source"
-        name = "_".join(path.relative_to(source).with_name(path.name.partition(".")[0]).parts)
-        yield Series(name, path, detail={"refused": (cause, remedy)})
+        yield _named_like(says, remedy, source, path, path.name.partition(".")[0])
 
 
 def _may_be_drawing(path: Path) -> bool:
@@ -298,17 +280,15 @@ def find_masks(source: Path, options: Options) -> dict[str, Path]:
     Raises:
         UserError: two masks of one case.
     """
-    pattern = pattern_to_regex(options.mask_pattern or MASK_PATTERN)
+    pattern = _pattern_to_regex(options.mask_pattern or MASK_PATTERN)
     masks: dict[str, Path] = {}
     for path, match in _matching(source, [pattern], ()).items():
-        if not (options.mask_pattern or MASK_SUFFIX.search(path.name)):
-            continue
-        case = match["case"]
-        if masks.setdefault(case, path) != path:
-            raise UserError(
-                f"{printable(path)} and {printable(masks[case])} are both masks of {case!r}",
-                "make the name in --mask_pattern unique, or pair them in a table",
-            )
+        if options.mask_pattern or MASK_SUFFIX.search(path.name):
+            other = masks.setdefault(match["case"], path)
+            if other != path:
+                says = f" and {printable(other)} are both masks of {match['case']!r}"
+                remedy = "make the name in --mask_pattern unique, or pair them in a table"
+                raise fault(path, says, remedy)
     return masks
 
 
@@ -338,37 +318,28 @@ def load(series: Series, options: Options) -> list[CineSlice]:
 
 
 def _read_phases(name: str, phases: list[tuple[int, Path]]) -> Volume:
-    """A cine of one file a phase, in the order of their numbers (counts or trigger times).
-
-    Raises:
-        UserError: a phase is missing or there twice, or they differ in their grid.
-    """
-    numbers = [number for number, _ in phases]
+    """A cine of one file a phase, in the order of their numbers (counts or trigger times)."""
     try:
         first = read_volume(phases[0][1], axes=3)
     except UserError as error:
         own = f"by its number it is taken for one phase of case {name} (--cine_pattern chooses)"
         raise UserError(error.cause, f"{error.remedy}; {own}") from error
-    steps = np.diff(numbers)
+    steps = np.diff([number for number, _ in phases])
     if len(steps) and not steps.all():
         at = int(np.argmin(steps))
-        raise UserError(
-            f"{printable(phases[at][1])} and {printable(phases[at + 1][1])} are the same phase of "
-            f"case {name}",
-            "give each case a name of its own",
-        )
+        says = f" and {printable(phases[at + 1][1])} are the same phase of case {name}"
+        raise fault(phases[at][1], says, "give each case a name of its own")
     # Trigger times are rounded; a lost phase is a step twice as long.
     if len(steps) and steps.max() > 1.5 * steps.min():
-        after = int(numbers[int(np.argmax(steps))])
-        cause = f"{printable(first.path)}: case {name} lacks phases after {after}"
-        raise UserError(cause, "add one file for every phase of the beat")
+        says = f": case {name} lacks phases after {phases[int(np.argmax(steps))][0]}"
+        raise fault(first.path, says, "add one file for every phase of the beat")
     check_size(first.path, first.data.size * len(phases), first.data.dtype.itemsize)
     volumes = [first, *(read_volume(path, axes=3) for _, path in phases[1:])]
     for volume in volumes:
         check_shape(volume, first, "the first phase")
         if not same_grid(volume, first):
-            cause = f"{printable(volume.path)} lies elsewhere than {printable(first.path)}"
-            raise UserError(cause, "all phases of a case have one grid")
+            says = f" lies elsewhere than {printable(first.path)}"
+            raise fault(volume.path, says, "all phases of a case have one grid")
     data = np.concatenate([one.data for one in volumes])
     notes = *first.notes, f"{len(volumes)} files are joined as phases in the order of their numbers"
     return dataclasses.replace(first, data=data, notes=notes)
