@@ -50,12 +50,10 @@ def inspect_images(
     # Beside the page: the temporary folder of a container may be small.
     near = page.parent if page.parent.is_dir() else None
     with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=near) as scratch:
-        opened = open_source(
-            source, form=form, options=options or Options(), scratch=Path(scratch) / "unpacked"
-        )
+        folder = Path(scratch) / "unpacked"
+        opened = open_source(source, form=form, options=options or Options(), scratch=folder)
         clips = read_clips(opened, None if opened.is_cohort else target)
-        shown = sys.stderr.isatty()
-        for one in tqdm(clips, unit="slice", desc="Inspecting", disable=not shown):
+        for one in tqdm(clips, unit="slice", desc="Inspecting", disable=not sys.stderr.isatty()):
             if isinstance(one, Rejected):
                 inspection.add_rejected(one)
             else:
@@ -64,12 +62,10 @@ def inspect_images(
     write_montage(
         page,
         title=printable(opened.path),
-        table=found.table,
-        facts=found.facts,
-        findings=found.findings,
         tiles=montage.tiles(),
         decisions=inspection.decisions,
         rejected=_rejected(opened, inspection),
+        **found._asdict(),
     )
     return found
 
@@ -92,7 +88,7 @@ class Montage:
 
     def __init__(self, limit: int):
         self._limit = limit
-        self._flawed: list[tuple[int, Tile]] = []
+        self._flawed: list[Tile] = []
         self._sample: list[tuple[int, Tile]] = []
         self._seen = 0
         self._draws = random.Random(0)
@@ -102,19 +98,17 @@ class Montage:
         place, tile = self._seen, (clip, wrong)
         self._seen += 1
         if wrong and len(self._flawed) < self._limit // 2:
-            self._flawed.append((place, tile))
+            self._flawed.append(tile)
         elif len(self._sample) < self._limit:
             self._sample.append((place, tile))
-        elif self._limit:
-            # Reservoir sampling: every clip has the same chance, and none is read twice.
-            other = self._draws.randrange(place + 1)
-            if other < self._limit:
-                self._sample[other] = (place, tile)
+        # Reservoir sampling: every clip has the same chance, and none is read twice.
+        elif self._limit and (other := self._draws.randrange(place + 1)) < self._limit:
+            self._sample[other] = place, tile
 
     def tiles(self) -> list[Tile]:
         """Wrong ones first, then by the order of the source."""
         rest = sorted(self._sample[: self._limit - len(self._flawed)], key=lambda item: item[0])
-        return [tile for _, tile in [*self._flawed, *rest]]
+        return [*self._flawed, *(tile for _, tile in rest)]
 
 
 def _facts(source: Source, inspection: Inspection) -> dict[str, str]:
