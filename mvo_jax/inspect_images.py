@@ -39,7 +39,6 @@ def inspect_images(
 
     Args:
         source: folder, image file, .zip or cohort.
-        page: HTML file to write.
         target: geometry that images are brought to; a cohort has its own.
         tiles: most clips to show.
 
@@ -59,32 +58,24 @@ def inspect_images(
             else:
                 montage.offer(one, inspection.add(one))
     found = Inspected(inspection.table(), _facts(opened, inspection), inspection.findings())
+    rejected = [dataclasses.asdict(one) for one in inspection.rejected]
+    if opened.kind == "cohort":  # what was not used when it was prepared
+        from mvo_jax.data.cohort.prepare import read_rejected  # imports TFDS
+
+        rejected = read_rejected(opened.path)
     write_montage(
         page,
         title=printable(opened.path),
         tiles=montage.tiles(),
         decisions=inspection.decisions,
-        rejected=_rejected(opened, inspection),
+        rejected=rejected,
         **found._asdict(),
     )
     return found
 
 
-def _rejected(source: Source, inspection: Inspection) -> list[dict[str, str]]:
-    """What is not used: of images as they were read now, of a cohort as it was prepared."""
-    if source.kind != "cohort":
-        return [dataclasses.asdict(one) for one in inspection.rejected]
-    from mvo_jax.data.cohort.prepare import read_rejected  # imports TFDS
-
-    return read_rejected(source.path)
-
-
 class Montage:
-    """Clips to show: the first that have something wrong, and a fair sample of the others.
-
-    Args:
-        limit: most clips; half of them may be wrong ones.
-    """
+    """At most ``limit`` clips to show: the first wrong ones, up to half, and a fair sample."""
 
     def __init__(self, limit: int):
         self._limit = limit

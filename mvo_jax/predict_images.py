@@ -83,15 +83,11 @@ def predict_images(
         source: folder, image file, .zip or cohort.
         out: folder to write; must not exist or be empty.
         form: format of the source; see ``data.importers.formats``.
-        options: how the source is to be read.
-        threshold: decision threshold; by default that of the bundle, the one that the evaluation of
-            this checkpoint chose, or that its validation split gives.
+        threshold: by default that of the bundle, the one that the evaluation of this checkpoint
+            chose, or that its validation split gives.
         overlay: predict the coarse map and lay it over the pictures; None where the model can.
         pictures: most cases to draw, those of the highest probability.
         nifti: write the coarse maps as NIfTI on the voxels of the source.
-
-    Returns:
-        Rows of the tables, and what failed.
 
     Raises:
         UserError: nothing could be predicted, or no threshold is known; ``out`` stays as it was.
@@ -109,10 +105,8 @@ def predict_images(
         clips = _good(read_clips(opened, target), failed)
         cases = _predict(clips, model, decision, overlay=overlay, pictured=pictured, maps=maps)
         if maps is not None and maps.without_place:
-            log.warning(
-                f"{maps.without_place} slices have no place in space in {printable(source)} and no "
-                "map as NIfTI"
-            )
+            told = f"{maps.without_place} slices have no place in space in {printable(source)}"
+            log.warning(f"{told} and no map as NIfTI")
         shutil.rmtree(scratch, ignore_errors=True)
         if not cases:
             more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""

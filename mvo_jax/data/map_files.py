@@ -18,10 +18,7 @@ def on_source(coarse: np.ndarray, window: Window, shape: tuple[int, ...]) -> np.
 
     Args:
         coarse: ``[m, m]`` over the crop, which lies in the source at ``window``.
-        shape: (rows, columns) of the source, as shown.
-
-    Returns:
-        float32 ``[H, W]``, 0 outside the crop.
+        shape: (rows, columns) of the source, as shown, and of the result; 0 outside the crop.
     """
     side = -(-window.size // len(coarse))  # pixels of the crop a block
     out = np.zeros(shape, np.float32)
@@ -36,11 +33,7 @@ def on_source(coarse: np.ndarray, window: Window, shape: tuple[int, ...]) -> np.
 
 
 class MapWriter:
-    """Writes one file a source, when all its slices are there; holds one source at a time.
-
-    Args:
-        folder: for the files; made with the first.
-    """
+    """Holds one source at a time, and writes its file to a folder that is made with the first."""
 
     def __init__(self, folder: Path):
         self._folder = folder

@@ -84,11 +84,8 @@ def _drawn(path: Path, cine: Volume, values: Mapping[int, int], axes: int = 3) -
 def _slices(
     series: Series, cine: Volume, anatomy: dict[int, np.ndarray], end_diastole: int | None
 ) -> list[CineSlice]:
-    """The slices, where the labels are not those of the other data set: LV cavity and RV swapped.
-
-    The cavity of the left ventricle touches its myocardium along most of its border; the right
-    ventricle's does not.
-    """
+    """The slices, unless the labels are those of the other data set: LV cavity and RV swapped."""
+    # The left ventricle's cavity touches its myocardium along most of its border, the right's not.
     for mask in anatomy.values():
         cavity, muscle = mask == CAVITY, mask == WALL
         if not cavity.any() or not muscle.any():
@@ -98,12 +95,9 @@ def _slices(
             touching += int((cavity & np.roll(muscle, by, axis)).sum())
             total += int((cavity & ~np.roll(cavity, by, axis)).sum())
         if touching < total / 2:
-            raise fault(
-                series.path,
-                ": the LV cavity is not inside the myocardium; ACDC and M&Ms number their labels "
-                "in opposite order",
-                "give the right --format: acdc (1 RV, 3 LV) or mnms, mnms2 (1 LV, 3 RV)",
-            )
+            says = ": the LV cavity is not inside the myocardium; ACDC and M&Ms number their labels"
+            remedy = "give the right --format: acdc (1 RV, 3 LV) or mnms, mnms2 (1 LV, 3 RV)"
+            raise fault(series.path, f"{says} in opposite order", remedy)
     return to_slices(series, cine, None, anatomy=anatomy, end_diastole=end_diastole)
 
 

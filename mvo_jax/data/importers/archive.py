@@ -21,13 +21,9 @@ _BY_HAND = "unpack it yourself and give the folder"
 def unpack(
     source: Path, scratch: Path, *, limit: int = _MAX_BYTES, most_names: int = _MAX_NAMES
 ) -> Path:
-    """The folder to read: the source itself, or where a ``.zip`` was unpacked to.
+    """The folder to read: the source itself, or ``scratch``, made anew, where it is a ``.zip``.
 
-    Args:
-        source: folder, image file or ``.zip``.
-        scratch: where an archive is unpacked to; made anew.
-        limit: most bytes of its content.
-        most_names: most files and folders in it.
+    Of that at most ``limit`` bytes and ``most_names`` files and folders are unpacked.
 
     Raises:
         UserError: the archive is damaged, holds paths that lead out of it, links, encrypted or
@@ -69,9 +65,8 @@ def named_after(source: Path, folder: Path) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(
-            renamed(error.cause, folder, source), error.remedy, exit_code=error.exit_code
-        ) from error
+        cause = renamed(error.cause, folder, source)
+        raise UserError(cause, error.remedy, exit_code=error.exit_code) from error
 
 
 def renamed(text: str, folder: Path, source: Path) -> str:

@@ -6,11 +6,9 @@ from mvo_jax.data.labels import CAVITY, WALL
 
 
 def fill(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Pixels whose centre lies inside a closed polygon (even-odd rule).
+    """Pixels whose centre lies inside a closed polygon (even-odd rule), bool of ``shape``.
 
-    Args:
-        points: float ``[N, 2]``, (row, column) in pixels; pixel centres are integers.
-        shape: (rows, columns) of the bool image that is returned.
+    ``points`` are float ``[N, 2]``, (row, column) in pixels; pixel centres are integers.
     """
     inside = np.zeros(shape, bool)
     following = np.roll(points, -1, axis=0)

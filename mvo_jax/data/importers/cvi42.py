@@ -28,15 +28,9 @@ _MOST_POINTS = 5_000_000  # of a workspace
 
 
 class Contour(NamedTuple):
-    """A closed contour.
+    """A closed contour: points as of ``contours.fill``, of the image as stored."""
 
-    Attributes:
-        name: without the number of a repeated one.
-        points: float ``[N, 2]``, (row, column) in pixels of the image as stored; pixel centres are
-            integers.
-    """
-
-    name: str
+    name: str  # without the number of a repeated one
     points: np.ndarray
 
     @property
@@ -69,8 +63,7 @@ def read_workspace(path: Path) -> dict[str, list[Contour]]:
     with reading(path, " as workspace of cvi42", "export the workspace again, as .cvi42wsx (XML)"):
         parser = expat.ParserCreate()
         # A document type is where entities are declared that grow without bound or name files.
-        parser.StartDoctypeDeclHandler = found.refuse
-        parser.EntityDeclHandler = found.refuse
+        parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = found.refuse
         parser.StartElementHandler = found.start
         parser.EndElementHandler = found.end
         parser.CharacterDataHandler = found.text

@@ -22,9 +22,8 @@ def load(series: Series, _: Options) -> list[CineSlice]:
     """Read a patient; without ``Contours`` (the test set) unlabelled."""
     image = read_volume(series.path, axes=3)
     path = series.path.parent.parent / "Contours" / series.path.name
-    mask = None
-    if path.exists():
-        mask = read_volume(path, axes=3)
+    mask = read_volume(path, axes=3) if path.exists() else None
+    if mask:
         check_shape(mask, image, "the image")
         mask = dataclasses.replace(mask, data=map_mask(path, mask.data, _VALUES))
     return to_slices(series, image, mask)
@@ -42,11 +41,9 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         UserError: still images were not asked for.
     """
     if not options.still_images:
-        remedy = (
-            "add --still_images to repeat each LGE image as a clip; a model trained on it reads"
-        )
         says = " is EMIDEC, which has LGE images and no cine"
-        raise fault(source, says, f"{remedy} scar, not motion")
+        remedy = "add --still_images to repeat each LGE image as a clip; a model trained on it"
+        raise fault(source, says, f"{remedy} reads scar, not motion")
     yield from _FILES.find(source, options)
 
 

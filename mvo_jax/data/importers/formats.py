@@ -1,7 +1,4 @@
-"""The table of formats, and what every format goes through.
-
-A module of one's own may add a line at run time: ``IMPORTERS["name"] = Importer("name", ...)``.
-"""
+"""The table of formats (``cine.py`` says how to add one), and what every format goes through."""
 
 import dataclasses
 import logging
@@ -82,19 +79,14 @@ def choose_importer(source: Path, name: str = "auto") -> Importer:
 
 
 def _tell_of_others(source: Path, taken: Importer) -> None:
-    """Warn of files in a folder that look like images or drawings and are not read.
-
-    The general formats say so of their own kinds of file; public layouts have others beside them.
-    """
+    """Warn of images or drawings by their names that are not read; public layouts have others."""
     if source.is_file() or taken.name not in _OWN:
         return
     names = [name for name in ("png", "segment", "dicom", "npz") if name != taken.name]
     also = [name for name in names if importer_of(name).recognise(source)]
     if also:
-        log.warning(
-            f"{printable(source)} is read as {taken.name}; it also holds files of the formats "
-            f"{', '.join(also)}, which are not read (--format chooses)"
-        )
+        told = f"{printable(source)} is read as {taken.name}; it also holds files of the formats"
+        log.warning(f"{told} {', '.join(also)}, which are not read (--format chooses)")
     own = re.compile("|".join(_OWN[name] for name in (taken.name, *also)), re.IGNORECASE)
     unread = [path for path in files_below(source) if not own.search(path.name)]
     for what, kind, remedy in (
@@ -105,11 +97,9 @@ def _tell_of_others(source: Path, taken: Importer) -> None:
         # One of each folder: a patient's may hold nothing else.
         examples = list({path.parent: path for path in reversed(found)}.values())[::-1]
         if found:
-            log.warning(
-                f"{len(found)} {what} below {printable(source)} are not read: "
-                f"{', '.join(printable(path.relative_to(source)) for path in examples[:3])}"
-                f"{', ...' if len(found) > 3 else ''}; {remedy}"
-            )
+            listed = ", ".join(printable(path.relative_to(source)) for path in examples[:3])
+            told = f"{len(found)} {what} below {printable(source)} are not read: {listed}"
+            log.warning(f"{told}{', ...' if len(found) > 3 else ''}; {remedy}")
 
 
 def load_series(
@@ -131,8 +121,7 @@ def load_series(
         raise fault(path, " does not fit into memory", "use fewer --jobs") from error
     except OSError as error:
         says = f" cannot be read ({error.strerror or error})"
-        remedy = "check the file and its permissions"
-        raise fault(error.filename or path, says, remedy) from error
+        raise fault(error.filename or path, says, "check the file and its permissions") from error
     if not slices:
         raise fault(path, " holds no short-axis cine", "leave it out of the source")
     return [_with_row(one, series, options) for one in slices]

@@ -63,11 +63,7 @@ def read_mask(path: Path, options: Options) -> Volume:
 
 
 def _read_nrrd(path: Path, mask_values: Mapping[int, int]) -> Volume:
-    """A mask whose segments are told apart by their names, where ``mask_values`` says no other.
-
-    Where they overlap, MVO counts before infarct before myocardium. Without an orientation the file
-    is taken as it lies and that is noted.
-    """
+    """A mask whose segments are told apart by their names, where ``mask_values`` says no other."""
     import nrrd
 
     with reading(path, " as NRRD"):
@@ -95,9 +91,8 @@ def _read_nrrd(path: Path, mask_values: Mapping[int, int]) -> Volume:
             says = f" has the values {sorted(unnamed)[:8]}, which are no segment of its header"
             raise fault(path, says, "save the segmentation again")
     elif len(layers) > 1:
-        says = f" has {len(layers)} layers and no segment in its header"
         remedy = "save it as a label map of three axes, or from 3D Slicer as .seg.nrrd"
-        raise fault(path, says, remedy)
+        raise fault(path, f" has {len(layers)} layers and no segment in its header", remedy)
     else:
         mask = map_mask(path, layers[0], mask_values)
         notes = (*notes, *note_of_values(path, [mask], mask_values))
@@ -165,10 +160,9 @@ def _affine(path: Path, header: Mapping[str, Any], space: list[int]) -> tuple[np
 
 
 def _segments(header: Mapping[str, Any], *, has_list: bool) -> dict[int, tuple[str, int, int]]:
-    """(Name, layer, label value) of the segments by the label value.
+    """(Name, layer, label value) of each by its label value, or where these repeat by its place.
 
-    Where label values repeat, as between layers, segments are numbered from 1 in their order. Files
-    before Slicer 4.11 have a layer a segment.
+    Places count from 1. Files before Slicer 4.11 have a layer a segment.
     """
     found = []
     for i in range(_MAX_LAYERS):

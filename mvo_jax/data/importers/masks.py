@@ -35,21 +35,13 @@ _COPY_HEADER = (
 
 @dataclasses.dataclass(frozen=True)
 class PlacedMask:
-    """A mask on the slices of a cine.
+    """A mask on the slices of a cine."""
 
-    Attributes:
-        drawn: uint8 ``[Z', H', W']``, the slices of the mask.
-        labels: uint8 ``[H, W]`` of each slice of the cine.
-        taken: of each slice of the cine, the slices of the mask that reach it.
-        unplaced: drawn slices of the mask that reach none.
-        notes: what was taken for granted.
-    """
-
-    drawn: np.ndarray
-    labels: Sequence[np.ndarray]
-    taken: Sequence[Sequence[int]]
-    unplaced: tuple[Rejected, ...] = ()
-    notes: tuple[str, ...] = ()
+    drawn: np.ndarray  # uint8 ``[Z', H', W']``, the slices of the mask
+    labels: Sequence[np.ndarray]  # uint8 ``[H, W]`` of each slice of the cine
+    taken: Sequence[Sequence[int]]  # of each slice of the cine, those of the mask that reach it
+    unplaced: tuple[Rejected, ...]  # drawn slices of the mask that reach none
+    notes: tuple[str, ...]  # what was taken for granted
 
     def fields(self, z: int) -> dict[str, Any]:
         """What a ``CineSlice`` has of it; the first slice speaks for the drawings without one."""
@@ -73,7 +65,6 @@ def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> Placed
     myocardium. In the plane each pixel takes the label of the nearest voxel.
 
     Args:
-        series: for names.
         mask: ``data`` is ``[1, Z', H', W']``, already in the project's values.
         slices: ``data`` of each is ``[T, 1, H, W]``; in order.
 
@@ -89,12 +80,9 @@ def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> Placed
     if not cine.oriented:
         grid = (len(slices), *cine.data.shape[2:])
         if volume.shape != grid:
-            raise fault(
-                mask.path,
-                f" has {volume.shape[::-1]} voxels, {printable(cine.path)} {grid[::-1]}, and no "
-                "orientation to match them by",
-                "export both with their orientation, or the mask on the cine's grid",
-            )
+            says = f" has {volume.shape[::-1]} voxels, {printable(cine.path)} {grid[::-1]}, and no"
+            remedy = "export both with their orientation, or the mask on the cine's grid"
+            raise fault(mask.path, f"{says} orientation to match them by", remedy)
         return PlacedMask(volume, volume, [[z] for z in range(len(volume))], (), mask.notes)
     for one in (mask, cine):
         sides = _sides(one)
@@ -104,12 +92,14 @@ def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> Placed
             raise fault(one.path, f"{says} a heart has", remedy)
     to_mask = np.linalg.inv(mask.affine)
     middles = [[*(np.array(one.data.shape[:1:-1]) - 1) / 2, 0, 1] for one in slices]
+    pairs = zip(slices, middles, strict=True)
     # Where the middle of each slice lies, in slices of the mask.
-    positions = np.array(
-        [(to_mask @ s.affine @ m)[2] for s, m in zip(slices, middles, strict=True)]
-    )
+    positions = np.array([(to_mask @ one.affine @ middle)[2] for one, middle in pairs])
     notes = (*mask.notes, *_check_grids(mask, slices))
-    distance = _slice_distance(positions, mask, cine)
+    gaps = np.sort(np.diff(np.sort(positions)))
+    # Of the cine's slices, in those of the mask: of two the smaller, as one may be a gap.
+    apart = float(gaps[(len(gaps) - 1) // 2]) if len(gaps) else cine.slice_mm / mask.slice_mm
+    distance = max(apart, 1e-6)
     for path, mm in ((cine.path, distance * mask.slice_mm), (mask.path, mask.slice_mm)):
         if mm > _FARTHEST_MM:
             says = f": its slices are {mm:g} mm apart, which are not those of one heart"
@@ -122,12 +112,9 @@ def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> Placed
             joined = join_drawings(joined, _sampled(mask, one, k, shift=k - position))
         labels.append(joined)
     if volume.any() and not any(one.any() for one in labels):
-        raise fault(
-            mask.path,
-            f": nothing that is drawn lies on the slices of {printable(series.path)}",
-            "check that LGE and cine are of one patient and one examination, with their "
-            "orientation",
-        )
+        says = f": nothing that is drawn lies on the slices of {printable(series.path)}"
+        remedy = "check that LGE and cine are of one patient and one examination, with their"
+        raise fault(mask.path, says, f"{remedy} orientation")
     notes += _cut_off(mask, slices, positions, taken)
     return PlacedMask(volume, labels, taken, _unplaced(series, mask, positions, taken), notes)
 
@@ -135,14 +122,6 @@ def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> Placed
 def _sides(volume: Volume) -> np.ndarray:
     """(Column, row) spacing in mm."""
     return np.linalg.norm(volume.affine[:3, :2], axis=0)
-
-
-def _slice_distance(positions: np.ndarray, mask: Volume, one: Volume) -> float:
-    """Distance of the cine's slices, in slices of the mask; of a single one its thickness."""
-    if len(positions) == 1:
-        return max(one.slice_mm / mask.slice_mm, 1e-6)
-    gaps = np.sort(np.diff(np.sort(positions)))
-    return max(float(gaps[(len(gaps) - 1) // 2]), 1e-6)  # of two the smaller: one may be a gap
 
 
 def _sources(positions: np.ndarray, distance: float, count: int) -> list[list[int]]:
@@ -205,28 +184,20 @@ def _cut_off(
             beside = (np.abs(at - (size - 1) / 2) > size / 2 + _ROUNDING).any(axis=0)
             drawn, cut = drawn + len(rows), cut + int(beside.sum())
             of_mvo += int((mask.data[0, k, rows, columns] == MVO)[beside].sum())
-    if not cut:
-        return ()
-    return (
-        f"{printable(mask.path.name)}: {cut} of {drawn} drawn pixels, {of_mvo} of MVO, lie beside "
-        "the images of the cine and are cut off",
-    )
+    said = f"{printable(mask.path.name)}: {cut} of {drawn} drawn pixels, {of_mvo} of MVO,"
+    return (f"{said} lie beside the images of the cine and are cut off",) if cut else ()
 
 
 def _unplaced(
     series: Series, mask: Volume, positions: np.ndarray, taken: Sequence[Sequence[int]]
 ) -> tuple[Rejected, ...]:
     out = []
-    for k in sorted(set(range(len(mask.data[0]))).difference(*taken)):
-        drawing = mask.data[0, k]
-        if not drawing.any():
-            continue
-        what = "MVO" if has_mvo(drawing) else "a drawing"
+    drawn = {k for k, drawing in enumerate(mask.data[0]) if drawing.any()}
+    for k in sorted(drawn.difference(*taken)):
+        what = "MVO" if has_mvo(mask.data[0, k]) else "a drawing"
         away = float(np.abs(positions - k).min()) * mask.slice_mm
-        cause = (
-            f"{printable(mask.path)}: slice {k} of {len(mask.data[0])} has {what} and lies "
-            f"{away:.1f} mm from the nearest slice of {printable(series.path)}"
-        )
+        cause = f"{printable(mask.path)}: slice {k} of {len(mask.data[0])} has {what} and lies "
+        cause += f"{away:.1f} mm from the nearest slice of {printable(series.path)}"
         remedy = "add the slice of the cine that belongs to it; its drawing is left out"
         case, patient = f"{series.name}_lge{k:02d}", series.patient_id or ""
         out.append(Rejected(case, patient, str(mask.path), cause, remedy))
@@ -234,10 +205,7 @@ def _unplaced(
 
 
 def _check_grids(mask: Volume, slices: Sequence[Volume]) -> list[str]:
-    """Refuse a mask whose grid contradicts the cine's; a note of one that is merely another.
-
-    Its orientation may be a writer's default, skewed, mirrored or tilted.
-    """
+    """Refuse a mask whose grid contradicts the cine's; a note of one that is merely another."""
     cine = slices[0]
     theirs = printable(cine.path)
     same_shape = mask.data.shape[1:] == (len(slices), *cine.data.shape[2:])
@@ -253,12 +221,9 @@ def _check_grids(mask: Volume, slices: Sequence[Volume]) -> list[str]:
     as_lps = np.diag([-1.0, -1.0, 1.0]) @ unit
     now, then = (float(np.abs((one * own).sum(axis=0)).min()) for one in (unit, as_lps))
     if now < _SAME_AXES < then:
-        raise fault(
-            mask.path,
-            f": its axes are those of {theirs} with left and right, front and back exchanged: an "
-            "orientation of DICOM or NRRD (LPS) written as that of NIfTI (RAS)",
-            _COPY_HEADER,
-        )
+        says = f": its axes are those of {theirs} with left and right, front and back exchanged: an"
+        says += " orientation of DICOM or NRRD (LPS) written as that of NIfTI (RAS)"
+        raise fault(mask.path, says, _COPY_HEADER)
     tilt = np.degrees(np.arccos(min(1.0, abs(float(unit[:, 2] @ own[:, 2])))))
     if tilt > _MOST_TILT:
         says = f": its slices are tilted by {tilt:.0f} degrees against those of {theirs}"
@@ -297,9 +262,8 @@ def to_slices(
     """Slices of a 4-D cine.
 
     Args:
-        series: what is read.
         cine: ``data`` is ``[T, Z, H, W]``.
-        mask: LGE mask in the project's values.
+        mask: see ``place_mask``.
         anatomy: frame -> uint8 ``[Z, H, W]``, 1 LV cavity, 2 LV myocardium.
         end_diastole: 0-based frame.
     """

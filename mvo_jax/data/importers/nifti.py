@@ -1,7 +1,4 @@
-"""NIfTI: 4-D cine (X, Y, Z, T) and 3-D LGE masks, paired by a table or by their names.
-
-A cine may also be one 3-D file a phase. A mask that no cine goes with is a case that is refused.
-"""
+"""NIfTI: 4-D cine (X, Y, Z, T), or a 3-D file a phase, and LGE masks, by a table or their names."""
 
 import dataclasses
 import difflib
@@ -10,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,7 @@ import numpy as np
 
 from mvo_jax.data.importers.cine import Importer, Options, Series, check_size, printable
 from mvo_jax.data.importers.cvi42 import is_workspace
-from mvo_jax.data.importers.mask_files import SUFFIX as MASK_SUFFIX
-from mvo_jax.data.importers.mask_files import read_mask
+from mvo_jax.data.importers.mask_files import SUFFIX, read_mask
 from mvo_jax.data.importers.masks import to_slices
 from mvo_jax.data.importers.volume import Volume, check_shape, read_cine, read_volume, same_grid
 from mvo_jax.data.importers.walk import DRAWING_WORDS, fault, files_below
@@ -32,7 +28,7 @@ log = logging.getLogger(__name__)
 CINE_PATTERN = "**/{case}_cine.nii*"
 PHASE_PATTERN = "**/{case}_cine*{phase}.nii*"  # one file a phase
 MASK_PATTERN = "**/{case}_lge_mask.*"  # of the kinds in mask_files.py
-_SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+_NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _DRAWING = re.compile(DRAWING_WORDS, re.IGNORECASE)
 # Before the number of a file that is joined with others of its case.
 _SLICE_NUMBER = re.compile(r"(?<![a-z])(?:slices?|sl|s|z)[-_]?\d+(?=\.nii)", re.IGNORECASE)
@@ -42,20 +38,20 @@ _UNREAD_FORM = re.compile(
     r"|np[yz]|mat|xml)",
     re.IGNORECASE,
 )
+_TO_EXPORT = {
+    True: ("a mask", "NIfTI, NRRD (header and data in one file) or DICOM SEG"),
+    False: ("a cine", "NIfTI or DICOM"),
+}
 
 
 def _is_nifti(path: Path) -> bool:
-    return _SUFFIX.search(path.name) is not None
-
-
-def _stem(path: Path) -> str:
-    return _SUFFIX.sub("", path.name)
+    return _NIFTI.search(path.name) is not None
 
 
 def _name_below(source: Path, path: Path) -> str:
     """A path below the source as patterns see it: composed, the suffix in small letters."""
     name = composed(path.relative_to(source).as_posix())
-    return MASK_SUFFIX.sub(lambda found: found[0].lower(), name)
+    return SUFFIX.sub(lambda found: found[0].lower(), name)
 
 
 def recognise(source: Path) -> bool:
@@ -93,16 +89,18 @@ def find(source: Path, options: Options) -> Iterator[Series]:
     expressions = [_pattern_to_regex(pattern) for pattern in patterns]
     if source.is_file():  # named as it would be in its folder
         match = expressions[0].fullmatch(_name_below(source.parent, source))
-        yield Series(name=match["case"] if match else _stem(source), path=source)
+        yield Series(match["case"] if match else _NIFTI.sub("", source.name), source)
         return
     rows = [row for row in options.table.rows.values() if row.cine is not None]
     if rows:
         for row in rows:
             path, *mask = (below(source, name, options.table.path) for name in row.files)
-            detail = {"mask": mask[0]} if mask else {}
-            yield Series(row.case_id or _stem(path), path, row.patient_id, detail)
-        niftis = (path for path in files_below(source) if _is_nifti(path))
-        _warn_unread(source, niftis, named_in_table(source, options))
+            detail: dict[str, Any] = {"mask": mask[0]} if mask else {}
+            name = row.case_id or _NIFTI.sub("", path.name)
+            yield Series(name, path, row.patient_id, detail)
+        named = named_in_table(source, options)
+        others = [p for p in files_below(source) if _is_nifti(p) and p not in named]
+        _warn_unread(source, others, "not named in the table")
         return
     masks = find_masks(source, options)
     found = _matching(source, expressions, set(masks.values()))
@@ -117,17 +115,16 @@ def find(source: Path, options: Options) -> Iterator[Series]:
     for (in_phases, case, patient, _), numbered in sorted(groups.items(), key=lambda i: i[0][0]):
         files = [path for _, path in sorted(numbered)]
         shown, row = printable(files[0]), options.table.row(case, patient)
-        detail: dict[str, Any] = {"mask": masks[case]} if case in masks else {}
+        detail = {"mask": masks[case]} if case in masks else {}
         if row is not None and row.mask is not None:
             detail = {"mask": below(source, row.mask, options.table.path)}
         if in_phases:
             detail |= {"phases": sorted(numbered), "files": files}
             word = None if options.cine_pattern else _SLICE_NUMBER.search(files[0].name)
             if word is not None:
-                detail["refused"] = (
-                    f"{shown} is named like a slice ({word[0]}), not like a phase",
-                    "stack the slices of a case in one file, or give --cine_pattern with {phase}",
-                )
+                cause = f"{shown} is named like a slice ({word[0]}), not like a phase"
+                remedy = "stack the slices of a case in one file, or give --cine_pattern with"
+                detail["refused"] = cause, f"{remedy} {{phase}}"
             if several[case]:
                 cause = f"{shown}: {printable(case)!r} is there whole and phase by phase"
                 detail["refused"] = cause, "leave one of the two in the source"
@@ -139,11 +136,9 @@ def find(source: Path, options: Options) -> Iterator[Series]:
         yield Series(case, files[0], patient, detail)
     if not cases:
         names = [printable(p.relative_to(source)) for p in files_below(source) if _is_nifti(p)]
-        raise UserError(
-            f"no cine below {printable(source)} is named like "
-            f"{options.cine_pattern or CINE_PATTERN}; there are {', '.join(names[:3]) or 'none'}",
-            "give --cine_pattern and --mask_pattern, or a --table with columns cine and mask",
-        )
+        cause = f"no cine below {printable(source)} is named like {patterns[0]}; there are "
+        remedy = "give --cine_pattern and --mask_pattern, or a --table with columns cine and mask"
+        raise UserError(cause + (", ".join(names[:3]) or "none"), remedy)
     paired = {path for case, path in masks.items() if case in cases}
     yield from without_cine(source, options, found.keys() | paired, cases)
 
@@ -168,13 +163,8 @@ def without_cine(
 ) -> Iterator[Series]:
     """Drawings, and images named like a cine, that nothing goes with: each a case to be refused.
 
-    Other NIfTI files, as LGE images, are counted in a warning.
-
-    Args:
-        source: folder.
-        options: how it is read.
-        used: files that are read.
-        cases: names of the cines.
+    Other NIfTI files, as LGE images, are counted in a warning. ``used`` are files that are read,
+    ``cases`` the names of the cines.
     """
     wanted = options.mask_pattern or MASK_PATTERN
     known = {*used, *named_in_table(source, options)}
@@ -186,9 +176,9 @@ def without_cine(
     by_small = {case.lower(): case for case in sorted({*cases, *in_other_letters})}
     others = []
     for path in files:
-        if path in known or not _may_be_drawing(path):
+        if path in known or not (SUFFIX.search(path.name) or is_workspace(path)):
             continue
-        name, stem = _name_below(source, path), _stem(path)
+        name, stem = _name_below(source, path), _NIFTI.sub("", path.name)
         match = None if cine.fullmatch(name) else _first_match(loose, name)
         if match is None and not _is_named_drawing(path):
             if _is_nifti(path):
@@ -202,12 +192,10 @@ def without_cine(
             like = difflib.get_close_matches(guess.lower(), by_small, 1, 0.0)
             case = f", where case may be {printable(by_small[like[0]])!r}" if like else ""
             says = "a drawing and belongs to no cine"
-            remedy = (
-                f"rename it like {wanted.removeprefix('**/')}{case}, one file a case, pair them in "
-                "a table (columns cine and mask), or take it out of the source"
-            )
-        yield _named_like(says, remedy, source, path, MASK_SUFFIX.sub("", stem))
-    _warn_unread(source, others, ())
+            remedy = f"rename it like {wanted.removeprefix('**/')}{case}, one file a case, "
+            remedy += "pair them in a table (columns cine and mask), or take it out of the source"
+        yield _named_like(says, remedy, source, path, SUFFIX.sub("", stem))
+    _warn_unread(source, others, "neither cine nor mask by their names")
     yield from _in_other_forms(source, known, cases)
 
 
@@ -236,25 +224,20 @@ def _in_other_forms(
         if found is None or path in known or is_workspace(path):
             continue
         is_mask = found[2].lower() == "lge_mask"
-        if found[1] in (masked if is_mask else cases) or (is_mask and _may_be_drawing(path)):
+        is_read = is_mask and SUFFIX.search(path.name)
+        if is_read or found[1] in (masked if is_mask else cases):
             continue
-        what, forms = "a cine", "NIfTI or DICOM"
-        if is_mask:
-            what, forms = "a mask", "NIfTI, NRRD (header and data in one file) or DICOM SEG"
-        says = f"{what}, in a form that is not read"
+        what, forms = _TO_EXPORT[is_mask]
         remedy = f"export it as {forms}, or take it out of the source"
+        says = f"{what}, in a form that is not read"
         yield _named_like(says, remedy, source, path, path.name.partition(".")[0])
-
-
-def _may_be_drawing(path: Path) -> bool:
-    return MASK_SUFFIX.search(path.name) is not None or is_workspace(path)
 
 
 def _is_named_drawing(path: Path) -> bool:
     """Whether a name says that this is a drawing; that of a DICOM file may be anything."""
     if path.suffix.lower() in (".dcm", ".xml", ".cvi42wsx", ".cvi42ws"):
         return is_workspace(path)
-    return _DRAWING.search(MASK_SUFFIX.sub("", path.name)) is not None or ".seg." in path.name
+    return _DRAWING.search(SUFFIX.sub("", path.name)) is not None or ".seg." in path.name
 
 
 def named_in_table(source: Path, options: Options) -> set[Path]:
@@ -263,15 +246,11 @@ def named_in_table(source: Path, options: Options) -> set[Path]:
     return {below(source, name, options.table.path) for row in rows for name in row.files}
 
 
-def _warn_unread(source: Path, paths: Iterable[Path], named: Collection[Path]) -> None:
-    unread = [path for path in paths if path not in named]
+def _warn_unread(source: Path, unread: list[Path], what: str) -> None:
     if unread:
         names = ", ".join(printable(path.relative_to(source)) for path in unread[:3])
-        what = "not named in the table" if named else "neither cine nor mask by their names"
-        log.warning(
-            f"{len(unread)} NIfTI files below {printable(source)} are {what} and were not read: "
-            f"{names}{', ...' if len(unread) > 3 else ''}"
-        )
+        told = f"{len(unread)} NIfTI files below {printable(source)} are {what} and were not read"
+        log.warning(f"{told}: {names}{', ...' if len(unread) > 3 else ''}")
 
 
 def find_masks(source: Path, options: Options) -> dict[str, Path]:
@@ -283,7 +262,7 @@ def find_masks(source: Path, options: Options) -> dict[str, Path]:
     pattern = _pattern_to_regex(options.mask_pattern or MASK_PATTERN)
     masks: dict[str, Path] = {}
     for path, match in _matching(source, [pattern], ()).items():
-        if options.mask_pattern or MASK_SUFFIX.search(path.name):
+        if options.mask_pattern or SUFFIX.search(path.name):
             other = masks.setdefault(match["case"], path)
             if other != path:
                 says = f" and {printable(other)} are both masks of {match['case']!r}"

@@ -1,8 +1,7 @@
 """How a volume is turned before it is shown, trained on or matched: one rule for cine and masks.
 
-Columns run to the patient's left, rows to posterior or the feet. A volume's own axes may be stored
-in any order and direction: with a true affine all of them give the same picture, and so do images
-that are read one by one (``plane_turn``).
+A volume's axes may be stored in any order and direction: with a true affine all of them give the
+same picture, and so do images that are read one by one (``plane_turn``).
 """
 
 from collections.abc import Sequence
@@ -28,11 +27,9 @@ _CLEARLY_FEWER = 2
 
 
 class Turn(NamedTuple):
-    """What is done to a stored volume.
+    """What is done to a stored volume: ``order`` and ``flips`` as of ``slices.Grid``.
 
     Attributes:
-        order: which stored axis becomes columns, rows and slices.
-        flips: whether (columns, rows, slices) are then reversed.
         rule: first version of the rule under which the pictures come out so.
     """
 
@@ -55,31 +52,25 @@ def _runs_back(direction: np.ndarray, criteria: Sequence[tuple[float, float, flo
     return next((score < 0 for score in scores if abs(score) > TIE), False)
 
 
-def _is_column(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether the first of two axes of a slice is that of the columns, whichever way it runs.
-
-    It is the one that runs more from right to left; of two alike the one that runs less from head
-    to feet; of two alike again the one whose left end is the more posterior, then the lower one.
-    """
-    ranks = np.array([[abs(x), -abs(z), x * y, x * z, y * z] for x, y, z in (one, other)])
-    return next((bool(by > 0) for by in ranks[0] - ranks[1] if abs(by) > TIE), True)
-
-
 def _in_plane(unit: np.ndarray, one: int, other: int) -> tuple[int, int, bool, bool]:
     """Which of two axes are columns and rows, and whether (columns, rows) are then reversed.
 
-    Columns run to the patient's left; if they run neither left nor right, to posterior, else to the
-    feet. Rows run towards posterior and feet; where the two cancel, to posterior.
+    Columns are the axis that runs more from right to left; of two alike the one that runs less from
+    head to feet; of two alike again the one whose left end is the more posterior, then the lower
+    one. They run to the patient's left; if neither left nor right, to posterior, else to the feet.
+    Rows run towards posterior and feet; where the two cancel, to posterior.
     """
-    column, row = (one, other) if _is_column(unit[:, one], unit[:, other]) else (other, one)
+    axes = unit[:, [one, other]].T
+    ranks = np.array([[abs(x), -abs(z), x * y, x * z, y * z] for x, y, z in axes])
+    is_column = next((by > 0 for by in ranks[0] - ranks[1] if abs(by) > TIE), True)
+    column, row = (one, other) if is_column else (other, one)
     return column, row, _runs_back(unit[:, column], _COLUMNS), _runs_back(unit[:, row], _ROWS)
 
 
 def plane_turn(affine: np.ndarray) -> Turn:
     """How an image that is read by itself is turned: as a slice of a volume, its slices left alone.
 
-    Args:
-        affine: float ``[4, 4]`` of (column, row, slice) to RAS, as stored.
+    ``affine`` is float ``[4, 4]`` of (column, row, slice) to RAS, as stored.
     """
     column, row, flip_columns, flip_rows = _in_plane(unit_directions(affine), 0, 1)
     # Until version 3 images kept the rows and columns of the scanner.
@@ -107,14 +98,8 @@ def turn_of(shape: Sequence[int], affine: np.ndarray) -> Turn | None:
     """How a volume is turned; all 48 storages of one volume end in the same.
 
     Slices run along the normal that columns and rows span, so their order does not depend on
-    the storage either.
-
-    Args:
-        shape: of the stored axes, the first three of space.
-        affine: float ``[4, 4]`` of these to RAS mm.
-
-    Returns:
-        None where it cannot be said along which axis slices follow each other.
+    the storage either. None where it cannot be said along which axis they follow each other.
+    ``affine`` is float ``[4, 4]`` of the stored axes to RAS mm.
     """
     slices = _slice_axis(shape, affine)
     if slices is None:
@@ -133,12 +118,7 @@ def turn_of(shape: Sequence[int], affine: np.ndarray) -> Turn | None:
 
 
 def turned(array: np.ndarray, affine: np.ndarray, turn: Turn) -> tuple[np.ndarray, np.ndarray]:
-    """(``[T, Z, H, W]``; affine of (column, row, slice)) from a stored array ``(X, Y, Z, T)``.
-
-    Args:
-        affine: float ``[4, 4]`` of its first three axes.
-        turn: from ``turn_of``.
-    """
+    """(``[T, Z, H, W]``; affine of (column, row, slice)) of ``(X, Y, Z, T)`` by ``turn_of``."""
     return _reversed(array.transpose(3, *turn.order[::-1]), affine, turn)
 
 
@@ -159,10 +139,9 @@ def _reversed(data: np.ndarray, affine: np.ndarray, turn: Turn) -> tuple[np.ndar
 
 
 def slice_normal(orientation: np.ndarray) -> np.ndarray:
-    """The direction in which slices of a DICOM stack are numbered, as those of ``turn_of``.
+    """The normal, float ``[3]``, that columns and rows span as they are displayed.
 
-    It is the normal that columns and rows span as they are displayed: float ``[3]``, counted as
-    ``orientation``, for which see ``patient_affine``.
+    Along it slices of a DICOM stack are numbered. Arguments as of ``patient_affine``.
     """
     turn = plane_turn(patient_affine(orientation, np.zeros(3), (1.0, 1.0, 1.0)))
     mirrored = (turn.order[0] == 1) != (turn.flips[0] != turn.flips[1])

@@ -85,9 +85,8 @@ def load(series: Series, options: Options) -> list[CineSlice]:
         stored = read_png(masks[0], is_mask=True)
         mask = map_mask(masks[0], stored, options.mask_values or _VALUES)
         if not options.mask_values and stored.any() and not mask.any():
-            says = " has no other value than 255, which this layout ignores"
             remedy = "say what it means, for example --mask_values 0=background,255=mvo"
-            raise fault(masks[0], says, remedy)
+            raise fault(masks[0], " has no other value than 255, which this layout ignores", remedy)
         notes = note_of_values(masks[0], [mask], options.mask_values)
         drawn = {"lge_mask": mask, "note": "; ".join((*notes, *_note_of_palette(masks[0])))}
     pixel_mm = square_pixel(options.pixel_mm)
@@ -95,10 +94,7 @@ def load(series: Series, options: Options) -> list[CineSlice]:
 
 
 def read_png(path: Path, *, is_mask: bool = False) -> np.ndarray:
-    """A grey image of 8 or 16 bits, ``[H, W]``.
-
-    Args:
-        is_mask: the numbers of a palette are labels; otherwise they stand for its greys.
+    """A grey image of 8 or 16 bits, ``[H, W]``; the numbers of a mask's palette are its labels.
 
     Raises:
         UserError: damaged, too large, or colour.
@@ -147,19 +143,15 @@ def _note_of_palette(path: Path) -> tuple[str, ...]:
 
 
 def _check_palette(path: Path, image: Any) -> None:
-    """Check that the numbers of a mask are in the order of the greys they are shown by.
+    """Check that the numbers of a mask are in the order of the greys, if any, they are shown by.
 
-    Some software orders a palette by how often each grey is there. Colours, and greys that only
-    spread the labels for display, say nothing else.
+    Some software orders a palette by how often each grey is there.
     """
     numbers, colours = _shown(image)
     if not np.ptp(colours, axis=1).any() and (np.diff(colours[:, 0].astype(int)) <= 0).any():
-        raise fault(
-            path,
-            f" has the numbers {numbers.tolist()}, and its palette shows them as the greys "
-            f"{colours[:, 0].tolist()}: which are the labels is not sure",
-            "save the mask without a palette, as a grey image of its labels",
-        )
+        says = f" has the numbers {numbers.tolist()}, and its palette shows them as the greys "
+        says += f"{colours[:, 0].tolist()}: which are the labels is not sure"
+        raise fault(path, says, "save the mask without a palette, as a grey image of its labels")
 
 
 PNG = Importer("png", "the released code's PNG layout", recognise, find, load)

@@ -21,7 +21,6 @@ from mvo_jax.data.importers.volume import Volume, oriented_volume
 from mvo_jax.data.importers.walk import fault, of_single_files
 from mvo_jax.data.labels import INFARCT, MVO, MYOCARDIUM, WALL
 from mvo_jax.data.slices import CineSlice
-from mvo_jax.errors import UserError
 
 _SAVE_AGAIN = "save the file from Segment again"
 _FIELDS = (
@@ -51,9 +50,7 @@ def _read_v7(path: Path) -> list[dict[str, Any]]:
 
     check_size(path, claimed_bytes(path), 1)
     content = loadmat(path, variable_names=["setstruct"], struct_as_record=True)
-    if "setstruct" not in content:
-        return []
-    return [_plain(element) for element in content["setstruct"].ravel()]
+    return [_plain(element) for element in np.ravel(content.get("setstruct", []))]
 
 
 def _plain(element: Any) -> dict[str, Any]:
@@ -77,9 +74,7 @@ def _read_v73(path: Path) -> list[dict[str, Any]]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        if "setstruct" not in file:
-            return []
-        group: Any = file["setstruct"]
+        group: Any = file.get("setstruct", ())
         fields = [f for f in _FIELDS if f in group]
         if not fields:
             return []
@@ -114,44 +109,38 @@ def load(series: Series, _: Options) -> list[CineSlice]:
     """Read the short-axis cine of a file, its contours, and its scar."""
     path = series.path
     stacks = _read_setstruct(path)
-
-    def refuse(why: str) -> UserError:
-        found = " | ".join(
-            printable(f"{s.get('ImageType', '?')}, {s.get('ImageViewPlane', '?')}, {_shape(s)}")
-            for s in stacks[:8]
-        )
-        remedy = "keep one short-axis cine and at most one LGE stack"
-        return fault(path, f": {why}. Found: {found}", remedy)
-
+    found = " | ".join(
+        printable(f"{s.get('ImageType', '?')}, {s.get('ImageViewPlane', '?')}, {_shape(s)}")
+        for s in stacks[:8]
+    )
+    remedy = "keep one short-axis cine and at most one LGE stack"
     planes = [str(s.get("ImageViewPlane", "")).lower().replace("-", " ") for s in stacks]
     short = [s for s, p in zip(stacks, planes, strict=True) if _SHORT.match(p) and "IM" in s]
     cines = [s for s in short if _shape(s)[2] > 1]
     if len(cines) > 1:
         cines = [s for s in cines if "cine" in str(s.get("ImageType", "")).lower()]
     if len(cines) != 1:
-        raise refuse("not exactly one short-axis cine stack")
+        says = f": not exactly one short-axis cine stack. Found: {found}"
+        raise fault(path, says, remedy)
     scars = [s for s in short if s.get("Scar") and "Result" in s["Scar"]]
     if len(scars) > 1:
-        raise refuse("several stacks with a scar")
+        raise fault(path, f": several stacks with a scar. Found: {found}", remedy)
     (cine,) = cines
     volume = _volume(path, cine, _images(path, cine))
     mask = _volume(path, scars[0], _scar_mask(path, scars[0])[None]) if scars else None
     drawn = {t: _outlined(cine, t) for t in range(_shape(cine)[2])}
-    affine = _affine(path, cine)
+    affine = _affine(path, cine)[0]
     anatomy = {t: as_displayed(m, affine)[0] for t, m in drawn.items() if m is not None}
     return to_slices(series, volume, mask, anatomy=anatomy)
 
 
 def _shape(stack: dict[str, Any]) -> tuple[int, ...]:
     """(X, Y, T, Z); MATLAB drops trailing axes of length 1."""
-    shape = np.shape(stack.get("IM", np.zeros((0, 0))))
-    return (*shape, 1, 1)[:4]
+    return (*np.shape(stack.get("IM", np.zeros((0, 0)))), 1, 1)[:4]
 
 
 def _number(path: Path, stack: dict[str, Any], field: str, default: float | None = None) -> float:
-    value = stack.get(field)
-    if value is None and default is not None:
-        return default
+    value = stack.get(field, default)
     array = np.asarray(np.nan if value is None else value, float).ravel()
     if array.size != 1 or not np.isfinite(array[0]):
         raise fault(path, f": setstruct.{field} is missing or no number", _SAVE_AGAIN)
@@ -172,26 +161,23 @@ def _images(path: Path, stack: dict[str, Any]) -> np.ndarray:
     return images.astype(np.float32) * np.float32(scaling) + np.float32(offset)
 
 
-def _is_oriented(stack: dict[str, Any]) -> bool:
-    return "ImageOrientation" in stack and "ImagePosition" in stack
-
-
-def _affine(path: Path, stack: dict[str, Any]) -> np.ndarray:
-    """(column, row, slice) index to RAS mm, as stored (before it is turned for display)."""
+def _affine(path: Path, stack: dict[str, Any]) -> tuple[np.ndarray, bool]:
+    """((column, row, slice) index to RAS mm, before it is turned; whether the file states it)."""
     down, across = (_number(path, stack, field) for field in ("ResolutionX", "ResolutionY"))
     gap = sum(float(np.ravel(stack.get(f, 0.0))[0]) for f in ("SliceThickness", "SliceGap")) or 8.0
-    if not _is_oriented(stack):
-        return np.diag([across, down, gap, 1.0])
-    stated = [stack["ImageOrientation"], stack["ImagePosition"]]
+    stated = [stack[field] for field in ("ImageOrientation", "ImagePosition") if field in stack]
+    if len(stated) < 2:
+        return np.diag([across, down, gap, 1.0]), False
     if list(map(np.size, stated)) != [6, 3]:
         says = ": ImageOrientation and ImagePosition have not 6 and 3 numbers"
         raise fault(path, says, _SAVE_AGAIN)
     orientation, position = (np.asarray(value, float).ravel() for value in stated)
-    return patient_affine(orientation, position, (across, down, -gap))
+    return patient_affine(orientation, position, (across, down, -gap)), True
 
 
 def _volume(path: Path, stack: dict[str, Any], data: np.ndarray) -> Volume:
-    return oriented_volume(path, data, _affine(path, stack), oriented=_is_oriented(stack))
+    affine, oriented = _affine(path, stack)
+    return oriented_volume(path, data, affine, oriented=oriented)
 
 
 def _contour(stack: dict[str, Any], which: str, t: int, z: int) -> np.ndarray | None:

@@ -25,7 +25,6 @@ def even_grid(path: Path, planes: Sequence[np.ndarray]) -> tuple[np.ndarray, lis
     smallest is some times that, else the smallest.
 
     Args:
-        path: for messages.
         planes: float ``[4, 4]`` of each, (column, row, slice) index to RAS mm; its third column is
             the stated distance to the next slice.
 
@@ -59,9 +58,8 @@ def even_grid(path: Path, planes: Sequence[np.ndarray]) -> tuple[np.ndarray, lis
     off = float(np.linalg.norm(corners - (start + numbers[:, None] * slope), axis=1).max())
     if off > _UNEVEN_MM:
         listed = ", ".join(f"{mm:.1f}" for mm in np.unique(np.round(along - along.min(), 2))[:12])
-        says = f": its slices lie at {listed} mm, which are no even distances"
         remedy = "export a stack of evenly spaced slices, or the mask on the grid of the cine"
-        raise fault(path, says, remedy)
+        raise fault(path, f": its slices lie at {listed} mm, which are no even distances", remedy)
     affine = first.copy()
     affine[:3, 2], affine[:3, 3] = slope, start
     return affine, numbers.tolist()

@@ -1,8 +1,7 @@
 """ShefPAH-179: ``SA_64x64/DICOM/Subject_N/Phase_1..20.dcm`` and ``landmarks_64x64.csv``.
 
-Short-axis cine of 20 phases for pulmonary hypertension. Its ``Group`` is another disease than MVO,
-so cases are prepared for prediction, without label; the middle of the landmarks is the centre of
-the crop.
+Its ``Group`` is another disease than MVO, pulmonary hypertension, so cases have no label; the
+middle of the landmarks is the centre of the crop.
 """
 
 import csv
@@ -49,10 +48,7 @@ def _numbered(folder: Path, name: re.Pattern[str]) -> list[tuple[int, Path]]:
 
 
 def _read_landmarks(path: Path) -> dict[int, tuple[float, float]]:
-    """Subject number -> middle of its landmarks (row, column); empty without the file.
-
-    The subject is the first column; landmark columns come in pairs x, y.
-    """
+    """Number (of the first column) -> middle of the landmarks, pairs x, y, as (row, column)."""
     if not path.is_file():
         return {}
     out = {}

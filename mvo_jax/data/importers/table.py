@@ -48,15 +48,10 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows by key.
+    """A file, and its rows by ``case_id``, or if it has not that column by ``patient_id``."""
 
-    Attributes:
-        path: of the file; None for the empty table.
-        rows: by ``case_id`` where the file has that column, else by ``patient_id``; names as
-            ``composed`` gives them.
-    """
-
-    path: Path | None = None
+    path: Path | None = None  # None for the empty table
+    # The names as ``composed`` gives them.
     rows: Mapping[str, Row] = dataclasses.field(default_factory=dict)
 
     def row(self, *keys: str | None) -> Row | None:

@@ -74,12 +74,7 @@ def what_is_there(source: Path) -> str:
 def of_named_files(
     name: str, title: str, pattern: str, load: Callable[[Series, Options], list[CineSlice]]
 ) -> Importer:
-    """An importer of files whose names say who is the patient.
-
-    Args:
-        name: of the importer, as are ``title`` and ``load``; ``Series.path`` is the file.
-        pattern: regular expression of the end of a path; its first group is the patient.
-    """
+    """An importer of files by a pattern of the end of a path; its first group is the patient."""
     expression = re.compile(rf"(?:^|/){pattern}\Z")
 
     def find(source: Path, _: Options | None = None) -> Iterator[Series]:
@@ -93,22 +88,17 @@ def of_named_files(
 def of_single_files(
     name: str, title: str, suffix: str, load: Callable[[Series, Options], list[CineSlice]]
 ) -> Importer:
-    """An importer of files with a suffix, each a series that is named after its path.
-
-    Args:
-        name: of the importer, as are ``title`` and ``load``; ``Series.path`` is the file.
-        suffix: with its dot, in small letters.
-    """
-
-    def find(source: Path, _: Options | None = None) -> Iterator[Series]:
-        for path in files_below(source):
-            if path.suffix.lower() == suffix:
-                yield Series("_".join(path.relative_to(source).with_suffix("").parts), path)
-
-    def find_in(source: Path, _: Options) -> Iterator[Series]:
-        return iter([Series(source.stem, source)]) if source.is_file() else find(source)
+    """An importer of files with a suffix (with its dot, in small letters), each a series."""
 
     def recognise(source: Path) -> bool:
-        return source.suffix.lower() == suffix if source.is_file() else any(find(source))
+        files = [source] if source.is_file() else files_below(source)
+        return any(path.suffix.lower() == suffix for path in files)
 
-    return Importer(name, title, recognise, find_in, load)
+    def find(source: Path, _: Options) -> Iterator[Series]:
+        for path in [source] if source.is_file() else files_below(source):
+            if path == source:  # whatever its suffix
+                yield Series(source.stem, source)
+            elif path.suffix.lower() == suffix:
+                yield Series("_".join(path.relative_to(source).with_suffix("").parts), path)
+
+    return Importer(name, title, recognise, find, load)
