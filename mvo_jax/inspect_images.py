@@ -39,7 +39,6 @@ def inspect_images(
 
     Args:
         source: folder, image file, .zip or cohort.
-        page: HTML file to write.
         target: geometry that images are brought to; a cohort has its own.
         tiles: most clips to show.
 
@@ -50,49 +49,37 @@ def inspect_images(
     # Beside the page: the temporary folder of a container may be small.
     near = page.parent if page.parent.is_dir() else None
     with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=near) as scratch:
-        opened = open_source(
-            source, form=form, options=options or Options(), scratch=Path(scratch) / "unpacked"
-        )
+        folder = Path(scratch) / "unpacked"
+        opened = open_source(source, form=form, options=options or Options(), scratch=folder)
         clips = read_clips(opened, None if opened.is_cohort else target)
-        shown = sys.stderr.isatty()
-        for one in tqdm(clips, unit="slice", desc="Inspecting", disable=not shown):
+        for one in tqdm(clips, unit="slice", desc="Inspecting", disable=not sys.stderr.isatty()):
             if isinstance(one, Rejected):
                 inspection.add_rejected(one)
             else:
                 montage.offer(one, inspection.add(one))
     found = Inspected(inspection.table(), _facts(opened, inspection), inspection.findings())
+    rejected = [dataclasses.asdict(one) for one in inspection.rejected]
+    if opened.kind == "cohort":  # what was not used when it was prepared
+        from mvo_jax.data.cohort.prepare import read_rejected  # imports TFDS
+
+        rejected = read_rejected(opened.path)
     write_montage(
         page,
         title=printable(opened.path),
-        table=found.table,
-        facts=found.facts,
-        findings=found.findings,
         tiles=montage.tiles(),
         decisions=inspection.decisions,
-        rejected=_rejected(opened, inspection),
+        rejected=rejected,
+        **found._asdict(),
     )
     return found
 
 
-def _rejected(source: Source, inspection: Inspection) -> list[dict[str, str]]:
-    """What is not used: of images as they were read now, of a cohort as it was prepared."""
-    if source.kind != "cohort":
-        return [dataclasses.asdict(one) for one in inspection.rejected]
-    from mvo_jax.data.cohort.prepare import read_rejected  # imports TFDS
-
-    return read_rejected(source.path)
-
-
 class Montage:
-    """Clips to show: the first that have something wrong, and a fair sample of the others.
-
-    Args:
-        limit: most clips; half of them may be wrong ones.
-    """
+    """At most ``limit`` clips to show: the first wrong ones, up to half, and a fair sample."""
 
     def __init__(self, limit: int):
         self._limit = limit
-        self._flawed: list[tuple[int, Tile]] = []
+        self._flawed: list[Tile] = []
         self._sample: list[tuple[int, Tile]] = []
         self._seen = 0
         self._draws = random.Random(0)
@@ -102,19 +89,17 @@ class Montage:
         place, tile = self._seen, (clip, wrong)
         self._seen += 1
         if wrong and len(self._flawed) < self._limit // 2:
-            self._flawed.append((place, tile))
+            self._flawed.append(tile)
         elif len(self._sample) < self._limit:
             self._sample.append((place, tile))
-        elif self._limit:
-            # Reservoir sampling: every clip has the same chance, and none is read twice.
-            other = self._draws.randrange(place + 1)
-            if other < self._limit:
-                self._sample[other] = (place, tile)
+        # Reservoir sampling: every clip has the same chance, and none is read twice.
+        elif self._limit and (other := self._draws.randrange(place + 1)) < self._limit:
+            self._sample[other] = place, tile
 
     def tiles(self) -> list[Tile]:
         """Wrong ones first, then by the order of the source."""
         rest = sorted(self._sample[: self._limit - len(self._flawed)], key=lambda item: item[0])
-        return [tile for _, tile in [*self._flawed, *rest]]
+        return [*self._flawed, *(tile for _, tile in rest)]
 
 
 def _facts(source: Source, inspection: Inspection) -> dict[str, str]:

@@ -83,15 +83,11 @@ def predict_images(
         source: folder, image file, .zip or cohort.
         out: folder to write; must not exist or be empty.
         form: format of the source; see ``data.importers.formats``.
-        options: how the source is to be read.
-        threshold: decision threshold; by default that of the bundle, the one that the evaluation of
-            this checkpoint chose, or that its validation split gives.
+        threshold: by default that of the bundle, the one that the evaluation of this checkpoint
+            chose, or that its validation split gives.
         overlay: predict the coarse map and lay it over the pictures; None where the model can.
         pictures: most cases to draw, those of the highest probability.
         nifti: write the coarse maps as NIfTI on the voxels of the source.
-
-    Returns:
-        Rows of the tables, and what failed.
 
     Raises:
         UserError: nothing could be predicted, or no threshold is known; ``out`` stays as it was.
@@ -101,28 +97,22 @@ def predict_images(
         scratch = work / "unpacked"
         opened = open_source(source, form=form, options=options or Options(), scratch=scratch)
         if nifti and opened.is_cohort:
-            raise UserError(
-                f"--nifti writes on the voxels of the source; the cohort {printable(source)} holds "
-                "crops alone",
-                "predict the images it was prepared from, or leave --nifti out",
-            )
+            cause = f"--nifti writes on the voxels of the source; the cohort {printable(source)}"
+            remedy = "predict the images it was prepared from, or leave --nifti out"
+            raise UserError(f"{cause} holds crops alone", remedy)
         maps = MapWriter(work / "maps") if nifti else None
-        decision = model.decision(threshold)
-        pictured = Pictured(pictures)
+        decision, pictured = model.decision(threshold), Pictured(pictures)
         clips = _good(read_clips(opened, target), failed)
         cases = _predict(clips, model, decision, overlay=overlay, pictured=pictured, maps=maps)
         if maps is not None and maps.without_place:
-            log.warning(
-                f"{maps.without_place} slices have no place in space in {printable(source)} and no "
-                "map as NIfTI"
-            )
+            told = f"{maps.without_place} slices have no place in space in {printable(source)}"
+            log.warning(f"{told} and no map as NIfTI")
         shutil.rmtree(scratch, ignore_errors=True)
         if not cases:
             more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
-            raise UserError(
-                f"nothing could be predicted: {failed[0].cause}{more}", failed[0].remedy
-            )
-        patients = patient_rows(cases, decision)
+            cause = f"nothing could be predicted: {failed[0].cause}{more}"
+            raise UserError(cause, failed[0].remedy)
+        predicted = {"cases": cases, "patients": patient_rows(cases, decision), "failed": failed}
         cards = draw_pictures(work, pictured, cases, decision.value)
         facts = {
             "probability": "as the network gives it, not scaled",
@@ -132,26 +122,19 @@ def predict_images(
             f"{target.spacing_mm:.3g} mm",
             "python": platform.python_version(),
         }
-        write_tables(
-            work,
-            about={**facts, "threshold": dataclasses.asdict(decision)},
-            cases=cases,
-            patients=patients,
-            failed=failed,
-        )
+        about = {**facts, "threshold": dataclasses.asdict(decision)}
+        write_tables(work, about=about, **predicted)
         write_page(
             work / "summary.html",
             threshold=decision,
             simulated=model.simulated,
-            lead=f"{len(cases)} slices of {len(patients)} patients from {facts['input']}, by "
-            f"{model.name}, checkpoint {facts['checkpoint']}.",
-            cases=cases,
-            patients=patients,
-            failed=failed,
+            lead=f"{len(cases)} slices of {len(predicted['patients'])} patients from "
+            f"{facts['input']}, by {model.name}, checkpoint {facts['checkpoint']}.",
             cards=cards,
             provenance=facts,
+            **predicted,
         )
-    return Predicted(cases, patients, failed, facts["probability"])
+    return Predicted(**predicted, probability=facts["probability"])
 
 
 def _good(read: Iterator[Clip | Rejected], failed: list[Rejected]) -> Iterator[Clip]:
@@ -174,8 +157,7 @@ def _predict(
 ) -> list[dict[str, Any]]:
     """Rows of all clips; the clips themselves are dropped unless ``pictured`` keeps them."""
     with_mask = overlay is not False or maps is not None
-    predict = None
-    rows: list[dict[str, Any]] = []
+    predict, rows = None, []
     with tqdm(unit="slice", desc="Predicting", disable=not sys.stderr.isatty()) as bar:
         for batch in batched(clips, model.batch_size):
             if predict is None:  # a single slice need not pay for a whole batch
@@ -184,18 +166,14 @@ def _predict(
             masks = result.get("coarse_mask")
             members = result.get("members", [None] * len(batch))
             if masks is None and (overlay or maps is not None):
-                raise UserError(
-                    f"{'--overlay' if overlay else '--nifti'} was asked for, but this model has no "
-                    "mask branch",
-                    "leave it out, or name a model of the variant full or cgmr",
-                )
+                asked = "--overlay" if overlay else "--nifti"
+                cause = f"{asked} was asked for, but this model has no mask branch"
+                raise UserError(cause, "leave it out, or name a model of the variant full or cgmr")
             for i, clip in enumerate(batch):
                 probability = float(result["probability"][i])
                 if not math.isfinite(probability):
-                    raise UserError(
-                        f"the model gives {probability} for {clip.case_id}",
-                        "its weights hold NaN; name another --checkpoint, or train again",
-                    )
+                    remedy = "its weights hold NaN; name another --checkpoint, or train again"
+                    raise UserError(f"the model gives {probability} for {clip.case_id}", remedy)
                 shown = None if masks is None or overlay is False else masks[i]
                 pictured.add(len(rows), probability, clip, shown)
                 rows.append(case_row(clip, probability, decision, members=members[i]))

@@ -17,12 +17,8 @@ def on_source(coarse: np.ndarray, window: Window, shape: tuple[int, ...]) -> np.
     Nothing is interpolated: a block is what the model says, see ``coarse_mask.py``.
 
     Args:
-        coarse: ``[m, m]`` over the crop.
-        window: where the crop lies in the source.
-        shape: (rows, columns) of the source, as shown.
-
-    Returns:
-        float32 ``[H, W]``, 0 outside the crop.
+        coarse: ``[m, m]`` over the crop, which lies in the source at ``window``.
+        shape: (rows, columns) of the source, as shown, and of the result; 0 outside the crop.
     """
     side = -(-window.size // len(coarse))  # pixels of the crop a block
     out = np.zeros(shape, np.float32)
@@ -37,11 +33,7 @@ def on_source(coarse: np.ndarray, window: Window, shape: tuple[int, ...]) -> np.
 
 
 class MapWriter:
-    """Writes one file a source, when all its slices are there; holds one source at a time.
-
-    Args:
-        folder: for the files; made with the first.
-    """
+    """Holds one source at a time, and writes its file to a folder that is made with the first."""
 
     def __init__(self, folder: Path):
         self._folder = folder
@@ -70,13 +62,11 @@ class MapWriter:
 
     def close(self) -> None:
         """Write what is there."""
-        if self._grid is None:
-            return
-        self._folder.mkdir(exist_ok=True)
-        write_volume(
-            self._folder / self._name, self._grid.stored(self._planes), self._grid, _DESCRIPTION
-        )
-        self._grid, self._planes = None, {}
+        if self._grid is not None:
+            self._folder.mkdir(exist_ok=True)
+            data = self._grid.stored(self._planes)
+            write_volume(self._folder / self._name, data, self._grid, _DESCRIPTION)
+            self._grid, self._planes = None, {}
 
     def _file_name(self, clip: Clip, grid: Grid) -> str:
         """Of the stack, where its slices share a file; one that no other has."""

@@ -6,14 +6,9 @@ from mvo_jax.data.labels import CAVITY, WALL
 
 
 def fill(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Pixels whose centre lies inside a closed polygon (even-odd rule).
+    """Pixels whose centre lies inside a closed polygon (even-odd rule), bool of ``shape``.
 
-    Args:
-        points: float ``[N, 2]``, (row, column) in pixels; pixel centres are integers.
-        shape: (rows, columns).
-
-    Returns:
-        bool ``[H, W]``.
+    ``points`` are float ``[N, 2]``, (row, column) in pixels; pixel centres are integers.
     """
     inside = np.zeros(shape, bool)
     following = np.roll(points, -1, axis=0)
@@ -31,10 +26,7 @@ def fill(points: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def anatomy_of(
     endocardium: np.ndarray | None, epicardium: np.ndarray | None, shape: tuple[int, int]
 ) -> np.ndarray:
-    """Label image of two contours: uint8, 1 LV cavity, 2 LV myocardium.
-
-    Contours are float ``[N, 2]`` (row, column), or None where none was drawn.
-    """
+    """Label image of two contours as of ``fill``: uint8, 1 LV cavity, 2 LV myocardium."""
     out = np.zeros(shape, np.uint8)
     for contour, label in ((epicardium, WALL), (endocardium, CAVITY)):
         if contour is not None:

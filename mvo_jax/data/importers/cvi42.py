@@ -1,10 +1,9 @@
 """Contours of cvi42: an exported workspace, ``.cvi42wsx`` or ``.xml``.
 
-A tree whose elements carry the attribute ``Hash:key``: below ``ImageStates`` one element an image,
-its key the SOPInstanceUID; below ``Contours`` one a contour, its key the name; below that
-``Points`` with ``Point:x`` and ``Point:y``, and ``SubpixelResolution``, by which they are divided.
-The structure and the names are those that public readers know (ukbb_cardiac's parse_cvi42_xml.py
-for one).
+A tree by the attribute ``Hash:key``: below ``ImageStates`` the SOPInstanceUID of an image; below
+its ``Contours`` the name of each; below that ``Points`` with ``Point:x`` and ``Point:y``, and
+``SubpixelResolution``, by which they are divided. So public readers know it (ukbb_cardiac's
+parse_cvi42_xml.py for one).
 """
 
 import re
@@ -14,8 +13,8 @@ from xml.parsers import expat
 
 import numpy as np
 
-from mvo_jax.data.importers.cine import printable, reading
-from mvo_jax.errors import UserError
+from mvo_jax.data.importers.cine import reading
+from mvo_jax.data.importers.walk import fault
 
 ENDOCARDIUM, EPICARDIUM = "saendocardialContour", "saepicardialContour"
 NO_REFLOW = "noReflowAreaContour"
@@ -25,20 +24,13 @@ KNOWN = (ENDOCARDIUM, EPICARDIUM, NO_REFLOW, *ON_LGE, "saReferenceMyoContour")
 # Names that are not known and may be those of MVO.
 _MAY_BE_MVO = re.compile(r"re.?flow|mvo|microvasc|obstruct", re.IGNORECASE)
 _NUMBER = re.compile(r"\d{4}$")  # of the second and later contours of one name
-_MARK = b"Hash:key"
 _MOST_POINTS = 5_000_000  # of a workspace
 
 
 class Contour(NamedTuple):
-    """A closed contour.
+    """A closed contour: points as of ``contours.fill``, of the image as stored."""
 
-    Attributes:
-        name: without the number of a repeated one.
-        points: float ``[N, 2]``, (row, column) in pixels of the image as stored; pixel centres are
-            integers.
-    """
-
-    name: str
+    name: str  # without the number of a repeated one
     points: np.ndarray
 
     @property
@@ -56,7 +48,7 @@ def is_workspace(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file:
-            return _MARK in file.read(1 << 16)
+            return b"Hash:key" in file.read(1 << 16)
     except OSError:
         return False
 
@@ -65,23 +57,21 @@ def read_workspace(path: Path) -> dict[str, list[Contour]]:
     """SOPInstanceUID -> the contours on that image, of whatever name.
 
     Raises:
-        UserError: damaged, with a document type or entities (which no workspace has), or without an
-            image.
+        UserError: damaged, with a document type or entities, or without an image.
     """
     found = _Reader(path)
     with reading(path, " as workspace of cvi42", "export the workspace again, as .cvi42wsx (XML)"):
         parser = expat.ParserCreate()
         # A document type is where entities are declared that grow without bound or name files.
-        parser.StartDoctypeDeclHandler = found.refuse
-        parser.EntityDeclHandler = found.refuse
+        parser.StartDoctypeDeclHandler = parser.EntityDeclHandler = found.refuse
         parser.StartElementHandler = found.start
         parser.EndElementHandler = found.end
         parser.CharacterDataHandler = found.text
         with path.open("rb") as file:
             parser.ParseFile(file)
     if not found.has_images:
-        cause = f"{printable(path)} is no workspace of cvi42: it has no ImageStates"
-        raise UserError(cause, "export the workspace as .cvi42wsx (XML)")
+        says = " is no workspace of cvi42: it has no ImageStates"
+        raise fault(path, says, "export the workspace as .cvi42wsx (XML)")
     return found.images
 
 
@@ -100,10 +90,9 @@ class _Reader:
         self._count = 0
 
     def refuse(self, *_: Any) -> None:
-        raise UserError(
-            f"{printable(self._path)} declares a document type, which no workspace of cvi42 does",
-            "export the workspace again; the file may have been tampered with",
-        )
+        says = " declares a document type, which no workspace of cvi42 does"
+        remedy = "export the workspace again; the file may have been tampered with"
+        raise fault(self._path, says, remedy)
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         self._keys.append(attributes.get("Hash:key", name))
@@ -115,8 +104,7 @@ class _Reader:
     def text(self, data: str) -> None:
         self._text.append(data)
 
-    def end(self, name: str) -> None:
-        del name
+    def end(self, _: str) -> None:
         place, key = self._place(), self._keys[-1]
         text, self._text = "".join(self._text).strip(), []
         if place is not None:
@@ -133,23 +121,19 @@ class _Reader:
                 if not self._scale > 0:
                     raise ValueError(f"SubpixelResolution is {text}")
             if len(place) == 2:
-                self._close(*place)
+                uid, name = place
+                points = np.array(self._points, float).reshape(-1, 2) / self._scale
+                self._points = []
+                if not np.isfinite(points).all() and len(points) > 2:
+                    raise ValueError(f"a point of {name} is no number")
+                if len(points) > 2:  # else a click that was given up
+                    drawn = Contour(_NUMBER.sub("", name), points)
+                    self.images.setdefault(uid, []).append(drawn)
         self._keys.pop()
 
     def _place(self) -> tuple[str, ...] | None:
         """(Image, contour, ...) of the open element below ``Contours``, else None."""
         if "ImageStates" not in self._keys:
             return None
-        below = self._keys[self._keys.index("ImageStates") + 1 :]
-        if len(below) < 3 or below[1] != "Contours":
-            return None
-        return below[0], *below[2:]
-
-    def _close(self, uid: str, name: str) -> None:
-        points = np.array(self._points, float).reshape(-1, 2) / self._scale
-        self._points = []
-        if len(points) < 3:  # a click that was given up
-            return
-        if not np.isfinite(points).all():
-            raise ValueError(f"a point of {name} is no number")
-        self.images.setdefault(uid, []).append(Contour(_NUMBER.sub("", name), points))
+        uid, *below = self._keys[self._keys.index("ImageStates") + 1 :] or [""]
+        return (uid, *below[1:]) if len(below) > 1 and below[0] == "Contours" else None

@@ -1,7 +1,4 @@
-"""The table of formats, and what every format goes through.
-
-A module of one's own may add a line at run time: ``IMPORTERS["name"] = Importer("name", ...)``.
-"""
+"""The table of formats (``cine.py`` says how to add one), and what every format goes through."""
 
 import dataclasses
 import logging
@@ -12,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mvo_jax.data.importers.cine import Importer, Options, Series, printable
-from mvo_jax.data.importers.walk import DRAWING_WORDS, files_below, what_is_there
+from mvo_jax.data.importers.walk import DRAWING_WORDS, fault, files_below, what_is_there
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
 
@@ -38,8 +35,8 @@ _OWN = {
 # An importer, or where it is: a format is imported when it is asked for.
 IMPORTERS: dict[str, Importer | str] = {
     "acdc": "mvo_jax.data.importers.acdc:ACDC",
-    "mnms": "mvo_jax.data.importers.mnms:MNMS",
-    "mnms2": "mvo_jax.data.importers.mnms:MNMS2",
+    "mnms": "mvo_jax.data.importers.acdc:MNMS",
+    "mnms2": "mvo_jax.data.importers.acdc:MNMS2",
     "emidec": "mvo_jax.data.importers.emidec:EMIDEC",
     "sunnybrook": "mvo_jax.data.importers.sunnybrook:SUNNYBROOK",
     "shefpah": "mvo_jax.data.importers.shefpah:SHEFPAH",
@@ -64,11 +61,10 @@ def choose_importer(source: Path, name: str = "auto") -> Importer:
         UserError: the source does not exist or is not recognised, or there is no such format.
     """
     if name not in ("auto", *IMPORTERS):
-        raise UserError(
-            f"there is no format {name!r}", f"formats are: auto, {', '.join(IMPORTERS)}"
-        )
+        remedy = f"formats are: auto, {', '.join(IMPORTERS)}"
+        raise UserError(f"there is no format {name!r}", remedy)
     if not os.path.exists(source):  # nor where links go in a circle, or the name is too long
-        raise UserError(f"{printable(source)} does not exist", "give the folder of your images")
+        raise fault(source, " does not exist", "give the folder of your images")
     if name != "auto":
         return importer_of(name)
     for importer in map(importer_of, IMPORTERS):
@@ -78,45 +74,32 @@ def choose_importer(source: Path, name: str = "auto") -> Importer:
     remedy = f"say which with --format: {', '.join(IMPORTERS)}"
     if source.is_dir() and any(_ARCHIVE.search(path.name) for path in files_below(source)):
         remedy = f"unpack the archives in it, or {remedy}"
-    raise UserError(
-        f"{printable(source)} is in no format that is recognised: it holds {what_is_there(source)}",
-        remedy,
-    )
+    says = f" is in no format that is recognised: it holds {what_is_there(source)}"
+    raise fault(source, says, remedy)
 
 
 def _tell_of_others(source: Path, taken: Importer) -> None:
-    """Warn of files in a folder that look like images or drawings and are not read.
-
-    The general formats say so of their own kinds of file; public layouts have others beside them.
-    """
+    """Warn of images or drawings by their names that are not read; public layouts have others."""
     if source.is_file() or taken.name not in _OWN:
         return
     names = [name for name in ("png", "segment", "dicom", "npz") if name != taken.name]
     also = [name for name in names if importer_of(name).recognise(source)]
     if also:
-        log.warning(
-            f"{printable(source)} is read as {taken.name}; it also holds files of the formats "
-            f"{', '.join(also)}, which are not read (--format chooses)"
-        )
-    own = "|".join(_OWN[name] for name in (taken.name, *also))
-    files = list(files_below(source))
+        told = f"{printable(source)} is read as {taken.name}; it also holds files of the formats"
+        log.warning(f"{told} {', '.join(also)}, which are not read (--format chooses)")
+    own = re.compile("|".join(_OWN[name] for name in (taken.name, *also)), re.IGNORECASE)
+    unread = [path for path in files_below(source) if not own.search(path.name)]
     for what, kind, remedy in (
         ("archives", _ARCHIVE, "unpack them"),
         ("files that look like images or drawings", _IMAGE, "export them in a form that is read"),
     ):
-        found = [
-            path
-            for path in files
-            if kind.search(path.name) and not re.search(own, path.name, re.IGNORECASE)
-        ]
+        found = [path for path in unread if kind.search(path.name)]
         # One of each folder: a patient's may hold nothing else.
         examples = list({path.parent: path for path in reversed(found)}.values())[::-1]
         if found:
-            log.warning(
-                f"{len(found)} {what} below {printable(source)} are not read: "
-                f"{', '.join(printable(path.relative_to(source)) for path in examples[:3])}"
-                f"{', ...' if len(found) > 3 else ''}; {remedy}"
-            )
+            listed = ", ".join(printable(path.relative_to(source)) for path in examples[:3])
+            told = f"{len(found)} {what} below {printable(source)} are not read: {listed}"
+            log.warning(f"{told}{', ...' if len(found) > 3 else ''}; {remedy}")
 
 
 def load_series(
@@ -127,23 +110,20 @@ def load_series(
     Raises:
         UserError: it cannot be read; the message names the file.
     """
-    name = printable(series.path)
+    path = series.path
     try:
-        f"{series.name}{series.path}".encode()
+        f"{series.name}{path}".encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{name}: the name is not UTF-8", "rename the file or folder") from error
+        raise fault(path, ": the name is not UTF-8", "rename the file or folder") from error
     try:
         slices = load(series, options)
     except MemoryError as error:
-        raise UserError(f"{name} does not fit into memory", "use fewer --jobs") from error
+        raise fault(path, " does not fit into memory", "use fewer --jobs") from error
     except OSError as error:
-        raise UserError(
-            f"{printable(error.filename or series.path)} cannot be read "
-            f"({error.strerror or error})",
-            "check the file and its permissions",
-        ) from error
+        says = f" cannot be read ({error.strerror or error})"
+        raise fault(error.filename or path, says, "check the file and its permissions") from error
     if not slices:
-        raise UserError(f"{name} holds no short-axis cine", "leave it out of the source")
+        raise fault(path, " holds no short-axis cine", "leave it out of the source")
     return [_with_row(one, series, options) for one in slices]
 
 
@@ -157,5 +137,5 @@ def _with_row(one: CineSlice, series: Series, options: Options) -> CineSlice:
     own = options.table.row(one.case_id)
     row = own or options.table.row(series.name, one.patient_id)
     changes = {name: getattr(row, name, None) for name in ("centre", "end_diastole", "patient_id")}
-    changes["label"] = getattr(own, "label", None)
+    changes["label"] = own and own.label
     return dataclasses.replace(one, **{k: v for k, v in changes.items() if v is not None})

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from mvo_jax.data.importers.cine import Series, note_of_axes, printable
+from mvo_jax.data.importers.orientation import unit_directions
 from mvo_jax.data.importers.segments import join_drawings
 from mvo_jax.data.importers.volume import Volume, same_grid
+from mvo_jax.data.importers.walk import fault
 from mvo_jax.data.labels import MVO, has_mvo, middle_of, mvo_parts
 from mvo_jax.data.slices import PIXEL_MM, CineSlice, Rejected
-from mvo_jax.errors import UserError
 
 # Of the slice distance: closer calls go to both slices. Repositioning between cine and LGE and the
 # depth of breath-holds move the heart by a millimetre or two, so which is nearer by less is chance.
@@ -34,29 +35,23 @@ _COPY_HEADER = (
 
 @dataclasses.dataclass(frozen=True)
 class PlacedMask:
-    """A mask on the slices of a cine.
+    """A mask on the slices of a cine."""
 
-    Attributes:
-        labels: uint8 ``[H, W]`` of each slice.
-        has_mvo: whether the slices of the mask that reach a slice have MVO, as drawn.
-        unplaced: drawn slices of the mask that reach none.
-        drawn_on: the slices of the mask that reach a slice, in words.
-        notes: what was taken for granted.
-    """
-
-    labels: Sequence[np.ndarray]
-    has_mvo: Sequence[bool]
-    unplaced: tuple[Rejected, ...]
-    drawn_on: Sequence[str]
-    notes: tuple[str, ...] = ()
+    drawn: np.ndarray  # uint8 ``[Z', H', W']``, the slices of the mask
+    labels: Sequence[np.ndarray]  # uint8 ``[H, W]`` of each slice of the cine
+    taken: Sequence[Sequence[int]]  # of each slice of the cine, those of the mask that reach it
+    unplaced: tuple[Rejected, ...]  # drawn slices of the mask that reach none
+    notes: tuple[str, ...]  # what was taken for granted
 
     def fields(self, z: int) -> dict[str, Any]:
         """What a ``CineSlice`` has of it; the first slice speaks for the drawings without one."""
+        sources = [k for k in self.taken[z] if self.drawn[k].any()]
+        words = f"{', '.join(map(str, sources))} of {len(self.drawn)}" if sources else ""
         return {
             "lge_mask": self.labels[z],
-            "has_mvo": self.has_mvo[z],
+            "has_mvo": has_mvo(self.drawn[sources]),  # as drawn, before it is sampled
             "unplaced": self.unplaced if z == 0 else (),
-            "drawn_on": self.drawn_on[z],
+            "drawn_on": words,
         }
 
 
@@ -70,94 +65,63 @@ def place_mask(series: Series, mask: Volume, slices: Sequence[Volume]) -> Placed
     myocardium. In the plane each pixel takes the label of the nearest voxel.
 
     Args:
-        series: for names.
         mask: ``data`` is ``[1, Z', H', W']``, already in the project's values.
         slices: ``data`` of each is ``[T, 1, H, W]``; in order.
 
     Raises:
         UserError: the grids cannot be matched, or nothing that is drawn lies on the cine.
     """
-    volume = mask.data[0]
-    grid = (len(slices), *slices[0].data.shape[2:])
-    oriented = slices[0].oriented
-    if mask.oriented != oriented:
-        without, with_it = (mask, slices[0]) if oriented else (slices[0], mask)
-        raise UserError(
-            f"{printable(without.path)} states no orientation or position, "
-            f"{printable(with_it.path)} does: "
-            f"the mask {printable(mask.path)} may be mirrored against the cine",
-            _COPY_HEADER,
-        )
-    if not oriented:
+    volume, cine = mask.data[0], slices[0]
+    if mask.oriented != cine.oriented:
+        without, with_it = (mask, cine) if cine.oriented else (cine, mask)
+        says = f" states no orientation or position, {printable(with_it.path)} does: the mask "
+        says += f"{printable(mask.path)} may be mirrored against the cine"
+        raise fault(without.path, says, _COPY_HEADER)
+    if not cine.oriented:
+        grid = (len(slices), *cine.data.shape[2:])
         if volume.shape != grid:
-            raise UserError(
-                f"{printable(mask.path)} has {volume.shape[::-1]} voxels, "
-                f"{printable(slices[0].path)} {grid[::-1]}, and no orientation to match them by",
-                "export both with their orientation, or the mask on the cine's grid",
-            )
-        numbers = [_in_words([z], mask) for z in range(len(volume))]
-        drawn = [has_mvo(one) for one in volume]
-        return PlacedMask(list(volume), drawn, (), numbers, mask.notes)
-    for one in (mask, slices[0]):
-        sides = np.linalg.norm(one.affine[:3, :2], axis=0)
+            says = f" has {volume.shape[::-1]} voxels, {printable(cine.path)} {grid[::-1]}, and no"
+            remedy = "export both with their orientation, or the mask on the cine's grid"
+            raise fault(mask.path, f"{says} orientation to match them by", remedy)
+        return PlacedMask(volume, volume, [[z] for z in range(len(volume))], (), mask.notes)
+    for one in (mask, cine):
+        sides = _sides(one)
         if sides.min() < PIXEL_MM[0] or sides.max() > PIXEL_MM[1]:
-            raise UserError(
-                f"{printable(one.path)}: its pixels have sides of {sides[1]:g} and {sides[0]:g} "
-                "mm, which no image of a heart has",
-                "correct the units or the sizes in its header",
-            )
-    positions = _positions(mask, slices)
+            says = f": its pixels have sides of {sides[1]:g} and {sides[0]:g} mm, which no image of"
+            remedy = "correct the units or the sizes in its header"
+            raise fault(one.path, f"{says} a heart has", remedy)
+    to_mask = np.linalg.inv(mask.affine)
+    middles = [[*(np.array(one.data.shape[:1:-1]) - 1) / 2, 0, 1] for one in slices]
+    pairs = zip(slices, middles, strict=True)
+    # Where the middle of each slice lies, in slices of the mask.
+    positions = np.array([(to_mask @ one.affine @ middle)[2] for one, middle in pairs])
     notes = (*mask.notes, *_check_grids(mask, slices))
-    distance = _slice_distance(positions, mask, slices[0])
-    for path, mm in ((slices[0].path, distance * mask.slice_mm), (mask.path, mask.slice_mm)):
+    gaps = np.sort(np.diff(np.sort(positions)))
+    # Of the cine's slices, in those of the mask: of two the smaller, as one may be a gap.
+    apart = float(gaps[(len(gaps) - 1) // 2]) if len(gaps) else cine.slice_mm / mask.slice_mm
+    distance = max(apart, 1e-6)
+    for path, mm in ((cine.path, distance * mask.slice_mm), (mask.path, mask.slice_mm)):
         if mm > _FARTHEST_MM:
-            raise UserError(
-                f"{printable(path)}: its slices are {mm:g} mm apart, which are not those of one "
-                "heart",
-                "correct the distance of the slices in its header",
-            )
+            says = f": its slices are {mm:g} mm apart, which are not those of one heart"
+            raise fault(path, says, "correct the distance of the slices in its header")
     taken = _sources(positions, distance, len(volume))
-    labels, drawn = [], []
+    labels = []
     for one, position, sources in zip(slices, positions, taken, strict=True):
         joined = np.zeros(one.data.shape[2:], np.uint8)
         for k in sources:
             joined = join_drawings(joined, _sampled(mask, one, k, shift=k - position))
         labels.append(joined)
-        drawn.append(any(has_mvo(volume[k]) for k in sources))
     if volume.any() and not any(one.any() for one in labels):
-        raise UserError(
-            f"{printable(mask.path)}: nothing that is drawn lies on the slices of "
-            f"{printable(series.path)}",
-            "check that LGE and cine are of one patient and one examination, with their "
-            "orientation",
-        )
+        says = f": nothing that is drawn lies on the slices of {printable(series.path)}"
+        remedy = "check that LGE and cine are of one patient and one examination, with their"
+        raise fault(mask.path, says, f"{remedy} orientation")
     notes += _cut_off(mask, slices, positions, taken)
-    unplaced = _unplaced(series, mask, positions, taken)
-    return PlacedMask(labels, drawn, unplaced, [_in_words(k, mask) for k in taken], notes)
+    return PlacedMask(volume, labels, taken, _unplaced(series, mask, positions, taken), notes)
 
 
-def _in_words(sources: Sequence[int], mask: Volume) -> str:
-    """As "0, 1 of 6"; slices of the mask on which something is drawn."""
-    drawn = [str(k) for k in sources if mask.data[0, k].any()]
-    return f"{', '.join(drawn)} of {len(mask.data[0])}" if drawn else ""
-
-
-def _positions(mask: Volume, slices: Sequence[Volume]) -> np.ndarray:
-    """Where the middle of each slice lies, in slices of the mask; float ``[Z]``."""
-    to_mask = np.linalg.inv(mask.affine)
-    out = []
-    for one in slices:
-        height, width = one.data.shape[2:]
-        out.append((to_mask @ one.affine @ [(width - 1) / 2, (height - 1) / 2, 0, 1])[2])
-    return np.array(out)
-
-
-def _slice_distance(positions: np.ndarray, mask: Volume, one: Volume) -> float:
-    """Distance of the cine's slices, in slices of the mask; of a single one its thickness."""
-    if len(positions) == 1:
-        return max(one.slice_mm / mask.slice_mm, 1e-6)
-    gaps = np.sort(np.diff(np.sort(positions)))
-    return max(float(gaps[(len(gaps) - 1) // 2]), 1e-6)  # of two the smaller: one may be a gap
+def _sides(volume: Volume) -> np.ndarray:
+    """(Column, row) spacing in mm."""
+    return np.linalg.norm(volume.affine[:3, :2], axis=0)
 
 
 def _sources(positions: np.ndarray, distance: float, count: int) -> list[list[int]]:
@@ -176,14 +140,9 @@ def _sources(positions: np.ndarray, distance: float, count: int) -> list[list[in
 def _sampled(mask: Volume, one: Volume, k: int, *, shift: float) -> np.ndarray:
     """Labels of the nearest voxels, uint8 ``[H, W]``; background outside the mask.
 
-    Each part of the MVO that lies between the pixels keeps the one nearest to its middle.
-
-    Args:
-        mask: see ``place_mask``.
-        one: the slice of the cine.
-        k: slice of the mask.
-        shift: slices of the mask by which ``one`` is moved onto it; where the two are tilted its
-            rim still crosses into the next, if there is one.
+    Each part of the MVO that lies between the pixels keeps the one nearest to its middle. ``shift``
+    moves the slice of the cine onto slice ``k`` of the mask, in slices of that; where the two are
+    tilted its rim still crosses into the next, if there is one.
     """
     labels, shape = mask.data[0], one.data.shape[2:]
     to_mask = np.linalg.inv(mask.affine) @ one.affine
@@ -217,55 +176,38 @@ def _cut_off(
     """A note on drawn voxels that lie beside the images they are drawn on."""
     drawn = cut = of_mvo = 0
     for one, position, sources in zip(slices, positions, taken, strict=True):
-        height, width = one.data.shape[2:]
+        size = np.array(one.data.shape[:1:-1])[:, None]
         for k in sources:
             rows, columns = np.nonzero(mask.data[0, k])
             points = np.stack([columns, rows, np.full(len(rows), position), np.ones(len(rows))])
-            x, y = (np.linalg.inv(one.affine) @ mask.affine @ points)[:2]
-            beside = (np.abs(x - (width - 1) / 2) > width / 2 + _ROUNDING) | (
-                np.abs(y - (height - 1) / 2) > height / 2 + _ROUNDING
-            )
+            at = (np.linalg.inv(one.affine) @ mask.affine @ points)[:2]
+            beside = (np.abs(at - (size - 1) / 2) > size / 2 + _ROUNDING).any(axis=0)
             drawn, cut = drawn + len(rows), cut + int(beside.sum())
             of_mvo += int((mask.data[0, k, rows, columns] == MVO)[beside].sum())
-    if not cut:
-        return ()
-    return (
-        f"{printable(mask.path.name)}: {cut} of {drawn} drawn pixels, {of_mvo} of MVO, lie beside "
-        "the images of the cine and are cut off",
-    )
+    said = f"{printable(mask.path.name)}: {cut} of {drawn} drawn pixels, {of_mvo} of MVO,"
+    return (f"{said} lie beside the images of the cine and are cut off",) if cut else ()
 
 
 def _unplaced(
     series: Series, mask: Volume, positions: np.ndarray, taken: Sequence[Sequence[int]]
 ) -> tuple[Rejected, ...]:
-    reached = {k for sources in taken for k in sources}
     out = []
-    for k, drawing in enumerate(mask.data[0]):
-        if k not in reached and drawing.any():
-            what = "MVO" if has_mvo(drawing) else "a drawing"
-            away = float(np.abs(positions - k).min()) * mask.slice_mm
-            cause = (
-                f"{printable(mask.path)}: slice {k} of {len(mask.data[0])} has {what} and lies "
-                f"{away:.1f} mm from the nearest slice of {printable(series.path)}"
-            )
-            remedy = "add the slice of the cine that belongs to it; its drawing is left out"
-            one = dataclasses.replace(
-                series.rejected(cause, remedy),
-                case_id=f"{series.name}_lge{k:02d}",
-                source=str(mask.path),
-            )
-            out.append(one)
+    drawn = {k for k, drawing in enumerate(mask.data[0]) if drawing.any()}
+    for k in sorted(drawn.difference(*taken)):
+        what = "MVO" if has_mvo(mask.data[0, k]) else "a drawing"
+        away = float(np.abs(positions - k).min()) * mask.slice_mm
+        cause = f"{printable(mask.path)}: slice {k} of {len(mask.data[0])} has {what} and lies "
+        cause += f"{away:.1f} mm from the nearest slice of {printable(series.path)}"
+        remedy = "add the slice of the cine that belongs to it; its drawing is left out"
+        case, patient = f"{series.name}_lge{k:02d}", series.patient_id or ""
+        out.append(Rejected(case, patient, str(mask.path), cause, remedy))
     return tuple(out)
 
 
 def _check_grids(mask: Volume, slices: Sequence[Volume]) -> list[str]:
-    """Refuse a mask whose grid contradicts the cine's; a note of one that is merely another.
-
-    Raises:
-        UserError: the mask's orientation is a writer's default, skewed, mirrored or tilted.
-    """
-    cine, name = slices[0], printable(mask.path)
-    steps = np.linalg.norm(mask.affine[:3, :3], axis=0)
+    """Refuse a mask whose grid contradicts the cine's; a note of one that is merely another."""
+    cine = slices[0]
+    theirs = printable(cine.path)
     same_shape = mask.data.shape[1:] == (len(slices), *cine.data.shape[2:])
     # Images that are read one by one may be numbered from the other end.
     of_mask = mask.slices() if same_shape else []
@@ -273,47 +215,34 @@ def _check_grids(mask: Volume, slices: Sequence[Volume]) -> list[str]:
         return []
     if mask.is_default or cine.is_default:
         which, other = (mask, cine) if mask.is_default else (cine, mask)
-        raise UserError(
-            f"{printable(which.path)} has the identity as its orientation, which is what software "
-            f"writes that knows none; {printable(other.path)} has another",
-            _COPY_HEADER,
-        )
-    unit = mask.affine[:3, :3] / steps
-    own = cine.affine[:3, :3] / np.linalg.norm(cine.affine[:3, :3], axis=0)
+        says = " has the identity as its orientation, which is what software writes that knows none"
+        raise fault(which.path, f"{says}; {printable(other.path)} has another", _COPY_HEADER)
+    unit, own = unit_directions(mask.affine), unit_directions(cine.affine)
     as_lps = np.diag([-1.0, -1.0, 1.0]) @ unit
     now, then = (float(np.abs((one * own).sum(axis=0)).min()) for one in (unit, as_lps))
     if now < _SAME_AXES < then:
-        raise UserError(
-            f"{name}: its axes are those of {printable(cine.path)} with left and right, front and "
-            "back exchanged: an orientation of DICOM or NRRD (LPS) written as that of NIfTI (RAS)",
-            _COPY_HEADER,
-        )
+        says = f": its axes are those of {theirs} with left and right, front and back exchanged: an"
+        says += " orientation of DICOM or NRRD (LPS) written as that of NIfTI (RAS)"
+        raise fault(mask.path, says, _COPY_HEADER)
     tilt = np.degrees(np.arccos(min(1.0, abs(float(unit[:, 2] @ own[:, 2])))))
     if tilt > _MOST_TILT:
-        raise UserError(
-            f"{name}: its slices are tilted by {tilt:.0f} degrees against those of "
-            f"{printable(cine.path)}",
-            "check the orientation of both; resample the mask onto the slices of the cine",
-        )
+        says = f": its slices are tilted by {tilt:.0f} degrees against those of {theirs}"
+        remedy = "check the orientation of both; resample the mask onto the slices of the cine"
+        raise fault(mask.path, says, remedy)
     height, width = cine.data.shape[2:]
     exchanged = height != width and mask.data.shape[2:] == (width, height)
     if exchanged and np.allclose(mask.affine, cine.affine, rtol=0, atol=_SAME_TURN):
-        raise UserError(
-            f"{name} has {height}x{width} pixels and {printable(cine.path)} {width}x{height}, on "
-            "one orientation: rows and columns of one of them look exchanged",
-            _COPY_HEADER,
-        )
+        says = f" has {height}x{width} pixels and {theirs} {width}x{height}, on one orientation:"
+        says += " rows and columns of one of them look exchanged"
+        raise fault(mask.path, says, _COPY_HEADER)
     if not same_shape:
         return []
-    own_steps = np.linalg.norm(cine.affine[:3, :2], axis=0)
-    same_steps = np.allclose(steps[:2], own_steps, rtol=_SAME_STEP)
+    same_steps = np.allclose(_sides(mask), _sides(cine), rtol=_SAME_STEP)
     mirrored = None not in (mask.turn, cine.turn) and mask.turn != cine.turn
     if same_steps and np.allclose(unit, own, atol=_SAME_TURN) and mirrored:
-        raise UserError(
-            f"{name} has the shape of {printable(cine.path)}, and its axes run the other way "
-            "from another corner: signs of its orientation look lost, and it may be mirrored",
-            _COPY_HEADER,
-        )
+        says = f" has the shape of {theirs}, and its axes run the other way from another corner:"
+        says += " signs of its orientation look lost, and it may be mirrored"
+        raise fault(mask.path, says, _COPY_HEADER)
     pairs = zip(of_mask, slices, strict=True)
     apart = max(np.linalg.norm(a.corners - b.corners, axis=1).max() for a, b in pairs)
     return [
@@ -333,16 +262,14 @@ def to_slices(
     """Slices of a 4-D cine.
 
     Args:
-        series: what is read.
         cine: ``data`` is ``[T, Z, H, W]``.
-        mask: LGE mask in the project's values.
+        mask: see ``place_mask``.
         anatomy: frame -> uint8 ``[Z, H, W]``, 1 LV cavity, 2 LV myocardium.
         end_diastole: 0-based frame.
     """
     count = cine.data.shape[1]
-    placed = None if mask is None else place_mask(series, mask, cine.slices())
-    axes = note_of_axes(cine.data.shape)
-    notes = "; ".join((*cine.notes, *axes, *(() if placed is None else placed.notes)))
+    placed = place_mask(series, mask, cine.slices()) if mask else None
+    notes = *cine.notes, *note_of_axes(cine.data.shape), *(placed.notes if placed else ())
     return [
         series.slice(
             z,
@@ -353,10 +280,10 @@ def to_slices(
             end_diastole=end_diastole,
             position_mm=z * cine.slice_mm,
             orientation_rule=cine.rule,
-            note=notes if z == 0 else "",
+            note="; ".join(notes) if z == 0 else "",
             grid=cine.grid,
             plane=z,
-            **({} if placed is None else placed.fields(z)),
+            **(placed.fields(z) if placed else {}),
         )
         for z in range(count)
     ]

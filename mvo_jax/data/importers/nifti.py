@@ -1,7 +1,4 @@
-"""NIfTI: 4-D cine (X, Y, Z, T) and 3-D LGE masks, paired by a table or by their names.
-
-A cine may also be one 3-D file a phase. A mask that no cine goes with is a case that is refused.
-"""
+"""NIfTI: 4-D cine (X, Y, Z, T), or a 3-D file a phase, and LGE masks, by a table or their names."""
 
 import dataclasses
 import difflib
@@ -10,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +15,10 @@ import numpy as np
 
 from mvo_jax.data.importers.cine import Importer, Options, Series, check_size, printable
 from mvo_jax.data.importers.cvi42 import is_workspace
-from mvo_jax.data.importers.mask_files import SUFFIX as MASK_SUFFIX
-from mvo_jax.data.importers.mask_files import read_mask
+from mvo_jax.data.importers.mask_files import SUFFIX, read_mask
 from mvo_jax.data.importers.masks import to_slices
 from mvo_jax.data.importers.volume import Volume, check_shape, read_cine, read_volume, same_grid
-from mvo_jax.data.importers.walk import DRAWING_WORDS, files_below
+from mvo_jax.data.importers.walk import DRAWING_WORDS, fault, files_below
 from mvo_jax.data.names import composed
 from mvo_jax.data.slices import CineSlice
 from mvo_jax.errors import UserError
@@ -32,7 +28,7 @@ log = logging.getLogger(__name__)
 CINE_PATTERN = "**/{case}_cine.nii*"
 PHASE_PATTERN = "**/{case}_cine*{phase}.nii*"  # one file a phase
 MASK_PATTERN = "**/{case}_lge_mask.*"  # of the kinds in mask_files.py
-_SUFFIX = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+_NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _DRAWING = re.compile(DRAWING_WORDS, re.IGNORECASE)
 # Before the number of a file that is joined with others of its case.
 _SLICE_NUMBER = re.compile(r"(?<![a-z])(?:slices?|sl|s|z)[-_]?\d+(?=\.nii)", re.IGNORECASE)
@@ -42,44 +38,33 @@ _UNREAD_FORM = re.compile(
     r"|np[yz]|mat|xml)",
     re.IGNORECASE,
 )
+_TO_EXPORT = {
+    True: ("a mask", "NIfTI, NRRD (header and data in one file) or DICOM SEG"),
+    False: ("a cine", "NIfTI or DICOM"),
+}
 
 
-def is_nifti(path: Path) -> bool:
-    """Whether a file is named like a NIfTI image."""
-    return _SUFFIX.search(path.name) is not None
+def _is_nifti(path: Path) -> bool:
+    return _NIFTI.search(path.name) is not None
 
 
-def stem(path: Path) -> str:
-    """Name of a NIfTI file without its suffixes."""
-    return _SUFFIX.sub("", path.name)
-
-
-def name_below(source: Path, path: Path) -> str:
+def _name_below(source: Path, path: Path) -> str:
     """A path below the source as patterns see it: composed, the suffix in small letters."""
     name = composed(path.relative_to(source).as_posix())
-    return MASK_SUFFIX.sub(lambda found: found[0].lower(), name)
+    return SUFFIX.sub(lambda found: found[0].lower(), name)
 
 
 def recognise(source: Path) -> bool:
     """A NIfTI file, or a folder that holds one."""
-    if source.is_file():
-        return is_nifti(source)
-    return any(is_nifti(path) for path in files_below(source))
+    return any(map(_is_nifti, [source] if source.is_file() else files_below(source)))
 
 
-def pattern_to_regex(pattern: str) -> re.Pattern[str]:
-    """A path pattern: ``{case}`` and ``{patient}`` are names, ``*`` and ``**`` as in the shell.
-
-    ``{phase}`` is a number.
-
-    Raises:
-        UserError: no ``{case}``, or a placeholder that does not exist.
-    """
+def _pattern_to_regex(pattern: str) -> re.Pattern[str]:
+    """``{case}`` and ``{patient}`` are names, ``{phase}`` a number, ``*`` and ``**`` a shell's."""
     if "{case}" not in pattern:
-        raise UserError(
-            f"the pattern {pattern!r} has no {{case}}", "write for example '{case}_cine.nii.gz'"
-        )
-    out, seen = "", set()
+        cause = f"the pattern {pattern!r} has no {{case}}"
+        raise UserError(cause, "write for example '{case}_cine.nii.gz'")
+    out = ""
     for part in re.split(r"(\*\*/|\*|\{[^}]*\})", composed(pattern)):
         if part == "**/":
             out += "(?:.*/)?"
@@ -87,11 +72,9 @@ def pattern_to_regex(pattern: str) -> re.Pattern[str]:
             out += "[^/]*"
         elif part in ("{case}", "{patient}"):
             group = part[1:-1]
-            out += f"(?P={group})" if group in seen else f"(?P<{group}>[^/]+)"
-            seen.add(group)
-        elif part == "{phase}" and "phase" not in seen:
+            out += f"(?P={group})" if f"(?P<{group}>" in out else f"(?P<{group}>[^/]+)"
+        elif part == "{phase}" and "(?P<phase>" not in out:
             out += r"(?<!\d)(?P<phase>\d+)"
-            seen.add("phase")
         elif part.startswith("{"):
             cause = f"the pattern {pattern!r} has {part}"
             raise UserError(cause, "placeholders are {case}, {patient} and once {phase}")
@@ -103,59 +86,59 @@ def pattern_to_regex(pattern: str) -> re.Pattern[str]:
 def find(source: Path, options: Options) -> Iterator[Series]:
     """Cine files by the table's column ``cine``, by a pattern, or a single file."""
     patterns = [options.cine_pattern] if options.cine_pattern else [CINE_PATTERN, PHASE_PATTERN]
-    expressions = [pattern_to_regex(pattern) for pattern in patterns]
+    expressions = [_pattern_to_regex(pattern) for pattern in patterns]
     if source.is_file():  # named as it would be in its folder
-        match = expressions[0].fullmatch(name_below(source.parent, source))
-        yield Series(name=match["case"] if match else stem(source), path=source)
+        match = expressions[0].fullmatch(_name_below(source.parent, source))
+        yield Series(match["case"] if match else _NIFTI.sub("", source.name), source)
         return
     rows = [row for row in options.table.rows.values() if row.cine is not None]
     if rows:
         for row in rows:
             path, *mask = (below(source, name, options.table.path) for name in row.files)
-            detail = {"mask": mask[0]} if mask else {}
-            yield Series(row.case_id or stem(path), path, row.patient_id, detail)
-        niftis = (path for path in files_below(source) if is_nifti(path))
-        _warn_unread(source, niftis, named_in_table(source, options))
+            detail: dict[str, Any] = {"mask": mask[0]} if mask else {}
+            name = row.case_id or _NIFTI.sub("", path.name)
+            yield Series(name, path, row.patient_id, detail)
+        named = named_in_table(source, options)
+        others = [p for p in files_below(source) if _is_nifti(p) and p not in named]
+        _warn_unread(source, others, "not named in the table")
         return
     masks = find_masks(source, options)
-    phases: dict[tuple[str, str | None], list[tuple[int, Path]]] = {}
     found = _matching(source, expressions, set(masks.values()))
     cases = {match["case"] for match in found.values()}
     several = Counter(one["case"] for one in found.values() if "phase" not in one.groupdict())
+    # The phases of a case together; whole cines, first of all, each by itself.
+    groups: dict[tuple[bool, str, str | None, Path | None], list[tuple[int, Path]]] = {}
     for path, match in found.items():
-        case, patient = match["case"], match.groupdict().get("patient")
-        if "phase" in match.groupdict():
-            phases.setdefault((case, patient), []).append((int(match["phase"]), path))
-        else:
-            detail: Mapping[str, Any] = _mask_of(source, options, masks, case, patient)
-            if several[case] > 1 and (case in masks or options.table.row(case) is not None):
-                cause = (
-                    f"{printable(path)} is one of {several[case]} cines of case "
-                    f"{printable(case)!r}: which of them the mask or the table means is not sure"
-                )
-                remedy = "give each a name of its own, or pair them in a table (cine and mask)"
-                detail = {"refused": (cause, remedy)}
-            yield Series(case, path, patient, detail)
-    for (case, patient), numbered in phases.items():
+        phase, patient = map(match.groupdict().get, ("phase", "patient"))
+        key = phase is not None, match["case"], patient, None if phase else path
+        groups.setdefault(key, []).append((int(phase or 0), path))
+    for (in_phases, case, patient, _), numbered in sorted(groups.items(), key=lambda i: i[0][0]):
         files = [path for _, path in sorted(numbered)]
-        detail = {"phases": sorted(numbered), "files": files}
-        detail |= _mask_of(source, options, masks, case, patient)
-        word = None if options.cine_pattern else _SLICE_NUMBER.search(files[0].name)
-        if word is not None:
-            cause = f"{printable(files[0])} is named like a slice ({word[0]}), not like a phase"
-            remedy = "stack the slices of a case in one file, or give --cine_pattern with {phase}"
-            detail["refused"] = cause, remedy
-        if several[case]:
-            cause = f"{printable(files[0])}: {printable(case)!r} is there whole and phase by phase"
-            detail["refused"] = (cause, "leave one of the two in the source")
+        shown, row = printable(files[0]), options.table.row(case, patient)
+        detail = {"mask": masks[case]} if case in masks else {}
+        if row is not None and row.mask is not None:
+            detail = {"mask": below(source, row.mask, options.table.path)}
+        if in_phases:
+            detail |= {"phases": sorted(numbered), "files": files}
+            word = None if options.cine_pattern else _SLICE_NUMBER.search(files[0].name)
+            if word is not None:
+                cause = f"{shown} is named like a slice ({word[0]}), not like a phase"
+                remedy = "stack the slices of a case in one file, or give --cine_pattern with"
+                detail["refused"] = cause, f"{remedy} {{phase}}"
+            if several[case]:
+                cause = f"{shown}: {printable(case)!r} is there whole and phase by phase"
+                detail["refused"] = cause, "leave one of the two in the source"
+        elif several[case] > 1 and (case in masks or options.table.row(case) is not None):
+            cause = f"{shown} is one of {several[case]} cines of case {printable(case)!r}: which of"
+            remedy = "give each a name of its own, or pair them in a table (cine and mask)"
+            cause += " them the mask or the table means is not sure"
+            detail = {"refused": (cause, remedy)}
         yield Series(case, files[0], patient, detail)
     if not cases:
-        names = [printable(p.relative_to(source)) for p in files_below(source) if is_nifti(p)]
-        raise UserError(
-            f"no cine below {printable(source)} is named like "
-            f"{options.cine_pattern or CINE_PATTERN}; there are {', '.join(names[:3]) or 'none'}",
-            "give --cine_pattern and --mask_pattern, or a --table with columns cine and mask",
-        )
+        names = [printable(p.relative_to(source)) for p in files_below(source) if _is_nifti(p)]
+        cause = f"no cine below {printable(source)} is named like {patterns[0]}; there are "
+        remedy = "give --cine_pattern and --mask_pattern, or a --table with columns cine and mask"
+        raise UserError(cause + (", ".join(names[:3]) or "none"), remedy)
     paired = {path for case, path in masks.items() if case in cases}
     yield from without_cine(source, options, found.keys() | paired, cases)
 
@@ -167,7 +150,7 @@ def _matching(
     return {
         path: match
         for path in files_below(source)
-        if path not in read and (match := _first_match(expressions, name_below(source, path)))
+        if path not in read and (match := _first_match(expressions, _name_below(source, path)))
     }
 
 
@@ -175,69 +158,57 @@ def _first_match(expressions: list[re.Pattern[str]], name: str) -> re.Match[str]
     return next((match for one in expressions if (match := one.fullmatch(name))), None)
 
 
-def _mask_of(
-    source: Path, options: Options, masks: Mapping[str, Path], case: str, patient: str | None
-) -> dict[str, Path]:
-    """The mask of a case, by the table if that names one, as the ``detail`` of its series."""
-    row = options.table.row(case, patient)
-    if row is not None and row.mask is not None:
-        return {"mask": below(source, row.mask, options.table.path)}
-    return {"mask": masks[case]} if case in masks else {}
-
-
 def without_cine(
     source: Path, options: Options, used: Collection[Path], cases: Collection[str]
 ) -> Iterator[Series]:
     """Drawings, and images named like a cine, that nothing goes with: each a case to be refused.
 
-    Other NIfTI files, as LGE images, are counted in a warning.
-
-    Args:
-        source: folder.
-        options: how it is read.
-        used: files that are read.
-        cases: names of the cines.
+    Other NIfTI files, as LGE images, are counted in a warning. ``used`` are files that are read,
+    ``cases`` the names of the cines.
     """
     wanted = options.mask_pattern or MASK_PATTERN
     known = {*used, *named_in_table(source, options)}
-    cine = pattern_to_regex(CINE_PATTERN)
-    loose = [re.compile(p.pattern, re.IGNORECASE) for p in (pattern_to_regex(wanted), cine)]
+    cine = _pattern_to_regex(CINE_PATTERN)
+    loose = [re.compile(p.pattern, re.IGNORECASE) for p in (_pattern_to_regex(wanted), cine)]
     files = list(files_below(source))
-    names = (name_below(source, path) for path in files)
+    names = (_name_below(source, path) for path in files)
     in_other_letters = {found["case"] for name in names if (found := loose[1].fullmatch(name))}
     by_small = {case.lower(): case for case in sorted({*cases, *in_other_letters})}
     others = []
     for path in files:
-        if path in known or not _may_be_drawing(path):
+        if path in known or not (SUFFIX.search(path.name) or is_workspace(path)):
             continue
-        name = name_below(source, path)
+        name, stem = _name_below(source, path), _NIFTI.sub("", path.name)
         match = None if cine.fullmatch(name) else _first_match(loose, name)
         if match is None and not _is_named_drawing(path):
-            if is_nifti(path):
+            if _is_nifti(path):
                 others.append(path)
             continue
-        guess = match["case"] if match else stem(path)
-        (like,) = difflib.get_close_matches(guess.lower(), by_small, 1, 0.0) or [None]
-        is_cine = match is not None and match.re is loose[1]
-        what = "a cine in other letters" if is_cine else "a drawing and belongs to no cine"
-        cause = f"{printable(path)} is named like {what}"
-        if is_cine:
+        if match is not None and match.re is loose[1]:
+            says = "a cine in other letters"
             remedy = f"rename it like {options.cine_pattern or CINE_PATTERN}, or use a table"
         else:
-            case = f", where case may be {printable(by_small[like])!r}" if like else ""
-            remedy = (
-                f"rename it like {wanted.removeprefix('**/')}{case}, one file a case, pair them in "
-                "a table (columns cine and mask), or take it out of the source"
-            )
-        name = MASK_SUFFIX.sub("", "_".join(path.relative_to(source).with_name(stem(path)).parts))
-        yield Series(name, path, detail={"refused": (cause, remedy)})
-    _warn_unread(source, others, ())
+            guess = match["case"] if match else stem
+            like = difflib.get_close_matches(guess.lower(), by_small, 1, 0.0)
+            case = f", where case may be {printable(by_small[like[0]])!r}" if like else ""
+            says = "a drawing and belongs to no cine"
+            remedy = f"rename it like {wanted.removeprefix('**/')}{case}, one file a case, "
+            remedy += "pair them in a table (columns cine and mask), or take it out of the source"
+        yield _named_like(says, remedy, source, path, SUFFIX.sub("", stem))
+    _warn_unread(source, others, "neither cine nor mask by their names")
     yield from _in_other_forms(source, known, cases)
+
+
+def _named_like(says: str, remedy: str, source: Path, path: Path, stem: str) -> Series:
+    """A file that nothing goes with, as a case that is refused."""
+    name = "_".join(path.relative_to(source).with_name(stem).parts)
+    cause = f"{printable(path)} is named like {says}"
+    return Series(name, path, detail={"refused": (cause, remedy)})
 
 
 def cines_by_name(source: Path, read: Collection[Path]) -> dict[Path, str]:
     """NIfTI files that are named like a cine or one of its phases and not read, with its case."""
-    expressions = [pattern_to_regex(pattern) for pattern in (CINE_PATTERN, PHASE_PATTERN)]
+    expressions = [_pattern_to_regex(pattern) for pattern in (CINE_PATTERN, PHASE_PATTERN)]
     return {path: match["case"] for path, match in _matching(source, expressions, read).items()}
 
 
@@ -245,34 +216,28 @@ def _in_other_forms(
     source: Path, known: Collection[Path], cases: Collection[str]
 ) -> Iterator[Series]:
     """Masks and cines by their names, in forms that are not read, where no other file is read."""
-    mask = pattern_to_regex(MASK_PATTERN)
-    names = (name_below(source, path) for path in known)
+    mask = _pattern_to_regex(MASK_PATTERN)
+    names = (_name_below(source, path) for path in known)
     masked = {found["case"] for name in names if (found := mask.fullmatch(name))}
     for path in files_below(source):
         found = _UNREAD_FORM.fullmatch(composed(path.name))
         if found is None or path in known or is_workspace(path):
             continue
         is_mask = found[2].lower() == "lge_mask"
-        if found[1] in (masked if is_mask else cases) or (is_mask and _may_be_drawing(path)):
+        is_read = is_mask and SUFFIX.search(path.name)
+        if is_read or found[1] in (masked if is_mask else cases):
             continue
-        what, forms = "a cine", "NIfTI or DICOM"
-        if is_mask:
-            what, forms = "a mask", "NIfTI, NRRD (header and data in one file) or DICOM SEG"
-        cause = f"{printable(path)} is named like {what}, in a form that is not read"
+        what, forms = _TO_EXPORT[is_mask]
         remedy = f"export it as {forms}, or take it out of the source"
-        name = "_".join(path.relative_to(source).with_name(path.name.partition(".")[0]).parts)
-        yield Series(name, path, detail={"refused": (cause, remedy)})
-
-
-def _may_be_drawing(path: Path) -> bool:
-    return MASK_SUFFIX.search(path.name) is not None or is_workspace(path)
+        says = f"{what}, in a form that is not read"
+        yield _named_like(says, remedy, source, path, path.name.partition(".")[0])
 
 
 def _is_named_drawing(path: Path) -> bool:
     """Whether a name says that this is a drawing; that of a DICOM file may be anything."""
     if path.suffix.lower() in (".dcm", ".xml", ".cvi42wsx", ".cvi42ws"):
         return is_workspace(path)
-    return _DRAWING.search(MASK_SUFFIX.sub("", path.name)) is not None or ".seg." in path.name
+    return _DRAWING.search(SUFFIX.sub("", path.name)) is not None or ".seg." in path.name
 
 
 def named_in_table(source: Path, options: Options) -> set[Path]:
@@ -281,15 +246,11 @@ def named_in_table(source: Path, options: Options) -> set[Path]:
     return {below(source, name, options.table.path) for row in rows for name in row.files}
 
 
-def _warn_unread(source: Path, paths: Iterable[Path], named: Collection[Path]) -> None:
-    unread = [path for path in paths if path not in named]
+def _warn_unread(source: Path, unread: list[Path], what: str) -> None:
     if unread:
         names = ", ".join(printable(path.relative_to(source)) for path in unread[:3])
-        what = "not named in the table" if named else "neither cine nor mask by their names"
-        log.warning(
-            f"{len(unread)} NIfTI files below {printable(source)} are {what} and were not read: "
-            f"{names}{', ...' if len(unread) > 3 else ''}"
-        )
+        told = f"{len(unread)} NIfTI files below {printable(source)} are {what} and were not read"
+        log.warning(f"{told}: {names}{', ...' if len(unread) > 3 else ''}")
 
 
 def find_masks(source: Path, options: Options) -> dict[str, Path]:
@@ -298,17 +259,15 @@ def find_masks(source: Path, options: Options) -> dict[str, Path]:
     Raises:
         UserError: two masks of one case.
     """
-    pattern = pattern_to_regex(options.mask_pattern or MASK_PATTERN)
+    pattern = _pattern_to_regex(options.mask_pattern or MASK_PATTERN)
     masks: dict[str, Path] = {}
     for path, match in _matching(source, [pattern], ()).items():
-        if not (options.mask_pattern or MASK_SUFFIX.search(path.name)):
-            continue
-        case = match["case"]
-        if masks.setdefault(case, path) != path:
-            raise UserError(
-                f"{printable(path)} and {printable(masks[case])} are both masks of {case!r}",
-                "make the name in --mask_pattern unique, or pair them in a table",
-            )
+        if options.mask_pattern or SUFFIX.search(path.name):
+            other = masks.setdefault(match["case"], path)
+            if other != path:
+                says = f" and {printable(other)} are both masks of {match['case']!r}"
+                remedy = "make the name in --mask_pattern unique, or pair them in a table"
+                raise fault(path, says, remedy)
     return masks
 
 
@@ -338,37 +297,28 @@ def load(series: Series, options: Options) -> list[CineSlice]:
 
 
 def _read_phases(name: str, phases: list[tuple[int, Path]]) -> Volume:
-    """A cine of one file a phase, in the order of their numbers (counts or trigger times).
-
-    Raises:
-        UserError: a phase is missing or there twice, or they differ in their grid.
-    """
-    numbers = [number for number, _ in phases]
+    """A cine of one file a phase, in the order of their numbers (counts or trigger times)."""
     try:
         first = read_volume(phases[0][1], axes=3)
     except UserError as error:
         own = f"by its number it is taken for one phase of case {name} (--cine_pattern chooses)"
         raise UserError(error.cause, f"{error.remedy}; {own}") from error
-    steps = np.diff(numbers)
+    steps = np.diff([number for number, _ in phases])
     if len(steps) and not steps.all():
         at = int(np.argmin(steps))
-        raise UserError(
-            f"{printable(phases[at][1])} and {printable(phases[at + 1][1])} are the same phase of "
-            f"case {name}",
-            "give each case a name of its own",
-        )
+        says = f" and {printable(phases[at + 1][1])} are the same phase of case {name}"
+        raise fault(phases[at][1], says, "give each case a name of its own")
     # Trigger times are rounded; a lost phase is a step twice as long.
     if len(steps) and steps.max() > 1.5 * steps.min():
-        after = int(numbers[int(np.argmax(steps))])
-        cause = f"{printable(first.path)}: case {name} lacks phases after {after}"
-        raise UserError(cause, "add one file for every phase of the beat")
+        says = f": case {name} lacks phases after {phases[int(np.argmax(steps))][0]}"
+        raise fault(first.path, says, "add one file for every phase of the beat")
     check_size(first.path, first.data.size * len(phases), first.data.dtype.itemsize)
     volumes = [first, *(read_volume(path, axes=3) for _, path in phases[1:])]
     for volume in volumes:
         check_shape(volume, first, "the first phase")
         if not same_grid(volume, first):
-            cause = f"{printable(volume.path)} lies elsewhere than {printable(first.path)}"
-            raise UserError(cause, "all phases of a case have one grid")
+            says = f" lies elsewhere than {printable(first.path)}"
+            raise fault(volume.path, says, "all phases of a case have one grid")
     data = np.concatenate([one.data for one in volumes])
     notes = *first.notes, f"{len(volumes)} files are joined as phases in the order of their numbers"
     return dataclasses.replace(first, data=data, notes=notes)

@@ -1,8 +1,7 @@
 """How a volume is turned before it is shown, trained on or matched: one rule for cine and masks.
 
-Columns run to the patient's left, rows to posterior or the feet. A volume's own axes may be stored
-in any order and direction: with a true affine all of them give the same picture, and so do images
-that are read one by one (``plane_turn``).
+A volume's axes may be stored in any order and direction: with a true affine all of them give the
+same picture, and so do images that are read one by one (``plane_turn``).
 """
 
 from collections.abc import Sequence
@@ -28,11 +27,9 @@ _CLEARLY_FEWER = 2
 
 
 class Turn(NamedTuple):
-    """What is done to a stored volume.
+    """What is done to a stored volume: ``order`` and ``flips`` as of ``slices.Grid``.
 
     Attributes:
-        order: which stored axis becomes columns, rows and slices.
-        flips: whether (columns, rows, slices) are then reversed.
         rule: first version of the rule under which the pictures come out so.
     """
 
@@ -55,73 +52,38 @@ def _runs_back(direction: np.ndarray, criteria: Sequence[tuple[float, float, flo
     return next((score < 0 for score in scores if abs(score) > TIE), False)
 
 
-def display_flips(column: np.ndarray, row: np.ndarray) -> tuple[bool, bool]:
-    """Whether (rows, columns) must be reversed to lie as scanners display them.
-
-    Columns run to the patient's left; if they run neither left nor right, to posterior, else to the
-    feet. Rows run towards posterior and feet; where the two cancel, to posterior.
-
-    Args:
-        column: RAS direction in which the column index grows, of length 1.
-        row: the same of the row index.
-    """
-    return _runs_back(row, _ROWS), _runs_back(column, _COLUMNS)
-
-
-def _is_column(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether the first of two axes of a slice is that of the columns, whichever way it runs.
-
-    It is the one that runs more from right to left; of two alike the one that runs less from head
-    to feet; of two alike again the one whose left end is the more posterior, then the lower one.
-    """
-    for criterion in (
-        lambda v: abs(v[0]),
-        lambda v: -abs(v[2]),
-        lambda v: v[0] * v[1],
-        lambda v: v[0] * v[2],
-        lambda v: v[1] * v[2],
-    ):
-        more = float(criterion(one) - criterion(other))
-        if abs(more) > TIE:
-            return more > 0
-    return True
-
-
 def _in_plane(unit: np.ndarray, one: int, other: int) -> tuple[int, int, bool, bool]:
-    """Which of two axes are columns and rows, and whether (columns, rows) are then reversed."""
-    column, row = (one, other) if _is_column(unit[:, one], unit[:, other]) else (other, one)
-    flip_rows, flip_columns = display_flips(unit[:, column], unit[:, row])
-    return column, row, flip_columns, flip_rows
+    """Which of two axes are columns and rows, and whether (columns, rows) are then reversed.
+
+    Columns are the axis that runs more from right to left; of two alike the one that runs less from
+    head to feet; of two alike again the one whose left end is the more posterior, then the lower
+    one. They run to the patient's left; if neither left nor right, to posterior, else to the feet.
+    Rows run towards posterior and feet; where the two cancel, to posterior.
+    """
+    axes = unit[:, [one, other]].T
+    ranks = np.array([[abs(x), -abs(z), x * y, x * z, y * z] for x, y, z in axes])
+    is_column = next((by > 0 for by in ranks[0] - ranks[1] if abs(by) > TIE), True)
+    column, row = (one, other) if is_column else (other, one)
+    return column, row, _runs_back(unit[:, column], _COLUMNS), _runs_back(unit[:, row], _ROWS)
 
 
 def plane_turn(affine: np.ndarray) -> Turn:
     """How an image that is read by itself is turned: as a slice of a volume, its slices left alone.
 
-    Args:
-        affine: float ``[4, 4]`` of (column, row, slice) to RAS, as stored.
+    ``affine`` is float ``[4, 4]`` of (column, row, slice) to RAS, as stored.
     """
     column, row, flip_columns, flip_rows = _in_plane(unit_directions(affine), 0, 1)
     # Until version 3 images kept the rows and columns of the scanner.
     return Turn((column, row, 2), (flip_columns, flip_rows, False), 3 if column == 1 else 1)
 
 
-def slice_axis(shape: Sequence[int], affine: np.ndarray) -> int | None:
-    """The stored axis along which slices follow each other.
+def _slice_axis(shape: Sequence[int], affine: np.ndarray) -> int | None:
+    """The stored axis along which slices follow each other; None where it cannot be said.
 
     Slices are thicker than pixels and fewer than rows. Where neither is clear, as in an isotropic
-    block, it is the third axis; where they contradict each other, the third if it is one of
-    the two.
-
-    Args:
-        shape: of the three stored axes.
-        affine: float ``[4, 4]`` of the stored axes.
-
-    Returns:
-        0, 1 or 2; None where it cannot be said.
+    block, it is the third axis; where they contradict each other, the third if it is one of them.
     """
-    steps = np.linalg.norm(affine[:3, :3], axis=0)
-    counts = np.array(shape[:3])
-    found = set()
+    steps, counts, found = np.linalg.norm(affine[:3, :3], axis=0), np.array(shape[:3]), set()
     thickest, fewest = int(steps.argmax()), int(counts.argmin())
     if steps[thickest] > _CLEARLY_THICKER * np.delete(steps, thickest).max():
         found.add(thickest)
@@ -136,57 +98,40 @@ def turn_of(shape: Sequence[int], affine: np.ndarray) -> Turn | None:
     """How a volume is turned; all 48 storages of one volume end in the same.
 
     Slices run along the normal that columns and rows span, so their order does not depend on
-    the storage either. Arguments as of ``slice_axis``; None where that says so.
+    the storage either. None where it cannot be said along which axis they follow each other.
+    ``affine`` is float ``[4, 4]`` of the stored axes to RAS mm.
     """
-    slices = slice_axis(shape, affine)
+    slices = _slice_axis(shape, affine)
     if slices is None:
         return None
     unit = unit_directions(affine)
     one, other = (axis for axis in range(3) if axis != slices)
     column, row, flip_columns, flip_rows = _in_plane(unit, one, other)
-    normal = np.cross(
-        unit[:, column] * (-1 if flip_columns else 1), unit[:, row] * (-1 if flip_rows else 1)
-    )
+    signs = -1 if flip_columns else 1, -1 if flip_rows else 1
+    normal = np.cross(unit[:, column] * signs[0], unit[:, row] * signs[1])
     order = (column, row, slices)
     flips = (flip_columns, flip_rows, bool(normal @ unit[:, slices] < 0))
     # Version 1 left the order of the axes alone, and ties as they were stored.
-    before = tuple(
-        bool(unit[:, axis] @ np.array(criteria[0]) < 0)
-        for axis, criteria in ((0, _COLUMNS), (1, _ROWS))
-    )
-    same = order == AS_STORED.order and before == flips[:2]
+    before = [bool(unit[:, i] @ np.array(to[0]) < 0) for i, to in enumerate((_COLUMNS, _ROWS))]
+    same = order == AS_STORED.order and before == [flip_columns, flip_rows]
     return Turn(order, flips, 1 if same else 2)
 
 
 def turned(array: np.ndarray, affine: np.ndarray, turn: Turn) -> tuple[np.ndarray, np.ndarray]:
-    """A stored array as it is displayed.
-
-    Args:
-        array: ``(X, Y, Z, T)``, the axes of the file.
-        affine: float ``[4, 4]`` of its first three axes.
-        turn: from ``turn_of``.
-
-    Returns:
-        (``[T, Z, H, W]``; the affine of (column, row, slice)).
-    """
-    data = array.transpose(3, *turn.order[::-1])
-    return _reversed(data, affine[:, [*turn.order, 3]], turn.flips)
+    """(``[T, Z, H, W]``; affine of (column, row, slice)) of ``(X, Y, Z, T)`` by ``turn_of``."""
+    return _reversed(array.transpose(3, *turn.order[::-1]), affine, turn)
 
 
 def as_displayed(data: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """An image ``[..., H, W]`` as stored, and its affine, by ``plane_turn``."""
     turn = plane_turn(affine)
-    if turn.order[0] == 1:
-        data, affine = np.swapaxes(data, -1, -2), affine[:, [1, 0, 2, 3]]
-    return _reversed(data, affine, turn.flips)
+    return _reversed(np.swapaxes(data, -1, -2) if turn.order[0] else data, affine, turn)
 
 
-def _reversed(
-    data: np.ndarray, affine: np.ndarray, flips: Sequence[bool]
-) -> tuple[np.ndarray, np.ndarray]:
-    """An image with its columns, rows or slices in the other direction."""
-    affine = affine.copy()
-    for axis in (axis for axis, flip in enumerate(flips) if flip):
+def _reversed(data: np.ndarray, affine: np.ndarray, turn: Turn) -> tuple[np.ndarray, np.ndarray]:
+    """An image whose axes are in order, in the directions of a turn, and the affine of these."""
+    affine = affine[:, [*turn.order, 3]].copy()
+    for axis in np.flatnonzero(turn.flips).tolist():
         affine[:3, 3] += affine[:3, axis] * (data.shape[-1 - axis] - 1)
         affine[:3, axis] *= -1
         data = np.flip(data, -1 - axis)
@@ -194,10 +139,9 @@ def _reversed(
 
 
 def slice_normal(orientation: np.ndarray) -> np.ndarray:
-    """The direction in which slices of a DICOM stack are numbered, as those of ``turn_of``.
+    """The normal, float ``[3]``, that columns and rows span as they are displayed.
 
-    It is the normal that columns and rows span as they are displayed: float ``[3]``, counted as
-    ``orientation``, for which see ``patient_affine``.
+    Along it slices of a DICOM stack are numbered. Arguments as of ``patient_affine``.
     """
     turn = plane_turn(patient_affine(orientation, np.zeros(3), (1.0, 1.0, 1.0)))
     mirrored = (turn.order[0] == 1) != (turn.flips[0] != turn.flips[1])
@@ -211,11 +155,7 @@ def unit_axes(orientation: Sequence[float]) -> np.ndarray:
 
 
 def displayed_axes(axes: np.ndarray) -> np.ndarray:
-    """RAS directions in which columns and rows of a DICOM image run as it is displayed.
-
-    Args:
-        axes: float ``[2, 3]``, see ``patient_affine``.
-    """
+    """RAS directions in which columns and rows, ``[2, 3]``, of a DICOM image run as displayed."""
     if not np.cross(axes[0], axes[1]).any():  # no plane
         return axes
     affine = patient_affine(axes.ravel(), np.zeros(3), (1.0, 1.0, 1.0))

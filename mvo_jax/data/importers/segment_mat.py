@@ -1,12 +1,12 @@
 """Segment (Medviso) ``.mat`` files, v5/v7 and v7.3: ``setstruct``, one element a stack.
 
 Images are ``(X, Y, T, Z)`` with X the row; slice k lies at ``ImagePosition - k * (SliceThickness +
-SliceGap) * normal``. The cine is the short-axis stack with phases; the LGE stack carries ``Scar``
-with ``Result`` (infarct) and ``NoReflow`` (MVO; absent means none). The myocardium comes from the
-contours of the LGE stack. What ``Auto`` and ``Manual`` hold is already in ``Result``.
+SliceGap) * normal``. The LGE stack carries ``Scar`` with ``Result`` (infarct; holds ``Auto`` and
+``Manual``) and ``NoReflow`` (MVO; absent means none), and contours of the myocardium.
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,9 @@ from mvo_jax.data.importers.masks import to_slices
 from mvo_jax.data.importers.mat5 import claimed_bytes
 from mvo_jax.data.importers.orientation import as_displayed, patient_affine
 from mvo_jax.data.importers.volume import Volume, oriented_volume
-from mvo_jax.data.importers.walk import of_single_files
+from mvo_jax.data.importers.walk import fault, of_single_files
 from mvo_jax.data.labels import INFARCT, MVO, MYOCARDIUM, WALL
 from mvo_jax.data.slices import CineSlice
-from mvo_jax.errors import UserError
 
 _SAVE_AGAIN = "save the file from Segment again"
 _FIELDS = (
@@ -30,22 +29,19 @@ _FIELDS = (
     "EndoX", "EndoY", "EpiX", "EpiY", "Scar",
 )  # fmt: skip
 _SCAR = ("Result", "NoReflow")
+_SHORT = re.compile(r"(unspecified)?\Z|short axis")
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
-def read_setstruct(path: Path) -> list[dict[str, Any]]:
-    """Stacks of a file: the fields this importer needs, arrays in MATLAB's order of axes.
-
-    Raises:
-        UserError: damaged, too large, or no file of Segment.
-    """
+def _read_setstruct(path: Path) -> list[dict[str, Any]]:
+    """Stacks of a file: the fields this importer needs, arrays in MATLAB's order of axes."""
     with reading(path, " as .mat"):
         with path.open("rb") as file:
             head = file.read(520)
         hdf5 = head[:8] == _HDF5 or head[512:520] == _HDF5
         stacks = _read_v73(path) if hdf5 else _read_v7(path)
     if not stacks:
-        raise UserError(f"{printable(path)} has no setstruct", _SAVE_AGAIN)
+        raise fault(path, " has no setstruct", _SAVE_AGAIN)
     return stacks
 
 
@@ -54,9 +50,7 @@ def _read_v7(path: Path) -> list[dict[str, Any]]:
 
     check_size(path, claimed_bytes(path), 1)
     content = loadmat(path, variable_names=["setstruct"], struct_as_record=True)
-    if "setstruct" not in content:
-        return []
-    return [_plain(element) for element in content["setstruct"].ravel()]
+    return [_plain(element) for element in np.ravel(content.get("setstruct", []))]
 
 
 def _plain(element: Any) -> dict[str, Any]:
@@ -80,9 +74,7 @@ def _read_v73(path: Path) -> list[dict[str, Any]]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        if "setstruct" not in file:
-            return []
-        group: Any = file["setstruct"]
+        group: Any = file.get("setstruct", ())
         fields = [f for f in _FIELDS if f in group]
         if not fields:
             return []
@@ -113,57 +105,45 @@ def _read_v73(path: Path) -> list[dict[str, Any]]:
         return [{f: v for f, v in values.items() if v is not None} for values in found]
 
 
-def load(series: Series, options: Options) -> list[CineSlice]:
+def load(series: Series, _: Options) -> list[CineSlice]:
     """Read the short-axis cine of a file, its contours, and its scar."""
-    del options
     path = series.path
-    stacks = read_setstruct(path)
-
-    def refuse(why: str) -> UserError:
-        found = " | ".join(
-            printable(f"{s.get('ImageType', '?')}, {s.get('ImageViewPlane', '?')}, {_shape(s)}")
-            for s in stacks[:8]
-        )
-        return UserError(
-            f"{printable(path)}: {why}. Found: {found}",
-            "keep one short-axis cine and at most one LGE stack",
-        )
-
-    short = [s for s in stacks if _is_short_axis(s) and "IM" in s]
+    stacks = _read_setstruct(path)
+    found = " | ".join(
+        printable(f"{s.get('ImageType', '?')}, {s.get('ImageViewPlane', '?')}, {_shape(s)}")
+        for s in stacks[:8]
+    )
+    remedy = "keep one short-axis cine and at most one LGE stack"
+    planes = [str(s.get("ImageViewPlane", "")).lower().replace("-", " ") for s in stacks]
+    short = [s for s, p in zip(stacks, planes, strict=True) if _SHORT.match(p) and "IM" in s]
     cines = [s for s in short if _shape(s)[2] > 1]
     if len(cines) > 1:
         cines = [s for s in cines if "cine" in str(s.get("ImageType", "")).lower()]
     if len(cines) != 1:
-        raise refuse("not exactly one short-axis cine stack")
+        says = f": not exactly one short-axis cine stack. Found: {found}"
+        raise fault(path, says, remedy)
     scars = [s for s in short if s.get("Scar") and "Result" in s["Scar"]]
     if len(scars) > 1:
-        raise refuse("several stacks with a scar")
+        raise fault(path, f": several stacks with a scar. Found: {found}", remedy)
     (cine,) = cines
     volume = _volume(path, cine, _images(path, cine))
     mask = _volume(path, scars[0], _scar_mask(path, scars[0])[None]) if scars else None
-    return to_slices(series, volume, mask, anatomy=_anatomy(cine))
-
-
-def _is_short_axis(stack: dict[str, Any]) -> bool:
-    plane = str(stack.get("ImageViewPlane", "")).lower().replace("-", " ")
-    return plane in ("", "unspecified") or plane.startswith("short axis")
+    drawn = {t: _outlined(cine, t) for t in range(_shape(cine)[2])}
+    affine = _affine(path, cine)[0]
+    anatomy = {t: as_displayed(m, affine)[0] for t, m in drawn.items() if m is not None}
+    return to_slices(series, volume, mask, anatomy=anatomy)
 
 
 def _shape(stack: dict[str, Any]) -> tuple[int, ...]:
     """(X, Y, T, Z); MATLAB drops trailing axes of length 1."""
-    shape = np.shape(stack.get("IM", np.zeros((0, 0))))
-    return (*shape, 1, 1)[:4]
+    return (*np.shape(stack.get("IM", np.zeros((0, 0)))), 1, 1)[:4]
 
 
 def _number(path: Path, stack: dict[str, Any], field: str, default: float | None = None) -> float:
-    value = stack.get(field)
-    if value is None and default is not None:
-        return default
+    value = stack.get(field, default)
     array = np.asarray(np.nan if value is None else value, float).ravel()
     if array.size != 1 or not np.isfinite(array[0]):
-        raise UserError(
-            f"{printable(path)}: setstruct.{field} is missing or no number", _SAVE_AGAIN
-        )
+        raise fault(path, f": setstruct.{field} is missing or no number", _SAVE_AGAIN)
     return float(array[0])
 
 
@@ -171,8 +151,8 @@ def _images(path: Path, stack: dict[str, Any]) -> np.ndarray:
     """Grey values ``[T, Z, X, Y]``; single images are stored normalised, int16 as they were."""
     images = np.asarray(stack["IM"])
     if images.ndim > 4 or images.dtype.kind not in "iuf":
-        cause = f"{printable(path)}: setstruct.IM has shape {images.shape} and dtype {images.dtype}"
-        raise UserError(cause, _SAVE_AGAIN)
+        says = f": setstruct.IM has shape {images.shape} and dtype {images.dtype}"
+        raise fault(path, says, _SAVE_AGAIN)
     images = images.reshape(_shape(stack)).transpose(2, 3, 0, 1)
     if images.dtype.kind != "f":
         return images
@@ -181,30 +161,23 @@ def _images(path: Path, stack: dict[str, Any]) -> np.ndarray:
     return images.astype(np.float32) * np.float32(scaling) + np.float32(offset)
 
 
-def stored_affine(stack: dict[str, Any]) -> np.ndarray:
-    """(column, row, slice) index to RAS mm, as stored (before it is turned for display)."""
-    across, down = (float(np.ravel(stack[f])[0]) for f in ("ResolutionY", "ResolutionX"))
+def _affine(path: Path, stack: dict[str, Any]) -> tuple[np.ndarray, bool]:
+    """((column, row, slice) index to RAS mm, before it is turned; whether the file states it)."""
+    down, across = (_number(path, stack, field) for field in ("ResolutionX", "ResolutionY"))
     gap = sum(float(np.ravel(stack.get(f, 0.0))[0]) for f in ("SliceThickness", "SliceGap")) or 8.0
-    if not _is_oriented(stack):
-        return np.diag([across, down, gap, 1.0])
-    orientation, position = (
-        np.asarray(stack[f], float).ravel() for f in ("ImageOrientation", "ImagePosition")
-    )
-    return patient_affine(orientation, position, (across, down, -gap))
-
-
-def _is_oriented(stack: dict[str, Any]) -> bool:
-    return "ImageOrientation" in stack and "ImagePosition" in stack
+    stated = [stack[field] for field in ("ImageOrientation", "ImagePosition") if field in stack]
+    if len(stated) < 2:
+        return np.diag([across, down, gap, 1.0]), False
+    if list(map(np.size, stated)) != [6, 3]:
+        says = ": ImageOrientation and ImagePosition have not 6 and 3 numbers"
+        raise fault(path, says, _SAVE_AGAIN)
+    orientation, position = (np.asarray(value, float).ravel() for value in stated)
+    return patient_affine(orientation, position, (across, down, -gap)), True
 
 
 def _volume(path: Path, stack: dict[str, Any], data: np.ndarray) -> Volume:
-    for field in ("ResolutionX", "ResolutionY"):
-        _number(path, stack, field)
-    oriented = _is_oriented(stack)
-    if oriented and (np.size(stack["ImageOrientation"]), np.size(stack["ImagePosition"])) != (6, 3):
-        cause = f"{printable(path)}: ImageOrientation and ImagePosition have not 6 and 3 numbers"
-        raise UserError(cause, _SAVE_AGAIN)
-    return oriented_volume(path, data, stored_affine(stack), oriented=oriented)
+    affine, oriented = _affine(path, stack)
+    return oriented_volume(path, data, affine, oriented=oriented)
 
 
 def _contour(stack: dict[str, Any], which: str, t: int, z: int) -> np.ndarray | None:
@@ -220,45 +193,31 @@ def _contour(stack: dict[str, Any], which: str, t: int, z: int) -> np.ndarray | 
     return points if len(points) > 2 else None
 
 
-def _anatomy(stack: dict[str, Any]) -> dict[int, np.ndarray]:
-    """Frame -> ``[Z, H, W]`` as displayed, where either contour was drawn."""
-    rows, columns, frames, slices = _shape(stack)
-    out = {}
-    for t in range(frames):
-        drawn = [[_contour(stack, which, t, z) for which in ("Endo", "Epi")] for z in range(slices)]
-        if any(points is not None for pair in drawn for points in pair):
-            masks = np.stack([anatomy_of(endo, epi, (rows, columns)) for endo, epi in drawn])
-            out[t] = as_displayed(masks, stored_affine(stack))[0]
-    return out
+def _outlined(stack: dict[str, Any], t: int) -> np.ndarray | None:
+    """uint8 ``[Z, X, Y]`` within the contours of a frame; None where none was drawn."""
+    rows, columns, _, slices = _shape(stack)
+    pairs = [[_contour(stack, which, t, z) for which in ("Endo", "Epi")] for z in range(slices)]
+    if all(points is None for pair in pairs for points in pair):
+        return None
+    return np.stack([anatomy_of(endo, epi, (rows, columns)) for endo, epi in pairs])
 
 
 def _scar_mask(path: Path, stack: dict[str, Any]) -> np.ndarray:
     """uint8 ``[Z, X, Y]`` of the project's values."""
     rows, columns, _, slices = _shape(stack)
-    scar = stack["Scar"]
-
-    def logical(field: str) -> np.ndarray:
-        value = scar.get(field)
-        if value is None or not np.size(value):
-            return np.zeros((slices, rows, columns), bool)
-        value = np.asarray(value)
-        if value.size != rows * columns * slices or value.shape[:2] != (rows, columns):
-            raise UserError(
-                f"{printable(path)}: Scar.{field} has shape {value.shape}, the images "
-                f"{(rows, columns, slices)}",
-                _SAVE_AGAIN,
-            )
-        return value.reshape(rows, columns, slices).transpose(2, 0, 1) != 0
-
     out = np.zeros((slices, rows, columns), np.uint8)
-    for z in range(slices):
-        endo, epi = (_contour(stack, which, 0, z) for which in ("Endo", "Epi"))
-        out[z][anatomy_of(endo, epi, (rows, columns)) == WALL] = MYOCARDIUM
-    out[logical("Result")] = INFARCT
-    out[logical("NoReflow")] = MVO
+    if (outlined := _outlined(stack, 0)) is not None:
+        out[outlined == WALL] = MYOCARDIUM
+    for field, label in (("Result", INFARCT), ("NoReflow", MVO)):
+        value = stack["Scar"].get(field)
+        drawn = np.asarray([] if value is None else value)
+        if drawn.size and (drawn.size != out.size or drawn.shape[:2] != (rows, columns)):
+            says = f": Scar.{field} has shape {drawn.shape}, the images {(rows, columns, slices)}"
+            raise fault(path, says, _SAVE_AGAIN)
+        if drawn.size:
+            out[drawn.reshape(rows, columns, slices).transpose(2, 0, 1) != 0] = label
     return out
 
 
-SEGMENT = of_single_files(
-    "segment", "Segment (Medviso) .mat, cine with Scar.NoReflow", ".mat", load
-)
+_TITLE = "Segment (Medviso) .mat, cine with Scar.NoReflow"
+SEGMENT = of_single_files("segment", _TITLE, ".mat", load)

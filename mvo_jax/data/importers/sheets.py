@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mvo_jax.data.importers.cine import check_size, printable
-from mvo_jax.errors import UserError
+from mvo_jax.data.importers.cine import check_size
+from mvo_jax.data.importers.orientation import unit_directions
+from mvo_jax.data.importers.walk import fault
 
 # Off an even grid, by which no drawing comes to lie on another slice of 5 mm and more; headers
 # round positions to 0.01 mm, and scanners place the slices of one stack exactly.
@@ -24,7 +25,6 @@ def even_grid(path: Path, planes: Sequence[np.ndarray]) -> tuple[np.ndarray, lis
     smallest is some times that, else the smallest.
 
     Args:
-        path: for messages.
         planes: float ``[4, 4]`` of each, (column, row, slice) index to RAS mm; its third column is
             the stated distance to the next slice.
 
@@ -34,16 +34,14 @@ def even_grid(path: Path, planes: Sequence[np.ndarray]) -> tuple[np.ndarray, lis
     Raises:
         UserError: they differ in direction or size of a pixel, or lie at uneven distances.
     """
-    first = planes[0]
+    first, unit = planes[0], unit_directions(planes[0])
     steps = np.linalg.norm(first[:3, :3], axis=0)
-    unit = first[:3, :3] / steps
     for other in planes[1:]:
         other_steps = np.linalg.norm(other[:3, :2], axis=0)
-        if not np.allclose(other_steps, steps[:2], rtol=_SAME_STEP) or not np.allclose(
-            other[:3, :2] / other_steps, unit[:, :2], atol=_SAME_TURN
-        ):
-            cause = f"{printable(path)}: its images differ in direction or in the size of a pixel"
-            raise UserError(cause, "export the drawings of one stack of parallel slices")
+        same_turn = np.allclose(other[:3, :2] / other_steps, unit[:, :2], atol=_SAME_TURN)
+        if not same_turn or not np.allclose(other_steps, steps[:2], rtol=_SAME_STEP):
+            says = ": its images differ in direction or in the size of a pixel"
+            raise fault(path, says, "export the drawings of one stack of parallel slices")
     corners = np.array([one[:3, 3] for one in planes])
     along: np.ndarray = np.asarray(corners @ unit[:, 2], float)
     gaps = np.asarray(np.diff(np.sort(along)), float)
@@ -60,10 +58,8 @@ def even_grid(path: Path, planes: Sequence[np.ndarray]) -> tuple[np.ndarray, lis
     off = float(np.linalg.norm(corners - (start + numbers[:, None] * slope), axis=1).max())
     if off > _UNEVEN_MM:
         listed = ", ".join(f"{mm:.1f}" for mm in np.unique(np.round(along - along.min(), 2))[:12])
-        raise UserError(
-            f"{printable(path)}: its slices lie at {listed} mm, which are no even distances",
-            "export a stack of evenly spaced slices, or the mask on the grid of the cine",
-        )
+        remedy = "export a stack of evenly spaced slices, or the mask on the grid of the cine"
+        raise fault(path, f": its slices lie at {listed} mm, which are no even distances", remedy)
     affine = first.copy()
     affine[:3, 2], affine[:3, 3] = slope, start
     return affine, numbers.tolist()
@@ -72,23 +68,15 @@ def even_grid(path: Path, planes: Sequence[np.ndarray]) -> tuple[np.ndarray, lis
 def even_volume(
     path: Path, planes: Sequence[np.ndarray], images: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A volume of labels from images that lie one by one; slices without an image are empty.
-
-    Args:
-        path: for messages.
-        planes: see ``even_grid``.
-        images: uint8 ``[H, W]`` of each.
-
-    Returns:
-        (uint8 ``[Z, H, W]``, affine).
+    """(uint8 ``[Z, H, W]``, affine) from ``[H, W]`` one by one; slices without an image are empty.
 
     Raises:
-        UserError: as ``even_grid``, or two images lie at one place.
+        UserError: as ``even_grid``, whose arguments these are, or two images lie at one place.
     """
     affine, numbers = even_grid(path, planes)
     if len(set(numbers)) < len(numbers):
-        cause = f"{printable(path)}: several of its images lie at one place"
-        raise UserError(cause, "export one drawing of each slice")
+        says = ": several of its images lie at one place"
+        raise fault(path, says, "export one drawing of each slice")
     shape = max(numbers) + 1, *images[0].shape
     check_size(path, math.prod(shape), 1)
     out = np.zeros(shape, np.uint8)

@@ -48,15 +48,10 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows by key.
+    """A file, and its rows by ``case_id``, or if it has not that column by ``patient_id``."""
 
-    Attributes:
-        path: of the file; None for the empty table.
-        rows: by ``case_id`` where the file has that column, else by ``patient_id``; names as
-            ``composed`` gives them.
-    """
-
-    path: Path | None = None
+    path: Path | None = None  # None for the empty table
+    # The names as ``composed`` gives them.
     rows: Mapping[str, Row] = dataclasses.field(default_factory=dict)
 
     def row(self, *keys: str | None) -> Row | None:
@@ -98,7 +93,6 @@ def read_table(path: Path) -> Table:
     key = next((name for name in ("case_id", "patient_id", "cine") if name in header), None)
     if key is None:
         raise bad("has neither case_id nor patient_id nor cine", columns)
-
     rows: dict[str, Row] = {}
     try:
         for cells in reader:
@@ -115,12 +109,9 @@ def read_table(path: Path) -> Table:
             name = getattr(row, key)
             if name is None:
                 raise bad(f"{where} has no {key}", f"fill in {key} in every row")
-            name = composed(name)
-            if name in rows:
-                raise bad(
-                    f"{where} repeats {key} {name!r} of line {rows[name].line}",
-                    "keep one row a case",
-                )
+            if (name := composed(name)) in rows:
+                says = f"{where} repeats {key} {name!r} of line {rows[name].line}"
+                raise bad(says, "keep one row a case")
             rows[name] = row
     except csv.Error as error:
         raise bad(f"is no CSV ({error})", columns) from error
@@ -143,13 +134,15 @@ def _row(cells: Mapping[str, str | None], line: int, bad) -> Row:
 
     def number(name: str) -> float | None:
         value = cells.get(name)
+        if value is None:
+            return None
         try:
-            result = None if value is None else float(value)
+            result = float(value)
         except ValueError:
             result = math.nan
-        if result is not None and not 0 <= result < 1e6:
+        if not 0 <= result < 1e6:
             remedy = "give a number of 0 or more, or nothing"
-            if has_decimal_comma(value or ""):
+            if has_decimal_comma(value):
                 remedy = f"write {name} of line {line} with a decimal point"
             raise bad(f"line {line} has {name} {value!r}", remedy)
         return result
