@@ -20,9 +20,9 @@ def batch_indices(seed: int, step: int, *, num_cases: int, batch_size: int) -> n
     k * batch_size to (k + 1) * batch_size - 1, so no case is left out at the end of an epoch.
 
     Args:
-        seed: seed of the run, 0 or greater.
-        step: number of the step, from 0.
-        batch_size: global batch size over all devices.
+        seed: of the run, 0 or greater.
+        step: from 0.
+        batch_size: over all devices.
 
     Returns:
         int32 ``[batch_size]``.

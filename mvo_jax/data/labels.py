@@ -1,9 +1,10 @@
 """What the numbers in masks and labels mean; every room may use it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+from scipy import ndimage
 
 # Values of an LGE mask, and their names in ``--mask_values``.
 BACKGROUND, INFARCT, MVO, MYOCARDIUM = 0, 1, 2, 3
@@ -27,10 +28,7 @@ def has_mvo(lge_mask: np.ndarray) -> bool:
 
 def mvo_parts(lge_mask: np.ndarray) -> np.ndarray:
     """Connected parts of the MVO in ``[H, W]``, numbered from 1, corners included; 0 elsewhere."""
-    from scipy import ndimage
-
-    parts: Any = ndimage.label(lge_mask == MVO, np.ones((3, 3)))
-    return parts[0]
+    return cast(Any, ndimage.label(lge_mask == MVO, np.ones((3, 3))))[0]
 
 
 def fills_cavity(lge_mask: np.ndarray) -> bool:
@@ -39,17 +37,14 @@ def fills_cavity(lge_mask: np.ndarray) -> bool:
     Of a drawn wall the cavity is open, and MVO in a part of it lies beside the wall's middle, or
     takes less of it than a cavity does.
     """
-    from scipy import ndimage
-
     wall = (lge_mask == INFARCT) | (lge_mask == MYOCARDIUM)
     filled: Any = ndimage.binary_fill_holes(wall)
     inside, mvo = filled & ~wall, lge_mask == MVO
     if (
         2 * (lge_mask == MYOCARDIUM).sum() <= wall.sum()
         or (inside & mvo).sum() < 0.9 * inside.sum()
+        or inside.sum() < _LEAST_CAVITY * filled.sum()
     ):
-        return False
-    if inside.sum() < _LEAST_CAVITY * filled.sum():
         return False
     apart = np.argwhere(mvo).mean(axis=0) - np.argwhere(wall).mean(axis=0)
     return bool(np.hypot(*apart) < np.sqrt(filled.sum() / np.pi) / 4)
@@ -57,8 +52,6 @@ def fills_cavity(lge_mask: np.ndarray) -> bool:
 
 def is_ring(lge_mask: np.ndarray) -> bool:
     """Whether the MVO of ``[H, W]`` surrounds half its own area or more, as only a wall does."""
-    from scipy import ndimage
-
     mvo = lge_mask == MVO
     filled: Any = ndimage.binary_fill_holes(mvo)
     return bool(2 * filled.sum() >= 3 * mvo.sum() > 0)
@@ -71,10 +64,6 @@ def middle_of(where: np.ndarray) -> np.ndarray:
 
 
 def largest_cavity(anatomy: Mapping[int, np.ndarray]) -> int | None:
-    """The annotated frame with the largest LV cavity, end-diastole; None where none is drawn.
-
-    Args:
-        anatomy: frame -> label image of any shape.
-    """
+    """The annotated frame with the largest LV cavity, end-diastole; None where none is drawn."""
     areas = {frame: int((mask == CAVITY).sum()) for frame, mask in anatomy.items()}
     return max(areas, key=areas.__getitem__) if any(areas.values()) else None

@@ -37,7 +37,6 @@ def check_files(
     Files of cases are hashed when they are read.
 
     Args:
-        folder: of the cohort.
         files: as ``hashes`` gave them.
         damaged: the error for (folder, name of the file, what is wrong with it).
     """
@@ -100,14 +99,12 @@ def progress(title: str, unit: str, *, total: int | None = None) -> Iterator[Cal
             done += 1
             bar.update()
             bar.set_postfix(counts, refresh=False)
-            now = time.monotonic()
-            if total is None:
-                due = now - last >= _SECONDS_BETWEEN_LINES
-            else:
-                due = done * 10 // total > (done - 1) * 10 // total
+            now, of = time.monotonic(), ""
+            due = now - last >= _SECONDS_BETWEEN_LINES
+            if total is not None:
+                due, of = done * 10 // total > (done - 1) * 10 // total, f"/{total}"
             if lines and due:
                 last = now
-                of = "" if total is None else f"/{total}"
                 more = "".join(f", {n} {name}" for name, n in counts.items())
                 logger.info(f"{title}: {done}{of} {unit}{more}, {now - started:.0f} s")
 
