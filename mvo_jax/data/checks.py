@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import binary_fill_holes, convolve
@@ -54,24 +54,17 @@ class Finding:
 
 
 class Inspection:
-    """Collects clips one by one; ``findings`` says what is wrong with them together.
-
-    Attributes:
-        labels: split -> patient -> how many slices have which label.
-        shapes: of clips -> how many; so are ``source_frames``, ``spacings`` and ``placed`` counted.
-        rejected: what could not be read or prepared.
-        decisions: how the first slices were read: all that was decided without asking.
-        reading: what became of the images.
-    """
+    """Collects clips one by one; ``findings`` says what is wrong with them together."""
 
     def __init__(self):
+        # Split -> patient -> how many slices have which label.
         self.labels: dict[str, dict[str, Counter[int]]] = defaultdict(lambda: defaultdict(Counter))
         self.shapes: Counter[tuple[int, ...]] = Counter()
         self.source_frames: Counter[int] = Counter()
         self.spacings: Counter[str] = Counter()
         self.placed: Counter[str] = Counter()
-        self.rejected: list[Rejected] = []
-        self.decisions: list[dict[str, str]] = []
+        self.rejected: list[Rejected] = []  # what could not be read or prepared
+        self.decisions: list[dict[str, str]] = []  # of the first slices: how they were read
         self.reading = Reading()
         self._by_pixels: dict[str, str] = {}
         self._by_id: dict[str, str] = {}
@@ -79,11 +72,7 @@ class Inspection:
         self._rings = self._wrong_rings = 0
 
     def add(self, clip: Clip) -> list[str]:
-        """Take a clip in.
-
-        Returns:
-            What is wrong with this clip alone or with one seen before it; empty if nothing.
-        """
+        """Take a clip in; what is wrong with it alone or with one seen before it."""
         split = clip.split or _NO_SPLIT
         self.labels[split][clip.patient_id][clip.label] += 1
         self.shapes[clip.video.shape] += 1
@@ -256,55 +245,55 @@ def _finding(name: str, is_fault: bool, cause: str, remedy: str, cases: Sequence
 _RING = "myocardium does not enclose the cavity"
 _MOTION = "crop to review"
 
-# name -> (is a fault, cause, remedy)
+
+class _Check(NamedTuple):
+    is_fault: bool
+    cause: str
+    remedy: str
+
+
 _CHECKS = {
-    "same case id as another case": (
-        True,
-        "case ids are not unique",
-        "give every slice an id of its own",
+    "same case id as another case": _Check(
+        True, "case ids are not unique", "give every slice an id of its own"
     ),
-    "same pixels as another case": (
+    "same pixels as another case": _Check(
         True,
         "the same images go under two ids",
         "keep one of them; in two splits they make results look better than they are",
     ),
-    "label without MVO in the mask": (
-        True,
-        "the label says MVO, the LGE mask has none",
-        "correct the label or the mask",
+    "label without MVO in the mask": _Check(
+        True, "the label says MVO, the LGE mask has none", "correct the label or the mask"
     ),
-    "MVO in the mask without label": (
-        True,
-        "the label says no MVO, the LGE mask has some",
-        "correct the label or the mask",
+    "MVO in the mask without label": _Check(
+        True, "the label says no MVO, the LGE mask has some", "correct the label or the mask"
     ),
-    "unexpected mask values": (
+    "unexpected mask values": _Check(
         True,
         "LGE masks have values above 3",
         "say what the values mean with --mask_values and prepare again",
     ),
-    "constant image": (
+    "constant image": _Check(
         True,
         "clips or single frames are one constant grey",
         "export the images again or leave the case out",
     ),
-    "no motion": (
+    "no motion": _Check(
         True,
         "all frames of a clip are the same",
         "this is a single image, not a cine: leave it out",
     ),
-    "MVO outside the myocardium": (
+    "MVO outside the myocardium": _Check(
         True,
         "MVO touches neither infarct nor myocardium",
         "the values of the mask look exchanged: check --mask_values",
     ),
-    _MOTION: (
+    _MOTION: _Check(
         False,
         "no mask, contours or given centre, and the locator is not sure where the left ventricle "
         "is: these crops were placed by what moves, an estimate",
         "look at all of these crops; give the centre in a table where one misses the ventricle",
     ),
-    "mask touches the edge of the crop": (
+    "mask touches the edge of the crop": _Check(
         False,
         "the myocardium may be cut off",
         "look at these crops; give their centres in the table if the heart is not in the middle",

@@ -19,13 +19,10 @@ Read = Callable[[Series], list[Clip | Rejected]]
 def read_in_order(
     importer: Importer, options: Options, target: Target, todo: Iterator[Series]
 ) -> Iterator[list[Clip | Rejected]]:
-    """Read series, several at a time where there are many: a child each, and one series a child.
+    """What ``read_series`` gives of each, in order; where there are many, several are read at once.
 
     Args:
         todo: the series; taken as they are needed.
-
-    Yields:
-        What ``read_series`` gives of each, in order.
     """
     read = functools.partial(
         read_series, importer.load, options=options, target=target, with_overview=True

@@ -16,7 +16,6 @@ from mvo_jax.errors import UserError
 MIN_FRAMES, MIN_IMAGE_SIZE = 8, 32
 MOST = 1024  # frames, or pixels of a side: more is a slip of the keyboard
 MAX_SLICES = 9  # 10 mm apart, more would leave the ventricle
-
 MAX_MISREGISTRATION_MM = 10.0  # the shift is cut at 25 mm then, and the heart stays in the image
 
 _FIRST_PATIENT = {
@@ -81,27 +80,17 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
 class CohortSpec:
     """All that decides the bytes of a cohort.
 
-    Args:
-        preset: ``easy``, ``paper`` or ``null``.
-        seed: of every random number.
-        size: a name in SIZES.
-        frames: frames a cine, at least 8.
-        image_size: pixels along each side, at least 32.
-        slices_per_patient: slices of each patient, 1 to 9; all carry the patient's label.
-        misregistration_mm: standard deviation, along each axis, of how far the LGE mask lies
-            beside the cine, 0 to 10. Rotation, scale, phase and border errors grow with it.
-
     Raises:
         UserError: a name is unknown or a number out of range.
     """
 
-    preset: str
-    seed: int
-    size: str
-    frames: int = 30
-    image_size: int = 64
-    slices_per_patient: int = 1
-    misregistration_mm: float = MISREGISTRATION_MM
+    preset: str  # a name in PRESETS
+    seed: int  # of every random number
+    size: str  # a name in SIZES
+    frames: int = 30  # a cine
+    image_size: int = 64  # pixels along each side
+    slices_per_patient: int = 1  # all carry the patient's label
+    misregistration_mm: float = MISREGISTRATION_MM  # see ``draw_acquisition``
 
     def __post_init__(self):
         for key, known in (("preset", PRESETS), ("size", SIZES)):
@@ -165,23 +154,16 @@ class CohortSpec:
         return self.slices_per_patient * sum(s.patients for s in SIZES[self.size].values())
 
     def split_size(self, split: str) -> SplitSize:
-        """Patients of a split, wherever it is held.
-
-        Raises:
-            UserError: this size has no such split.
-        """
+        """Patients of a split, wherever it is held, see ``holding``."""
         return SIZES[self.holding(split).size][split]
 
     def keys(self, split: str) -> list[CaseKey]:
-        """Cases of a split, by patient and slice, wherever it is held.
+        """Cases of a split, by patient and slice, wherever it is held, see ``holding``.
 
         Exactly the right number have MVO.
-
-        Raises:
-            UserError: this size has no such split.
         """
-        size = self.split_size(split)
         held = self.holding(split).size
+        size = SIZES[held][split]
         order = Draws(self.seed, "labels", held, split).permutation(size.patients)
         positive = set(order[: size.positive].tolist())
         return [

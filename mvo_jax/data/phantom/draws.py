@@ -77,11 +77,10 @@ def smooth_field(nodes: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np
 
     Args:
         nodes: values at integer positions, [m, n].
-        rows: positions in node units, any shape.
-        columns: positions in node units, of the same shape (or one that broadcasts).
+        rows: positions in node units; so are ``columns``, which broadcast with them.
 
     Returns:
-        Interpolated values with zero slope at the nodes (smoothstep weights), float64.
+        float64 with zero slope at the nodes (smoothstep weights).
     """
     row0, column0 = np.floor(rows), np.floor(columns)
     v, u = rows - row0, columns - column0

@@ -29,7 +29,7 @@ def ensure_cohort(data_dir: str | os.PathLike, *, jobs: int | None = None, **spe
 
     Args:
         data_dir: folder that holds cohorts; may start with ``~``.
-        jobs: processes; None for as many as there are cores.
+        jobs: processes; None for as many as pay off.
         **spec: fields of ``CohortSpec``.
 
     Raises:
@@ -47,10 +47,7 @@ def ensure_cohort(data_dir: str | os.PathLike, *, jobs: int | None = None, **spe
 
 
 def open_cohort(folder: str | os.PathLike) -> tfds.core.DatasetBuilder:
-    """Builder of a simulated cohort that is there already.
-
-    Args:
-        folder: the cohort's own folder, which holds ``dataset_info.json``.
+    """Builder of a simulated cohort whose own folder is there, with ``dataset_info.json``.
 
     Raises:
         UserError: the cohort is damaged.
