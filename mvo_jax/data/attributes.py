@@ -30,12 +30,8 @@ _SIMULATED: dict[str, tuple[str, Callable[[np.ndarray], Values]]] = {
 def attributes(data_config: Any, cases: Cases) -> dict[str, Values]:
     """Attributes of the cases of a split by their titles, each in the order of the split.
 
-    Of a simulated cohort what the simulator drew: sex, age, territory, infarct size and the
-    signal-to-noise ratio of the blood. Of a prepared one the columns of its manifest; a text is
-    empty where it is not known.
-
-    Args:
-        data_config: see ``splits.load_split``.
+    Of a simulated cohort what the simulator drew, of a prepared one the columns of its manifest; a
+    text is empty where it is not known.
 
     Raises:
         UserError: the manifest of a prepared cohort has changed.

@@ -13,13 +13,9 @@ Array = jax.Array
 
 
 def normalise(video: Array) -> Array:
-    """Scale a clip to zero mean and unit variance over all its frames and pixels.
+    """Scale ``[T, H, W, C]`` of any dtype to zero mean and unit variance; if constant, to zero.
 
-    Args:
-        video: ``[T, H, W, C]`` of any dtype; a constant clip becomes zero.
-
-    Returns:
-        float32; float64 where JAX computes in 64 bits.
+    The result is float32; float64 where JAX computes in 64 bits.
     """
     video = video.astype(jnp.result_type(float))
     centred = video - video.mean()
@@ -79,14 +75,8 @@ def augment(
     """Augment one clip and its mask; geometry moves both, photometry is constant over the clip.
 
     The label of the case is not touched: a crop that loses the MVO does not change the diagnosis.
-
-    Args:
-        video: uint8 ``[T, H, W, C]``.
-        lge_mask: uint8 ``[H, W]``.
-
-    Returns:
-        (float32 ``[T, H, W, C]`` in grey levels, not yet normalised; uint8 ``[H, W]``). The clip is
-        float64 where JAX computes in 64 bits.
+    uint8 ``[T, H, W, C]`` becomes float32 grey levels, not yet normalised (float64 where JAX
+    computes in 64 bits); the mask remains uint8 ``[H, W]``.
     """
     keys = jax.random.split(key, 7)
 

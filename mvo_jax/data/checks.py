@@ -81,12 +81,12 @@ class Inspection:
         self.reading.add(clip.case_id, clip.note, clip.images)
         if len(self.decisions) < MOST_DECISIONS:
             self.decisions.append(_decision(clip))
-        wrong = [*self._repeated(clip, split), *_faults(clip), *self._ring(clip)]
         if clip.centre_from is not None:
             self.placed[clip.centre_from] += 1
         if clip.needs_review:
             self._found[_MOTION].append(clip.case_id)
         where = f"{clip.case_id} ({clip.split})" if clip.split else clip.case_id
+        wrong = [*self._repeated(clip, split), *_faults(clip), *self._ring(clip)]
         for name, detail in wrong:
             self._found[name].append(f"{where}{detail}")
         return [f"{name}{detail}" for name, detail in wrong]
@@ -102,17 +102,10 @@ class Inspection:
         for split in sorted(self.labels, key=split_order):
             patients = self.labels[split].values()
             labels = sum(patients, Counter())
-            rows.append(
-                {
-                    "split": split,
-                    "cases": labels.total(),
-                    "patients": len(patients),
-                    "positive": labels[1],
-                    "negative": labels[0],
-                    "unknown": labels[UNLABELLED],
-                    "positive_patients": sum(1 in of_patient for of_patient in patients),
-                }
-            )
+            row = {"split": split, "cases": labels.total(), "patients": len(patients)}
+            row |= {"positive": labels[1], "negative": labels[0], "unknown": labels[UNLABELLED]}
+            row["positive_patients"] = sum(1 in of_patient for of_patient in patients)
+            rows.append(row)
         return rows
 
     def _repeated(self, clip: Clip, split: str) -> Iterator[tuple[str, str]]:
@@ -126,17 +119,15 @@ class Inspection:
             if seen.setdefault(key, where) is not where:
                 yield f"same {what} as another case", f" = {seen[key]}"
 
-    def _ring(self, clip: Clip) -> list[tuple[str, str]]:
+    def _ring(self, clip: Clip) -> Iterator[tuple[str, str]]:
         """What the myocardium encloses must be the cavity of the left ventricle."""
-        wrong = 0
-        for mask in clip.anatomy.values():
-            wall = mask == WALL
-            hole = np.asarray(binary_fill_holes(wall)) & ~wall
-            if hole.any():
-                self._rings += 1
-                wrong += (mask[hole] == CAVITY).mean() < 0.5
-        self._wrong_rings += wrong
-        return [(_RING, "")] if wrong else []
+        walls = [(mask, mask == WALL) for mask in clip.anatomy.values()]
+        within = [mask[np.asarray(binary_fill_holes(wall)) & ~wall] for mask, wall in walls]
+        wrong = [(inside == CAVITY).mean() < 0.5 for inside in within if inside.size]
+        self._rings += len(wrong)
+        self._wrong_rings += sum(wrong)
+        if any(wrong):
+            yield _RING, ""
 
     def findings(self) -> list[Finding]:
         """Everything that looks wrong, faults first."""
@@ -144,10 +135,7 @@ class Inspection:
         for split in sorted(self.labels):
             for patient in self.labels[split]:
                 splits_of[patient].append(split)
-
-        def named(patient: str) -> str:
-            return f"{patient} ({', '.join(splits_of[patient])})"
-
+        named = {patient: f"{patient} ({', '.join(names)})" for patient, names in splits_of.items()}
         shared = [p for p in sorted(splits_of) if len({*splits_of[p]} - {_UNLABELLED_SPLIT}) > 1]
         reversed_map = 2 * self._wrong_rings > self._rings
         found = [
@@ -156,14 +144,14 @@ class Inspection:
                 True,
                 f"{len(shared)} patients have slices in more than one split",
                 "divide by patient: check the column patient_id, prepare again",
-                list(map(named, shared)),
+                [named[patient] for patient in shared],
             ),
             _finding(
                 "patients spelt alike",
                 False,
                 ALIKE,
                 ALIKE_REMEDY,
-                [" and ".join(map(named, group)) for group in spelt_alike(splits_of)],
+                [" and ".join(map(named.__getitem__, group)) for group in spelt_alike(splits_of)],
             ),
             *self._one_class(),
             _finding(

@@ -90,7 +90,7 @@ def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejecte
     """Read every slice of a source; what cannot be read is reported and does not stop the rest.
 
     Args:
-        target: geometry to bring the clips to; None leaves a cohort's as they are stored.
+        target: None leaves a cohort's clips as they are stored.
 
     Raises:
         UserError: a cohort is damaged or too small for the target, or nothing is there at all.
@@ -162,7 +162,12 @@ def _stored_clips(source: Source, target: Target | None) -> Iterator[Clip | Reje
         verify(split)
         for case in builder.as_data_source(split=split):
             known = manifest.get(case["case_id"].decode(), {})
-            mask = case["lge_mask"]
+            mask, window = case["lge_mask"], None
+            if known:
+                corner = float(known["start_row"]), float(known["start_column"])
+                step = float(known["step_row"]), float(known["step_column"])
+                confidence = float(known["confidence"]) if known.get("confidence") else None
+                window = Window(corner, step, size, known["centre_from"], confidence)
             clip = Clip(
                 case_id=case["case_id"].decode(),
                 patient_id=case["patient_id"].decode(),
@@ -174,7 +179,7 @@ def _stored_clips(source: Source, target: Target | None) -> Iterator[Clip | Reje
                 label=int(case["label"]),
                 spacing_mm=None if known.get("spacing_mm") == "" else spacing,
                 source_frames=int(known.get("source_frames", frames)),
-                window=_stored_window(known, size) if known else None,
+                window=window,
                 split=split,
             )
             yield clip if target is None or fits else _refit(clip, target)
@@ -202,13 +207,6 @@ def _warn_of_locator(path: Path, placed: int, trained: int) -> None:
     )
 
 
-def _stored_window(row: Mapping[str, str], size: int) -> Window:
-    corner = float(row["start_row"]), float(row["start_column"])
-    step = float(row["step_row"]), float(row["step_column"])
-    confidence = float(row["confidence"]) if row.get("confidence") else None
-    return Window(corner, step, size, row["centre_from"], confidence)
-
-
 def _refit(clip: Clip, target: Target) -> Clip | Rejected:
     """A stored clip in another geometry, its grey values kept."""
     height, width = clip.video.shape[1:3]
@@ -224,20 +222,12 @@ def _refit(clip: Clip, target: Target) -> Clip | Rejected:
     (result,) = prepare_series([one], stored)
     if isinstance(result, Rejected):
         return result
-    return dataclasses.replace(
-        result, split=clip.split, source_frames=clip.source_frames, window=clip.window
-    )
+    kept = {key: getattr(clip, key) for key in ("split", "source_frames", "window")}
+    return dataclasses.replace(result, **kept)
 
 
 def geometry_of(data_config: Any) -> Target:
-    """How clips of a training cohort were made, so that others can be made alike.
-
-    Args:
-        data_config: see ``splits.load_split``.
-
-    Raises:
-        UserError: the prepared cohort cannot be opened.
-    """
+    """How clips of a training cohort, see ``splits.load_split``, were made."""
     if data_config.name == "cohort":
         from mvo_jax.data.cohort.storage import open_cohort  # imports TFDS
 
@@ -266,8 +256,8 @@ def clip_batch(video: np.ndarray, clip_shape: tuple[int, ...], *, taken_by: str)
 
     Args:
         video: uint8; the last axis may be left out.
-        clip_shape: (T, H, W, 1) that the model takes.
-        taken_by: what takes them, in messages.
+        clip_shape: (T, H, W, 1).
+        taken_by: in messages.
 
     Raises:
         UserError: clips of another type or shape, or none.

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
-from scipy import ndimage
 
 # Values of an LGE mask, and their names in ``--mask_values``.
 BACKGROUND, INFARCT, MVO, MYOCARDIUM = 0, 1, 2, 3
@@ -28,6 +27,8 @@ def has_mvo(lge_mask: np.ndarray) -> bool:
 
 def mvo_parts(lge_mask: np.ndarray) -> np.ndarray:
     """Connected parts of the MVO in ``[H, W]``, numbered from 1, corners included; 0 elsewhere."""
+    from scipy import ndimage
+
     return cast(Any, ndimage.label(lge_mask == MVO, np.ones((3, 3))))[0]
 
 
@@ -37,6 +38,8 @@ def fills_cavity(lge_mask: np.ndarray) -> bool:
     Of a drawn wall the cavity is open, and MVO in a part of it lies beside the wall's middle, or
     takes less of it than a cavity does.
     """
+    from scipy import ndimage
+
     wall = (lge_mask == INFARCT) | (lge_mask == MYOCARDIUM)
     filled: Any = ndimage.binary_fill_holes(wall)
     inside, mvo = filled & ~wall, lge_mask == MVO
@@ -52,6 +55,8 @@ def fills_cavity(lge_mask: np.ndarray) -> bool:
 
 def is_ring(lge_mask: np.ndarray) -> bool:
     """Whether the MVO of ``[H, W]`` surrounds half its own area or more, as only a wall does."""
+    from scipy import ndimage
+
     mvo = lge_mask == MVO
     filled: Any = ndimage.binary_fill_holes(mvo)
     return bool(2 * filled.sum() >= 3 * mvo.sum() > 0)

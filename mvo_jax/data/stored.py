@@ -32,9 +32,7 @@ def check_files(
     files: Mapping[str, Mapping[str, Any]],
     damaged: Callable[[Path, str, str], UserError],
 ) -> None:
-    """Check that every file is there in its full size, and the content of the small ones.
-
-    Files of cases are hashed when they are read.
+    """Check that all are there in full size, and what small ones hold; cases are, when read.
 
     Args:
         files: as ``hashes`` gave them.
@@ -81,13 +79,10 @@ def quiet_tfds() -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress(title: str, unit: str, *, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """A function to call after each of many things; a bar on a terminal, log lines elsewhere.
+    """``advance(**other_counts)`` after each of many: a bar on a terminal, log lines elsewhere.
 
     Args:
         total: how many there are, for a line every tenth; else there is one every ten seconds.
-
-    Yields:
-        ``advance(**counts)``, with what else there is to count.
     """
     lines = not sys.stderr.isatty()
     started = last = time.monotonic()

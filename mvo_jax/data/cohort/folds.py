@@ -11,7 +11,7 @@ def split_of_fold(cohort: CohortFolder, name: str, *, fold: int, folds: int) -> 
     """The cases of a split where one fold is tested on.
 
     The folds are those of ``prepare --folds`` with the same number and the cohort's seed; cases
-    without label belong to none. See ``parts_of_fold`` for what makes up a split.
+    without label belong to none.
 
     Raises:
         UserError: no such split or fold, too few folds or patients, or a fold that has one class.

@@ -107,9 +107,7 @@ def ring_votes(edges: Edges, size_mm: np.ndarray) -> np.ndarray:
     A Hough transform for circles: every edge votes along its gradient, towards the bright blood,
     once for every radius a ventricle has. What counts at a place is its best radius, as edges of
     one ring agree on it; those of the right ventricle, which moves more, have no common centre.
-
-    Args:
-        size_mm: (rows, columns) of the image; votes are in cells of 2 mm.
+    Votes are in cells of 2 mm over ``size_mm`` (rows, columns).
     """
     shape = np.ceil(size_mm / _CELL_MM).astype(int)
     votes = []

@@ -29,13 +29,10 @@ class Found(NamedTuple):
 
 
 def locate(slices: Sequence[CineSlice], weights: Weights | None = None) -> Found:
-    """Centre of the left ventricle of a slice, or of a stack whose slices share their grid.
+    """Centre of the left ventricle of sound slices of one size and one known spacing.
 
     The probability is averaged over the frames and summed over the slices, so that what is taken
     for a cavity in one frame counts little.
-
-    Args:
-        slices: sound ones of one size and one known spacing.
     """
     pixel_mm = slices[0].pixel_mm
     assert pixel_mm is not None
@@ -49,10 +46,9 @@ def locate(slices: Sequence[CineSlice], weights: Weights | None = None) -> Found
 def probability(
     cine: np.ndarray, pixel_mm: tuple[float, float], weights: Weights, frames: int = FRAMES
 ) -> np.ndarray:
-    """Probability of the cavity in some frames of ``[T, H, W]``, on the locator's grid.
+    """Probability of the cavity in some frames of ``[T, H, W]``, float32 ``[frames or T, h, w]``.
 
-    Returns:
-        float32 ``[frames or T, h, w]``; pixel 0 begins where the image begins.
+    It is on the locator's grid, whose pixel 0 begins where the image begins.
     """
     chosen = np.unique(np.arange(frames) * len(cine) // frames)
     step = SPACING_MM / np.array(pixel_mm)
@@ -67,14 +63,9 @@ def probability(
 
 
 def joint_centre(maps: np.ndarray) -> tuple[np.ndarray, float]:
-    """Centre of the cavity and the confidence in it.
+    """Centre of the cavity by ``[slices, frames, h, w]`` and the confidence in it.
 
-    Args:
-        maps: probability ``[slices, frames, h, w]``.
-
-    Returns:
-        (row, column) on the locator's grid, pixel centres being integers; the middle and 0 where
-        nothing is found.
+    (Row, column) on that grid, pixel centres being integers; the middle and 0 if nothing is found.
     """
     together = maps.mean(axis=1).sum(axis=0)
     peak = float(together.max())

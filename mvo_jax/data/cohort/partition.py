@@ -44,16 +44,10 @@ class Partition:
 
 
 def divide(labels: Mapping[str, Sequence[int]], partition: Partition) -> dict[str, str]:
-    """Divide patients, each class in the same shares.
+    """Stored split of every patient, from the labels (0, 1) of its cases; classes in equal shares.
 
     A patient's class is whether any of its cases has MVO. Within a class the order is that of a
     hash of seed and name, so it depends on no other patient and on no order of files.
-
-    Args:
-        labels: patient -> labels of its cases (0, 1).
-
-    Returns:
-        Patient -> stored split.
 
     Raises:
         UserError: fewer patients than splits.

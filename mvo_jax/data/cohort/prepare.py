@@ -111,14 +111,17 @@ def prepare(
         reading.add_rejected(rejected)
         reading.log()
         if not cases:
-            first = f"; the first: {rejected[0].cause}" if rejected else ""
-            raise UserError(
-                f"no case of {source} could be prepared ({len(rejected)} rejected{first})",
-                f"see {out / REJECTED} for all causes"
-                if rejected
-                else "check the folder and --format",
-            )
-        _warn_of_names(cases)
+            first, remedy = "", "check the folder and --format"
+            if rejected:
+                first = f"; the first: {rejected[0].cause}"
+                remedy = f"see {out / REJECTED} for all causes"
+            cause = f"no case of {source} could be prepared ({len(rejected)} rejected{first})"
+            raise UserError(cause, remedy)
+        # In two splits a patient who is spelt in two ways would be a leak.
+        if alike := spelt_alike(case["patient_id"] for case in cases):
+            groups = (" and ".join(map(repr, map(printable, group))) for group in alike[:5])
+            named = "; ".join(groups) + ("; ..." if len(alike) > 5 else "")
+            log.warning(f"{ALIKE}: {named} ({ALIKE_REMEDY})")
         late = _refuse_if(strict, _assign(cases, options.table, partition))
         if late:
             cases = [case for case in cases if "split" in case]
@@ -210,9 +213,9 @@ def _read_all(
 ) -> tuple[list[Row], list[Rejected]]:
     """Prepare every series that is not done yet; (accepted, rejected), both sorted by case."""
     accepted: list[Row] = []
+    done: list[Row] = []
     rejected: list[Rejected] = []
     doubles: list[Rejected] = []
-    done: list[Row] = []
     names: dict[str, Path] = {}
 
     def todo() -> Iterator[Series]:
@@ -289,14 +292,6 @@ def _rows_without_case(table: Table, cases: list[Row], rejected: list[Rejected])
     ]
 
 
-def _warn_of_names(cases: list[Row]) -> None:
-    """Say which patients may be one, spelt in two ways: in two splits that would be a leak."""
-    alike = spelt_alike(case["patient_id"] for case in cases)
-    if alike:
-        named = "; ".join(" and ".join(map(repr, map(printable, group))) for group in alike[:5])
-        log.warning(f"{ALIKE}: {named}{'; ...' if len(alike) > 5 else ''} ({ALIKE_REMEDY})")
-
-
 def _assign(cases: list[Row], table: Table, partition: Partition) -> list[Rejected]:
     """Set ``split`` of every case; returns rejections of those that have none."""
     labelled = [case for case in cases if case["label"] != UNLABELLED]
@@ -356,9 +351,7 @@ def _finish(
     _write_table(out / MANIFEST, MANIFEST_COLUMNS, map(_manifest_row, cases))
     index = {
         "format": storage.FORMAT,
-        "frames": target.frames,
-        "image_size": target.image_size,
-        "spacing_mm": target.spacing_mm,
+        **{key: getattr(target, key) for key in ("frames", "image_size", "spacing_mm")},
         "folds": partition.folds if any(n.startswith("fold_") for n in counts) else 0,
         "cases": counts,
         "positive": {name: positive[name] for name in counts},

@@ -13,8 +13,7 @@ from mvo_jax.data.slices import Window
 def _space_weights(source: int, start: float, step: float, size: int) -> np.ndarray:
     """Weights ``[size, source]`` of a triangle as wide as the larger of the two pixels.
 
-    Linear interpolation where the source is coarser, an average where it is finer (no aliasing);
-    the edge pixel is repeated outside.
+    Linear where the source is coarser, an average where it is finer; edge pixels repeat outside.
     """
     width = max(step, 1.0)
     centres = start + (np.arange(size) + 0.5) * step - 0.5
@@ -30,12 +29,7 @@ def _space_weights(source: int, start: float, step: float, size: int) -> np.ndar
 def resample_image(
     cine: np.ndarray, step: Sequence[float], shape: Sequence[int], start: Sequence[float] = (0, 0)
 ) -> np.ndarray:
-    """Images in another spacing, from ``start`` on, as ``Window`` counts; float32 ``[T, *shape]``.
-
-    Args:
-        step: source pixels an output pixel, (row, column).
-        shape: output pixels, (row, column).
-    """
+    """Images in another spacing, float32 ``[T, *shape]``; for start and step see ``Window``."""
     rows, columns = map(_space_weights, cine.shape[1:], start, step, shape)
     return rows @ (cine.astype(np.float32) @ columns.T)
 
@@ -57,10 +51,7 @@ def _time_weights(source: int, frames: int, first: int) -> np.ndarray:
 
 
 def resample_time(clip: np.ndarray, frames: int, *, first: int = 0) -> np.ndarray:
-    """Interpolate a beat ``[T, H, W]`` periodically in time, from source frame ``first`` on.
-
-    Where ``frames`` is T nothing is interpolated.
-    """
+    """A beat from source frame ``first`` on, interpolated periodically unless frames are kept."""
     if frames == len(clip):
         return np.roll(clip, -first, axis=0)
     return np.tensordot(_time_weights(len(clip), frames, first), clip, axes=1)

@@ -34,9 +34,6 @@ def read_series(
 ) -> list[Clip | Rejected]:
     """Read and prepare a series. Whatever goes wrong with its file becomes a ``Rejected``.
 
-    Args:
-        with_overview: keep a picture of the source around each crop.
-
     Returns:
         One entry a slice, in order, and one for each drawing that lies on none; a single one where
         the series cannot be read at all.
@@ -50,11 +47,9 @@ def read_series(
                 label=series_label(series, slices, options),
                 still_images=options.still_images,
             )
-            if with_overview:
-                results = [
-                    done if isinstance(done, Rejected) else _with_overview(done, one)
-                    for one, done in zip(slices, results, strict=True)
-                ]
+            for i, done in enumerate(results):
+                if with_overview and isinstance(done, Clip):
+                    results[i] = _with_overview(done, slices[i])
             _keep_first_note(slices, results)
             return [*results, *(lost for one in slices for lost in one.unplaced)]
     except UserError as error:
@@ -96,27 +91,22 @@ def prepare_series(
     label: int | None = None,
     still_images: bool = False,
 ) -> list[Clip | Rejected]:
-    """Prepare the slices of one series; a bad slice does not stop the others.
+    """One entry for each slice of a series; a bad slice does not stop the others.
 
     Args:
         slices: of one patient, in one orientation.
         label: what a table says of the whole series: 1 means MVO in at least one slice.
         still_images: accept a single image; it is repeated in every frame.
-
-    Returns:
-        One entry a slice, in order.
     """
     slices = _with_note_of_empty_masks(slices)
     fault = label_fault(slices, label)
     faults = [slice_fault(one, still_images=still_images) for one in slices]
-    sound = [one for one, wrong in zip(slices, faults, strict=True) if wrong is None]
-    placed = _placed(sound, target)
+    placed = _placed([one for one, wrong in zip(slices, faults, strict=True) if not wrong], target)
     out: list[Clip | Rejected] = []
     for one, wrong in zip(slices, faults, strict=True):
         try:
-            for error in (fault, wrong, label_fault([one], one.label)):
-                if error is not None:
-                    raise error
+            if error := fault or wrong or label_fault([one], one.label):
+                raise error
             out.append(_prepare(one, target, label, placed.get(id(one))))
         except UserError as error:
             names = one.case_id, one.patient_id, one.source
@@ -134,10 +124,7 @@ def _with_note_of_empty_masks(slices: Sequence[CineSlice]) -> Sequence[CineSlice
 
 
 def _placed(sound: Sequence[CineSlice], target: Target) -> dict[int, Placed]:
-    """Where the heart is in each slice, by ``id``; empty where all slices say it themselves.
-
-    Slices of one grid share it, also with those that say it themselves.
-    """
+    """Where the heart is, by ``id`` of the slice, of each grid whose slices do not all say it."""
     grids: dict[Any, list[CineSlice]] = defaultdict(list)
     for one in sound:
         if one.pixel_mm is not None:
@@ -204,15 +191,13 @@ def _label(one: CineSlice, label: int | None) -> int:
 
 def end_diastole(one: CineSlice) -> int | None:
     """Frame of end-diastole: as given, else the annotated frame with the largest cavity."""
-    if one.end_diastole is not None:
-        if not 0 <= one.end_diastole < len(one.cine):
-            raise UserError(
-                f"{printable(one.source)}: end-diastole is frame {one.end_diastole} of "
-                f"{len(one.cine)}",
-                "frames count from 0",
-            )
-        return one.end_diastole
-    return largest_cavity(one.anatomy)
+    frame, frames = one.end_diastole, len(one.cine)
+    if frame is not None and not 0 <= frame < frames:
+        raise UserError(
+            f"{printable(one.source)}: end-diastole is frame {frame} of {frames}",
+            "frames count from 0",
+        )
+    return largest_cavity(one.anatomy) if frame is None else frame
 
 
 def _crop_mask(one: CineSlice, lge_mask: np.ndarray, window: Window) -> np.ndarray:

@@ -80,20 +80,12 @@ class CohortFolder:
             return tfds.builder_from_directory(self.path / RECORDS)
 
     def manifest(self) -> dict[str, dict[str, str]]:
-        """Rows of ``manifest.csv`` by case id.
-
-        Raises:
-            UserError: the file has changed.
-        """
+        """Rows of ``manifest.csv`` by case id; UserError where the file has changed."""
         check_content(self.path, MANIFEST, self.files, _damaged)
         return {row["case_id"]: row for row in read_rows(self.path / MANIFEST)}
 
     def verify(self, stored_split: str) -> None:
-        """Check the content of a split's files against what was written.
-
-        Raises:
-            UserError: a file has changed.
-        """
+        """Check the content of a split's files; UserError where one has changed."""
         for name in self.files:
             if name.startswith(f"{RECORDS}/cohort-{stored_split}."):
                 check_content(self.path, name, self.files, _damaged)
@@ -153,15 +145,12 @@ def write_records(
 
     Args:
         examples: (stored split, example of ``case_features``), one split after the other.
-        splits: names of all stored splits.
     """
     features: Any = case_features(frames, image_size, ())
+    version = tfds.core.Version("1.0.0")
     info = tfds.core.DatasetInfo(
         builder=tfds.core.DatasetIdentity(
-            name="cohort",
-            version=tfds.core.Version("1.0.0"),
-            data_dir=str(folder),
-            module_name=__name__,
+            name="cohort", version=version, data_dir=str(folder), module_name=__name__
         ),
         description="Short-axis cine prepared by mvo_jax.",
         features=features,
@@ -200,17 +189,16 @@ def write_records(
         writer.close()
     with quiet_tfds():
         info.set_file_format("array_record")
-        info.set_splits(
-            tfds.core.SplitDict(
-                tfds.core.SplitInfo(
-                    name=split,
-                    shard_lengths=lengths[split],
-                    num_bytes=sizes[split],
-                    filename_template=names[split],
-                )
-                for split in names
+        about = [
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=lengths[split],
+                num_bytes=sizes[split],
+                filename_template=names[split],
             )
-        )
+            for split in names
+        ]
+        info.set_splits(tfds.core.SplitDict(about))
         info.write_to_directory(folder)
 
 

@@ -1,8 +1,7 @@
 """The forward pass of the locator's network, in numpy.
 
-Workers of ``prepare`` start in a second because they import no JAX; this network is small enough
-to be a dozen matrix products. ``tools/locator/network.py`` has the same network in Flax, and how it
-is trained; a test holds the two together.
+Workers of ``prepare`` start in a second because they import no JAX. ``tools/locator/network.py``
+has the same network in Flax, and how it is trained; a test holds the two together.
 """
 
 import functools
@@ -48,9 +47,7 @@ def normalised(frames: np.ndarray) -> np.ndarray:
 def cavity_probability(weights: Weights, images: np.ndarray) -> np.ndarray:
     """Probability that a pixel is blood of the left ventricle, float32 ``[N, H, W]``.
 
-    Args:
-        images: ``[N, H, W]`` from ``normalised`` at ``SPACING_MM``, padded with zeros to
-            multiples of 16 pixels.
+    Images come from ``normalised`` at ``SPACING_MM``, padded with zeros to multiples of 16 pixels.
     """
     # On one thread: the products are small, and threads that wait for each other on a busy machine
     # took ten times as long as one.

@@ -34,34 +34,25 @@ class SplitSize(NamedTuple):
     positive: int
 
 
-SIZES: dict[str, dict[str, SplitSize]] = {
+_SIZES = {
     # Yan et al.: 550 patients to train (221 with MVO), 130 to test (44). One in five of the 550
     # is kept for validation. test_large exists because 130 cases tell few methods apart.
-    "paper": {
-        "train": SplitSize(440, 177),
-        "validation": SplitSize(110, 44),
-        "test": SplitSize(130, 44),
-        "test_large": SplitSize(1000, 338),
-    },
-    "demo": {
-        "train": SplitSize(960, 384),
-        "validation": SplitSize(160, 64),
-        "test": SplitSize(240, 96),
-    },
-    "tiny": {"train": SplitSize(16, 8), "validation": SplitSize(8, 4), "test": SplitSize(8, 4)},
-    "small": {
-        "train": SplitSize(240, 96),
-        "validation": SplitSize(60, 24),
-        "test": SplitSize(80, 32),
-    },
+    "paper": dict(train=(440, 177), validation=(110, 44), test=(130, 44), test_large=(1000, 338)),
+    "demo": dict(train=(960, 384), validation=(160, 64), test=(240, 96)),
+    "tiny": dict(train=(16, 8), validation=(8, 4), test=(8, 4)),
+    "small": dict(train=(240, 96), validation=(60, 24), test=(80, 32)),
     # To choose between systems before test_large is scored once. A size of its own, because
     # another split in ``paper`` would change the cohorts that are stored.
-    "choice": {"validation_large": SplitSize(1000, 338)},
+    "choice": dict(validation_large=(1000, 338)),
     # The share of MVO is that of the 440.
-    "patients110": {"train": SplitSize(110, 44)},
-    "patients220": {"train": SplitSize(220, 89)},
-    "patients1760": {"train": SplitSize(1760, 708)},
-    "patients7040": {"train": SplitSize(7040, 2832)},
+    "patients110": dict(train=(110, 44)),
+    "patients220": dict(train=(220, 89)),
+    "patients1760": dict(train=(1760, 708)),
+    "patients7040": dict(train=(7040, 2832)),
+}
+SIZES: dict[str, dict[str, SplitSize]] = {
+    size: {split: SplitSize(*counts) for split, counts in splits.items()}
+    for size, splits in _SIZES.items()
 }
 
 _HELD_OUT = ("validation", "test", "test_large")

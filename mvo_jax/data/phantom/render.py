@@ -61,11 +61,7 @@ class Deformed:
         return (np.sqrt(np.maximum(squared, 0.0)) - self._start[at]) * self._per_wall[at]
 
     def trace(self, radius: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Material point that lies at a place now.
-
-        Args:
-            radius: from the centre, mm.
-            angle: in the heart's frame, radians.
+        """Material point that lies now at a radius, mm, and an angle in the heart's frame.
 
         Returns:
             Depth in the wall (below 0 in the cavity, above 1 outside) and table position of the
@@ -314,12 +310,9 @@ class _Scene:
 def render_video(
     heart: Heart, anatomy: Anatomy, scan: Acquisition, *, draws: Draws, frames: int, image_size: int
 ) -> np.ndarray:
-    """The cine of one slice over one heart beat, the first frame near end-diastole.
+    """The cine of a slice over one beat from near end-diastole, uint8 [frames, size, size, 1].
 
     ``draws`` is the stream of texture and noise.
-
-    Returns:
-        uint8 [frames, image_size, image_size, 1].
     """
     scene = _Scene(heart, anatomy, scan, draws, image_size)
     phases = (np.arange(frames) + scan.start) / frames % 1.0
@@ -349,14 +342,11 @@ def render_video(
 def render_mask(
     heart: Heart, anatomy: Anatomy, scan: Acquisition, *, image_size: int
 ) -> np.ndarray:
-    """The label mask of the slice's LGE image, laid over the cine.
+    """The label mask of the slice's LGE image, laid over the cine, uint8 [size, size].
 
     The LGE image is read near end-diastole and registered to the cine; what registration leaves
     (shift, rotation, scale, now and then a wrong phase, an uneven border) is in ``scan``. Every
     pixel takes the class that covers most of it; a heart with a core keeps at least one such pixel.
-
-    Returns:
-        uint8 [image_size, image_size] of BACKGROUND, INFARCT, MVO, MYOCARDIUM.
     """
     x, y = _grid(image_size, _MASK_SUBPIXELS, anatomy.field_of_view)
     dx = (x - anatomy.centre[0] - scan.mask_shift[0]) / scan.mask_scale
