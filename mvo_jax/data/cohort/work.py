@@ -19,7 +19,6 @@ from mvo_jax.data.cohort.series import read_series
 from mvo_jax.data.importers.cine import Options, Series, printable
 from mvo_jax.data.slices import CineSlice, Clip, Rejected, Target
 
-_AS_THEY_ARE = "slice_index", "label", "spacing_mm", "source_frames", "first_frame"
 Row = dict[str, Any]  # of an accepted slice: what the manifest says, and where its arrays lie
 
 
@@ -113,17 +112,24 @@ def _row(clip: Clip, series: Series, recipe: Recipe, path: Path, *, position: in
     return {
         "case_id": printable(clip.case_id),
         "patient_id": printable(clip.patient_id),
-        **{key: getattr(clip, key) for key in _AS_THEY_ARE},
+        "slice_index": clip.slice_index,
         "series": printable(series.name),
+        "label": clip.label,
         "source": recipe.relative(clip.source),
+        "spacing_mm": clip.spacing_mm,
         "frames": len(clip.video),
         "sha256": hashlib.sha256(clip.video.tobytes() + _mask(clip).tobytes()).hexdigest(),
         "pixels": clip.source_pixels,
-        **dict(zip(("start_row", "start_column"), clip.window.start, strict=True)),
-        **dict(zip(("step_row", "step_column"), clip.window.step, strict=True)),
+        "source_frames": clip.source_frames,
+        "first_frame": clip.first_frame,
+        "start_row": clip.window.start[0],
+        "start_column": clip.window.start[1],
+        "step_row": clip.window.step[0],
+        "step_column": clip.window.step[1],
         "centre_from": clip.window.centre_from,
         "confidence": clip.window.confidence,
-        **dict(zip(("grey_low", "grey_high"), clip.intensity, strict=True)),
+        "grey_low": clip.intensity[0],
+        "grey_high": clip.intensity[1],
         "result": path.relative_to(path.parents[1]).as_posix(),
         "position": position,
         "note": printable(clip.note),
