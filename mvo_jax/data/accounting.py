@@ -16,15 +16,15 @@ class Reading:
     def __init__(self) -> None:
         self._images: Counter[str] = Counter()
         self._notes: list[str] = []
-        self._noted = 0
+        self._more = 0
 
     def add(self, case_id: str, note: str, images: Mapping[str, int]) -> None:
         """A slice that is used; see ``Slice.note`` and ``Slice.images``."""
         self._images.update(images)
-        if note:
-            self._noted += 1
-            if len(self._notes) < _MOST_NOTES:
-                self._notes.append(f"{case_id}: {note}")
+        if note and len(self._notes) < _MOST_NOTES:
+            self._notes.append(f"{case_id}: {note}")
+        elif note:
+            self._more += 1
 
     def add_rejected(self, rejected: Iterable[Rejected]) -> None:
         """Cases that are not used."""
@@ -42,7 +42,7 @@ class Reading:
         """Say it."""
         for note in self._notes:
             log.info(note)
-        if self._noted > len(self._notes):
-            log.info(f"... and {self._noted - len(self._notes)} more notes")
+        if self._more:
+            log.info(f"... and {self._more} more notes")
         if str(self):
             log.info(str(self))

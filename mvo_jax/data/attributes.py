@@ -1,7 +1,9 @@
 """What a cohort knows of its cases beside image and label, for a table of subgroups."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from mvo_jax.data.phantom.patient import TERRITORIES
 from mvo_jax.data.splits import Cases
@@ -15,17 +17,21 @@ _NO_ATTRIBUTE = frozenset(
 )  # fmt: skip
 
 Values = Sequence[float] | Sequence[str]
+# Of a simulated cohort: feature -> title, and the values as they are shown.
+_SIMULATED: dict[str, tuple[str, Callable[[np.ndarray], Values]]] = {
+    "male": ("sex", lambda x: ["male" if male else "female" for male in x]),
+    "age_years": ("age, years", np.ndarray.tolist),
+    "territory": ("territory", lambda x: [TERRITORIES[int(number)] for number in x]),
+    "infarct_size": ("infarct size, % of the slice's muscle", lambda x: (100 * x).tolist()),
+    "blood_snr": ("image quality, signal to noise of the blood", np.ndarray.tolist),
+}
 
 
 def attributes(data_config: Any, cases: Cases) -> dict[str, Values]:
     """Attributes of the cases of a split by their titles, each in the order of the split.
 
-    Of a simulated cohort what the simulator drew: sex, age, territory, infarct size and the
-    signal-to-noise ratio of the blood. Of a prepared one the columns of its manifest; a text is
-    empty where it is not known.
-
-    Args:
-        data_config: see ``splits.load_split``.
+    Of a simulated cohort what the simulator drew, of a prepared one the columns of its manifest; a
+    text is empty where it is not known.
 
     Raises:
         UserError: the manifest of a prepared cohort has changed.
@@ -34,28 +40,19 @@ def attributes(data_config: Any, cases: Cases) -> dict[str, Values]:
         from mvo_jax.data.cohort.storage import open_cohort  # imports TFDS
 
         return _of_manifest(open_cohort(data_config.dir).manifest(), cases.case_id)
-    known: Mapping[str, Any] = cases.features
-    found: dict[str, Values] = {}
-    if "male" in known:
-        found["sex"] = ["male" if male else "female" for male in known["male"]]
-    if "age_years" in known:
-        found["age, years"] = known["age_years"].tolist()
-    if "territory" in known:
-        found["territory"] = [TERRITORIES[int(number)] for number in known["territory"]]
-    if "infarct_size" in known:
-        found["infarct size, % of the slice's muscle"] = (100 * known["infarct_size"]).tolist()
-    if "blood_snr" in known:
-        found["image quality, signal to noise of the blood"] = known["blood_snr"].tolist()
-    return found
+    return {
+        title: of(cases.features[name])
+        for name, (title, of) in _SIMULATED.items()
+        if name in cases.features
+    }
 
 
 def _of_manifest(
     manifest: Mapping[str, Mapping[str, str]], case_id: Sequence[str]
 ) -> dict[str, Values]:
     rows = [manifest.get(name, {}) for name in case_id]
-    columns = dict.fromkeys(column for row in rows for column in row)
     found: dict[str, Values] = {}
-    for column in columns:
+    for column in dict.fromkeys(column for row in rows for column in row):
         if column not in _NO_ATTRIBUTE:
             texts = [row.get(column) or "" for row in rows]
             found[column.replace("_", " ")] = _numbers(texts) or texts

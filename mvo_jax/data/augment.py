@@ -13,13 +13,9 @@ Array = jax.Array
 
 
 def normalise(video: Array) -> Array:
-    """Scale a clip to zero mean and unit variance over all its frames and pixels.
+    """Scale ``[T, H, W, C]`` of any dtype to zero mean and unit variance; if constant, to zero.
 
-    Args:
-        video: ``[T, H, W, C]`` of any dtype; a constant clip becomes zero.
-
-    Returns:
-        float32 ``[T, H, W, C]``; float64 where JAX computes in 64 bits.
+    The result is float32; float64 where JAX computes in 64 bits.
     """
     video = video.astype(jnp.result_type(float))
     centred = video - video.mean()
@@ -30,16 +26,13 @@ def normalise(video: Array) -> Array:
 def _warp(
     video: Array, lge_mask: Array, angle: Array, shift: Array, flip: Array
 ) -> tuple[Array, Array]:
-    """Rotate about the centre, flip and shift a clip and its mask together.
+    """Rotate about the centre (counter-clockwise as displayed), flip and shift clip and mask.
 
-    Args:
-        video: float32 ``[T, H, W, C]``; sampled bilinearly, edge pixels repeated outside.
-        lge_mask: ``[H, W]``; sampled at the nearest pixel, background outside.
-        angle: radians, counter-clockwise as displayed (row axis down).
-        shift: ``[2]`` rows and columns by which the content moves.
-        flip: ``[2]`` of +1 or -1 for rows and columns.
+    The clip is sampled bilinearly, with edge pixels repeated outside; the mask at the nearest
+    pixel, with background outside. ``shift`` and ``flip`` (+1 or -1) are of rows and columns.
     """
     height, width = lge_mask.shape
+    frames, channels = video.shape[0], video.shape[-1]
     row = jnp.arange(height, dtype=jnp.float32)[:, None] - (height - 1) / 2 - shift[0]
     col = jnp.arange(width, dtype=jnp.float32)[None, :] - (width - 1) / 2 - shift[1]
     row, col = row * flip[0], col * flip[1]
@@ -56,8 +49,7 @@ def _warp(
     nearest = lge_mask[nearest_row.clip(0, height - 1), nearest_col.clip(0, width - 1)]
     mask = jnp.where(inside, nearest, jnp.zeros((), lge_mask.dtype))
 
-    source_row = source_row.clip(0, height - 1)
-    source_col = source_col.clip(0, width - 1)
+    source_row, source_col = source_row.clip(0, height - 1), source_col.clip(0, width - 1)
     top = jnp.floor(source_row).astype(jnp.int32)
     left = jnp.floor(source_col).astype(jnp.int32)
     down, right = source_row - top, source_col - left
@@ -74,7 +66,6 @@ def _warp(
         + tap(below, left, down * (1 - right))
         + tap(below, beside, down * right)
     )
-    frames, channels = video.shape[0], video.shape[-1]
     return jnp.moveaxis(out.reshape(height, width, frames, channels), 2, 0), mask
 
 
@@ -84,14 +75,8 @@ def augment(
     """Augment one clip and its mask; geometry moves both, photometry is constant over the clip.
 
     The label of the case is not touched: a crop that loses the MVO does not change the diagnosis.
-
-    Args:
-        video: uint8 ``[T, H, W, C]``.
-        lge_mask: uint8 ``[H, W]``.
-
-    Returns:
-        (float32 ``[T, H, W, C]`` in grey levels, not yet normalised; uint8 ``[H, W]``). The clip is
-        float64 where JAX computes in 64 bits.
+    uint8 ``[T, H, W, C]`` becomes float32 grey levels, not yet normalised (float64 where JAX
+    computes in 64 bits); the mask remains uint8 ``[H, W]``.
     """
     keys = jax.random.split(key, 7)
 

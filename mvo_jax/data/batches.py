@@ -14,18 +14,15 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 def batch_indices(seed: int, step: int, *, num_cases: int, batch_size: int) -> np.ndarray:
-    """Indices of the cases in one training batch.
+    """Indices of the cases in one training batch, int32 ``[batch_size]``.
 
     The stream of cases is one permutation of the split after another; batch k holds positions
     k * batch_size to (k + 1) * batch_size - 1, so no case is left out at the end of an epoch.
 
     Args:
-        seed: seed of the run, 0 or greater.
-        step: number of the step, from 0.
-        batch_size: global batch size over all devices.
-
-    Returns:
-        int32 ``[batch_size]``.
+        seed: of the run, 0 or greater.
+        step: from 0.
+        batch_size: over all devices.
 
     Raises:
         ValueError: an empty split or batch.

@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.ndimage import binary_fill_holes, convolve
@@ -54,24 +54,17 @@ class Finding:
 
 
 class Inspection:
-    """Collects clips one by one; ``findings`` says what is wrong with them together.
-
-    Attributes:
-        labels: split -> patient -> how many slices have which label.
-        shapes: of clips -> how many; so are ``source_frames``, ``spacings`` and ``placed`` counted.
-        rejected: what could not be read or prepared.
-        decisions: how the first slices were read: all that was decided without asking.
-        reading: what became of the images.
-    """
+    """Collects clips one by one; ``findings`` says what is wrong with them together."""
 
     def __init__(self):
+        # Split -> patient -> how many slices have which label.
         self.labels: dict[str, dict[str, Counter[int]]] = defaultdict(lambda: defaultdict(Counter))
         self.shapes: Counter[tuple[int, ...]] = Counter()
         self.source_frames: Counter[int] = Counter()
         self.spacings: Counter[str] = Counter()
         self.placed: Counter[str] = Counter()
-        self.rejected: list[Rejected] = []
-        self.decisions: list[dict[str, str]] = []
+        self.rejected: list[Rejected] = []  # what could not be read or prepared
+        self.decisions: list[dict[str, str]] = []  # of the first slices: how they were read
         self.reading = Reading()
         self._by_pixels: dict[str, str] = {}
         self._by_id: dict[str, str] = {}
@@ -79,11 +72,7 @@ class Inspection:
         self._rings = self._wrong_rings = 0
 
     def add(self, clip: Clip) -> list[str]:
-        """Take a clip in.
-
-        Returns:
-            What is wrong with this clip alone or with one seen before it; empty if nothing.
-        """
+        """Take a clip in; what is wrong with it alone or with one seen before it."""
         split = clip.split or _NO_SPLIT
         self.labels[split][clip.patient_id][clip.label] += 1
         self.shapes[clip.video.shape] += 1
@@ -92,12 +81,12 @@ class Inspection:
         self.reading.add(clip.case_id, clip.note, clip.images)
         if len(self.decisions) < MOST_DECISIONS:
             self.decisions.append(_decision(clip))
-        wrong = [*self._repeated(clip, split), *_faults(clip), *self._ring(clip)]
         if clip.centre_from is not None:
             self.placed[clip.centre_from] += 1
         if clip.needs_review:
             self._found[_MOTION].append(clip.case_id)
         where = f"{clip.case_id} ({clip.split})" if clip.split else clip.case_id
+        wrong = [*self._repeated(clip, split), *_faults(clip), *self._ring(clip)]
         for name, detail in wrong:
             self._found[name].append(f"{where}{detail}")
         return [f"{name}{detail}" for name, detail in wrong]
@@ -113,17 +102,10 @@ class Inspection:
         for split in sorted(self.labels, key=split_order):
             patients = self.labels[split].values()
             labels = sum(patients, Counter())
-            rows.append(
-                {
-                    "split": split,
-                    "cases": labels.total(),
-                    "patients": len(patients),
-                    "positive": labels[1],
-                    "negative": labels[0],
-                    "unknown": labels[UNLABELLED],
-                    "positive_patients": sum(1 in of_patient for of_patient in patients),
-                }
-            )
+            row = {"split": split, "cases": labels.total(), "patients": len(patients)}
+            row |= {"positive": labels[1], "negative": labels[0], "unknown": labels[UNLABELLED]}
+            row["positive_patients"] = sum(1 in of_patient for of_patient in patients)
+            rows.append(row)
         return rows
 
     def _repeated(self, clip: Clip, split: str) -> Iterator[tuple[str, str]]:
@@ -137,17 +119,15 @@ class Inspection:
             if seen.setdefault(key, where) is not where:
                 yield f"same {what} as another case", f" = {seen[key]}"
 
-    def _ring(self, clip: Clip) -> list[tuple[str, str]]:
+    def _ring(self, clip: Clip) -> Iterator[tuple[str, str]]:
         """What the myocardium encloses must be the cavity of the left ventricle."""
-        wrong = 0
-        for mask in clip.anatomy.values():
-            wall = mask == WALL
-            hole = np.asarray(binary_fill_holes(wall)) & ~wall
-            if hole.any():
-                self._rings += 1
-                wrong += (mask[hole] == CAVITY).mean() < 0.5
-        self._wrong_rings += wrong
-        return [(_RING, "")] if wrong else []
+        walls = [(mask, mask == WALL) for mask in clip.anatomy.values()]
+        within = [mask[np.asarray(binary_fill_holes(wall)) & ~wall] for mask, wall in walls]
+        wrong = [(inside == CAVITY).mean() < 0.5 for inside in within if inside.size]
+        self._rings += len(wrong)
+        self._wrong_rings += sum(wrong)
+        if any(wrong):
+            yield _RING, ""
 
     def findings(self) -> list[Finding]:
         """Everything that looks wrong, faults first."""
@@ -155,10 +135,7 @@ class Inspection:
         for split in sorted(self.labels):
             for patient in self.labels[split]:
                 splits_of[patient].append(split)
-
-        def named(patient: str) -> str:
-            return f"{patient} ({', '.join(splits_of[patient])})"
-
+        named = {patient: f"{patient} ({', '.join(names)})" for patient, names in splits_of.items()}
         shared = [p for p in sorted(splits_of) if len({*splits_of[p]} - {_UNLABELLED_SPLIT}) > 1]
         reversed_map = 2 * self._wrong_rings > self._rings
         found = [
@@ -167,14 +144,14 @@ class Inspection:
                 True,
                 f"{len(shared)} patients have slices in more than one split",
                 "divide by patient: check the column patient_id, prepare again",
-                list(map(named, shared)),
+                [named[patient] for patient in shared],
             ),
             _finding(
                 "patients spelt alike",
                 False,
                 ALIKE,
                 ALIKE_REMEDY,
-                [" and ".join(map(named, group)) for group in spelt_alike(splits_of)],
+                [" and ".join(map(named.__getitem__, group)) for group in spelt_alike(splits_of)],
             ),
             *self._one_class(),
             _finding(
@@ -256,55 +233,55 @@ def _finding(name: str, is_fault: bool, cause: str, remedy: str, cases: Sequence
 _RING = "myocardium does not enclose the cavity"
 _MOTION = "crop to review"
 
-# name -> (is a fault, cause, remedy)
+
+class _Check(NamedTuple):
+    is_fault: bool
+    cause: str
+    remedy: str
+
+
 _CHECKS = {
-    "same case id as another case": (
-        True,
-        "case ids are not unique",
-        "give every slice an id of its own",
+    "same case id as another case": _Check(
+        True, "case ids are not unique", "give every slice an id of its own"
     ),
-    "same pixels as another case": (
+    "same pixels as another case": _Check(
         True,
         "the same images go under two ids",
         "keep one of them; in two splits they make results look better than they are",
     ),
-    "label without MVO in the mask": (
-        True,
-        "the label says MVO, the LGE mask has none",
-        "correct the label or the mask",
+    "label without MVO in the mask": _Check(
+        True, "the label says MVO, the LGE mask has none", "correct the label or the mask"
     ),
-    "MVO in the mask without label": (
-        True,
-        "the label says no MVO, the LGE mask has some",
-        "correct the label or the mask",
+    "MVO in the mask without label": _Check(
+        True, "the label says no MVO, the LGE mask has some", "correct the label or the mask"
     ),
-    "unexpected mask values": (
+    "unexpected mask values": _Check(
         True,
         "LGE masks have values above 3",
         "say what the values mean with --mask_values and prepare again",
     ),
-    "constant image": (
+    "constant image": _Check(
         True,
         "clips or single frames are one constant grey",
         "export the images again or leave the case out",
     ),
-    "no motion": (
+    "no motion": _Check(
         True,
         "all frames of a clip are the same",
         "this is a single image, not a cine: leave it out",
     ),
-    "MVO outside the myocardium": (
+    "MVO outside the myocardium": _Check(
         True,
         "MVO touches neither infarct nor myocardium",
         "the values of the mask look exchanged: check --mask_values",
     ),
-    _MOTION: (
+    _MOTION: _Check(
         False,
         "no mask, contours or given centre, and the locator is not sure where the left ventricle "
         "is: these crops were placed by what moves, an estimate",
         "look at all of these crops; give the centre in a table where one misses the ventricle",
     ),
-    "mask touches the edge of the crop": (
+    "mask touches the edge of the crop": _Check(
         False,
         "the myocardium may be cut off",
         "look at these crops; give their centres in the table if the heart is not in the middle",

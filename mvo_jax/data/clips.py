@@ -53,8 +53,7 @@ def open_source(path: Path, *, form: str, options: Options, scratch: Path) -> So
     """Find out what a path holds, without reading images.
 
     Args:
-        path: folder or file; a ``.zip`` is unpacked.
-        scratch: folder that may be made for the content of a ``.zip``.
+        path: folder or file; a ``.zip`` is unpacked into ``scratch``, which may be made for it.
 
     Raises:
         UserError: the path does not exist, is empty or is not recognised, or a cohort is damaged.
@@ -68,7 +67,10 @@ def open_source(path: Path, *, form: str, options: Options, scratch: Path) -> So
             if not sum(cohort.cases.values()):
                 raise UserError(f"the cohort {path} has no case", "prepare it again")
             return Source(path, "cohort", cohort, len(read_rows(path / REJECTED)))
-        simulated = _simulated_cohorts(path)
+        # The path itself, or below it as they are stored.
+        patterns = (f"{below}/{TFDS_INDEX}" for below in (".", "*", "*/*", "phantom/*/*"))
+        found = next(filter(None, (sorted(path.glob(one)) for one in patterns)), [])
+        simulated = [index.parent for index in found]
         if len(simulated) > 1:
             names = ", ".join(str(folder.relative_to(path)) for folder in simulated[:4])
             raise UserError(
@@ -84,20 +86,11 @@ def open_source(path: Path, *, form: str, options: Options, scratch: Path) -> So
     return Source(path, importer.name, (importer, folder, options))
 
 
-def _simulated_cohorts(path: Path) -> list[Path]:
-    """Folders of simulated cohorts: the path itself, or below it as they are stored."""
-    for pattern in (".", "*", "*/*", "phantom/*/*"):
-        found = sorted(p.parent for p in path.glob(f"{pattern}/{TFDS_INDEX}"))
-        if found:
-            return found
-    return []
-
-
 def read_clips(source: Source, target: Target | None) -> Iterator[Clip | Rejected]:
     """Read every slice of a source; what cannot be read is reported and does not stop the rest.
 
     Args:
-        target: geometry to bring the clips to; None leaves a cohort's as they are stored.
+        target: None leaves a cohort's clips as they are stored.
 
     Raises:
         UserError: a cohort is damaged or too small for the target, or nothing is there at all.
@@ -141,16 +134,17 @@ def _stored_clips(source: Source, target: Target | None) -> Iterator[Clip | Reje
     if source.kind == "cohort":
         cohort = source.opened
         builder, verify, splits = cohort.builder(), cohort.verify, cohort.cases
-        manifest, spacing = cohort.manifest(), cohort.spacing_mm
+        frames, size, spacing = cohort.frames, cohort.image_size, cohort.spacing_mm
+        manifest = cohort.manifest()
         if target is not None:
             _warn_of_versions(source.path, cohort, target, manifest)
     else:
         from mvo_jax.data.phantom.storage import verify_split
 
         builder, verify = source.opened, functools.partial(verify_split, source.opened)
+        frames, size = builder.info.features["video"].shape[:2]
         splits = builder.info.splits
-        spacing = SIMULATED_FIELD_OF_VIEW_MM / builder.info.features["video"].shape[1]
-    frames, size = builder.info.features["video"].shape[:2]
+        spacing = SIMULATED_FIELD_OF_VIEW_MM / size
     fits = target is None or (
         (frames, size) == (target.frames, target.image_size)
         and abs(spacing / target.spacing_mm - 1) <= _SAME_SPACING
@@ -168,7 +162,26 @@ def _stored_clips(source: Source, target: Target | None) -> Iterator[Clip | Reje
         verify(split)
         for case in builder.as_data_source(split=split):
             known = manifest.get(case["case_id"].decode(), {})
-            clip = _stored_clip(case, f"{source.path} [{split}]", split, spacing, known)
+            mask, window = case["lge_mask"], None
+            if known:
+                corner = float(known["start_row"]), float(known["start_column"])
+                step = float(known["step_row"]), float(known["step_column"])
+                confidence = float(known["confidence"]) if known.get("confidence") else None
+                window = Window(corner, step, size, known["centre_from"], confidence)
+            clip = Clip(
+                case_id=case["case_id"].decode(),
+                patient_id=case["patient_id"].decode(),
+                slice_index=int(case["slice_index"]),
+                source=f"{source.path} [{split}]",
+                note=known.get("note", ""),
+                video=case["video"],
+                lge_mask=mask if mask.any() else None,
+                label=int(case["label"]),
+                spacing_mm=None if known.get("spacing_mm") == "" else spacing,
+                source_frames=int(known.get("source_frames", frames)),
+                window=window,
+                split=split,
+            )
             yield clip if target is None or fits else _refit(clip, target)
 
 
@@ -194,35 +207,6 @@ def _warn_of_locator(path: Path, placed: int, trained: int) -> None:
     )
 
 
-def _stored_clip(
-    case: Mapping[str, Any], source: str, split: str, spacing: float, known: Mapping[str, str]
-) -> Clip:
-    """A case as it is stored, with what the manifest knows of it."""
-    mask = case["lge_mask"]
-    return Clip(
-        case_id=case["case_id"].decode(),
-        patient_id=case["patient_id"].decode(),
-        slice_index=int(case["slice_index"]),
-        source=source,
-        note=known.get("note", ""),
-        video=case["video"],
-        lge_mask=mask if mask.any() else None,
-        label=int(case["label"]),
-        spacing_mm=None if known.get("spacing_mm") == "" else spacing,
-        source_frames=int(known.get("source_frames", len(case["video"]))),
-        window=_stored_window(known, case["video"].shape[1]) if known else None,
-        split=split,
-    )
-
-
-def _stored_window(row: Mapping[str, str], size: int) -> Window:
-    """The window that a manifest tells of."""
-    corner = float(row["start_row"]), float(row["start_column"])
-    step = float(row["step_row"]), float(row["step_column"])
-    confidence = float(row["confidence"]) if row.get("confidence") else None
-    return Window(corner, step, size, row["centre_from"], confidence)
-
-
 def _refit(clip: Clip, target: Target) -> Clip | Rejected:
     """A stored clip in another geometry, its grey values kept."""
     height, width = clip.video.shape[1:3]
@@ -238,20 +222,12 @@ def _refit(clip: Clip, target: Target) -> Clip | Rejected:
     (result,) = prepare_series([one], stored)
     if isinstance(result, Rejected):
         return result
-    return dataclasses.replace(
-        result, split=clip.split, source_frames=clip.source_frames, window=clip.window
-    )
+    kept = {key: getattr(clip, key) for key in ("split", "source_frames", "window")}
+    return dataclasses.replace(result, **kept)
 
 
 def geometry_of(data_config: Any) -> Target:
-    """How clips of a training cohort were made, so that others can be made alike.
-
-    Args:
-        data_config: see ``splits.load_split``.
-
-    Raises:
-        UserError: the prepared cohort cannot be opened.
-    """
+    """How clips of a training cohort, see ``splits.load_split``, were made."""
     if data_config.name == "cohort":
         from mvo_jax.data.cohort.storage import open_cohort  # imports TFDS
 
@@ -279,9 +255,9 @@ def clip_batch(video: np.ndarray, clip_shape: tuple[int, ...], *, taken_by: str)
     """Clips as a model takes them, ``[B, T, H, W, 1]``.
 
     Args:
-        video: uint8 ``[B, T, H, W]`` or ``[B, T, H, W, 1]``.
-        clip_shape: (T, H, W, 1) that the model takes.
-        taken_by: what takes them, in messages.
+        video: uint8; the last axis may be left out.
+        clip_shape: (T, H, W, 1).
+        taken_by: in messages.
 
     Raises:
         UserError: clips of another type or shape, or none.

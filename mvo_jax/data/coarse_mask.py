@@ -19,11 +19,11 @@ def coarse_mask(lge_mask: ArrayT, mask_size: int) -> ArrayT:
     right, as the paper says. Numpy arrays and jitted JAX arrays give bit-identical results.
 
     Args:
-        lge_mask: ``[..., n, n]`` with values 0 background, 1 infarct, 2 MVO, 3 myocardium.
+        lge_mask: ``[..., n, n]``, see ``labels``.
         mask_size: m, 1 to n; m == n returns the raw MVO mask.
 
     Returns:
-        ``[..., m, m]`` float32 in [0, 1].
+        float32 ``[..., m, m]`` in [0, 1].
 
     Raises:
         ValueError: the mask is not square, or ``mask_size`` is not in 1 to n.

@@ -15,11 +15,7 @@ LABEL_RULE = "1 where the LGE mask of a slice, as drawn, has a pixel of MVO, els
 
 
 def cohort_card(data_config: Any) -> dict[str, Any]:
-    """What is true of all splits.
-
-    Args:
-        data_config: see ``splits.load_split``.
-    """
+    """What is true of all splits, see ``splits.load_split``."""
     card: dict[str, Any] = {
         "data": dataset_line(data_config),
         "kind": "simulated" if data_config.name == "phantom" else "prepared",

@@ -8,13 +8,9 @@ LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5
 
 
 def intensity_range(clip: np.ndarray) -> tuple[float, float]:
-    """Grey values that become 0 and 255: the percentiles 0.5 and 99.5 of the clip.
+    """Grey values that become 0 and 255: the percentiles 0.5 and 99.5 of a finite clip.
 
-    Args:
-        clip: ``[T, H, W]``, finite.
-
-    Returns:
-        (low, high). Where the percentiles coincide (a nearly empty image), minimum and maximum.
+    Where they coincide (a nearly empty image), minimum and maximum.
     """
     low, high = np.percentile(clip, [LOW_PERCENTILE, HIGH_PERCENTILE])
     if high <= low:
@@ -23,9 +19,7 @@ def intensity_range(clip: np.ndarray) -> tuple[float, float]:
 
 
 def to_uint8(clip: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Map ``[low, high]`` linearly to 0 to 255, round and saturate.
-
-    One map for the whole clip: frames stay comparable, contrast over time is kept.
+    """Map ``[low, high]`` linearly to 0 to 255, round and saturate; one map for the whole clip.
 
     Raises:
         ValueError: the range is empty.

@@ -1,7 +1,7 @@
 """What the numbers in masks and labels mean; every room may use it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -29,8 +29,7 @@ def mvo_parts(lge_mask: np.ndarray) -> np.ndarray:
     """Connected parts of the MVO in ``[H, W]``, numbered from 1, corners included; 0 elsewhere."""
     from scipy import ndimage
 
-    parts: Any = ndimage.label(lge_mask == MVO, np.ones((3, 3)))
-    return parts[0]
+    return cast(Any, ndimage.label(lge_mask == MVO, np.ones((3, 3))))[0]
 
 
 def fills_cavity(lge_mask: np.ndarray) -> bool:
@@ -47,9 +46,8 @@ def fills_cavity(lge_mask: np.ndarray) -> bool:
     if (
         2 * (lge_mask == MYOCARDIUM).sum() <= wall.sum()
         or (inside & mvo).sum() < 0.9 * inside.sum()
+        or inside.sum() < _LEAST_CAVITY * filled.sum()
     ):
-        return False
-    if inside.sum() < _LEAST_CAVITY * filled.sum():
         return False
     apart = np.argwhere(mvo).mean(axis=0) - np.argwhere(wall).mean(axis=0)
     return bool(np.hypot(*apart) < np.sqrt(filled.sum() / np.pi) / 4)
@@ -71,10 +69,6 @@ def middle_of(where: np.ndarray) -> np.ndarray:
 
 
 def largest_cavity(anatomy: Mapping[int, np.ndarray]) -> int | None:
-    """The annotated frame with the largest LV cavity, end-diastole; None where none is drawn.
-
-    Args:
-        anatomy: frame -> label image of any shape.
-    """
+    """The annotated frame with the largest LV cavity, end-diastole; None where none is drawn."""
     areas = {frame: int((mask == CAVITY).sum()) for frame, mask in anatomy.items()}
     return max(areas, key=areas.__getitem__) if any(areas.values()) else None

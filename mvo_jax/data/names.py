@@ -11,11 +11,7 @@ def composed(name: str) -> str:
 
 
 def spelt_alike(names: Iterable[str]) -> list[list[str]]:
-    """Names that are one but for capital letters, spaces at the ends or their form in Unicode.
-
-    Returns:
-        Sorted groups of two names or more.
-    """
+    """Sorted groups of names that differ in capital letters, outer spaces or Unicode form only."""
     groups: dict[str, set[str]] = defaultdict(set)
     for name in names:
         groups[composed(name.strip().casefold())].add(name)

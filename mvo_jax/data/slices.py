@@ -28,23 +28,13 @@ LOCATOR = 2
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Grid:
-    """The voxels of a source, by which a result is written back to where it belongs.
+    """The voxels of a source, one object for its slices: where a result is written back to."""
 
-    Slices of one source share one object.
-
-    Attributes:
-        shape: (X, Y, Z) as stored.
-        affine: float ``[4, 4]`` of these to RAS mm.
-        order: which stored axis is shown as columns, rows and slices.
-        flips: whether (columns, rows, slices) are then reversed.
-        oriented: whether the source states where it lies.
-    """
-
-    shape: tuple[int, ...]
-    affine: np.ndarray
-    order: tuple[int, int, int] = (0, 1, 2)
-    flips: tuple[bool, bool, bool] = (False, False, False)
-    oriented: bool = True
+    shape: tuple[int, ...]  # (X, Y, Z) as stored
+    affine: np.ndarray  # float ``[4, 4]`` of these to RAS mm
+    order: tuple[int, int, int] = (0, 1, 2)  # stored axis shown as columns, rows and slices
+    flips: tuple[bool, bool, bool] = (False, False, False)  # which of these are then reversed
+    oriented: bool = True  # whether the source states where it lies
 
     @property
     def is_plain(self) -> bool:
@@ -61,14 +51,7 @@ class Grid:
         )
 
     def stored(self, planes: Mapping[int, np.ndarray]) -> np.ndarray:
-        """A volume on these voxels from images as they are shown.
-
-        Args:
-            planes: number of the slice as shown -> ``[H, W]``; the others become 0.
-
-        Returns:
-            float32 ``(X, Y, Z)``.
-        """
+        """A float32 volume on these voxels: slice as shown -> ``[H, W]``; the others become 0."""
         shown = np.zeros([self.shape[axis] for axis in self.order], np.float32)
         for z, plane in planes.items():
             shown[..., z] = plane.T
@@ -78,30 +61,18 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slice:
-    """Which slice it is.
+    """Which slice it is."""
 
-    Attributes:
-        case_id: name, unique in its source.
-        patient_id: patient; slices of one patient share it.
-        slice_index: 0-based position in the stack.
-        source: file or folder it came from, for messages and the manifest.
-        note: what a user should know of how it was read: what was left out or taken for granted.
-        images: what became of the images that belong to it: ``used``, or why not -> how many; empty
-            of formats that hold one cine a file.
-        drawn_on: which slices of the LGE it has its mask from, for the page.
-        grid: voxels of the source; None where the format has no place in space.
-        plane: number of the slice in ``grid``, as shown.
-    """
-
-    case_id: str
-    patient_id: str
-    slice_index: int
-    source: str
-    note: str = ""
+    case_id: str  # unique in its source
+    patient_id: str  # slices of one patient share it
+    slice_index: int  # 0-based position in the stack
+    source: str  # file or folder it came from, for messages and the manifest
+    note: str = ""  # what a user should know: what was left out or taken for granted
+    # Its images: ``used``, or why not -> how many; empty of formats that hold one cine a file.
     images: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    drawn_on: str = ""
-    grid: Grid | None = None
-    plane: int = 0
+    drawn_on: str = ""  # which slices of the LGE it has its mask from, for the page
+    grid: Grid | None = None  # voxels of the source; None where it has no place in space
+    plane: int = 0  # number of the slice in ``grid``, as shown
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -114,38 +85,23 @@ class CineSlice(Slice):
     """One short-axis slice over one heart beat, as it lies in the source.
 
     Rows run down and columns to the right as the image is displayed.
-
-    Attributes:
-        cine: ``[T, H, W]`` grey values of any real dtype, phases in time order, evenly spaced over
-            one beat.
-        pixel_mm: (row, column) spacing; None where the format does not say.
-        lge_mask: uint8 ``[H, W]`` on the grid of the cine, 0 background, 1 infarct, 2 MVO,
-            3 myocardium; None without LGE.
-        has_mvo: whether the mask as drawn, before any resampling, has MVO; None without LGE. Read
-            from ``lge_mask`` where it is not given.
-        anatomy: source frame -> uint8 ``[H, W]``, 0 background, 1 LV cavity, 2 LV myocardium;
-            only annotated frames.
-        centre: (row, column) of the crop in pixels, given by the user.
-        end_diastole: 0-based frame.
-        position_mm: along the normal of the slice; None where unknown.
-        label: what a table says of this very slice.
-        orientation_rule: first version of the orientation rule under which it looks so.
-        unplaced: drawings of the same LGE that lie on no slice of the cine.
-        refusal: (cause, remedy) of a slice that was found and cannot be used; ``cine`` is empty.
     """
 
-    cine: np.ndarray
-    pixel_mm: tuple[float, float] | None
+    cine: np.ndarray  # ``[T, H, W]``, any real dtype, in time order, evenly spaced over one beat
+    pixel_mm: tuple[float, float] | None  # (row, column); None where the format does not say
+    # uint8 ``[H, W]`` on the grid of the cine: 0 background, 1 infarct, 2 MVO, 3 myocardium.
     lge_mask: np.ndarray | None = None
+    # Of the mask as drawn, before resampling; read from ``lge_mask`` where it is not given.
     has_mvo: bool | None = None
+    # Annotated source frames -> uint8 ``[H, W]``: 0 background, 1 LV cavity, 2 LV myocardium.
     anatomy: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
-    centre: tuple[float, float] | None = None
-    end_diastole: int | None = None
-    position_mm: float | None = None
-    label: int | None = None
-    orientation_rule: int = 1
-    unplaced: tuple["Rejected", ...] = ()
-    refusal: tuple[str, str] | None = None
+    centre: tuple[float, float] | None = None  # (row, column) of the crop, given by the user
+    end_diastole: int | None = None  # 0-based frame
+    position_mm: float | None = None  # along the normal of the slice; None where unknown
+    label: int | None = None  # what a table says of this very slice
+    orientation_rule: int = 1  # first version of the rule under which it looks so
+    unplaced: tuple["Rejected", ...] = ()  # drawings of the LGE that lie on no slice of the cine
+    refusal: tuple[str, str] | None = None  # (cause, remedy) of one without use; no ``cine``
 
     def __post_init__(self):
         if self.has_mvo is None and self.lge_mask is not None:
@@ -156,24 +112,15 @@ class CineSlice(Slice):
 class Target:
     """What every prepared clip has in common.
 
-    Attributes:
-        frames: frames over the beat.
-        image_size: pixels along each side.
-        spacing_mm: side of a pixel.
-        window: grey values that become 0 and 255; None for robust percentiles of each clip.
-        end_diastole_first: roll the cycle so that it starts at end-diastole.
-        orientation: version of the orientation rule.
-        locator: version of what places crops where nothing is drawn or given.
-
     Raises:
         UserError: a number out of range.
     """
 
-    frames: int = 30
-    image_size: int = 64
-    spacing_mm: float = 2.0
-    window: tuple[float, float] | None = None
-    end_diastole_first: bool = False
+    frames: int = 30  # over the beat
+    image_size: int = 64  # pixels along each side
+    spacing_mm: float = 2.0  # side of a pixel
+    window: tuple[float, float] | None = None  # grey to 0 and 255; None: each clip's percentiles
+    end_diastole_first: bool = False  # roll the cycle so that it starts there
     orientation: int = ORIENTATION_RULE
     locator: int = LOCATOR
 
@@ -207,28 +154,17 @@ class Window:
 
     Output pixel k covers source pixels ``start + k * step`` to ``start + (k + 1) * step``, counted
     from the outer edge of pixel 0.
-
-    Attributes:
-        start: (row, column).
-        step: source pixels an output pixel, (row, column).
-        size: output pixels along each side.
-        centre_from: ``given``, ``mask``, ``contours``, ``locator``, ``motion`` or ``whole image``.
-        confidence: of the locator, 0 to 1, also where motion was taken because it is low; None
-            where it was not asked.
     """
 
-    start: tuple[float, float]
-    step: tuple[float, float]
-    size: int
-    centre_from: str
+    start: tuple[float, float]  # (row, column)
+    step: tuple[float, float]  # source pixels an output pixel, (row, column)
+    size: int  # output pixels along each side
+    centre_from: str  # given, mask, contours, locator, motion or whole image
+    # Of the locator, 0 to 1, also where motion was taken because it is low; None: it was not asked.
     confidence: float | None = None
 
     def to_crop(self, points: np.ndarray) -> np.ndarray:
-        """Source pixel coordinates (row, column; pixel centres are integers) in the crop.
-
-        Args:
-            points: float ``[..., 2]``.
-        """
+        """Pixels ``[..., 2]`` of the source (row, column; centres are integers) in the crop."""
         return (np.asarray(points) + 0.5 - np.array(self.start)) / np.array(self.step) - 0.5
 
     def to_source(self, points: np.ndarray) -> np.ndarray:
@@ -237,10 +173,7 @@ class Window:
 
 
 class Overview(NamedTuple):
-    """One frame of the source, uint8 ``[H, W]``, and the edges of the crop in it.
-
-    Edges are counted from the outer edge of pixel 0.
-    """
+    """A frame of the source, uint8 ``[H, W]``, and the crop's edges from the edge of pixel 0."""
 
     image: np.ndarray
     top: float
@@ -251,35 +184,21 @@ class Overview(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clip(Slice):
-    """A slice in the geometry of a model: what is stored, trained on, predicted and shown.
+    """A slice in the geometry of a model: what is stored, trained on, predicted and shown."""
 
-    Attributes:
-        video: uint8 ``[T, H, W, 1]``.
-        lge_mask: uint8 ``[H, W]``; None where nothing is drawn.
-        label: 1 MVO, 0 none, -1 unlabelled; of the mask before resampling and cropping.
-        spacing_mm: side of a pixel; None where the source does not say.
-        source_frames: phases in the source.
-        anatomy: source frame -> uint8 ``[H, W]``, 1 LV cavity, 2 LV myocardium.
-        window: where the crop lies in the source; None where nobody knows.
-        first_frame: source frame (0-based) that the clip starts at.
-        intensity: grey values that became 0 and 255; None of stored clips.
-        source_pixels: hash of the slice as read, before crop and grey scale; empty of stored clips.
-        split: stored split of a cohort; None of other sources.
-        overview: the source around the crop; None of cohorts, which store crops only.
-    """
-
-    video: np.ndarray
-    lge_mask: np.ndarray | None
-    label: int
-    spacing_mm: float | None
-    source_frames: int
+    video: np.ndarray  # uint8 ``[T, H, W, 1]``
+    lge_mask: np.ndarray | None  # uint8 ``[H, W]``; None where nothing is drawn
+    label: int  # 1 MVO, 0 none, -1 unlabelled; of the mask before resampling and cropping
+    spacing_mm: float | None  # side of a pixel; None where the source does not say
+    source_frames: int  # phases in the source
+    # Source frame -> uint8 ``[H, W]``, 1 LV cavity, 2 LV myocardium.
     anatomy: Mapping[int, np.ndarray] = dataclasses.field(default_factory=dict)
-    window: Window | None = None
-    first_frame: int = 0
-    intensity: tuple[float, float] | None = None
-    source_pixels: str = ""
-    split: str | None = None
-    overview: Overview | None = None
+    window: Window | None = None  # where the crop lies in the source; None where nobody knows
+    first_frame: int = 0  # source frame (0-based) that the clip starts at
+    intensity: tuple[float, float] | None = None  # grey to 0 and 255; None of stored clips
+    source_pixels: str = ""  # hash before crop and grey scale; empty of stored clips
+    split: str | None = None  # stored split of a cohort; None of other sources
+    overview: Overview | None = None  # the source around; None of cohorts, which store crops only
 
     @property
     def centre_from(self) -> str | None:

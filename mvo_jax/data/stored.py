@@ -32,12 +32,9 @@ def check_files(
     files: Mapping[str, Mapping[str, Any]],
     damaged: Callable[[Path, str, str], UserError],
 ) -> None:
-    """Check that every file is there in its full size, and the content of the small ones.
-
-    Files of cases are hashed when they are read.
+    """Check that all are there in full size, and what small ones hold; cases are, when read.
 
     Args:
-        folder: of the cohort.
         files: as ``hashes`` gave them.
         damaged: the error for (folder, name of the file, what is wrong with it).
     """
@@ -82,13 +79,10 @@ def quiet_tfds() -> Iterator[None]:
 
 @contextlib.contextmanager
 def progress(title: str, unit: str, *, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """A function to call after each of many things; a bar on a terminal, log lines elsewhere.
+    """``advance(**other_counts)`` after each of many: a bar on a terminal, log lines elsewhere.
 
     Args:
         total: how many there are, for a line every tenth; else there is one every ten seconds.
-
-    Yields:
-        ``advance(**counts)``, with what else there is to count.
     """
     lines = not sys.stderr.isatty()
     started = last = time.monotonic()
@@ -100,14 +94,12 @@ def progress(title: str, unit: str, *, total: int | None = None) -> Iterator[Cal
             done += 1
             bar.update()
             bar.set_postfix(counts, refresh=False)
-            now = time.monotonic()
-            if total is None:
-                due = now - last >= _SECONDS_BETWEEN_LINES
-            else:
-                due = done * 10 // total > (done - 1) * 10 // total
+            now, of = time.monotonic(), ""
+            due = now - last >= _SECONDS_BETWEEN_LINES
+            if total is not None:
+                due, of = done * 10 // total > (done - 1) * 10 // total, f"/{total}"
             if lines and due:
                 last = now
-                of = "" if total is None else f"/{total}"
                 more = "".join(f", {n} {name}" for name, n in counts.items())
                 logger.info(f"{title}: {done}{of} {unit}{more}, {now - started:.0f} s")
 

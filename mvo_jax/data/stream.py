@@ -19,7 +19,7 @@ def read_batches(
 
     Args:
         indices_of: from a step to the int ``[B]`` cases of its batch.
-        ahead: batches kept in host memory beside the one in use, at least 1.
+        ahead: batches in host memory beside the one in use, at least 1.
 
     Yields:
         'video' uint8 ``[B, T, H, W, 1]``, 'lge_mask' uint8 ``[B, H, W]`` and 'label' int32 ``[B]``.

@@ -13,20 +13,11 @@ from mvo_jax.data.slices import Clip, Rejected, Target
 _FEW = 8  # series that are read here: a child takes as long to start
 _MOST_CHILDREN = 4
 
-Read = Callable[[Series], list[Clip | Rejected]]
-
 
 def read_in_order(
     importer: Importer, options: Options, target: Target, todo: Iterator[Series]
 ) -> Iterator[list[Clip | Rejected]]:
-    """Read series, several at a time where there are many: a child each, and one series a child.
-
-    Args:
-        todo: the series; taken as they are needed.
-
-    Yields:
-        What ``read_series`` gives of each, in order.
-    """
+    """What ``read_series`` gives of each, in order; where there are many, several at a time."""
     read = functools.partial(
         read_series, importer.load, options=options, target=target, with_overview=True
     )
@@ -42,7 +33,7 @@ def read_in_order(
     )
 
 
-def _found_elsewhere(read: Read) -> bool:
+def _found_elsewhere(read: Callable[[Series], object]) -> bool:
     """Whether a child can import the function: not if it is of a notebook or a script."""
     try:
         return b"__main__" not in pickle.dumps(read)

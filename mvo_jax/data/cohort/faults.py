@@ -18,12 +18,10 @@ def label_fault(slices: Sequence[CineSlice], label: int | None) -> UserError | N
     if label == 1 and not seen:
         why = "there is no LGE mask"
         remedy = "add the mask (training needs to know where the MVO is), or leave the label empty"
-    elif label == 1 and not any(seen):
-        why = "the LGE mask has no MVO pixel"
-    elif label == 0 and any(seen):
-        why = "the LGE mask has MVO pixels"
-    else:
+    elif label == any(seen):
         return None
+    else:
+        why = f"the LGE mask has {'MVO pixels' if any(seen) else 'no MVO pixel'}"
     return UserError(
         f"{printable(slices[0].source)}: the table says label {label} and {why}", remedy
     )

@@ -10,15 +10,8 @@ from mvo_jax.errors import UserError
 def split_of_fold(cohort: CohortFolder, name: str, *, fold: int, folds: int) -> frozenset[str]:
     """The cases of a split where one fold is tested on.
 
-    The folds are those of ``prepare --folds`` with the same number and the cohort's seed: each
-    class of patients in equal shares, and all slices of a patient in one fold. See
-    ``parts_of_fold`` for what makes up a split.
-
-    Args:
-        cohort: the cohort; its unlabelled cases belong to no fold.
-
-    Returns:
-        Names of cases.
+    The folds are those of ``prepare --folds`` with the same number and the cohort's seed; cases
+    without label belong to none.
 
     Raises:
         UserError: no such split or fold, too few folds or patients, or a fold that has one class.
@@ -34,13 +27,13 @@ def split_of_fold(cohort: CohortFolder, name: str, *, fold: int, folds: int) -> 
             "training needs LGE masks; prepare with them, or use this cohort for prediction only",
         )
     divided = divide(of_patient, Partition(folds=folds, seed=cohort.settings["seed"]))
-    cases: dict[int, dict[str, int]] = {i: {} for i in range(folds)}
-    for row in rows:
-        number = int(divided[row["patient_id"]].removeprefix("fold_"))
-        cases[number][row["case_id"]] = int(row["label"])
-    for number, labels in cases.items():
+    cases: list[dict[str, str]] = [
+        {row["case_id"]: row["label"] for row in rows if divided[row["patient_id"]] == f"fold_{i}"}
+        for i in range(folds)
+    ]
+    for number, labels in enumerate(cases):
         if len(set(labels.values())) < 2:
-            what = "all with MVO" if 1 in labels.values() else "none with MVO"
+            what = "all with MVO" if "1" in labels.values() else "none with MVO"
             raise UserError(
                 f"fold {number} of {folds} has one class: {len(labels)} cases, {what}",
                 "use fewer folds, or add patients of the class that it lacks",

@@ -30,7 +30,7 @@ def find_heart(slices: Sequence[CineSlice], locator: int) -> list[Placed]:
     """Centre of the left ventricle in each slice, from all of them if possible.
 
     The locator looks at the stack; where it is unsure of that, at each slice; where it is unsure of
-    a slice too, the motion of the stack is taken, which ``Placed.by`` says.
+    a slice too, the motion of the stack is taken.
 
     Args:
         slices: sound ones of one patient, of one size and one known spacing.
@@ -59,11 +59,8 @@ def has_centre(one: CineSlice) -> bool:
 
 def heart_region(one: CineSlice) -> np.ndarray | None:
     """Bool ``[H, W]``: all that the crop must hold, over all annotated frames; None if nothing."""
-    region = np.zeros(one.cine.shape[1:], bool)
-    if one.lge_mask is not None:
-        region |= one.lge_mask > 0
-    for mask in one.anatomy.values():
-        region |= mask > 0
+    masks = [one.lge_mask, *one.anatomy.values()]
+    region = np.any([mask > 0 for mask in masks if mask is not None], axis=0)
     return region if region.any() else None
 
 
@@ -88,12 +85,7 @@ class Edges(NamedTuple):
 
 
 def moving_edges(cine: np.ndarray, pixel_mm: tuple[float, float]) -> Edges:
-    """Edges of the mean image where it moves with the beat; none in a still image.
-
-    Args:
-        cine: ``[T, H, W]``.
-        pixel_mm: (row, column) spacing.
-    """
+    """Edges of the mean image of ``[T, H, W]`` where it moves with the beat; none in a still."""
     mean = gaussian_filter(cine.mean(axis=0, dtype=np.float32), [_EDGE_MM / p for p in pixel_mm])
     by_row, by_column = (np.asarray(g) for g in np.gradient(mean, *pixel_mm))
     slope = np.hypot(by_row, by_column)
@@ -115,12 +107,7 @@ def ring_votes(edges: Edges, size_mm: np.ndarray) -> np.ndarray:
     A Hough transform for circles: every edge votes along its gradient, towards the bright blood,
     once for every radius a ventricle has. What counts at a place is its best radius, as edges of
     one ring agree on it; those of the right ventricle, which moves more, have no common centre.
-
-    Args:
-        size_mm: (rows, columns) of the image.
-
-    Returns:
-        Votes in cells of 2 mm.
+    Votes are in cells of 2 mm over ``size_mm`` (rows, columns).
     """
     shape = np.ceil(size_mm / _CELL_MM).astype(int)
     votes = []
@@ -129,25 +116,18 @@ def ring_votes(edges: Edges, size_mm: np.ndarray) -> np.ndarray:
         inside = ((there >= 0) & (there < shape[:, None])).all(axis=0)
         index = there[0, inside] * shape[1] + there[1, inside]
         votes.append(np.bincount(index, edges.weight[inside], shape[0] * shape[1]))
-    blur = (2.0, 2.0, 2.0)  # 3 mm in radius, 4 mm in place
     stacked = np.stack(votes).astype(np.float32).reshape(-1, *shape)
-    best = gaussian_filter(stacked, blur).max(axis=0)
+    best = gaussian_filter(stacked, 2.0).max(axis=0)  # 3 mm in radius, 4 mm in place
     return best / max(float(best.sum()), 1e-12)
 
 
 def heart_centre(slices: Sequence[CineSlice]) -> np.ndarray:
-    """Centre of the left ventricle of a stack by its motion, pixels from the image's outer edge.
+    """Centre ``[2]`` of the left ventricle of a stack by its motion, as ``Placed`` counts.
 
     Short-axis slices have the ventricle in about the same place, so their votes are summed. They
     are weighted by where hearts lie (a Gaussian about the image's middle with a fifth of its
     shorter side); from the best place the centre moves to where the edges of the ring around it
     point. Without any edge it is the image's middle.
-
-    Args:
-        slices: sound ones of one patient, of one size and one known spacing.
-
-    Returns:
-        float ``[2]`` (row, column).
     """
     shape, pixel_mm = slices[0].cine.shape[1:], slices[0].pixel_mm
     assert pixel_mm is not None

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from mvo_jax.errors import UserError
@@ -15,17 +14,12 @@ _MIN_FOLDS = 3  # one to test, one to choose the threshold on, one to train
 class Partition:
     """How a cohort is divided.
 
-    Attributes:
-        fractions: shares of the patients in train, validation and test; sum 1.
-        folds: number of folds; 0 for ``fractions``.
-        seed: another seed, another division.
-
     Raises:
         UserError: shares that are no shares, or too few folds.
     """
 
-    fractions: tuple[float, ...] = (0.65, 0.15, 0.2)
-    folds: int = 0
+    fractions: tuple[float, ...] = (0.65, 0.15, 0.2)  # of patients in train, validation and test
+    folds: int = 0  # their number; 0 for ``fractions``
     seed: int = 0
 
     def __post_init__(self):
@@ -50,16 +44,10 @@ class Partition:
 
 
 def divide(labels: Mapping[str, Sequence[int]], partition: Partition) -> dict[str, str]:
-    """Divide patients, each class in the same shares.
+    """Stored split of every patient, from the labels (0, 1) of its cases; classes in equal shares.
 
     A patient's class is whether any of its cases has MVO. Within a class the order is that of a
     hash of seed and name, so it depends on no other patient and on no order of files.
-
-    Args:
-        labels: patient -> labels of its cases (0, 1).
-
-    Returns:
-        Patient -> stored split.
 
     Raises:
         UserError: fewer patients than splits.
@@ -71,20 +59,18 @@ def divide(labels: Mapping[str, Sequence[int]], partition: Partition) -> dict[st
             f"({', '.join(shares)})",
             "add patients, or divide differently: --fractions 1,0,0 puts all into train",
         )
-    classes: dict[int, list[str]] = defaultdict(list)
-    for patient, values in labels.items():
-        classes[max(values)].append(patient)
+
+    def place(patient: str) -> tuple[int, bytes]:
+        digest = hashlib.sha256(f"{partition.seed}\0{patient}".encode()).digest()
+        return max(labels[patient]), digest
+
     out: dict[str, str] = {}
     filled = dict.fromkeys(shares, 0)
-    for value in sorted(classes):
-        names = sorted(classes[value], key=lambda p: _hash(partition.seed, p))
-        for patient in names:
-            # The split that is farthest behind its share, so rounding evens out over the classes.
-            done = len(out) + 1
-            behind = {split: share * done - filled[split] for split, share in shares.items()}
-            split = max(behind, key=behind.__getitem__)
-            out[patient] = split
-            filled[split] += 1
+    for done, patient in enumerate(sorted(labels, key=place), 1):
+        # The split that is farthest behind its share, so rounding evens out over the classes.
+        split = max(shares, key=lambda name: shares[name] * done - filled[name])
+        out[patient] = split
+        filled[split] += 1
     return out
 
 
@@ -107,24 +93,3 @@ def parts_of_fold(fold: int, folds: int) -> dict[str, list[int]]:
 def split_order(name: str) -> tuple[int, str]:
     """Sorts splits as people list them: train, validation, test, then the others by name."""
     return (SPLITS.index(name) if name in SPLITS else len(SPLITS), name)
-
-
-def _hash(seed: int, patient: str) -> bytes:
-    return hashlib.sha256(f"{seed}\0{patient}".encode()).digest()
-
-
-def check_table_splits(splits: Mapping[str, set[str]]) -> None:
-    """Check that a user's splits keep patients together.
-
-    Args:
-        splits: patient -> splits its cases are in.
-
-    Raises:
-        UserError: naming a patient that is in two.
-    """
-    for patient, names in splits.items():
-        if len(names) > 1:
-            raise UserError(
-                f"the table puts patient {patient} into {' and '.join(sorted(names))}",
-                "a patient's cases belong to one split",
-            )

@@ -18,29 +18,11 @@ from pathlib import Path
 from mvo_jax.data import stored
 from mvo_jax.data.accounting import Reading
 from mvo_jax.data.checks import ALIKE, ALIKE_REMEDY
-from mvo_jax.data.cohort.partition import Partition, check_table_splits, divide
+from mvo_jax.data.cohort import storage, work
+from mvo_jax.data.cohort.partition import Partition, divide
 from mvo_jax.data.cohort.series import lost_series
-from mvo_jax.data.cohort.storage import (
-    FORMAT,
-    INDEX,
-    MANIFEST,
-    RECORDS,
-    REJECTED,
-    UNLABELLED_SPLIT,
-    CohortFolder,
-    open_cohort,
-    read_rows,
-    write_records,
-)
-from mvo_jax.data.cohort.work import (
-    Recipe,
-    Row,
-    compact,
-    prepare_one,
-    read_example,
-    result_path,
-    stored_rows,
-)
+from mvo_jax.data.cohort.storage import INDEX, MANIFEST, RECORDS, REJECTED, CohortFolder
+from mvo_jax.data.cohort.work import Recipe, Row
 from mvo_jax.data.importers.archive import named_after, renamed, unpack
 from mvo_jax.data.importers.cine import Options, Series, printable
 from mvo_jax.data.importers.formats import choose_importer
@@ -84,7 +66,7 @@ def prepare(
 
     Args:
         source: folder, file or ``.zip``.
-        out: the prepared cohort; new, or one that this call began earlier.
+        out: new, or one that this call began earlier.
         format: key of ``IMPORTERS`` or ``auto``.
         partition: how cases are divided where the table does not say.
         strict: the first case that cannot be prepared ends the run.
@@ -102,7 +84,10 @@ def prepare(
         raise UserError(f"{printable(out)}: the name is not UTF-8", "give another --out") from error
     settings = _settings(source, format, options, target, partition)
     if (out / INDEX).is_file():
-        return _already_there(out, settings)
+        cohort = storage.open_cohort(out)
+        _compare(out, dict(cohort.settings), settings)
+        shutil.rmtree(out / WORK, ignore_errors=True)  # killed between the last file and this
+        return cohort
     with _work_folder(out, settings) as work_folder:
         folder = unpack(source, work_folder / "source")
         with named_after(source, folder):
@@ -126,21 +111,24 @@ def prepare(
         reading.add_rejected(rejected)
         reading.log()
         if not cases:
-            first = f"; the first: {rejected[0].cause}" if rejected else ""
-            raise UserError(
-                f"no case of {source} could be prepared ({len(rejected)} rejected{first})",
-                f"see {out / REJECTED} for all causes"
-                if rejected
-                else "check the folder and --format",
-            )
-        _warn_of_names(cases)
+            first, remedy = "", "check the folder and --format"
+            if rejected:
+                first = f"; the first: {rejected[0].cause}"
+                remedy = f"see {out / REJECTED} for all causes"
+            cause = f"no case of {source} could be prepared ({len(rejected)} rejected{first})"
+            raise UserError(cause, remedy)
+        # In two splits a patient who is spelt in two ways would be a leak.
+        if alike := spelt_alike(case["patient_id"] for case in cases):
+            groups = (" and ".join(map(repr, map(printable, group))) for group in alike[:5])
+            named = "; ".join(groups) + ("; ..." if len(alike) > 5 else "")
+            log.warning(f"{ALIKE}: {named} ({ALIKE_REMEDY})")
         late = _refuse_if(strict, _assign(cases, options.table, partition))
         if late:
             cases = [case for case in cases if "split" in case]
             _write_rejected(out, rejected + late)
         _finish(out, work_folder, cases, settings, partition, target)
     shutil.rmtree(out / WORK, ignore_errors=True)
-    return open_cohort(out)
+    return storage.open_cohort(out)
 
 
 def _settings(
@@ -166,13 +154,6 @@ def _refuse_if(strict: bool, late: list[Rejected]) -> list[Rejected]:
     return late
 
 
-def _already_there(out: Path, settings: Row) -> CohortFolder:
-    cohort = open_cohort(out)
-    _compare(out, dict(cohort.settings), settings)
-    shutil.rmtree(out / WORK, ignore_errors=True)  # killed between the last file and the tidying
-    return cohort
-
-
 def _compare(out: Path, old: Row, new: Row) -> None:
     changed = [f"{k} {old.get(k)} -> {v}" for k, v in new.items() if old.get(k) != v]
     if changed:
@@ -185,32 +166,32 @@ def _compare(out: Path, old: Row, new: Row) -> None:
 @contextlib.contextmanager
 def _work_folder(out: Path, settings: Row) -> Iterator[Path]:
     """The folder of unfinished work, held by this process alone."""
-    work = out / WORK
+    folder = out / WORK
     try:
         if out.exists() and not out.is_dir():
             raise UserError(f"{out} is a file", "give a folder that does not exist yet as --out")
-        if out.is_dir() and any(out.iterdir()) and not work.is_dir():
+        if out.is_dir() and any(out.iterdir()) and not folder.is_dir():
             raise UserError(
                 f"{out} is not empty and no cohort", "give a folder that does not exist yet"
             )
-        work.mkdir(parents=True, exist_ok=True)
-        with (work / "lock").open("w") as lock:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(
                     f"another process is preparing {out}", "wait for it, or give another --out"
                 ) from None
-            record = work / "settings.json"
-            if record.is_file() and any((work / "series").glob("*/*.json")):
+            record = folder / "settings.json"
+            if record.is_file() and any((folder / "series").glob("*/*.json")):
                 _compare(out, json.loads(record.read_text()), settings)
             else:
                 replace_file(record, json.dumps(settings, indent=2) + "\n")
             try:
-                yield work
+                yield folder
             except UserError:
-                if not (out / REJECTED).is_file() and not any((work / "series").glob("*/*.json")):
-                    shutil.rmtree(work, ignore_errors=True)  # nothing to go on with
+                if not (out / REJECTED).is_file() and not any((folder / "series").glob("*/*.json")):
+                    shutil.rmtree(folder, ignore_errors=True)  # nothing to go on with
                     with contextlib.suppress(OSError):  # not ours alone
                         out.rmdir()
                 raise
@@ -232,9 +213,9 @@ def _read_all(
 ) -> tuple[list[Row], list[Rejected]]:
     """Prepare every series that is not done yet; (accepted, rejected), both sorted by case."""
     accepted: list[Row] = []
+    done: list[Row] = []
     rejected: list[Rejected] = []
     doubles: list[Rejected] = []
-    done: list[Row] = []
     names: dict[str, Path] = {}
 
     def todo() -> Iterator[Series]:
@@ -245,24 +226,24 @@ def _read_all(
                 doubles.append(recipe.rejected(series.rejected(cause, _RENAME)))
                 continue
             names[series.name] = series.path
-            rows = stored_rows(result_path(folder, series), series)
+            rows = work.stored_rows(work.result_path(folder, series), series)
             if rows is None:
                 yield series
             else:
-                done.extend(map(compact, rows))
+                done.extend(map(work.compact, rows))
 
     with stored.progress("Preparing", "series") as advance:
         for results in map_in_children(
             # One job works in this process, where numpy may have several threads and round
             # otherwise (a grey level in a million); the commands give it one.
-            functools.partial(prepare_one, recipe, folder),
+            functools.partial(work.prepare_one, recipe, folder),
             todo(),
             jobs=jobs,
             lost=lambda series, status: [
                 recipe.rejected(lost_series(series, status, "check it, or use fewer --jobs"))
             ],
         ):
-            accepted += [compact(one) for one in results if isinstance(one, dict)]
+            accepted += [work.compact(one) for one in results if isinstance(one, dict)]
             rejected += _refuse_if(strict, [one for one in results if isinstance(one, Rejected)])
             advance(cases=len(accepted), rejected=len(rejected))
     accepted = sorted(accepted + done, key=lambda row: (row["case_id"], row["source"]))
@@ -311,20 +292,12 @@ def _rows_without_case(table: Table, cases: list[Row], rejected: list[Rejected])
     ]
 
 
-def _warn_of_names(cases: list[Row]) -> None:
-    """Say which patients may be one, spelt in two ways: in two splits that would be a leak."""
-    alike = spelt_alike(case["patient_id"] for case in cases)
-    if alike:
-        named = "; ".join(" and ".join(map(repr, map(printable, group))) for group in alike[:5])
-        log.warning(f"{ALIKE}: {named}{'; ...' if len(alike) > 5 else ''} ({ALIKE_REMEDY})")
-
-
 def _assign(cases: list[Row], table: Table, partition: Partition) -> list[Rejected]:
     """Set ``split`` of every case; returns rejections of those that have none."""
     labelled = [case for case in cases if case["label"] != UNLABELLED]
     for case in cases:
         if case["label"] == UNLABELLED:
-            case["split"] = UNLABELLED_SPLIT
+            case["split"] = storage.UNLABELLED_SPLIT
     if all(row.split is None for row in table.rows.values()):
         labels: dict[str, list[int]] = defaultdict(list)
         for case in labelled:
@@ -344,26 +317,31 @@ def _assign(cases: list[Row], table: Table, partition: Partition) -> list[Reject
         else:
             case["split"] = row.split
             seen[case["patient_id"]].add(row.split)
-    check_table_splits(seen)
+    for patient, names in seen.items():
+        if len(names) > 1:
+            raise UserError(
+                f"the table puts patient {patient} into {' and '.join(sorted(names))}",
+                "a patient's cases belong to one split",
+            )
     if len(late) == len(cases):
         raise UserError(late[0].cause, late[0].remedy)
     return late
 
 
 def _finish(
-    out: Path, work: Path, cases: list[Row], settings: Row, partition: Partition, target: Target
+    out: Path, folder: Path, cases: list[Row], settings: Row, partition: Partition, target: Target
 ) -> None:
     """Write the files of the cohort, the index last."""
     counts = dict(sorted(Counter(case["split"] for case in cases).items()))
     positive = Counter(case["split"] for case in cases if case["label"] == 1)
-    records = work / RECORDS
+    records = folder / RECORDS
     for old in (records, out / RECORDS):
         shutil.rmtree(old, ignore_errors=True)
     records.mkdir()
     cases.sort(key=lambda case: (case["split"], case["case_id"]))
-    write_records(
+    storage.write_records(
         records,
-        ((case["split"], read_example(work / "series", case)) for case in cases),
+        ((case["split"], work.read_example(folder / "series", case)) for case in cases),
         splits=counts,
         frames=target.frames,
         image_size=target.image_size,
@@ -372,10 +350,8 @@ def _finish(
     cases.sort(key=lambda case: case["case_id"])
     _write_table(out / MANIFEST, MANIFEST_COLUMNS, map(_manifest_row, cases))
     index = {
-        "format": FORMAT,
-        "frames": target.frames,
-        "image_size": target.image_size,
-        "spacing_mm": target.spacing_mm,
+        "format": storage.FORMAT,
+        **{key: getattr(target, key) for key in ("frames", "image_size", "spacing_mm")},
         "folds": partition.folds if any(n.startswith("fold_") for n in counts) else 0,
         "cases": counts,
         "positive": {name: positive[name] for name in counts},
@@ -399,7 +375,7 @@ def _manifest_row(row: Row) -> Row:
 
 def read_rejected(cohort: Path) -> list[dict[str, str]]:
     """Rows of ``rejected.csv`` in a cohort's folder, finished or not."""
-    return read_rows(cohort / REJECTED)
+    return storage.read_rows(cohort / REJECTED)
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
@@ -407,4 +383,4 @@ def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> Non
 
 
 def _write_rejected(out: Path, rejected: list[Rejected]) -> None:
-    _write_table(out / REJECTED, REJECTED_COLUMNS, map(dataclasses.asdict, rejected))
+    _write_table(out / REJECTED, REJECTED_COLUMNS, map(vars, rejected))

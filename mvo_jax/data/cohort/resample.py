@@ -1,5 +1,6 @@
 """Clips and masks through a window, and beats to another number of frames."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -12,8 +13,7 @@ from mvo_jax.data.slices import Window
 def _space_weights(source: int, start: float, step: float, size: int) -> np.ndarray:
     """Weights ``[size, source]`` of a triangle as wide as the larger of the two pixels.
 
-    Linear interpolation where the source is coarser, an average where it is finer (no aliasing);
-    the edge pixel is repeated outside.
+    Linear where the source is coarser, an average where it is finer; edge pixels repeat outside.
     """
     width = max(step, 1.0)
     centres = start + (np.arange(size) + 0.5) * step - 0.5
@@ -26,24 +26,17 @@ def _space_weights(source: int, start: float, step: float, size: int) -> np.ndar
     return out.astype(np.float32)
 
 
+def resample_image(
+    cine: np.ndarray, step: Sequence[float], shape: Sequence[int], start: Sequence[float] = (0, 0)
+) -> np.ndarray:
+    """Images in another spacing, float32 ``[T, *shape]``; for start and step see ``Window``."""
+    rows, columns = map(_space_weights, cine.shape[1:], start, step, shape)
+    return rows @ (cine.astype(np.float32) @ columns.T)
+
+
 def resample_space(cine: np.ndarray, window: Window) -> np.ndarray:
     """Crop and resample images, float32 ``[T, size, size]``."""
-    rows = _space_weights(cine.shape[1], window.start[0], window.step[0], window.size)
-    columns = _space_weights(cine.shape[2], window.start[1], window.step[1], window.size)
-    return rows @ (cine.astype(np.float32) @ columns.T)
-
-
-def resample_image(cine: np.ndarray, step: np.ndarray, shape: np.ndarray) -> np.ndarray:
-    """Whole images in another spacing, float32 ``[T, *shape]``.
-
-    Args:
-        cine: ``[T, H, W]``.
-        step: source pixels an output pixel, (row, column).
-        shape: output pixels, (row, column).
-    """
-    rows = _space_weights(cine.shape[1], 0.0, float(step[0]), int(shape[0]))
-    columns = _space_weights(cine.shape[2], 0.0, float(step[1]), int(shape[1]))
-    return rows @ (cine.astype(np.float32) @ columns.T)
+    return resample_image(cine, window.step, (window.size,) * 2, window.start)
 
 
 @lru_cache(maxsize=64)
@@ -58,13 +51,7 @@ def _time_weights(source: int, frames: int, first: int) -> np.ndarray:
 
 
 def resample_time(clip: np.ndarray, frames: int, *, first: int = 0) -> np.ndarray:
-    """Interpolate a beat periodically in time (cubic spline), starting at frame ``first``.
-
-    Args:
-        clip: ``[T, H, W]``, evenly spaced over one beat.
-        frames: frames of the result; equal to T, nothing is interpolated.
-        first: source frame that becomes frame 0.
-    """
+    """A beat from source frame ``first`` on, interpolated periodically unless frames are kept."""
     if frames == len(clip):
         return np.roll(clip, -first, axis=0)
     return np.tensordot(_time_weights(len(clip), frames, first), clip, axes=1)

@@ -16,13 +16,7 @@ from mvo_jax.data.cohort.faults import label_fault, slice_fault
 from mvo_jax.data.cohort.heart import Placed, find_heart, has_centre
 from mvo_jax.data.cohort.resample import resample_mask, resample_space, resample_time
 from mvo_jax.data.cohort.window import choose_window
-from mvo_jax.data.importers.cine import (
-    Options,
-    RefusedSeries,
-    Series,
-    printable,
-    quiet_readers,
-)
+from mvo_jax.data.importers.cine import Options, RefusedSeries, Series, printable, quiet_readers
 from mvo_jax.data.importers.formats import load_series, series_label
 from mvo_jax.data.intensity import displayed, intensity_range, to_uint8
 from mvo_jax.data.labels import MVO, UNLABELLED, has_mvo, largest_cavity, middle_of, mvo_parts
@@ -40,10 +34,6 @@ def read_series(
 ) -> list[Clip | Rejected]:
     """Read and prepare a series. Whatever goes wrong with its file becomes a ``Rejected``.
 
-    Args:
-        target: what its slices become.
-        with_overview: keep a picture of the source around each crop.
-
     Returns:
         One entry a slice, in order, and one for each drawing that lies on none; a single one where
         the series cannot be read at all.
@@ -57,12 +47,10 @@ def read_series(
                 label=series_label(series, slices, options),
                 still_images=options.still_images,
             )
-            if with_overview:
-                results = [
-                    done if isinstance(done, Rejected) else _with_overview(done, one)
-                    for one, done in zip(slices, results, strict=True)
-                ]
-            results = _with_first_note(slices, results)
+            for i, done in enumerate(results):
+                if with_overview and isinstance(done, Clip):
+                    results[i] = _with_overview(done, slices[i])
+            _keep_first_note(slices, results)
             return [*results, *(lost for one in slices for lost in one.unplaced)]
     except UserError as error:
         images = error.images if isinstance(error, RefusedSeries) else 0
@@ -83,17 +71,17 @@ def lost_series(series: Series, status: int, remedy: str = "check it") -> Reject
     )
 
 
-def _with_first_note(
-    slices: Sequence[CineSlice], results: Sequence[Clip | Rejected]
-) -> list[Clip | Rejected]:
+def _keep_first_note(slices: Sequence[CineSlice], results: list[Clip | Rejected]) -> None:
     """The first slice has the notes of its series: where it is refused the next one tells them."""
-    out = list(results)
-    first = next((i for i, done in enumerate(out) if isinstance(done, Clip)), 0)
-    clip = out[first]
-    if first and isinstance(clip, Clip) and slices[0].note:
-        notes = "; ".join(filter(None, (slices[0].note, clip.note)))
-        out[first] = dataclasses.replace(clip, note=notes)
-    return out
+    for i, done in enumerate(results):
+        if isinstance(done, Clip):
+            if i and slices[0].note:
+                results[i] = dataclasses.replace(done, note=_joined(slices[0].note, done.note))
+            return
+
+
+def _joined(*notes: str) -> str:
+    return "; ".join(filter(None, notes))
 
 
 def prepare_series(
@@ -103,32 +91,26 @@ def prepare_series(
     label: int | None = None,
     still_images: bool = False,
 ) -> list[Clip | Rejected]:
-    """Prepare the slices of one series; a bad slice does not stop the others.
+    """One entry for each slice of a series; a bad slice does not stop the others.
 
     Args:
         slices: of one patient, in one orientation.
         label: what a table says of the whole series: 1 means MVO in at least one slice.
         still_images: accept a single image; it is repeated in every frame.
-
-    Returns:
-        One entry a slice, in order.
     """
     slices = _with_note_of_empty_masks(slices)
     fault = label_fault(slices, label)
     faults = [slice_fault(one, still_images=still_images) for one in slices]
-    sound = [one for one, wrong in zip(slices, faults, strict=True) if wrong is None]
-    placed = _placed(sound, target)
+    placed = _placed([one for one, wrong in zip(slices, faults, strict=True) if not wrong], target)
     out: list[Clip | Rejected] = []
     for one, wrong in zip(slices, faults, strict=True):
         try:
-            for error in (fault, wrong, label_fault([one], one.label)):
-                if error is not None:
-                    raise error
+            if error := fault or wrong or label_fault([one], one.label):
+                raise error
             out.append(_prepare(one, target, label, placed.get(id(one))))
         except UserError as error:
-            images = sum(one.images.values())
             names = one.case_id, one.patient_id, one.source
-            out.append(Rejected(*names, error.cause, error.remedy, images))
+            out.append(Rejected(*names, error.cause, error.remedy, sum(one.images.values())))
     return out
 
 
@@ -137,15 +119,12 @@ def _with_note_of_empty_masks(slices: Sequence[CineSlice]) -> Sequence[CineSlice
     masks = [one.lge_mask for one in slices if one.lge_mask is not None]
     if not masks or any(mask.any() for mask in masks) or any(one.has_mvo for one in slices):
         return slices
-    note = "; ".join(filter(None, (slices[0].note, "nothing is drawn in its LGE mask")))
+    note = _joined(slices[0].note, "nothing is drawn in its LGE mask")
     return [dataclasses.replace(slices[0], note=note), *slices[1:]]
 
 
 def _placed(sound: Sequence[CineSlice], target: Target) -> dict[int, Placed]:
-    """Where the heart is in each slice, by ``id``; empty where all slices say it themselves.
-
-    Slices of one grid share it, also with those that say it themselves.
-    """
+    """Where the heart is, by ``id`` of the slice, of each grid whose slices do not all say it."""
     grids: dict[Any, list[CineSlice]] = defaultdict(list)
     for one in sound:
         if one.pixel_mm is not None:
@@ -184,8 +163,12 @@ def _prepare(one: CineSlice, target: Target, label: int | None, heart: Placed | 
             "check the image, the crop's centre and --window",
         )
     mask = None if one.lge_mask is None else _crop_mask(one, one.lge_mask, window)
+    # No scanner makes a phase twice: each has noise of its own.
+    again = len(one.cine) - len({frame.tobytes() for frame in one.cine})
+    told = f"{again} of {len(one.cine)} phases equal another in every pixel" if again else ""
+    values = np.ascontiguousarray(one.cine, np.float32)  # whatever type they are stored in
     return Clip(
-        **(one.identity | {"note": "; ".join(filter(None, (one.note, _equal_phases(one.cine))))}),
+        **(one.identity | {"note": _joined(one.note, told)}),
         video=video[..., None],
         lge_mask=mask if mask is not None and mask.any() else None,
         label=_label(one, label),
@@ -195,20 +178,8 @@ def _prepare(one: CineSlice, target: Target, label: int | None, heart: Placed | 
         window=window,
         first_frame=first,
         intensity=intensity,
-        source_pixels=_hash_of_values(one.cine),
+        source_pixels=hashlib.sha256(values.data).hexdigest()[:32],
     )
-
-
-def _hash_of_values(cine: np.ndarray) -> str:
-    """A hash of grey values, whatever the type that they are stored in."""
-    values = np.ascontiguousarray(cine, dtype=np.float32)
-    return hashlib.sha256(values.data).hexdigest()[:32]
-
-
-def _equal_phases(cine: np.ndarray) -> str:
-    """A note of phases that are there again, which no scanner makes: each has noise of its own."""
-    again = len(cine) - len({frame.tobytes() for frame in cine})
-    return f"{again} of {len(cine)} phases equal another in every pixel" if again else ""
 
 
 def _label(one: CineSlice, label: int | None) -> int:
@@ -220,15 +191,13 @@ def _label(one: CineSlice, label: int | None) -> int:
 
 def end_diastole(one: CineSlice) -> int | None:
     """Frame of end-diastole: as given, else the annotated frame with the largest cavity."""
-    if one.end_diastole is not None:
-        if not 0 <= one.end_diastole < len(one.cine):
-            raise UserError(
-                f"{printable(one.source)}: end-diastole is frame {one.end_diastole} of "
-                f"{len(one.cine)}",
-                "frames count from 0",
-            )
-        return one.end_diastole
-    return largest_cavity(one.anatomy)
+    frame, frames = one.end_diastole, len(one.cine)
+    if frame is not None and not 0 <= frame < frames:
+        raise UserError(
+            f"{printable(one.source)}: end-diastole is frame {frame} of {frames}",
+            "frames count from 0",
+        )
+    return largest_cavity(one.anatomy) if frame is None else frame
 
 
 def _crop_mask(one: CineSlice, lge_mask: np.ndarray, window: Window) -> np.ndarray:

@@ -47,10 +47,9 @@ class CohortFolder:
     files: Mapping[str, Mapping[str, Any]]  # name -> ``bytes`` and ``sha256``
 
     def stored_splits(self, name: str, fold: int = 0) -> list[str]:
-        """The stored splits that make up a split.
+        """The stored splits that make up train, validation, test or unlabelled.
 
         Args:
-            name: train, validation, test or unlabelled.
             fold: which fold is the test split; only of a cohort with folds.
 
         Raises:
@@ -62,7 +61,6 @@ class CohortFolder:
                 return [f"fold_{i}" for i in parts[name]]
         elif name in self.cases:
             return [name]
-        known = "train, validation, test" if self.folds else ", ".join(self.cases)
         if set(self.cases) == {UNLABELLED_SPLIT}:
             raise UserError(
                 f"the cohort {self.path} has no split {name!r}: its {self.cases[UNLABELLED_SPLIT]} "
@@ -70,6 +68,7 @@ class CohortFolder:
                 "training and evaluation need LGE masks; prepare with them, or use this cohort for "
                 "prediction only",
             )
+        known = "train, validation, test" if self.folds else ", ".join(self.cases)
         raise UserError(
             f"the cohort {self.path} has no split {name!r}",
             f"it has: {known}; prepare again with --fractions or a split column to change that",
@@ -81,20 +80,12 @@ class CohortFolder:
             return tfds.builder_from_directory(self.path / RECORDS)
 
     def manifest(self) -> dict[str, dict[str, str]]:
-        """Rows of ``manifest.csv`` by case id.
-
-        Raises:
-            UserError: the file has changed.
-        """
+        """Rows of ``manifest.csv`` by case id; UserError where the file has changed."""
         check_content(self.path, MANIFEST, self.files, _damaged)
         return {row["case_id"]: row for row in read_rows(self.path / MANIFEST)}
 
     def verify(self, stored_split: str) -> None:
-        """Check the content of a split's files against what was written.
-
-        Raises:
-            UserError: a file has changed.
-        """
+        """Check the content of a split's files; UserError where one has changed."""
         for name in self.files:
             if name.startswith(f"{RECORDS}/cohort-{stored_split}."):
                 check_content(self.path, name, self.files, _damaged)
@@ -150,20 +141,16 @@ def write_records(
     frames: int,
     image_size: int,
 ) -> None:
-    """Write TFDS files, one example in memory at a time.
+    """Write TFDS files to an empty folder, one example in memory at a time.
 
     Args:
-        folder: empty folder.
         examples: (stored split, example of ``case_features``), one split after the other.
-        splits: names of all stored splits.
     """
     features: Any = case_features(frames, image_size, ())
+    version = tfds.core.Version("1.0.0")
     info = tfds.core.DatasetInfo(
         builder=tfds.core.DatasetIdentity(
-            name="cohort",
-            version=tfds.core.Version("1.0.0"),
-            data_dir=str(folder),
-            module_name=__name__,
+            name="cohort", version=version, data_dir=str(folder), module_name=__name__
         ),
         description="Short-axis cine prepared by mvo_jax.",
         features=features,
@@ -182,16 +169,17 @@ def write_records(
     }
     lengths: dict[str, list[int]] = {split: [] for split in names}
     sizes = dict.fromkeys(names, 0)
-    current, writer = None, None
+    writer = None
     # TFDS's own writers keep up to 1 GB of examples in memory, or a file open for every split. They
     # put the fields of an example in random order, so that no two cohorts have the same bytes.
     for split, example in examples:
-        if writer is None or split != current or lengths[split][-1] == _EXAMPLES_PER_FILE:
+        if not lengths[split] or lengths[split][-1] == _EXAMPLES_PER_FILE:
             if writer is not None:
                 writer.close()
             path = names[split].sharded_filepath(shard_index=len(lengths[split]), num_shards=None)
-            current, writer = split, ArrayRecordWriter(os.fspath(path), "group_size:1")
+            writer = ArrayRecordWriter(os.fspath(path), "group_size:1")
             lengths[split].append(0)
+        assert writer is not None
         fields = serialiser.get_tf_example(features.encode_example(dict(example)))
         record = fields.SerializeToString(deterministic=True)
         writer.write(record)
@@ -201,17 +189,16 @@ def write_records(
         writer.close()
     with quiet_tfds():
         info.set_file_format("array_record")
-        info.set_splits(
-            tfds.core.SplitDict(
-                tfds.core.SplitInfo(
-                    name=split,
-                    shard_lengths=lengths[split],
-                    num_bytes=sizes[split],
-                    filename_template=names[split],
-                )
-                for split in names
+        about = [
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=lengths[split],
+                num_bytes=sizes[split],
+                filename_template=names[split],
             )
-        )
+            for split in names
+        ]
+        info.set_splits(tfds.core.SplitDict(about))
         info.write_to_directory(folder)
 
 

@@ -51,8 +51,7 @@ def choose_window(one: CineSlice, target: Target, heart: Placed | None = None) -
     elif has_centre(one) and box is not None:
         centre, origin = box.mean(axis=0), "contours" if one.anatomy else "mask"
     else:
-        found = find_heart([one], target.locator)[0] if heart is None else heart
-        centre, origin, confidence = found
+        centre, origin, confidence = heart or find_heart([one], target.locator)[0]
     start = centre - extent / 2
     # Inside the image where it can be; around its middle where it cannot.
     start = np.where(extent <= shape, np.clip(start, 0, np.maximum(shape - extent, 0)), start)
@@ -70,8 +69,7 @@ def choose_window(one: CineSlice, target: Target, heart: Placed | None = None) -
                 "(all cases then have that spacing)",
             )
         start = np.clip(start, high - extent, low)
-    corner, steps = (float(start[0]), float(start[1])), (float(step[0]), float(step[1]))
-    return Window(corner, steps, size, origin, confidence)
+    return Window(tuple(start.tolist()), tuple(step.tolist()), size, origin, confidence)
 
 
 def bounds(region: np.ndarray) -> np.ndarray:

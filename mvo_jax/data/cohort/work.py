@@ -1,8 +1,6 @@
-"""One series from file to prepared arrays on disk, alone or by several processes.
+"""One series to an ``.npz`` with the arrays of its accepted slices and a ``.json`` of rows.
 
-A result is an ``.npz`` with the arrays of the accepted slices and a ``.json`` with one row a slice,
-accepted or rejected. The ``.json`` is written last and whole, so a killed run leaves results that
-are complete or absent.
+The ``.json`` is written last and whole: a killed run leaves results that are complete or absent.
 """
 
 import contextlib

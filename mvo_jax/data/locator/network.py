@@ -1,8 +1,7 @@
 """The forward pass of the locator's network, in numpy.
 
-Workers of ``prepare`` start in a second because they import no JAX; this network is small enough
-to be a dozen matrix products. ``tools/locator/network.py`` has the same network in Flax, and how it
-is trained; a test holds the two together.
+Workers of ``prepare`` start in a second because they import no JAX. ``tools/locator/network.py``
+has the same network in Flax, and how it is trained; a test holds the two together.
 """
 
 import functools
@@ -35,12 +34,9 @@ def shipped_weights() -> Weights:
 
 
 def normalised(frames: np.ndarray) -> np.ndarray:
-    """Grey values to [0, 1) by ``x / (x + mean)``, float32, of the same shape.
+    """Grey values ``[T, H, W]`` of one slice, not padded, to float32 in [0, 1): x / (x + mean).
 
     Bright fat beside a coil, or one bright pixel, hardly changes what becomes of the others.
-
-    Args:
-        frames: ``[T, H, W]`` of one slice, without padding.
     """
     x = frames.astype(np.float32)
     x = np.maximum(x - np.quantile(x[:, ::2, ::2], 0.01), 0)
@@ -49,25 +45,15 @@ def normalised(frames: np.ndarray) -> np.ndarray:
 
 
 def cavity_probability(weights: Weights, images: np.ndarray) -> np.ndarray:
-    """Probability that a pixel is blood of the left ventricle.
+    """Probability that a pixel is blood of the left ventricle, float32 ``[N, H, W]``.
 
-    On one thread: the products are small, and threads that wait for each other on a busy machine
-    took ten times as long as one.
-
-    Args:
-        weights: see ``shipped_weights``.
-        images: ``[N, H, W]`` from ``normalised`` at ``SPACING_MM``, padded with zeros to
-            multiples of 16 pixels.
-
-    Returns:
-        float32 ``[N, H, W]``.
+    Images come from ``normalised`` at ``SPACING_MM``, padded with zeros to multiples of 16 pixels.
     """
+    # On one thread: the products are small, and threads that wait for each other on a busy machine
+    # took ten times as long as one.
     with _threads().limit(limits=1, user_api="blas"):
-        parts = [
-            _forward(weights, images[first : first + _AT_ONCE])
-            for first in range(0, len(images), _AT_ONCE)
-        ]
-    return np.concatenate(parts)
+        firsts = range(0, len(images), _AT_ONCE)
+        return np.concatenate([_forward(weights, images[i : i + _AT_ONCE]) for i in firsts])
 
 
 def _forward(weights: Weights, images: np.ndarray) -> np.ndarray:
@@ -127,6 +113,5 @@ def pixels(x: Any) -> Any:
 
 
 def _largest(x: np.ndarray) -> np.ndarray:
-    """Maximum of 2x2 pixels."""
     n, h, w, c = x.shape
     return x.reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))

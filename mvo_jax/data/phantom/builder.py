@@ -1,12 +1,13 @@
 """TFDS builder of the simulated cohort (array_record files, no TensorFlow)."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mvo_jax.data.phantom.case import FEATURES, Case
+from mvo_jax.data.phantom.case import FEATURES, Case, CaseKey
 from mvo_jax.data.phantom.cohort import CohortSpec
 from mvo_jax.data.phantom.workers import render_cases
 
@@ -26,15 +27,13 @@ def case_features(
     Args:
         oracle: names of scalar features known of every case; empty for real data.
     """
-    raw = tfds.features.Encoding.BYTES
+    image = functools.partial(
+        tfds.features.Tensor, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
+    )
     return tfds.features.FeaturesDict(
         {
-            "video": tfds.features.Tensor(
-                shape=(frames, image_size, image_size, 1), dtype=np.uint8, encoding=raw
-            ),
-            "lge_mask": tfds.features.Tensor(
-                shape=(image_size, image_size), dtype=np.uint8, encoding=raw
-            ),
+            "video": image(shape=(frames, image_size, image_size, 1)),
+            "lge_mask": image(shape=(image_size, image_size)),
             "label": tfds.features.Scalar(np.int32),
             "case_id": tfds.features.Text(),
             "patient_id": tfds.features.Text(),
@@ -80,22 +79,15 @@ class Phantom(tfds.core.GeneratorBasedBuilder):
         )
         return {split: self._generate_examples(cases, wanted) for split, wanted in keys.items()}
 
-    def _generate_examples(self, cases: Iterator[Case], wanted) -> Iterator[tuple[int, dict]]:
+    def _generate_examples(
+        self, cases: Iterator[Case], wanted: list[CaseKey]
+    ) -> Iterator[tuple[int, dict]]:
         for i, key in enumerate(wanted):
             case = next(cases)
             if case.key != key:
                 raise RuntimeError(f"Case {case.key.case_id} came where {key.case_id} was due.")
-            yield (
-                i,
-                {
-                    "video": case.video,
-                    "lge_mask": case.lge_mask,
-                    "label": int(key.mvo),
-                    "case_id": key.case_id,
-                    "patient_id": key.patient_id,
-                    "slice_index": key.slice_index,
-                    "features": case.features,
-                },
-            )
+            names = {name: getattr(key, name) for name in ("case_id", "patient_id", "slice_index")}
+            images = {"video": case.video, "lge_mask": case.lge_mask}
+            yield i, {**images, "label": int(key.mvo), **names, "features": case.features}
             if self.on_case is not None:
                 self.on_case()

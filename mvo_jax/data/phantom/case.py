@@ -20,18 +20,9 @@ from mvo_jax.data.phantom.patient import (
 from mvo_jax.data.phantom.render import render_mask, render_video
 
 FEATURES = (
-    "fractional_area_change",
-    "infarct_size",
-    "transmurality",
-    "strain",
-    "mvo_pixels",
-    "mvo_percent",
-    "territory",
-    "male",
-    "age_years",
-    "blood_snr",
-    "haemorrhage",
-)
+    "fractional_area_change", "infarct_size", "transmurality", "strain", "mvo_pixels",
+    "mvo_percent", "territory", "male", "age_years", "blood_snr", "haemorrhage",
+)  # fmt: skip
 _FEATURE_DECIMALS = 6  # the last bits of exp, sin and sqrt may differ between processors
 _MVO_PREVALENCE = 265 / 680  # the paper's; used for the unseen pathology of the null preset
 
@@ -122,20 +113,21 @@ def oracle_features(plan: Plan, lge_mask: np.ndarray) -> dict[str, float]:
     mass describe the label. ``territory`` counts through TERRITORIES.
     """
     infarct = plan.heart.infarct
-    values = {
-        "fractional_area_change": plan.heart.fractional_area_change,
-        "infarct_size": float(plan.heart.weight[infarct].sum()),
-        "transmurality": float(infarct.any(axis=1).sum() / infarct.shape[0]),
-        "strain": float(plan.heart.strain[infarct.any(axis=0)].mean()),
-        "mvo_pixels": float(np.sum(lge_mask == MVO)),
-        "mvo_percent": plan.label_pathology.mvo_percent,
-        "territory": float(plan.pathology.territory),
-        "male": float(plan.anatomy.male),
-        "age_years": plan.anatomy.age_years,
-        "blood_snr": plan.scan.blood_snr,
-        "haemorrhage": float(plan.pathology.haemorrhage),
-    }
-    return {name: round(values[name], _FEATURE_DECIMALS) for name in FEATURES}
+    values = (
+        plan.heart.fractional_area_change,
+        plan.heart.weight[infarct].sum(),
+        infarct.any(axis=1).sum() / infarct.shape[0],
+        plan.heart.strain[infarct.any(axis=0)].mean(),
+        np.sum(lge_mask == MVO),
+        plan.label_pathology.mvo_percent,
+        plan.pathology.territory,
+        plan.anatomy.male,
+        plan.anatomy.age_years,
+        plan.scan.blood_snr,
+        plan.pathology.haemorrhage,
+    )
+    named = zip(FEATURES, values, strict=True)
+    return {name: round(float(value), _FEATURE_DECIMALS) for name, value in named}
 
 
 def simulate_case(key: CaseKey, *, frames: int = 30, image_size: int = 64) -> Case:

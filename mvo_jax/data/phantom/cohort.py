@@ -16,7 +16,6 @@ from mvo_jax.errors import UserError
 MIN_FRAMES, MIN_IMAGE_SIZE = 8, 32
 MOST = 1024  # frames, or pixels of a side: more is a slip of the keyboard
 MAX_SLICES = 9  # 10 mm apart, more would leave the ventricle
-
 MAX_MISREGISTRATION_MM = 10.0  # the shift is cut at 25 mm then, and the heart stays in the image
 
 _FIRST_PATIENT = {
@@ -35,34 +34,25 @@ class SplitSize(NamedTuple):
     positive: int
 
 
-SIZES: dict[str, dict[str, SplitSize]] = {
+_SIZES = {
     # Yan et al.: 550 patients to train (221 with MVO), 130 to test (44). One in five of the 550
     # is kept for validation. test_large exists because 130 cases tell few methods apart.
-    "paper": {
-        "train": SplitSize(440, 177),
-        "validation": SplitSize(110, 44),
-        "test": SplitSize(130, 44),
-        "test_large": SplitSize(1000, 338),
-    },
-    "demo": {
-        "train": SplitSize(960, 384),
-        "validation": SplitSize(160, 64),
-        "test": SplitSize(240, 96),
-    },
-    "tiny": {"train": SplitSize(16, 8), "validation": SplitSize(8, 4), "test": SplitSize(8, 4)},
-    "small": {
-        "train": SplitSize(240, 96),
-        "validation": SplitSize(60, 24),
-        "test": SplitSize(80, 32),
-    },
+    "paper": dict(train=(440, 177), validation=(110, 44), test=(130, 44), test_large=(1000, 338)),
+    "demo": dict(train=(960, 384), validation=(160, 64), test=(240, 96)),
+    "tiny": dict(train=(16, 8), validation=(8, 4), test=(8, 4)),
+    "small": dict(train=(240, 96), validation=(60, 24), test=(80, 32)),
     # To choose between systems before test_large is scored once. A size of its own, because
     # another split in ``paper`` would change the cohorts that are stored.
-    "choice": {"validation_large": SplitSize(1000, 338)},
+    "choice": dict(validation_large=(1000, 338)),
     # The share of MVO is that of the 440.
-    "patients110": {"train": SplitSize(110, 44)},
-    "patients220": {"train": SplitSize(220, 89)},
-    "patients1760": {"train": SplitSize(1760, 708)},
-    "patients7040": {"train": SplitSize(7040, 2832)},
+    "patients110": dict(train=(110, 44)),
+    "patients220": dict(train=(220, 89)),
+    "patients1760": dict(train=(1760, 708)),
+    "patients7040": dict(train=(7040, 2832)),
+}
+SIZES: dict[str, dict[str, SplitSize]] = {
+    size: {split: SplitSize(*counts) for split, counts in splits.items()}
+    for size, splits in _SIZES.items()
 }
 
 _HELD_OUT = ("validation", "test", "test_large")
@@ -81,27 +71,17 @@ _ELSEWHERE: dict[str, dict[str, str]] = {
 class CohortSpec:
     """All that decides the bytes of a cohort.
 
-    Args:
-        preset: ``easy``, ``paper`` or ``null``.
-        seed: of every random number.
-        size: a name in SIZES.
-        frames: frames a cine, at least 8.
-        image_size: pixels along each side, at least 32.
-        slices_per_patient: slices of each patient, 1 to 9; all carry the patient's label.
-        misregistration_mm: standard deviation, along each axis, of how far the LGE mask lies
-            beside the cine, 0 to 10. Rotation, scale, phase and border errors grow with it.
-
     Raises:
         UserError: a name is unknown or a number out of range.
     """
 
-    preset: str
-    seed: int
-    size: str
-    frames: int = 30
-    image_size: int = 64
-    slices_per_patient: int = 1
-    misregistration_mm: float = MISREGISTRATION_MM
+    preset: str  # a name in PRESETS
+    seed: int  # of every random number
+    size: str  # a name in SIZES
+    frames: int = 30  # a cine
+    image_size: int = 64  # pixels along each side
+    slices_per_patient: int = 1  # all carry the patient's label
+    misregistration_mm: float = MISREGISTRATION_MM  # see ``draw_acquisition``
 
     def __post_init__(self):
         for key, known in (("preset", PRESETS), ("size", SIZES)):
@@ -165,23 +145,16 @@ class CohortSpec:
         return self.slices_per_patient * sum(s.patients for s in SIZES[self.size].values())
 
     def split_size(self, split: str) -> SplitSize:
-        """Patients of a split, wherever it is held.
-
-        Raises:
-            UserError: this size has no such split.
-        """
+        """Patients of a split, wherever it is held, see ``holding``."""
         return SIZES[self.holding(split).size][split]
 
     def keys(self, split: str) -> list[CaseKey]:
-        """Cases of a split, by patient and slice, wherever it is held.
+        """Cases of a split, by patient and slice, wherever it is held, see ``holding``.
 
         Exactly the right number have MVO.
-
-        Raises:
-            UserError: this size has no such split.
         """
-        size = self.split_size(split)
         held = self.holding(split).size
+        size = SIZES[held][split]
         order = Draws(self.seed, "labels", held, split).permutation(size.patients)
         positive = set(order[: size.positive].tolist())
         return [

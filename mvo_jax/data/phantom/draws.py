@@ -1,8 +1,7 @@
 """Random numbers that are the same on every machine and with every numpy.
 
-numpy keeps the raw output of its bit generators fixed, but not that of its distributions, so only
-raw Philox bits are taken from it; distributions are made here by inverting their cumulative
-distribution function.
+numpy keeps the output of its bit generators fixed, not that of its distributions: these are made
+here from raw Philox bits, by inverting their cumulative distribution function.
 """
 
 import hashlib
@@ -14,11 +13,8 @@ import scipy.special
 class Draws:
     """A stream of random numbers named by its key.
 
-    Equal keys give equal streams, different keys independent ones (Philox4x64, its 128-bit key
-    is a SHA-256 prefix). The order of calls on one stream matters.
-
-    Args:
-        *key: any mix of integers and words, for instance ``Draws(seed, patient, "anatomy")``.
+    Equal keys, as ``Draws(seed, patient, "anatomy")``, give equal streams, different keys
+    independent ones (Philox4x64, its 128-bit key is a SHA-256 prefix).
     """
 
     def __init__(self, *key: int | str):
@@ -73,15 +69,9 @@ class Draws:
 
 
 def smooth_field(nodes: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Smooth interpolation of random nodes at any points, periodic in both directions.
+    """Smooth interpolation of random nodes [m, n], periodic, with zero slope at the nodes.
 
-    Args:
-        nodes: values at integer positions, [m, n].
-        rows: positions in node units, any shape.
-        columns: positions in node units, of the same shape (or one that broadcasts).
-
-    Returns:
-        Interpolated values with zero slope at the nodes (smoothstep weights), float64.
+    ``rows`` and ``columns`` are positions in node units and broadcast to the result's shape.
     """
     row0, column0 = np.floor(rows), np.floor(columns)
     v, u = rows - row0, columns - column0

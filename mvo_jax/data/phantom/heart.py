@@ -45,13 +45,8 @@ class Heart:
 
     def radius(self, material_radius: np.ndarray, contraction: float) -> np.ndarray:
         """Radius at a contraction of the points at ``material_radius`` [..., N_ANGLE], mm."""
-        return deformed_radius(
-            material_radius,
-            endo=self.endo,
-            epi=self.epi,
-            strain=self.strain,
-            contraction=contraction,
-        )
+        wall = {"endo": self.endo, "epi": self.epi, "strain": self.strain}
+        return deformed_radius(material_radius, **wall, contraction=contraction)
 
     def cavity_area(self, contraction: float) -> float:
         """Area inside the endocardium, papillary muscles included, mm^2."""
@@ -70,10 +65,9 @@ def angle_between(first: np.ndarray, second: float) -> np.ndarray:
 
 def _harmonics(amplitudes: np.ndarray) -> np.ndarray:
     """Relative change of a radius over ANGLES from harmonics 2 and up; amplitudes [2, n]."""
-    orders = np.arange(2, 2 + amplitudes.shape[1])[:, None]
-    waves = amplitudes[0][:, None] * np.cos(orders * ANGLES)
-    waves += amplitudes[1][:, None] * np.sin(orders * ANGLES)
-    return waves.sum(axis=0)
+    turns = np.arange(2, 2 + amplitudes.shape[1])[:, None] * ANGLES
+    cosine, sine = amplitudes[..., None]
+    return (cosine * np.cos(turns) + sine * np.sin(turns)).sum(axis=0)
 
 
 def _grow(score: np.ndarray, weight: np.ndarray, share: float) -> tuple[np.ndarray, float]:

@@ -52,10 +52,8 @@ def time_curve(phase: np.ndarray, *, end_systole: float, filling_delay: float) -
     A squared-sine rise, early filling with a Gaussian rate, a slow phase, and the atrial kick;
     the shape follows the mean contraction measured on the Sunnybrook infarct patients.
 
-    Args:
-        phase: time as a fraction of the RR interval, [0, 1).
-        end_systole: phase of maximal contraction.
-        filling_delay: from end-systole to the fastest early filling, fraction of RR.
+    Times are fractions of the RR interval; ``filling_delay`` is from end-systole to the fastest
+    early filling.
     """
     rise = np.sin(0.5 * np.pi * phase / end_systole) ** 2
     early = scipy.special.ndtr((phase - end_systole - filling_delay) / (filling_delay / 3.2))

@@ -25,21 +25,13 @@ _TERRITORY_WEIGHTS = (0.47, 0.38, 0.15)  # anterior 47 % of 355 STEMI patients; 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """How hard the task is.
+    """How hard the task is; numbers are factors."""
 
-    Attributes:
-        contrast: factor on how far infarct and MVO differ in signal from remote muscle.
-        core_contrast: factor on how much darker an MVO core is than the infarct around it.
-        core_size: factor on the share of the slice that an MVO core takes.
-        strain_gap: factor on the difference in infarct strain between MVO and no MVO.
-        label_follows_image: whether label and label mask show the pathology that is in the image.
-    """
-
-    contrast: float
-    core_contrast: float
-    core_size: float
-    strain_gap: float
-    label_follows_image: bool
+    contrast: float  # how far infarct and MVO differ in signal from remote muscle
+    core_contrast: float  # how much darker an MVO core is than the infarct around it
+    core_size: float  # the share of the slice that an MVO core takes
+    strain_gap: float  # the difference in infarct strain between MVO and no MVO
+    label_follows_image: bool  # whether label and mask show the pathology that is in the image
 
 
 PRESETS = {
@@ -216,18 +208,6 @@ class Acquisition:
     mask_border: np.ndarray  # [16] random nodes
 
 
-def bssfp_signal(*, density: float, t1: float, t2: float, flip_degrees: float) -> float:
-    """On-resonance balanced steady-state signal at TE 1.5 ms, TR much shorter than T2 (MRXCAT).
-
-    Args:
-        t1: longitudinal relaxation time, ms.
-        t2: transverse relaxation time, ms.
-    """
-    angle, ratio = math.radians(flip_degrees), t1 / t2
-    decay = math.exp(-1.5 / t2)
-    return density * math.sin(angle) * decay / ((ratio + 1.0) - math.cos(angle) * (ratio - 1.0))
-
-
 def draw_acquisition(
     seed: int,
     patient: int,
@@ -249,10 +229,12 @@ def draw_acquisition(
             are used whatever its value, and nothing but the mask depends on it.
     """
     shared = Draws(seed, patient, "scanner")
-    flip = shared.uniform(40.0, 55.0)
+    flip = math.radians(shared.uniform(40.0, 55.0))
 
     def signal(density: float, t1: float, t2: float) -> float:
-        return bssfp_signal(density=density, t1=t1, t2=t2, flip_degrees=flip)
+        """On-resonance balanced steady-state at TE 1.5 ms, TR much shorter than T2 (MRXCAT); ms."""
+        ratio, decay = t1 / t2, math.exp(-1.5 / t2)
+        return density * math.sin(flip) * decay / ((ratio + 1.0) - math.cos(flip) * (ratio - 1.0))
 
     remote = signal(1.0, shared.normal(1160, 40, low=1060, high=1260), shared.normal(45, 2.0))
     # Both cores are drawn and one is used: equal streams for equal cases with and without MVO.
@@ -267,9 +249,8 @@ def draw_acquisition(
     fat = signal(0.87, 380.0, 130.0)
     rim = max(infarct / remote, 1.04)
     core = min((core_bled if haemorrhage else core_plain) / remote, rim - 0.03)
-    n_coils = 1 + shared.integer(3)
     coils = []
-    for _ in range(n_coils):
+    for _ in range(1 + shared.integer(3)):
         towards, far = shared.uniform(0.0, 2.0 * math.pi), shared.uniform(70.0, 120.0)
         reach, weight = shared.uniform(70.0, 160.0), shared.uniform(0.5, 1.0)
         coils.append([far * math.cos(towards), far * math.sin(towards), reach, weight])

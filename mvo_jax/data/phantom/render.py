@@ -42,21 +42,15 @@ def _index(angle: np.ndarray) -> np.ndarray:
 
 
 class Deformed:
-    """A heart at one contraction, ready to trace points back to their material.
-
-    Args:
-        heart: the heart.
-        contraction: g, 0 at end-diastole, 1 at end-systole.
-    """
+    """A heart at one contraction, ready to trace points back to their material."""
 
     def __init__(self, heart: Heart, contraction: float):
         self.endo = heart.radius(heart.endo, contraction)  # [N_ANGLE], mm, by material angle
         self.epi = heart.radius(heart.epi, contraction)
         self._twist = heart.twist * contraction
         self._stretch = 1.0 + (through_plane_stretch(heart.strain) - 1.0) * contraction
-        self._endo_squared = self.endo**2
         self._start = heart.endo
-        self._start_squared = heart.endo**2
+        self._endo_squared, self._start_squared = self.endo**2, heart.endo**2
         self._per_wall = 1.0 / (heart.epi - heart.endo)
 
     def _depth(self, radius_squared: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -67,11 +61,7 @@ class Deformed:
         return (np.sqrt(np.maximum(squared, 0.0)) - self._start[at]) * self._per_wall[at]
 
     def trace(self, radius: np.ndarray, angle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Material point that lies at a place now.
-
-        Args:
-            radius: distance from the centre, mm.
-            angle: angle in the heart's frame, radians, of the same shape.
+        """Material point that lies now at a radius, mm, and an angle in the heart's frame.
 
         Returns:
             Depth in the wall (below 0 in the cavity, above 1 outside) and table position of the
@@ -130,12 +120,11 @@ class _Scene:
     """What does not change over the beat: surroundings, textures and tables of one slice."""
 
     def __init__(
-        self, heart: Heart, anatomy: Anatomy, scan: Acquisition, texture: Draws, image_size: int
+        self, heart: Heart, anatomy: Anatomy, scan: Acquisition, d: Draws, image_size: int
     ):
         self.heart, self.anatomy, self.scan = heart, anatomy, scan
         self.x, self.y = _grid(image_size, _VIDEO_SUBPIXELS, anatomy.field_of_view)
         self.edge = anatomy.field_of_view / (image_size * _VIDEO_SUBPIXELS)
-        d = texture
         muscle = np.ones((N_DEPTH, N_ANGLE))
         muscle[heart.infarct] = scan.infarct
         muscle[heart.core] = scan.core
@@ -321,12 +310,9 @@ class _Scene:
 def render_video(
     heart: Heart, anatomy: Anatomy, scan: Acquisition, *, draws: Draws, frames: int, image_size: int
 ) -> np.ndarray:
-    """The cine of one slice over one heart beat, the first frame near end-diastole.
+    """The cine of a slice over one beat from near end-diastole, uint8 [frames, size, size, 1].
 
     ``draws`` is the stream of texture and noise.
-
-    Returns:
-        uint8 [frames, image_size, image_size, 1].
     """
     scene = _Scene(heart, anatomy, scan, draws, image_size)
     phases = (np.arange(frames) + scan.start) / frames % 1.0
@@ -334,7 +320,7 @@ def render_video(
         phases, end_systole=anatomy.end_systole, filling_delay=anatomy.filling_delay
     )
     elapsed = np.arange(frames) / frames
-    amplitude, offset, slope = scan.drift[:, 0], scan.drift[:, 1], scan.drift[:, 2]
+    amplitude, offset, slope = scan.drift.T
     signal = np.empty((frames, image_size, image_size))
     for k in range(frames):
         drift = amplitude * np.sin(2.0 * np.pi * (0.6 * elapsed[k] + offset))
@@ -356,14 +342,11 @@ def render_video(
 def render_mask(
     heart: Heart, anatomy: Anatomy, scan: Acquisition, *, image_size: int
 ) -> np.ndarray:
-    """The label mask of the slice's LGE image, laid over the cine.
+    """The label mask of the slice's LGE image, laid over the cine, uint8 [size, size].
 
     The LGE image is read near end-diastole and registered to the cine; what registration leaves
     (shift, rotation, scale, now and then a wrong phase, an uneven border) is in ``scan``. Every
     pixel takes the class that covers most of it; a heart with a core keeps at least one such pixel.
-
-    Returns:
-        uint8 [image_size, image_size] of BACKGROUND, INFARCT, MVO, MYOCARDIUM.
     """
     x, y = _grid(image_size, _MASK_SUBPIXELS, anatomy.field_of_view)
     dx = (x - anatomy.centre[0] - scan.mask_shift[0]) / scan.mask_scale
@@ -376,15 +359,10 @@ def render_mask(
     cell = np.clip(np.floor(depth * N_DEPTH), 0, N_DEPTH - 1).astype(np.int64)
     wall = (depth >= 0.0) & (depth < 1.0)
     infarct, core = wall & heart.infarct[cell, at], wall & heart.core[cell, at]
-    cover = {
-        MVO: _average(core.astype(np.float64), _MASK_SUBPIXELS),
-        INFARCT: _average((infarct & ~core).astype(np.float64), _MASK_SUBPIXELS),
-        MYOCARDIUM: _average((wall & ~infarct).astype(np.float64), _MASK_SUBPIXELS),
-    }
-    background = 1.0 - cover[MVO] - cover[INFARCT] - cover[MYOCARDIUM]
+    parts = core, infarct & ~core, wall & ~infarct
+    mvo, rim, muscle = (_average(part.astype(np.float64), _MASK_SUBPIXELS) for part in parts)
     classes = np.array([MVO, INFARCT, MYOCARDIUM, BACKGROUND], dtype=np.uint8)
-    covers = np.stack([cover[MVO], cover[INFARCT], cover[MYOCARDIUM], background])
-    mask = classes[np.argmax(covers, axis=0)]
+    mask = classes[np.argmax([mvo, rim, muscle, 1.0 - mvo - rim - muscle], axis=0)]
     if heart.core.any() and not np.any(mask == MVO):
-        mask.reshape(-1)[np.argmax(cover[MVO])] = MVO
+        mask.reshape(-1)[np.argmax(mvo)] = MVO
     return mask

@@ -29,7 +29,6 @@ def ensure_cohort(data_dir: str | os.PathLike, *, jobs: int | None = None, **spe
 
     Args:
         data_dir: folder that holds cohorts; may start with ``~``.
-        jobs: processes; None for as many as there are cores.
         **spec: fields of ``CohortSpec``.
 
     Raises:
@@ -38,42 +37,28 @@ def ensure_cohort(data_dir: str | os.PathLike, *, jobs: int | None = None, **spe
     """
     cohort = CohortSpec(**spec)
     root = Path(data_dir).expanduser().absolute()
-    folder = _folder(cohort, root)
+    below = Path("phantom", cohort.name, str(Phantom.VERSION))
+    folder = root / below
     if not folder.exists():
-        _generate(cohort, root, folder, jobs=jobs)
+        _generate(cohort, root, below, jobs=jobs)
     _check_complete(folder)
     with stored.quiet_tfds():
         return _builder(cohort, root)
 
 
 def open_cohort(folder: str | os.PathLike) -> tfds.core.DatasetBuilder:
-    """Builder of a simulated cohort that is there already.
-
-    Args:
-        folder: the cohort's own folder, which holds ``dataset_info.json``.
-
-    Raises:
-        UserError: the cohort is damaged.
-    """
+    """Builder of a simulated cohort whose own folder is there; UserError where it is damaged."""
     _check_complete(Path(folder))
     with stored.quiet_tfds():
         return tfds.builder_from_directory(folder)
 
 
 def verify_split(builder: tfds.core.DatasetBuilder, split: str) -> None:
-    """Check the content of a split's files against the checksums written with them.
-
-    Raises:
-        UserError: a file has changed.
-    """
+    """Check a split's files by the checksums written with them; UserError where one changed."""
     folder = Path(builder.data_path)
     sums = json.loads((folder / _CHECKSUMS).read_text())
     for name in builder.info.splits[split].filenames:
         stored.check_content(folder, name, sums, _damaged)
-
-
-def _folder(spec: CohortSpec, root: Path) -> Path:
-    return root / "phantom" / spec.name / str(Phantom.VERSION)
 
 
 def _builder(spec: CohortSpec, root: Path) -> Phantom:
@@ -82,8 +67,8 @@ def _builder(spec: CohortSpec, root: Path) -> Phantom:
     return Phantom(config=config, data_dir=root)
 
 
-def _generate(spec: CohortSpec, root: Path, folder: Path, *, jobs: int | None) -> None:
-    """Write a cohort to ``folder``, all or nothing."""
+def _generate(spec: CohortSpec, root: Path, below: Path, *, jobs: int | None) -> None:
+    """Write a cohort to ``root / below``, all or nothing."""
     owner = f".incomplete-{socket.gethostname()}-"
     temporary = root / f"{owner}{os.getpid()}-{secrets.token_hex(4)}"
     try:
@@ -105,7 +90,7 @@ def _generate(spec: CohortSpec, root: Path, folder: Path, *, jobs: int | None) -
             builder.download_and_prepare(
                 download_dir=temporary / "downloads", file_format="array_record"
             )
-        finished = _folder(spec, temporary)
+        finished, folder = temporary / below, root / below
         sums = stored.hashes(finished, sorted(finished.iterdir()))
         (finished / _CHECKSUMS).write_text(json.dumps(sums, indent=2) + "\n")
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -20,11 +20,11 @@ def render_cases(
     Raises:
         RuntimeError: a child process failed (its own message is on stderr).
     """
+
+    def lost(key: CaseKey, status: int) -> Case:
+        raise RuntimeError(f"A process that simulates {key.case_id} ended early (status {status}).")
+
     if jobs is None:
         jobs = min(available_cores(), len(keys) // _WORTH_A_PROCESS)
     render = functools.partial(simulate_case, frames=frames, image_size=image_size)
-    return map_in_children(render, keys, jobs=jobs, lost=_lost)
-
-
-def _lost(key: CaseKey, status: int) -> Case:
-    raise RuntimeError(f"A process that simulates {key.case_id} ended early (status {status}).")
+    return map_in_children(render, keys, jobs=jobs, lost=lost)
