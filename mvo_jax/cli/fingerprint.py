@@ -63,7 +63,8 @@ def main(arguments: list[str]) -> None:
 
 
 def _compare(paths: list[str], scale: float) -> None:
-    from mvo_jax.interop.fingerprint import Difference, compare, differing, read
+    from mvo_jax.devices.computation import changes
+    from mvo_jax.interop.fingerprint import Difference, compare, read
 
     if len(paths) != 2:
         raise UserError(f"--compare names {len(paths)} files", "name two, A.json,B.json")
@@ -74,7 +75,7 @@ def _compare(paths: list[str], scale: float) -> None:
             f"{path}: {about['dtype']}, {about['devices']} x {about['device']} "
             f"({about['backend']}), jax {about['jax']}, lowering {about['lowering']}"
         )
-    for what in differing(first["about"], second["about"]):
+    for what in changes(first["about"], second["about"]):
         print(f"they differ in {what}")
     found = compare(first, second, scale=scale)
     groups: dict[str, list[Difference]] = {}

@@ -11,14 +11,9 @@ import numpy as np
 
 from mvo_jax.errors import UserError
 from mvo_jax.files import replace_file
+from mvo_jax.interop import weight_files
 from mvo_jax.interop.layouts import LAYOUTS
-from mvo_jax.interop.weight_files import (
-    VariablesFile,
-    read_torch,
-    without_prefixes,
-    write_torch,
-    write_variables,
-)
+from mvo_jax.interop.weight_files import VariablesFile
 from mvo_jax.interop.weight_rules import Layout, flatten, listed, to_flax, to_torch, unflatten
 from mvo_jax.models.registry import build_model
 
@@ -27,27 +22,18 @@ STEM = "params/trunk/stem_spatial/kernel"
 
 
 def find_layout(model_name: str, layout_name: str) -> Layout:
-    """A layout by the names of the model and of the layout.
-
-    Raises:
-        UserError: there is none.
-    """
-    layouts = LAYOUTS.get(model_name, ())
-    for layout in layouts:
-        if layout.name == layout_name:
-            return layout
-    known = ", ".join(layout.name for layout in layouts) or "none"
-    raise UserError(
-        f"the model {model_name!r} has no layout {layout_name!r}", f"its layouts: {known}"
-    )
+    """A layout by the names of the model and of the layout; UserError where there is none."""
+    layouts = {layout.name: layout for layout in LAYOUTS.get(model_name, ())}
+    if layout_name not in layouts:
+        raise UserError(
+            f"the model {model_name!r} has no layout {layout_name!r}",
+            f"its layouts: {', '.join(layouts) or 'none'}",
+        )
+    return layouts[layout_name]
 
 
-def model_shapes(model: Mapping[str, Any], clip: tuple[int, int, int, int]) -> dict[str, Any]:
-    """Abstract variables of the ``model`` part of a config.
-
-    Raises:
-        UserError: the model cannot be built, or cannot take such clips.
-    """
+def model_shapes(model: Mapping[str, Any], clip: tuple[int, ...]) -> dict[str, Any]:
+    """Abstract variables of a config's ``model``; UserError if that cannot take such clips."""
     built = build_model(model, backend="cpu")
     try:
         shapes: Any = jax.eval_shape(
@@ -78,37 +64,36 @@ def from_torch(
         source: checkpoint.
         layout: names of its arrays.
         model: the ``model`` part of a config.
-        clip: (T, H, W, C) of the model's clips.
-        adapt_stem: allow a stem of 1 input channel where the source has 3, and the reverse, see
-            ``adapt_stem_kernel``.
+        clip: (T, H, W, C) of its clips.
+        adapt_stem: make a stem of 1 input channel of one of 3, or the reverse
+            (``adapt_stem_kernel``).
         weights_key: see ``weight_files.read_torch``.
 
     Raises:
         UserError: the file cannot be read, or it does not fit; every problem is listed.
     """
-    file = read_torch(source, weights_key=weights_key)
-    arrays, prefixes = without_prefixes(file.arrays, layout.flax_paths)
+    file = weight_files.read_torch(source, weights_key=weights_key)
+    arrays, prefixes = weight_files.without_prefixes(file.arrays, layout.flax_paths)
     shapes = flatten(model_shapes(model, clip))
     covered = {path: leaf for path, leaf in shapes.items() if layout.torch_keys(path)}
     target, adapted = dict(covered), ""
     channels = _other_stem_channels(arrays, covered, layout)
-    if channels and not adapt_stem:
-        raise UserError(
-            f"{source} has a stem of {channels} input channels, config.model.in_channels is "
-            f"{covered[STEM].shape[3]}",
-            f"set --config.model.in_channels={channels}, or add --adapt_stem",
-        )
     if channels:
         wanted = covered[STEM]
-        shape = (*wanted.shape[:3], channels, wanted.shape[4])
-        target[STEM] = jax.ShapeDtypeStruct(shape, wanted.dtype)
-        adapted = f"stem adapted from {channels} to {wanted.shape[3]} input channels"
+        *taps, needed, features = wanted.shape
+        if not adapt_stem:
+            raise UserError(
+                f"{source} has a stem of {channels} input channels, config.model.in_channels is "
+                f"{needed}",
+                f"set --config.model.in_channels={channels}, or add --adapt_stem",
+            )
+        target[STEM] = jax.ShapeDtypeStruct((*taps, channels, features), wanted.dtype)
+        adapted = f"stem adapted from {channels} to {needed} input channels"
     variables = to_flax(arrays, unflatten(target), layout, source=str(source))
     check_finite(variables, source=str(source))
-    if channels:
-        flat = flatten(variables)
+    flat = flatten(variables)
+    if adapted:
         flat[STEM] = adapt_stem_kernel(flat[STEM], covered[STEM].shape[3])
-        variables = unflatten(flat)
     provenance = {
         "source": source.name,
         "source_sha256": file.sha256,
@@ -121,21 +106,15 @@ def from_torch(
         "parts": sorted(_parts(covered)),
         "parts_not_in_source": sorted(_parts(shapes) - _parts(covered)),
         "arrays": len(covered),
-        "parameters": sum(
-            int(np.size(value)) for path, value in flatten(variables).items() if "params/" in path
-        ),
+        "parameters": sum(int(np.size(v)) for path, v in flat.items() if "params/" in path),
     }
-    return VariablesFile(variables, json.loads(json.dumps(dict(model))), clip, provenance)
+    return VariablesFile(unflatten(flat), json.loads(json.dumps(dict(model))), clip, provenance)
 
 
 def check_finite(variables: Mapping[str, Any], *, source: str) -> None:
-    """Refuse weights that no training made on purpose.
-
-    Raises:
-        UserError: an array holds NaN or infinity; the arrays are named.
-    """
-    flat = flatten(variables)
-    if wrong := [path for path, value in flat.items() if not np.isfinite(value).all()]:
+    """Raise UserError for arrays that hold NaN or infinity; they are named."""
+    found = flatten(variables).items()
+    if wrong := [path for path, value in found if not np.isfinite(value).all()]:
         raise UserError(
             f"{source} holds NaN or infinity in {listed(wrong, 6)}",
             "its training had failed, or half precision was too small for it: take an earlier "
@@ -147,12 +126,12 @@ def _other_stem_channels(
     arrays: Mapping[str, np.ndarray], covered: Mapping[str, Any], layout: Layout
 ) -> int:
     """Input channels of the source's stem where they are 1 for 3 or 3 for 1, else 0."""
-    rule = next((rule for rule in layout.rules if rule.flax == STEM), None)
-    kernel = None if rule is None else arrays.get(rule.torch)
-    if kernel is None or kernel.ndim != 5 or STEM not in covered:
-        return 0
-    channels, wanted = kernel.shape[1], covered[STEM].shape[3]
-    return channels if {channels, wanted} == {1, 3} else 0
+    for rule in layout.rules:
+        kernel = arrays.get(rule.torch)
+        if rule.flax == STEM and STEM in covered and kernel is not None and kernel.ndim == 5:
+            channels = kernel.shape[1]
+            return channels if {channels, covered[STEM].shape[3]} == {1, 3} else 0
+    return 0
 
 
 def adapt_stem_kernel(kernel: np.ndarray, channels: int) -> np.ndarray:
@@ -194,37 +173,31 @@ def _parts(paths: Iterable[str]) -> set[str]:
 
 def _misfits(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
     """Arrays that a model lacks or has in another shape."""
-    problems = [f"{path}: the model has no such array" for path in found if path not in wanted]
-    for path in found.keys() & wanted.keys():
-        ours, needed = np.shape(found[path]), tuple(wanted[path].shape)
-        if ours != needed:
-            problems.append(f"{path} is {ours}, not {needed}")
+    problems = []
+    for path, value in found.items():
+        if path not in wanted:
+            problems.append(f"{path}: the model has no such array")
+        elif np.shape(value) != (needed := tuple(wanted[path].shape)):
+            problems.append(f"{path} is {np.shape(value)}, not {needed}")
     return sorted(problems)
 
 
 def write_converted(path: Path, content: VariablesFile) -> None:
-    """Write variables as safetensors, and their provenance beside as JSON.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
+    """Write variables as safetensors and their provenance beside as JSON, or raise UserError."""
     if path.suffix != ".safetensors":
         raise UserError(f"{path} does not end in .safetensors", "name a .safetensors file")
-    write_variables(path, content)
+    weight_files.write_variables(path, content)
     _write_provenance(path, content.provenance)
 
 
 def write_exported(path: Path, content: VariablesFile, layout: Layout) -> list[str]:
-    """Write variables in a torch layout, and their provenance beside as JSON.
-
-    Returns:
-        Parts of the model that the layout does not hold.
+    """Write variables in a torch layout, their provenance beside as JSON; returns parts left out.
 
     Raises:
         UserError: see ``to_layout``, or a file cannot be written.
     """
     arrays, left_out = to_layout(content, layout)
-    write_torch(path, arrays)
+    weight_files.write_torch(path, arrays)
     provenance = {
         "source_sha256": content.sha256,
         "layout": layout.name,
@@ -255,8 +228,8 @@ def initial_variables(
         (variables of the parts in the file, those parts, the parts that stay as initialised).
 
     Raises:
-        UserError: an array that the model lacks, has in another shape or dtype, or that is missing
-            of a part the file has. All are listed.
+        UserError: arrays that the model lacks, has in another shape or dtype, or that are missing
+            of a part. All are listed.
     """
     found, wanted = flatten(file.variables), flatten(shapes)
     parts, problems = _parts(found), _misfits(found, wanted)

@@ -1,8 +1,7 @@
 """A fixed set of computations as numbers in a file, to compare backends, versions and devices.
 
-What goes in is drawn from raw Philox bits and is the same everywhere. Whole numbers (the sample
-stream, dropout masks, coarse masks of unmoved masks) must come out the same to the bit; floating
-results may differ by rounding, within stated tolerances.
+What goes in is drawn from raw Philox bits and is the same everywhere. Whole numbers must come out
+the same to the bit; floating results may differ by rounding, within stated tolerances.
 """
 
 import dataclasses
@@ -28,19 +27,13 @@ from mvo_jax.data.coarse_mask import coarse_mask
 from mvo_jax.devices import computation, parallel
 from mvo_jax.errors import UserError
 from mvo_jax.files import replace_file
+from mvo_jax.interop.convert import model_shapes
 from mvo_jax.interop.weight_rules import flatten, unflatten
-from mvo_jax.models.ops.lowerings import choose_lowering
 from mvo_jax.models.registry import build_model, published_config
 from mvo_jax.settings import LossSettings
 from mvo_jax.training.optim import OptimiserSettings, make_optimiser
 from mvo_jax.training.state import TrainState
-from mvo_jax.training.step import (
-    make_batch,
-    make_eval_step,
-    make_loss,
-    make_steps,
-    make_train_step,
-)
+from mvo_jax.training.step import make_batch, make_eval_step, make_loss, make_steps, make_train_step
 
 FORMAT = "mvo_jax fingerprint 1"
 BATCH = 8  # divides 1, 2, 4 and 8 devices
@@ -64,22 +57,20 @@ SIZES: dict[str, tuple[dict[str, Any], tuple[int, int, int, int], str]] = {
     "small": ({"width": 8, "stage_sizes": (1, 1), "num_heads": 2}, (8, 32, 32, 1), _NO_GRADIENT),
     "full": ({}, (30, 64, 64, 1), _NO_GRADIENT + r"|decoder/block1/upsample/bias"),
 }
-AUGMENTATION = Augmentation(
-    max_shift=2.0,
-    flip=True,
-    max_rotation_deg=15.0,
-    brightness=0.1,
-    contrast=0.2,
-    gamma=0.2,
-    time_shift=True,
+BATCH_OF = functools.partial(
+    make_batch,
+    augmentation=Augmentation(
+        2.0, True, max_rotation_deg=15.0, brightness=0.1, contrast=0.2, gamma=0.2, time_shift=True
+    ),
+    mask_size=16,
+    axis_name=parallel.AXIS,
 )
-ON_BATCHES = {"augmentation": AUGMENTATION, "mask_size": 16, "axis_name": parallel.AXIS}
 
 
 def compute(
     *, dtype: str = "float32", num_devices: int = 0, size: str = "small", lowering: str = "auto"
 ) -> dict[str, Any]:
-    """Run the computations on this machine.
+    """Run the computations on this machine; {'format', 'about', 'entries'}, as ``write`` keeps it.
 
     Args:
         dtype: 'float32' or 'float64'; the latter needs ``jax.enable_x64``.
@@ -87,32 +78,29 @@ def compute(
         size: 'small' (8x32x32, seconds) or 'full' (30x64x64, the paper's network).
         lowering: key of ``lowerings.LOWERINGS``, or 'auto' for that of the backend.
 
-    Returns:
-        {'format', 'about', 'entries'}, as ``write`` keeps it.
-
     Raises:
         UserError: devices that are not there or do not divide the batch.
     """
     devices = parallel.devices(num_devices)
     parallel.check_divisible(BATCH, len(devices))
-    backend, xla_flags = jax.default_backend(), os.environ.get("XLA_FLAGS", "")
-    if lowering == "auto":
-        lowering = choose_lowering(backend, xla_flags)
-    fields = SIZES[size][0] | {"lowering": lowering, "dtype": dtype}
-    model = build_model(
-        published_config("mvo_net") | fields, backend=backend, axis_name=parallel.AXIS
+    config = published_config("mvo_net") | SIZES[size][0] | {"lowering": lowering, "dtype": dtype}
+    model: Any = build_model(
+        config,
+        backend=jax.default_backend(),
+        xla_flags=os.environ.get("XLA_FLAGS", ""),
+        axis_name=parallel.AXIS,
     )
     # On some hardware float32 products are rounded to fewer bits otherwise.
     with jax.default_matmul_precision("highest"):
-        entries = _entries(model, dtype, devices, size)
+        entries = _entries(model, config, devices, size)
         settings = computation.settings()
     about = {
         "dtype": dtype,
         "size": size,
         "devices": len(devices),
-        "backend": backend,
+        "backend": jax.default_backend(),
         "device": devices[0].device_kind,
-        "lowering": lowering,
+        "lowering": model.numerics.lowering,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "jax": jax.__version__,
@@ -149,13 +137,10 @@ def _data(clip: tuple[int, int, int, int]) -> dict[str, np.ndarray]:
     }
 
 
-def _weights(model: Any, clip: tuple[int, int, int, int], dtype: str) -> dict[str, Any]:
+def _weights(config: Mapping[str, Any], clip: tuple[int, int, int, int]) -> dict[str, Any]:
     """Variables drawn from raw bits: kernels of He's width, scales and variances near 1."""
-    video = jax.ShapeDtypeStruct((1, *clip), np.dtype(dtype))
-    shapes: Any = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), video)
-    shapes = {name: shapes[name] for name in ("params", "batch_stats")}
     flat = {}
-    for seed, (path, leaf) in enumerate(sorted(flatten(shapes).items())):
+    for seed, (path, leaf) in enumerate(sorted(flatten(model_shapes(config, clip)).items())):
         draw = _uniform(100 + seed, leaf.shape)
         name = path.rpartition("/")[2]
         if name == "kernel":
@@ -163,98 +148,90 @@ def _weights(model: Any, clip: tuple[int, int, int, int], dtype: str) -> dict[st
         else:
             draw = 1 + 0.3 * draw if name in ("scale", "var") else 0.1 * draw
         # Through float32, so that both dtypes start from the same numbers.
-        flat[path] = draw.astype(np.float32).astype(dtype)
+        flat[path] = jnp.asarray(draw.astype(np.float32).astype(config["dtype"]))
     return unflatten(flat)
 
 
 def _entries(
-    model: Any, dtype: str, devices: Sequence[parallel.Device], size: str
+    model: Any, config: Mapping[str, Any], devices: Sequence[parallel.Device], size: str
 ) -> dict[str, Any]:
     _, clip, no_gradient = SIZES[size]
     split, draws = _data(clip), range(STEPS)
     indices = np.stack([batch_indices(3, k, num_cases=CASES, batch_size=BATCH) for k in draws])
-    masks = coarse_mask(jnp.asarray(split["lge_mask"]), ON_BATCHES["mask_size"])
-    random_bits = jax.random.bits(jax.random.key(5), (16,))
     optimiser = make_optimiser(
         OptimiserSettings(learning_rate=1e-3, total_steps=2 * STEPS, warmup_steps=2)
     )
-    variables = jax.tree.map(jnp.asarray, _weights(model, clip, dtype))
+    loss = LossSettings(mask_loss_weight=0.5)
+    loss_of = make_loss(model, loss, collections=("intermediates",))
+
+    def probe(state: TrainState, data: Any, indices: jax.Array, key: jax.Array) -> Any:
+        """One pass with everything in it: what devices share, and what each has."""
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+        batch = BATCH_OF(data, indices, augment_key)
+        grads, (output, updated, metrics) = jax.grad(loss_of, has_aux=True)(
+            state.params, state.batch_stats, batch, dropout_key
+        )
+        shared = lax.pmean((grads, metrics), parallel.AXIS)
+        outputs = {"logits": output.logits, "coarse mask": output.coarse_mask}
+        return (*shared, updated["batch_stats"]), (batch, outputs, updated["intermediates"])
+
+    variables = _weights(config, clip)
     opt_state = optimiser.init(variables["params"])
     state = TrainState(step=jnp.zeros((), jnp.int32), opt_state=opt_state, **variables)
     on_devices: Any = parallel.replicate((state, split, jax.random.key(5)), devices)
     state, data, key = on_devices
+    spread = functools.partial(parallel.data_parallel, on=devices)
     first = parallel.shard(indices[0], len(devices))
-
-    probe = parallel.data_parallel(
-        _probe(model), in_axes=(None, None, 0, None), out_axes=(None, 0), on=devices
-    )
-    (grads, metrics, batch_stats), (batch, outputs, named) = probe(state, data, first, key)
-    batch, outputs, named = (_joined(tree) for tree in (batch, outputs, flatten(named)))
-    infer = parallel.data_parallel(
-        make_eval_step(model, with_mask=True), in_axes=(None, None, 0), out_axes=0, on=devices
-    )
+    (grads, metrics, batch_stats), (batch, outputs, named) = spread(
+        probe, in_axes=(None, None, 0, None), out_axes=(None, 0)
+    )(state, data, first, key)
+    named = _joined(flatten(named))
+    infer = spread(make_eval_step(model, with_mask=True), in_axes=(None, None, 0), out_axes=0)
     results = _joined(infer(state.eval_variables(), data, first))
-    loss = make_loss(model, LossSettings(mask_loss_weight=0.5))
-    train_step = make_train_step(loss, optimiser, axis_name=parallel.AXIS)
-    step = parallel.data_parallel(
-        make_steps(train_step, functools.partial(make_batch, **ON_BATCHES)),
-        in_axes=(None, None, 0, None),
-        out_axes=None,
-        on=devices,
-    )
+    train_step = make_train_step(make_loss(model, loss), optimiser, axis_name=parallel.AXIS)
+    step = spread(make_steps(train_step, BATCH_OF), in_axes=(None, None, 0, None), out_axes=None)
     losses = []
     for k in draws:
         state, taken = step(state, data, parallel.shard(indices[k : k + 1], len(devices)), key)
         losses.append(np.asarray(taken["loss"])[0])
 
-    exact = {"sample stream": indices, "clips": split["video"], "coarse masks": masks}
-    exact["random bits"] = random_bits
-    exact |= {f"dropout {k[:-5]}": v for k, v in named.items() if k.endswith("/mask")}
-    inference = {k: v for k, v in named.items() if not k.endswith("/mask")} | outputs
-    inference = {f"training pass, {k}": v for k, v in sorted(inference.items())}
-    inference |= metrics | results
-    inference |= {f"statistics {k}": v for k, v in flatten(batch_stats).items()}
-    moved = flatten(state.params)
-    moved |= {f"statistics {k}": v for k, v in flatten(state.batch_stats).items()}
     # The mean that a BatchNorm of the decoder subtracts follows the bias before it.
     undefined = re.compile(no_gradient + "|.*/reduce_norm/mean")
-    groups = {
-        "batch": batch,
-        "inference": inference,
-        "gradient": {k: v for k, v in flatten(grads).items() if not undefined.fullmatch(k)},
-        "steps": {"loss": losses, **{k: v for k, v in moved.items() if not undefined.fullmatch(k)}},
+
+    def defined(values: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: v for name, v in values.items() if not undefined.fullmatch(name)}
+
+    def statistics(tree: Any) -> dict[str, Any]:
+        return {f"statistics {name}": value for name, value in flatten(tree).items()}
+
+    masks = {name: value for name, value in named.items() if name.endswith("/mask")}
+    seen = {name: value for name, value in named.items() if name not in masks} | _joined(outputs)
+    exact = {
+        "sample stream": indices,
+        "clips": split["video"],
+        "coarse masks": coarse_mask(jnp.asarray(split["lge_mask"]), 16),
+        "random bits": jax.random.bits(jax.random.key(5), (16,)),
+        **{f"dropout {name[:-5]}": value for name, value in masks.items()},
     }
-    entries = {f"exact/{name}": _exact(value) for name, value in exact.items()}
-    for group, values in groups.items():
-        entries |= {f"{group}/{name}": _float(value) for name, value in values.items()}
-    return entries
-
-
-def _probe(model: Any) -> Any:
-    """One pass with everything in it: ``probe(state, data, indices, key)``.
-
-    It returns ((gradients, metrics, statistics) of all devices, (batch, outputs, intermediates) of
-    each).
-    """
-    loss = make_loss(model, LossSettings(mask_loss_weight=0.5), collections=("intermediates",))
-
-    def probe(state: TrainState, data: Any, indices: jax.Array, key: jax.Array) -> Any:
-        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        batch = make_batch(data, indices, augment_key, **ON_BATCHES)
-        grads, (output, updated, metrics) = jax.grad(loss, has_aux=True)(
-            state.params, state.batch_stats, batch, dropout_key
-        )
-        joined = lax.pmean((grads, metrics), parallel.AXIS)
-        outputs = {"logits": output.logits, "coarse mask": output.coarse_mask}
-        return (*joined, updated["batch_stats"]), (batch, outputs, updated["intermediates"])
-
-    return probe
+    passed = {f"training pass, {name}": value for name, value in sorted(seen.items())}
+    moved = flatten(state.params) | statistics(state.batch_stats)
+    groups = {
+        "exact": exact,
+        "batch": _joined(batch),
+        "inference": passed | metrics | results | statistics(batch_stats),
+        "gradient": defined(flatten(grads)),
+        "steps": {"loss": losses, **defined(moved)},
+    }
+    return {
+        f"{group}/{name}": (_exact if group == "exact" else _float)(value)
+        for group, values in groups.items()
+        for name, value in values.items()
+    }
 
 
 def _joined(results: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Per-device results as one batch."""
-    arrays = {name: np.asarray(value) for name, value in results.items()}
-    return {name: value.reshape(-1, *value.shape[2:]) for name, value in arrays.items()}
+    return {name: np.asarray(v).reshape(-1, *v.shape[2:]) for name, v in results.items()}
 
 
 def _exact(value: Any) -> dict[str, Any]:
@@ -278,20 +255,12 @@ def _float(value: Any) -> dict[str, Any]:
 
 
 def write(path: str | os.PathLike, fingerprint: Mapping[str, Any]) -> None:
-    """Write a fingerprint as JSON.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write a fingerprint as JSON, or raise UserError."""
     replace_file(path, json.dumps(fingerprint, indent=1) + "\n")
 
 
 def read(path: str | os.PathLike) -> dict[str, Any]:
-    """Read a fingerprint.
-
-    Raises:
-        UserError: missing, no fingerprint, or of another version.
-    """
+    """Read a fingerprint; UserError if the file is missing, none, or of another version."""
     remedy = "write it with: python -m mvo_jax fingerprint --out FILE"
     try:
         content = json.loads(Path(path).read_text())
@@ -304,22 +273,12 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
-def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Settings and versions ('about') of two fingerprints, where they differ.
-
-    What an earlier revision did not write is passed over.
-    """
-    return computation.changes(first, {key: second[key] for key in first.keys() & second.keys()})
-
-
 @dataclasses.dataclass(frozen=True)
 class Difference:
     """One entry of two fingerprints."""
 
     name: str  # of the entry; what is before the slash is its group
-    # Largest difference relative to the array's root mean square; for exact entries 0 where the
-    # bytes agree, else infinity.
-    value: float
+    value: float  # largest, over the array's root mean square; infinity where exact bytes differ
     bound: float  # largest allowed value
     identical: bool  # whether all bytes agree
 
@@ -332,11 +291,7 @@ class Difference:
 def compare(
     first: Mapping[str, Any], second: Mapping[str, Any], *, scale: float = 1.0
 ) -> list[Difference]:
-    """Compare two fingerprints entry by entry; ``scale`` multiplies the tolerances.
-
-    Raises:
-        UserError: fingerprints of different computations.
-    """
+    """Compare entry by entry, bounds times ``scale``; UserError for different computations."""
     for key in ("dtype", "size"):
         a, b = first["about"][key], second["about"][key]
         if a != b:
@@ -349,23 +304,19 @@ def compare(
     ours, theirs = first["entries"], second["entries"]
     found = []
     for name in dict.fromkeys([*ours, *theirs]):
-        group = name.split("/")[0]
-        bound = tolerances[group] * scale
-        if name not in ours or name not in theirs:
-            found.append(Difference(name, math.nan, bound, False))
-            continue
-        a, b = ours[name], theirs[name]
-        identical = a["sha256"] == b["sha256"] and a["shape"] == b["shape"]
-        value = 0.0 if identical else math.inf if group == "exact" else _difference(a, b)
-        found.append(Difference(name, value, bound, identical))
+        group, identical, value = name.split("/")[0], False, math.nan
+        if name in ours and name in theirs:
+            a, b = ours[name], theirs[name]
+            identical = a["sha256"] == b["sha256"] and a["shape"] == b["shape"]
+            value = 0.0 if identical else math.inf if group == "exact" else _difference(a, b)
+        found.append(Difference(name, value, tolerances[group] * scale, identical))
     return found
 
 
 def _difference(a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
     if a["shape"] != b["shape"]:
         return math.nan
-    size, rms = math.prod(a["shape"]), max(a["rms"], np.finfo(np.float64).tiny)
-    samples = np.abs(np.subtract(a["samples"], b["samples"])).max()
+    largest = {k: np.abs(np.subtract(a[k], b[k])).max() for k in ("samples", "projections")}
     # A sum of n terms with random signs has the size of sqrt(n) of them.
-    projections = np.abs(np.subtract(a["projections"], b["projections"])).max() / math.sqrt(size)
-    return float(max(samples, projections) / rms)
+    projections = largest["projections"] / math.sqrt(math.prod(a["shape"]))
+    return float(max(largest["samples"], projections) / max(a["rms"], np.finfo(float).tiny))

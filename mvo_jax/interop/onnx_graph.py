@@ -30,14 +30,10 @@ class WholeModel(nn.Module):
 
     def forward(self, video: Tensor) -> tuple[Tensor, ...]:
         """uint8 ``[B, T, H, W, 1]`` to probability ``[B]``, logits and, where there is one, map."""
-        output = self.network(normalise(video))
-        logits = output.logits
-        if logits.shape[1] == 1:
-            probability = logits[:, 0].sigmoid()
-        else:
-            probability = logits.softmax(dim=1)[:, 1]
-        outputs = probability, logits, output.coarse_mask
-        return tuple(value for value in outputs if value is not None)
+        logits, mask = self.network(normalise(video))
+        binary = logits.shape[1] == 1
+        probability = logits[:, 0].sigmoid() if binary else logits.softmax(dim=1)[:, 1]
+        return (probability, logits) if mask is None else (probability, logits, mask)
 
 
 def normalise(video: Tensor) -> Tensor:
@@ -56,11 +52,7 @@ def normalise(video: Tensor) -> Tensor:
 def whole_model(
     model: Mapping[str, Any], variables: Mapping[str, Any], clip: tuple[int, ...]
 ) -> WholeModel:
-    """The twin of the ``model`` part of a config with float32 variables, ready to predict.
-
-    Raises:
-        UserError: the model has no twin.
-    """
+    """The twin of a config's ``model`` with float32 variables; UserError where it has none."""
     if model["name"] not in TWINS:
         raise UserError(
             f"the model {model['name']!r} has no twin in PyTorch, which model.onnx is made of",
@@ -106,17 +98,10 @@ def onnx_bytes(whole: WholeModel, clip: tuple[int, ...]) -> bytes:
 
 def _forget_origin(graph: onnx.ModelProto) -> None:
     """Take out what torch notes of the exporting machine: paths of source files, call stacks."""
-    graph.producer_name, graph.producer_version, graph.doc_string = "mvo_jax", "", ""
-    del graph.metadata_props[:]
-    for holder in [graph.graph, *graph.functions]:
-        holder.doc_string = ""
-        del holder.metadata_props[:]
-        for node in holder.node:
-            node.doc_string = ""
-            del node.metadata_props[:]
-    for value in [*graph.graph.input, *graph.graph.output, *graph.graph.value_info]:
-        value.doc_string = ""
-        del value.metadata_props[:]
-    for tensor in graph.graph.initializer:
-        tensor.doc_string = ""
-        del tensor.metadata_props[:]
+    graph.producer_name, graph.producer_version = "mvo_jax", ""
+    parts: list[Any] = [graph, graph.graph, *graph.functions]
+    parts += [node for holder in parts[1:] for node in holder.node]
+    parts += [*graph.graph.input, *graph.graph.output, *graph.graph.value_info]
+    for part in [*parts, *graph.graph.initializer]:
+        part.doc_string = ""
+        del part.metadata_props[:]

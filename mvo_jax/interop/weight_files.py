@@ -1,7 +1,6 @@
-"""Weights on disk: torch checkpoints, and safetensors of Flax variables.
+"""Weights on disk, read without running anything they contain: torch's and our own.
 
-A file is read without running anything it contains: safetensors hold no code, and pickles are read
-by torch's restricted loader, from a version on whose restriction is known to hold.
+Safetensors hold no code; pickles go through torch's restricted loader, where it is known to hold.
 """
 
 import contextlib
@@ -10,7 +9,7 @@ import json
 import pickle
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from mvo_jax.interop.weight_rules import StateDict, flatten, listed, unflatten
 # Name of the one entry of the safetensors metadata: several would be written in random order.
 ENTRY = "mvo_jax"
 FORMAT = "mvo_jax variables 1"
+_ABOUT = ("model", "clip", "provenance")  # of VariablesFile
 PICKLED = (".pth", ".pt", ".tar", ".ckpt", ".pyth")
 SAFE_TORCH = (2, 6)  # weights_only could be deceived before (CVE-2025-32434)
 HALF = ("float16", "bfloat16")
@@ -39,9 +39,8 @@ class TorchFile:
 
     arrays: StateDict  # the state dict
     sha256: str  # of the file
-    unwrapped: tuple[str, ...] = ()  # what was taken off: the key that the state dict lay under
-    # How many arrays were cast up to float32, by what they were.
-    cast: Mapping[str, int] = field(default_factory=dict)
+    unwrapped: tuple[str, ...]  # what was taken off: the key that the state dict lay under
+    cast: Mapping[str, int]  # how many arrays were cast up to float32, by what they were
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,7 @@ def is_variables_file(path: Path) -> bool:
 
 
 def read_variables(path: Path) -> VariablesFile:
-    """Read what ``write_variables`` wrote.
-
-    Raises:
-        UserError: missing, damaged, not of this kind, or of a newer format.
-    """
+    """What ``write_variables`` wrote; UserError if missing, damaged, of another kind or format."""
     with _reading(path):
         metadata = json.loads(_metadata(path).get(ENTRY, "{}"))
         arrays = safetensors.numpy.load_file(path)
@@ -77,30 +72,16 @@ def read_variables(path: Path) -> VariablesFile:
             f"{path} does not hold Flax variables of this project ({FORMAT!r})",
             "make one with: python -m mvo_jax convert --source CHECKPOINT --layout NAME --out FILE",
         )
-    return VariablesFile(
-        variables=unflatten(arrays),
-        model=metadata["model"],
-        clip=tuple(metadata["clip"]),
-        provenance=metadata["provenance"],
-        sha256=sha256(path),
-    )
+    model, clip, provenance = (metadata[name] for name in _ABOUT)
+    return VariablesFile(unflatten(arrays), model, tuple(clip), provenance, sha256(path))
 
 
 def write_variables(path: Path, content: VariablesFile) -> None:
-    """Write Flax variables as safetensors; names are paths such as 'params/trunk/.../kernel'.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write safetensors named as 'params/trunk/.../kernel', or raise UserError."""
     flat = flatten(content.variables)
     arrays = {name: np.ascontiguousarray(flat[name]) for name in sorted(flat)}
-    about = {
-        "format": FORMAT,
-        "model": content.model,
-        "clip": content.clip,
-        "provenance": content.provenance,
-    }
-    metadata = {ENTRY: json.dumps(about)}
+    about = {name: getattr(content, name) for name in _ABOUT}
+    metadata = {ENTRY: json.dumps({"format": FORMAT, **about})}
     _write(path, lambda file: safetensors.numpy.save_file(arrays, file, metadata=metadata))
 
 
@@ -118,25 +99,16 @@ def read_torch(path: Path, *, weights_key: str = "") -> TorchFile:
     """
     with _reading(path):
         if path.suffix == ".safetensors":
-            try:
-                content = safetensors.numpy.load_file(path)
-            except AttributeError as error:  # numpy has no such type
-                raise UserError(
-                    f"{path} holds arrays of a type that numpy does not have ({error})",
-                    "save them in float32 where it was made",
-                ) from error
-            taken, unwrapped = _chosen_names(path, content, weights_key)
-            arrays, cast = _cast_up(taken)
-            return TorchFile(arrays, sha256(path), unwrapped, cast)
-        if path.suffix not in PICKLED:
+            arrays, unwrapped, cast = _safe_arrays(path, weights_key)
+        elif path.suffix in PICKLED:
+            content, unwrapped = _chosen_weights(path, _unpickle(path), weights_key)
+            arrays, cast = _arrays(path, content)
+        else:
             raise UserError(
                 f"{path} is no kind of checkpoint that is known here",
                 f"name a file that ends in .safetensors, {', '.join(PICKLED)}",
             )
-        content = _unpickle(path)
-    content, unwrapped = _chosen_weights(path, content, weights_key)
-    arrays, cast = _arrays(path, content)
-    return TorchFile(arrays, sha256(path), unwrapped, cast)
+    return TorchFile(arrays, sha256(path), unwrapped, dict(Counter(cast)))
 
 
 def without_prefixes(
@@ -152,9 +124,7 @@ def without_prefixes(
         found = [p for p in PREFIXES if names and all(key.startswith(p) for key in names)]
         if not found:
             break
-        if len(names) < len(arrays):
-            taken.append(_AVERAGES)
-        taken.append(found[0])
+        taken += [*arrays.keys() - names, found[0]]  # the counter alone can be left
         arrays = {key.removeprefix(found[0]): arrays[key] for key in names}
     return arrays, tuple(taken)
 
@@ -224,8 +194,8 @@ def _unpickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # The first line of torch's message advises to switch the protection off.
-        about = [line for line in str(error).splitlines() if "GLOBAL" in line or "global" in line]
-        reason = about[0].strip()[:160] if about else "not a pickle of tensors"
+        about = (line for line in str(error).splitlines() if "GLOBAL" in line or "global" in line)
+        reason = next(about, "not a pickle of tensors").strip()[:160]
         raise UserError(
             f"{path} holds more than tensors, and was not read: {reason}",
             "load it where it was made and save its state_dict alone",
@@ -272,33 +242,29 @@ def _chosen_weights(path: Path, content: Any, weights_key: str) -> tuple[Any, tu
     return (found[sets[0]], (sets[0],)) if sets else (content, ())
 
 
-def _chosen_names(
-    path: Path, arrays: StateDict, weights_key: str
-) -> tuple[StateDict, tuple[str, ...]]:
-    """The arrays of safetensors whose names begin with a key."""
-    if not weights_key:
-        return arrays, ()
-    first = f"{weights_key}."
-    chosen = {key.removeprefix(first): arrays[key] for key in arrays if key.startswith(first)}
-    if not chosen:
+def _safe_arrays(path: Path, weights_key: str) -> tuple[StateDict, tuple[str, ...], list[str]]:
+    """Arrays whose names begin with a key, that beginning, and what was cast up to float32."""
+    try:
+        arrays = safetensors.numpy.load_file(path)
+    except AttributeError as error:  # numpy has no such type
+        raise UserError(
+            f"{path} holds arrays of a type that numpy does not have ({error})",
+            "save them in float32 where it was made",
+        ) from error
+    first = f"{weights_key}." if weights_key else ""
+    chosen = {key.removeprefix(first): a for key, a in arrays.items() if key.startswith(first)}
+    if weights_key and not chosen:
         begins = sorted({key.partition(".")[0] for key in arrays})
         raise UserError(
             f"{path} has no names that begin with {first!r}", f"they begin with {listed(begins, 6)}"
         )
-    return chosen, (first,)
+    halves = {key: str(a.dtype) for key, a in chosen.items() if str(a.dtype) in HALF}
+    wide = {key: chosen[key].astype(np.float32) for key in halves}  # holds all their values
+    return {**chosen, **wide}, (first,) if first else (), [*halves.values()]
 
 
-def _cast_up(arrays: StateDict) -> tuple[StateDict, dict[str, int]]:
-    """Arrays with those of half precision in float32, which holds all their values."""
-    halves = [str(array.dtype) for array in arrays.values() if str(array.dtype) in HALF]
-    cast = {
-        key: array.astype(np.float32) if str(array.dtype) in HALF else array
-        for key, array in arrays.items()
-    }
-    return cast, dict(Counter(halves))
-
-
-def _arrays(path: Path, content: Any) -> tuple[StateDict, dict[str, int]]:
+def _arrays(path: Path, content: Any) -> tuple[StateDict, list[str]]:
+    """The arrays of a state dict, and what was cast up to float32."""
     import torch
 
     if not isinstance(content, Mapping):
@@ -322,7 +288,7 @@ def _arrays(path: Path, content: Any) -> tuple[StateDict, dict[str, int]]:
             f"{path} has {len(other)} entries that are no plain arrays: {listed(other, 6)}",
             "save the state_dict alone, dense and in float32",
         )
-    return arrays, dict(Counter(halves))
+    return arrays, halves
 
 
 def _write(path: Path, save: Callable[[Path], object]) -> None:

@@ -1,7 +1,6 @@
 """Weights between Flax variables and torch state dicts, bit-exact, both ways from one table.
 
-Only numpy is needed here: a state dict is a plain ``dict[str, np.ndarray]``. The tables of the
-models are in ``interop/layouts/``.
+A state dict is a plain ``dict[str, np.ndarray]``. The models' tables are in ``interop/layouts/``.
 """
 
 import collections
@@ -9,8 +8,8 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,10 +29,7 @@ class Reorder:
 
     def to_flax(self, array: np.ndarray) -> np.ndarray:
         """torch's array as Flax stores it."""
-        kept = array.ndim - self.unit_axes
-        if array.shape[kept:] != (1,) * self.unit_axes:
-            raise ValueError(f"trailing axes of {array.shape} are not 1")
-        array = array.reshape(array.shape[:kept])
+        array = array.squeeze(tuple(range(-self.unit_axes, 0)))
         if self.axes is not None:
             array = array.transpose(self.axes)
         array = np.ascontiguousarray(np.flip(array, self.flip))
@@ -41,10 +37,7 @@ class Reorder:
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         """Flax's array as torch stores it."""
-        if array.shape[: self.leading_axes] != (1,) * self.leading_axes:
-            raise ValueError(f"leading axes of {array.shape} are not 1")
-        array = array.reshape(array.shape[self.leading_axes :])
-        array = np.flip(array, self.flip)
+        array = np.flip(array.squeeze(tuple(range(self.leading_axes))), self.flip)
         if self.axes is not None:
             array = array.transpose(np.argsort(self.axes))
         return np.ascontiguousarray(array.reshape(*array.shape, *(1,) * self.unit_axes))
@@ -73,8 +66,7 @@ class PatchKernel(Reorder):
         return np.ascontiguousarray(kernel.transpose(3, 2, 0, 1))
 
 
-@dataclasses.dataclass(frozen=True)
-class Leaf:
+class Leaf(NamedTuple):
     """One array of a module: where it is in Flax, what torch calls it, how it is reordered."""
 
     collection: str
@@ -104,8 +96,7 @@ BATCH_COUNTER = "num_batches_tracked"
 Module = tuple[str, str, tuple[Leaf, ...]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """One line of the table for one layout: two templates and how the array is reordered."""
 
     flax: str  # 'collection/module/leaf'
@@ -126,6 +117,7 @@ def _pattern(template: str) -> re.Pattern[str]:
     return re.compile("".join(pieces))
 
 
+@functools.cache  # training steps ask for the same again and again
 def _translate(text: str, source: str, target: str) -> str | None:
     """Rewrite ``text`` from one template to the other, or None if it is not of the first."""
     match = _pattern(source).fullmatch(text)
@@ -163,15 +155,10 @@ class Layout:
             for leaf in leaves
         )
 
-    @functools.cached_property
-    def torch_keys(self) -> Callable[[str], list[tuple[str, Rule]]]:
-        """A function of a Flax path: its keys, with their rules; one where the table is whole."""
-
-        def torch_keys(path: str) -> list[tuple[str, Rule]]:
-            found = ((_translate(path, rule.flax, rule.torch), rule) for rule in self.rules)
-            return [(key, rule) for key, rule in found if key is not None]
-
-        return functools.cache(torch_keys)  # training steps ask for the same paths again and again
+    def torch_keys(self, path: str) -> list[tuple[str, Rule]]:
+        """Keys of a Flax path, with their rules; one where the table is whole."""
+        found = ((_translate(path, rule.flax, rule.torch), rule) for rule in self.rules)
+        return [(key, rule) for key, rule in found if key is not None]
 
     def flax_paths(self, key: str) -> list[tuple[str, Rule]]:
         """Flax paths of a key, with their rules; one at most where the table is whole."""
@@ -187,8 +174,7 @@ class Layout:
     ) -> "Layout":
         """The same arrays under other torch names.
 
-        Of ``starts`` (start of a torch module here, its start there) one fits a module at most; a
-        module that none fits is not part of the new layout.
+        One of ``starts`` (of a torch module here, and there) fits it at most; without, it is out.
         """
         modules = (
             (flax, new + torch.removeprefix(old), leaves)
@@ -199,27 +185,18 @@ class Layout:
         return Layout(name, tuple(modules), ignored)
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Leaves by path, 'collection/module/leaf'."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}/")
-        else:
-            flat[prefix + name] = value
-    return flat
+    from flax.traverse_util import flatten_dict  # the help of a command needs no Flax
+
+    return flatten_dict(tree, sep="/")
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The tree that ``flatten`` took apart."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree
+    from flax.traverse_util import unflatten_dict
+
+    return unflatten_dict(flat, sep="/")
 
 
 def listed(items: Sequence[str], limit: int) -> str:
@@ -228,14 +205,11 @@ def listed(items: Sequence[str], limit: int) -> str:
     return ", ".join(items[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
-class _Problems(collections.defaultdict[str, list[str]]):
-    """What does not fit, by kind."""
-
-    def check(self, cause: str, remedy: str) -> None:
-        """Raise UserError if there is anything."""
-        if self:
-            parts = [f"{len(items)} {kind}: {listed(items, 12)}" for kind, items in self.items()]
-            raise UserError(f"{cause}: {'; '.join(parts)}", remedy)
+def _refuse(problems: Mapping[str, list[str]], cause: str, remedy: str) -> None:
+    """Raise UserError if anything does not fit, by kind."""
+    if problems:
+        parts = [f"{len(items)} {kind}: {listed(items, 12)}" for kind, items in problems.items()]
+        raise UserError(f"{cause}: {'; '.join(parts)}", remedy)
 
 
 def to_torch(
@@ -244,20 +218,19 @@ def to_torch(
     """Flax variables as a torch state dict, with the dtype and the bits of the source.
 
     Args:
-        variables: ``{'params': ..., 'batch_stats': ...}`` of the layout's model, or a part of it,
-            such as gradients under 'params' or the trunk alone.
+        variables: ``{'params': ..., 'batch_stats': ...}`` or a part, as gradients under 'params'.
         layout: the torch side.
         batches_tracked: value of torch's batch counters, which Flax does not have.
 
     Raises:
-        UserError: arrays that no rule, or more than one rule, maps. All are listed.
+        UserError: arrays that no rule, or more than one, maps. All are listed.
     """
     state_dict: StateDict = {}
-    problems = _Problems(list)
+    problems = collections.defaultdict(list)
     for path, value in flatten(variables).items():
         found = layout.torch_keys(path)
         if len(found) != 1:
-            problems["without a rule" if not found else "with several rules"].append(path)
+            problems["with several rules" if found else "without a rule"].append(path)
             continue
         key, rule = found[0]
         try:
@@ -268,7 +241,8 @@ def to_torch(
         if path.startswith("batch_stats/") and path.endswith("/mean"):
             module = key.rpartition(".")[0]
             state_dict[f"{module}.{BATCH_COUNTER}"] = np.array(batches_tracked, np.int64)
-    problems.check(
+    _refuse(
+        problems,
         f"these arrays cannot be written in the {layout.name!r} layout",
         "choose a layout of the same model that holds all of these arrays",
     )
@@ -282,34 +256,31 @@ def to_flax(
     *,
     source: str = "the state dict",
 ) -> dict[str, Any]:
-    """A torch state dict as Flax variables, shaped as ``target``, with the bits of the source.
+    """A torch state dict as Flax variables, with the bits of the source.
 
     Args:
         state_dict: arrays by torch key. Keys that the layout ignores are left out.
-        target: what must be filled: ``{'params': ..., 'batch_stats': ...}`` with leaves that have
-            ``shape`` and ``dtype``, as ``jax.eval_shape(model.init, ...)`` gives; or a part of it.
+        target: what must be filled: ``{'params': ..., 'batch_stats': ...}`` or a part of it, leaves
+            with ``shape`` and ``dtype`` as of ``jax.eval_shape``.
         layout: the torch side.
-        source: name of the source in error messages, e.g. the file.
+        source: name of the source in messages.
 
     Raises:
         UserError: unmapped keys, targets filled twice or not at all, wrong shapes or dtypes. All
-            are listed in one message.
+            are listed.
     """
     wanted = flatten(target)
     filled: dict[str, np.ndarray] = {}
     origin: dict[str, str] = {}
-    problems = _Problems(list)
-    norms = {
-        key.removesuffix("running_mean") + BATCH_COUNTER
-        for key in state_dict
-        if key.endswith(".running_mean")
-    }
+    problems = collections.defaultdict(list)
     for key, value in state_dict.items():
-        if key in norms or layout.ignores(key):
+        module, _, name = key.rpartition(".")
+        counts = name == BATCH_COUNTER and f"{module}.running_mean" in state_dict
+        if counts or layout.ignores(key):
             continue
         found = layout.flax_paths(key)
         if len(found) != 1:
-            problems["keys without a rule" if not found else "keys with several rules"].append(key)
+            problems["keys with several rules" if found else "keys without a rule"].append(key)
             continue
         path, rule = found[0]
         if path in origin:
@@ -332,10 +303,11 @@ def to_flax(
             problems["keys of wrong dtype"].append(f"{key} {array.dtype}, not {expected.dtype}")
         else:
             filled[path] = array
-    for path in (path for path in wanted if path not in origin):
-        missing = next((key for key, _ in layout.torch_keys(path)), path)
-        problems["keys missing"].append(missing)
-    problems.check(
+    for path in wanted:
+        if path not in origin:
+            problems["keys missing"].append(next((key for key, _ in layout.torch_keys(path)), path))
+    _refuse(
+        problems,
         f"{source} does not fit the model in the {layout.name!r} layout",
         "save it in float32, as by model.float().state_dict(); integers of a quantised model "
         "have to be scaled back first"

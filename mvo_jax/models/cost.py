@@ -21,16 +21,17 @@ def _bytes(tree: Any) -> int:
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
-def _variables(model: nn.Module, clip_shape: Clip) -> tuple[Any, list[str]]:
-    """Shapes of a model's variables, and the parts of its parameters in the order of their use."""
+def _abstract(model: nn.Module, clip_shape: Clip) -> tuple[Any, Any, list[str]]:
+    """Shapes of a model's variables and of a clip, and the parts of a model in order of use."""
     order: list[str] = []
 
-    def init() -> Any:
-        variables = model.init(jax.random.key(0), jnp.zeros((1, *clip_shape)), train=False)
+    def init(video: jax.Array) -> Any:
+        variables = model.init(jax.random.key(0), video, train=False)
         order.extend(variables["params"])  # as they were made; a traced result is sorted by name
         return variables
 
-    return jax.eval_shape(init), order
+    clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
+    return jax.eval_shape(init, clip), clip, order
 
 
 def _call(model: nn.Module, variables: Any, video: jax.Array, **call: Any) -> Any:
@@ -52,23 +53,18 @@ def _flops(jaxpr: core.Jaxpr) -> int:
             (contract, _), _ = equation.params["dimension_numbers"]
             total += 2 * output * math.prod(shapes[0][axis] for axis in contract)
         for value in equation.params.values():
-            if isinstance(value, core.ClosedJaxpr):
-                total += _flops(value.jaxpr)
-            elif isinstance(value, core.Jaxpr):
-                total += _flops(value)
+            inner = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+            if isinstance(inner, core.Jaxpr):
+                total += _flops(inner)
     return total
 
 
 def forward_flops(model: nn.Module, clip_shape: Clip, **call: Any) -> int:
     """FLOPs of one clip's forward pass, dense (padding counted as work).
 
-    Args:
-        model: without device axis, as in all functions here.
-        clip_shape: (T, H, W, C).
-        **call: ``train`` and ``with_mask`` of the model's call.
+    The model has no device axis, as in all functions here; ``call`` is its train and with_mask.
     """
-    variables, _ = _variables(model, clip_shape)
-    clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
+    variables, clip, _ = _abstract(model, clip_shape)
     traced = jax.make_jaxpr(lambda v, video: _call(model, v, video, **call))(variables, clip)
     return _flops(traced.jaxpr)
 
@@ -78,8 +74,7 @@ def activation_bytes(model: nn.Module, clip_shape: Clip) -> int:
 
     An upper estimate: XLA may recompute cheap ones. Parameters are not counted.
     """
-    variables, _ = _variables(model, clip_shape)
-    clip = jax.ShapeDtypeStruct((1, *clip_shape), jnp.float32)
+    variables, clip, _ = _abstract(model, clip_shape)
 
     def residuals(variables: Any, video: jax.Array) -> Any:
         def forward(params: Any) -> Any:
@@ -108,7 +103,7 @@ def model_cost(model: nn.Module, clip_shape: Clip, *, moments: int) -> Cost:
 
     ``moments`` are the values that the optimiser keeps of a parameter: 2 for AdamW, 1 for SGD.
     """
-    variables, order = _variables(model, clip_shape)
+    variables, _, order = _abstract(model, clip_shape)
     parts = {name: parameter_count(variables["params"][name]) for name in order}
     statistics = _bytes(variables.get("batch_stats", {}))
     return Cost(

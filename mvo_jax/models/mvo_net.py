@@ -5,14 +5,7 @@ from typing import ClassVar
 import flax.linen as nn
 
 from mvo_jax.models.mask_decoder import LAYOUTS, MaskDecoder
-from mvo_jax.models.ops.layers import (
-    Dropout,
-    Linear,
-    ModelOutput,
-    check_clip,
-    match_channels,
-    sow,
-)
+from mvo_jax.models.ops.layers import Dropout, Linear, ModelOutput, check_clip, match_channels, sow
 from mvo_jax.models.ops.numerics import Array, Numerics
 from mvo_jax.models.r2plus1d import R2Plus1D
 from mvo_jax.models.temporal_encoder import FORMS, TemporalEncoder

@@ -48,11 +48,7 @@ def list_models() -> list[str]:
 
 
 def model_class(name: str) -> Any:
-    """The Flax module of a model, by one of ``list_models()``.
-
-    Raises:
-        UserError: an unknown name.
-    """
+    """The Flax module of a model, by one of ``list_models()``; UserError for another name."""
     _choose("name", name, MODELS)
     found = MODELS[name]
     return pkgutil.resolve_name(found) if isinstance(found, str) else found
@@ -67,26 +63,21 @@ def create_model(name: str, **fields: Any) -> nn.Module:
 
     Args:
         name: one of ``list_models()``.
-        fields: fields of the module, and ``dtype`` by name, as a config's ``model`` part has them.
+        fields: as a config's ``model`` part has them, ``dtype`` by name.
 
     Raises:
         UserError: an unknown name or field.
     """
-    config = {**published_config(name), **fields}
-    return build_model(
-        config, backend=jax.default_backend(), xla_flags=os.environ.get("XLA_FLAGS", "")
-    )
+    flags = os.environ.get("XLA_FLAGS", "")
+    config = published_config(name) | fields
+    return build_model(config, backend=jax.default_backend(), xla_flags=flags)
 
 
 def published_config(name: str) -> dict[str, Any]:
-    """The ``model`` part of a config for the published size: the defaults of the module's fields.
+    """The ``model`` part of a config for the published size; UserError for an unknown name.
 
-    Returns:
-        ``name``, all fields that have a default, ``lowering`` 'auto' where the model has one, and
-        ``dtype`` 'float32' where it has one.
-
-    Raises:
-        UserError: an unknown name.
+    ``name``, the defaults of all fields that have one and, where the model has them, ``lowering``
+    'auto' and ``dtype`` 'float32'.
     """
     return {k: v for k, v in _settings(name).items() if v is not dataclasses.MISSING}
 
@@ -117,18 +108,14 @@ def build_model(
 
     Args:
         config: the ``model`` part of an experiment config: ``name`` and every field of that
-            module, so that a run's folder says all of it; ``lowering`` may be 'auto'; ``dtype`` is
-            the compute dtype by name.
-        backend: 'cpu', 'gpu' or 'tpu', for ``lowering='auto'``.
-        xla_flags: XLA_FLAGS in force, for ``lowering='auto'``.
+            module, so that a run's folder says all of it; ``dtype`` is the compute dtype by name
+            (parameters are float32 unless it is float64).
+        backend: 'cpu', 'gpu' or 'tpu'; with the XLA_FLAGS in force for ``lowering='auto'``.
+        xla_flags: see above.
         axis_name: device axis of the batch; None on one device.
 
-    Returns:
-        The module; parameters are float32 unless ``dtype`` is float64.
-
     Raises:
-        UserError: an unknown name, dtype, lowering or choice, a field that the model does not
-            have, or one that is missing.
+        UserError: an unknown name, dtype, lowering or choice, or a field too many or missing.
     """
     if "name" not in config:
         raise UserError("config.model has no name", f"choose from {', '.join(MODELS)}")
@@ -143,20 +130,19 @@ def build_model(
             )
         if value is None and known[field] not in (None, dataclasses.MISSING):
             raise UserError(
-                f"config.model.{field} is None",
-                f"set it; the published model has {known[field]!r}",
+                f"config.model.{field} is None", f"set it; the published model has {known[field]!r}"
             )
         _check_numbers(field, value)
     for field, published in known.items():
         if field not in config:
-            has = "it has no default"
-            if published is not dataclasses.MISSING:
-                has = f"the published model has {published!r}"
+            default = published is not dataclasses.MISSING
             raise UserError(
-                f"config.model has no {field}, which the model {name!r} needs", f"set it; {has}"
+                f"config.model has no {field}, which the model {name!r} needs",
+                "set it; "
+                + (f"the published model has {published!r}" if default else "it has no default"),
             )
-    module, fields = model_class(name), {key: _hashable(config[key]) for key in known}
-    del fields["name"]
+    module = model_class(name)
+    fields = {key: _hashable(config[key]) for key in known if key != "name"}
     lowering, dtype = fields.pop("lowering", None), fields.pop("dtype", "float32")
     if lowering == "auto":
         lowering = choose_lowering(backend, xla_flags)

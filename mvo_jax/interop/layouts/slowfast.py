@@ -5,6 +5,8 @@
   'model_state').
 """
 
+from collections.abc import Iterator
+
 from mvo_jax.interop.weight_rules import BATCH_NORM, CONV3D, LINEAR, Layout, Module
 
 
@@ -12,24 +14,14 @@ def _conv_norm(flax: str, conv: str, norm: str) -> tuple[Module, Module]:
     return (f"{flax}/conv", conv, CONV3D), (f"{flax}/norm", norm, BATCH_NORM)
 
 
-def _pathway(name: str, index: int) -> tuple[Module, ...]:
-    pathway = f"multipathway_blocks.{index}"
-    stem = f"blocks.0.{pathway}"
-    flax, block = (
-        f"trunk/{name}_stage{{stage}}_block{{block}}",
-        f"blocks.{{stage}}.{pathway}.res_blocks.{{block0}}",
-    )
-    return (
-        *_conv_norm(f"trunk/{name}_stem", f"{stem}.conv", f"{stem}.norm"),
-        *_conv_norm(f"{flax}/shortcut", f"{block}.branch1_conv", f"{block}.branch1_norm"),
-        *(
-            line
-            for part in "abc"
-            for line in _conv_norm(
-                f"{flax}/{part}", f"{block}.branch2.conv_{part}", f"{block}.branch2.norm_{part}"
-            )
-        ),
-    )
+def _pathway(name: str, index: int) -> Iterator[Module]:
+    pathway, flax = f"multipathway_blocks.{index}", f"trunk/{name}_stage{{stage}}_block{{block}}"
+    stem, block = f"blocks.0.{pathway}", f"blocks.{{stage}}.{pathway}.res_blocks.{{block0}}"
+    yield from _conv_norm(f"trunk/{name}_stem", f"{stem}.conv", f"{stem}.norm")
+    yield from _conv_norm(f"{flax}/shortcut", f"{block}.branch1_conv", f"{block}.branch1_norm")
+    inner = f"{block}.branch2"
+    for part in "abc":
+        yield from _conv_norm(f"{flax}/{part}", f"{inner}.conv_{part}", f"{inner}.norm_{part}")
 
 
 _FUSION = "blocks.{stage0}.multipathway_fusion"
@@ -38,8 +30,7 @@ _TRUNK: tuple[Module, ...] = (
     *_pathway("fast", 1),
     *_conv_norm("trunk/lateral{stage}", f"{_FUSION}.conv_fast_to_slow", f"{_FUSION}.norm"),
 )
-_HEAD = "blocks.6.proj"
 
-REFERENCE = Layout("reference", (*_TRUNK, ("classifier", _HEAD, LINEAR)))
+REFERENCE = Layout("reference", (*_TRUNK, ("classifier", "blocks.6.proj", LINEAR)))
 PYTORCHVIDEO = Layout("pytorchvideo", _TRUNK, ignored=(r"blocks\.6\.proj\.(weight|bias)",))
 LAYOUTS = (REFERENCE, PYTORCHVIDEO)

@@ -15,7 +15,6 @@ from mvo_jax.interop.weight_rules import (
     MATRIX,
     Layout,
     Leaf,
-    Module,
     PatchKernel,
     Reorder,
 )
@@ -23,62 +22,47 @@ from mvo_jax.interop.weight_rules import (
 _BLOCK = "block{block}"
 
 
-def _gated() -> tuple[Module, ...]:
-    layer = "layers.{block0}"
-    tokens = (
-        Leaf("params", "cls", "cls_token", Reorder(leading_axes=1)),
-        Leaf("params", "position", "pos_emb.weight", Reorder(leading_axes=1)),
-    )
-    attentions: list[Module] = []
-    for index, axis in enumerate(("time", "space")):
-        attentions += [
-            (f"{_BLOCK}/{axis}_norm", f"{layer}.{index}.norm", LAYER_NORM),
-            (f"{_BLOCK}/{axis}_qkv", f"{layer}.{index}.fn.to_qkv", MATRIX),
-            (f"{_BLOCK}/{axis}_out", f"{layer}.{index}.fn.to_out.0", LINEAR),
-        ]
-    return (
-        ("", "", tokens),
+_LAYER, _TORCH_BLOCK = "layers.{block0}", "model.blocks.{block0}"
+
+GATED = Layout(
+    "gated",
+    (
+        ("", "", (Leaf("params", "cls", "cls_token", Reorder(leading_axes=1)),)),
+        ("", "", (Leaf("params", "position", "pos_emb.weight", Reorder(leading_axes=1)),)),
         ("patch_embedding", "to_patch_embedding", LINEAR),
-        *attentions,
-        (f"{_BLOCK}/mlp_norm", f"{layer}.2.norm", LAYER_NORM),
-        (f"{_BLOCK}/mlp/in", f"{layer}.2.fn.net.0", LINEAR),
-        (f"{_BLOCK}/mlp/out", f"{layer}.2.fn.net.3", LINEAR),
+        (f"{_BLOCK}/time_norm", f"{_LAYER}.0.norm", LAYER_NORM),
+        (f"{_BLOCK}/time_qkv", f"{_LAYER}.0.fn.to_qkv", MATRIX),
+        (f"{_BLOCK}/time_out", f"{_LAYER}.0.fn.to_out.0", LINEAR),
+        (f"{_BLOCK}/space_norm", f"{_LAYER}.1.norm", LAYER_NORM),
+        (f"{_BLOCK}/space_qkv", f"{_LAYER}.1.fn.to_qkv", MATRIX),
+        (f"{_BLOCK}/space_out", f"{_LAYER}.1.fn.to_out.0", LINEAR),
+        (f"{_BLOCK}/mlp_norm", f"{_LAYER}.2.norm", LAYER_NORM),
+        (f"{_BLOCK}/mlp/in", f"{_LAYER}.2.fn.net.0", LINEAR),
+        (f"{_BLOCK}/mlp/out", f"{_LAYER}.2.fn.net.3", LINEAR),
         ("head_norm", "to_out.0", LAYER_NORM),
         ("classifier", "to_out.1", LINEAR),
-    )
-
-
-def _released() -> tuple[Module, ...]:
-    block = "model.blocks.{block0}"
-    tokens = (
-        Leaf("params", "cls", "cls_token"),
-        Leaf("params", "position", "pos_embed"),
-        Leaf("params", "time_position", "time_embed"),
-    )
-    patches = (Leaf("params", "kernel", "weight", PatchKernel()), BIAS)
-    return (
-        ("", "model", tokens),
-        ("patch_embedding", "model.patch_embed.proj", patches),
-        (f"{_BLOCK}/time_norm", f"{block}.temporal_norm1", LAYER_NORM),
-        (f"{_BLOCK}/time_qkv", f"{block}.temporal_attn.qkv", LINEAR),
-        (f"{_BLOCK}/time_out", f"{block}.temporal_attn.proj", LINEAR),
-        (f"{_BLOCK}/time_map", f"{block}.temporal_fc", LINEAR),
-        (f"{_BLOCK}/space_norm", f"{block}.norm1", LAYER_NORM),
-        (f"{_BLOCK}/space_qkv", f"{block}.attn.qkv", LINEAR),
-        (f"{_BLOCK}/space_out", f"{block}.attn.proj", LINEAR),
-        (f"{_BLOCK}/mlp_norm", f"{block}.norm2", LAYER_NORM),
-        (f"{_BLOCK}/mlp/in", f"{block}.mlp.fc1", LINEAR),
-        (f"{_BLOCK}/mlp/out", f"{block}.mlp.fc2", LINEAR),
+    ),
+)
+_PATCHES = (Leaf("params", "kernel", "weight", PatchKernel()), BIAS)
+_TOKENS = {"cls": "cls_token", "position": "pos_embed", "time_position": "time_embed"}
+RELEASED = Layout(
+    "released",
+    (
+        ("", "model", tuple(Leaf("params", flax, torch) for flax, torch in _TOKENS.items())),
+        ("patch_embedding", "model.patch_embed.proj", _PATCHES),
+        (f"{_BLOCK}/time_norm", f"{_TORCH_BLOCK}.temporal_norm1", LAYER_NORM),
+        (f"{_BLOCK}/time_qkv", f"{_TORCH_BLOCK}.temporal_attn.qkv", LINEAR),
+        (f"{_BLOCK}/time_out", f"{_TORCH_BLOCK}.temporal_attn.proj", LINEAR),
+        (f"{_BLOCK}/time_map", f"{_TORCH_BLOCK}.temporal_fc", LINEAR),
+        (f"{_BLOCK}/space_norm", f"{_TORCH_BLOCK}.norm1", LAYER_NORM),
+        (f"{_BLOCK}/space_qkv", f"{_TORCH_BLOCK}.attn.qkv", LINEAR),
+        (f"{_BLOCK}/space_out", f"{_TORCH_BLOCK}.attn.proj", LINEAR),
+        (f"{_BLOCK}/mlp_norm", f"{_TORCH_BLOCK}.norm2", LAYER_NORM),
+        (f"{_BLOCK}/mlp/in", f"{_TORCH_BLOCK}.mlp.fc1", LINEAR),
+        (f"{_BLOCK}/mlp/out", f"{_TORCH_BLOCK}.mlp.fc2", LINEAR),
         ("head_norm", "model.norm", LAYER_NORM),
         ("classifier", "model.head", LINEAR),
-    )
-
-
-GATED = Layout("gated", _gated())
-RELEASED = Layout("released", _released())
-KINETICS = Layout(
-    "kinetics",
-    tuple(module for module in RELEASED.modules if module[0] != "classifier"),
-    ignored=(r"model\.head\.(weight|bias)",),
+    ),
 )
+KINETICS = Layout("kinetics", RELEASED.modules[:-1], ignored=(r"model\.head\.(weight|bias)",))
 LAYOUTS = (GATED, RELEASED, KINETICS)

@@ -9,14 +9,7 @@ PyTorch ones (``google/vivit-b-16x2-kinetics400``) are Model 1, one joint transf
 tubelets, another network.
 """
 
-from mvo_jax.interop.weight_rules import (
-    LAYER_NORM,
-    LINEAR,
-    MATRIX,
-    Layout,
-    Leaf,
-    Module,
-)
+from mvo_jax.interop.weight_rules import LAYER_NORM, LINEAR, MATRIX, Layout, Leaf, Module
 
 
 def _encoder(flax: str, torch: str) -> tuple[Module, ...]:

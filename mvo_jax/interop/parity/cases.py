@@ -23,9 +23,8 @@ class BOUNDS:
     is 1e-7 or more. Training steps amplify rounding, the longer the more.
     """
 
-    # For logits, coarse mask, losses and intermediates; absolute, and relative to the largest entry
-    # where that is above 1. The logits of the published P3D with random weights are 2e9, where two
-    # neighbours in float64 lie 2e-7 apart.
+    # Losses, outputs and intermediates; absolute, and relative to the largest entry where that is
+    # above 1: logits of the published P3D with random weights are 2e9, where float64 steps by 2e-7.
     forward: float = 1e-12
     # L2 norm of the difference over the L2 norm, for every parameter and the input.
     gradient: float = 1e-11
@@ -120,8 +119,7 @@ class Case:
 def cases_of(model: str) -> list[Case]:
     """Every network of a model that is compared, with each lowering.
 
-    ``mvo_net``: every variant of Table 2 (both decoder layouts occur) and ``deep_case``;
-    TimeSformer: both forms.
+    ``mvo_net``: every variant of Table 2 (both decoder layouts occur) and ``deep_case``.
     """
     if model == "timesformer":
         gated = Case(model, network={"form": "gated", "num_outputs": 2}, clip=(3, 16, 16, 1))
@@ -136,17 +134,14 @@ def cases_of(model: str) -> list[Case]:
 
 
 def deep_case() -> Case:
-    """MVONet of four stages: standard encoder, released loss and decoder, odd sizes, 3 channels.
-
-    9 frames leave two steps to take the maximum over; odd sizes meet every border.
-    """
+    """MVONet of four stages: standard encoder, released loss and decoder, odd sizes, 3 channels."""
     network = {
         "variant": "full",
         "decoder_layout": "released",
         "encoder_form": "standard",
         "mask_size": 6,
         "stage_sizes": (1, 1, 1, 1),
-    }
+    }  # 9 frames leave two steps to take the maximum over
     return Case("mvo_net", "conv3d", network, (9, 36, 33, 3), loss_form="released", batch=2)
 
 

@@ -5,16 +5,16 @@ torch is imported here.
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from flax.traverse_util import flatten_dict
 
 from mvo_jax.interop import weight_rules
+from mvo_jax.interop.convert import model_shapes
 from mvo_jax.interop.layouts import twin_layout
 from mvo_jax.interop.parity.cases import Case
 from mvo_jax.interop.torch_models import build_twin
@@ -22,13 +22,13 @@ from mvo_jax.interop.torch_models import training as torch_training
 from mvo_jax.interop.torch_models.recording import RecordedModel
 from mvo_jax.models.registry import create_model
 from mvo_jax.settings import LossSettings
-from mvo_jax.training.optim import OptimiserSettings, learning_rate_schedule, make_optimiser
+from mvo_jax.training.optim import OptimiserSettings, make_optimiser
 from mvo_jax.training.state import TrainState
 from mvo_jax.training.step import apply_gradients, make_loss
 
 Arrays = dict[str, np.ndarray]
-# What one pass gives, by kind: 'values' (loss, logits, coarse mask), 'intermediates',
-# 'gradients' (by torch key, and the input's), 'statistics', 'dropout' (masks, True keeps).
+# What one pass gives, by kind: 'values' (losses and outputs), 'intermediates', 'gradients' (by
+# torch key, and the input's), 'statistics', 'dropout' (masks, True keeps).
 Outcome = dict[str, Arrays]
 
 # A lambda large enough that the mask branch counts in every gradient.
@@ -80,13 +80,10 @@ class FlaxSide:
     """The shipped network, loss and update; compiled once. 'float64' needs ``jax.enable_x64``."""
 
     def __init__(self, case: Case, dtype: str):
-        self.case, self.dtype, self.layout = case, dtype, twin_layout(case.config)
-        self.model = create_model(**case.config | {"dtype": dtype})
-        clip = jax.ShapeDtypeStruct((1, *case.clip), np.dtype(dtype))
-        shapes: Any = jax.eval_shape(
-            lambda x: self.model.init(jax.random.key(0), x, train=False), clip
-        )
-        self._target = {k: shapes[k] for k in ("params", "batch_stats") if k in shapes}
+        config = case.config | {"dtype": dtype}
+        self.case, self.dtype, self.layout = case, dtype, twin_layout(config)
+        self.model = create_model(**config)
+        self._target = model_shapes(config, case.clip)
         settings = LossSettings(form=case.loss_form, mask_loss_weight=MASK_LOSS_WEIGHT)
         loss = make_loss(self.model, settings, collections=("intermediates",))
 
@@ -106,21 +103,14 @@ class FlaxSide:
 
     def variables(self, weights: RecordedModel) -> dict[str, Any]:
         """The torch model's weights as Flax variables."""
-        state = {
-            k: v.numpy().astype(self.dtype) if v.is_floating_point() else v.numpy()
-            for k, v in weights.state_dict().items()
-        }
-        return weight_rules.to_flax(state, self._target, self.layout)
+        state = {name: value.numpy() for name, value in weights.state_dict().items()}
+        return weight_rules.to_flax(cast(state, self.dtype), self._target, self.layout)
 
     def infer(self, variables: Any, batch: Arrays) -> Outcome:
         """A pass without dropout and with running statistics."""
         output, updated = self._forward(variables, batch["video"])
-        return _numpy(
-            {
-                "values": _outputs(output),
-                "intermediates": flatten_dict(updated["intermediates"], sep="/"),
-            }
-        )
+        named = weight_rules.flatten(updated["intermediates"])
+        return _outcome(values=_values(output), intermediates=named)
 
     def train(self, variables: Any, batch: Arrays, key: jax.Array) -> tuple[Outcome, Any, Any]:
         """A training pass: what there is to compare, the gradient and the new statistics."""
@@ -128,22 +118,16 @@ class FlaxSide:
             variables["params"], variables.get("batch_stats", {}), batch, key
         )
         batch_stats = updated.get("batch_stats", {})
-        named = flatten_dict(updated["intermediates"], sep="/")
-        values = {"loss": loss, "classification loss": metrics["ce"], **_outputs(output)}
-        if output.coarse_mask is not None:
-            values["mask loss"] = metrics["mask_mse"]
+        named = weight_rules.flatten(updated["intermediates"])
+        masks = {k: v for k, v in named.items() if k.endswith("/mask")}
+        gradients = weight_rules.to_torch({"params": gradient}, self.layout)
         statistics = weight_rules.to_torch({"batch_stats": batch_stats}, self.layout)
-        outcome = _numpy(
-            {
-                "values": values,
-                "intermediates": {k: v for k, v in named.items() if not k.endswith("/mask")},
-                "dropout": {k[: -len("/mask")]: v for k, v in named.items() if "/mask" in k},
-                "gradients": {
-                    **weight_rules.to_torch({"params": gradient}, self.layout),
-                    "input": video_gradient,
-                },
-                "statistics": {k: v for k, v in statistics.items() if "running" in k},
-            }
+        outcome = _outcome(
+            values=_values(output, loss, metrics["ce"], metrics.get("mask_mse")),
+            intermediates={k: v for k, v in named.items() if k not in masks},
+            dropout={k.removesuffix("/mask"): v for k, v in masks.items()},
+            gradients={**gradients, "input": video_gradient},
+            statistics={k: v for k, v in statistics.items() if "running" in k},
         )
         return outcome, gradient, batch_stats
 
@@ -188,7 +172,7 @@ class TorchSide:
         self.model.eval()
         with torch.no_grad(), self.model.recorded() as intermediates:
             output = self.model(torch.from_numpy(batch["video"]))
-        return _numpy({"values": _outputs(output), "intermediates": intermediates})
+        return _outcome(values=_values(output), intermediates=intermediates)
 
     def _pass(self, batch: Arrays, video: torch.Tensor, dropout: Arrays) -> dict[str, Any]:
         """A training pass with the given dropout masks: losses and outputs."""
@@ -199,10 +183,10 @@ class TorchSide:
             output, label, target, form=form, mask_loss_weight=MASK_LOSS_WEIGHT
         )
         each = torch_training.classification_loss(output.logits, label, form=form)
-        values = {"loss": loss, "classification loss": each.mean(), **_outputs(output)}
+        mask_loss = None
         if output.coarse_mask is not None:
-            values["mask loss"] = torch.nn.functional.mse_loss(output.coarse_mask, target)
-        return values
+            mask_loss = torch.nn.functional.mse_loss(output.coarse_mask, target)
+        return _values(output, loss, each.mean(), mask_loss)
 
     def train(self, batch: Arrays, dropout: Arrays) -> Outcome:
         """A training pass with the given dropout masks. It moves the running statistics."""
@@ -212,13 +196,11 @@ class TorchSide:
             values = self._pass(batch, video, dropout)
         values["loss"].backward()
         gradients = {k: p.grad for k, p in self.model.named_parameters() if p.grad is not None}
-        return _numpy(
-            {
-                "values": values,
-                "intermediates": intermediates,
-                "gradients": {**gradients, "input": video.grad},
-                "statistics": {k: v for k, v in self.model.named_buffers() if "running" in k},
-            }
+        return _outcome(
+            values=values,
+            intermediates=intermediates,
+            gradients={**gradients, "input": video.grad},
+            statistics={k: v for k, v in self.model.named_buffers() if "running" in k},
         )
 
     def steps(
@@ -249,15 +231,6 @@ def optimiser_settings(name: str, steps: int) -> OptimiserSettings:
     )
 
 
-def schedules(name: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """The learning rates of both sides, ``[steps]`` each."""
-    settings = optimiser_settings(name, steps)
-    rate: Callable[..., Any] = jax.jit(learning_rate_schedule(settings))
-    ours = np.array([float(rate(jnp.int32(step))) for step in range(steps)])
-    theirs = [torch_training.learning_rate(step, settings) for step in range(steps)]
-    return ours, np.array(theirs)
-
-
 def vector(arrays: Mapping[str, Any]) -> np.ndarray:
     """All arrays as one vector, ordered by name."""
     return np.concatenate([np.asarray(arrays[name]).ravel() for name in sorted(arrays)])
@@ -276,18 +249,24 @@ def largest(ours: np.ndarray, theirs: np.ndarray) -> float:
     return float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else math.nan
 
 
-def _outputs(output: Any) -> dict[str, Any]:
-    mask = {} if output.coarse_mask is None else {"coarse mask": output.coarse_mask}
-    return {"logits": output.logits, **mask}
+def _values(output: Any, loss: Any = None, classification: Any = None, mask: Any = None) -> Any:
+    values = {
+        "loss": loss,
+        "classification loss": classification,
+        "mask loss": mask,
+        "logits": output.logits,
+        "coarse mask": output.coarse_mask,
+    }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _array(value: Any) -> np.ndarray:
     return value.detach().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
-def _numpy(outcome: Mapping[str, Mapping[str, Any]]) -> Outcome:
+def _outcome(**kinds: Mapping[str, Any]) -> Outcome:
     # Copied: torch's statistics are overwritten by the next pass.
     return {
         kind: {name: _array(value).copy() for name, value in arrays.items()}
-        for kind, arrays in outcome.items()
+        for kind, arrays in kinds.items()
     }

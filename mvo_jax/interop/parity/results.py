@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 OPTIMISER_NAMES = {"adamw": "AdamW", "sgd": "SGD"}
 
@@ -12,14 +13,10 @@ class Row:
     """One compared quantity."""
 
     case: str  # what ran
-    # 'inference', 'training step', 'AdamW steps', 'SGD steps', 'full size', 'float32' or
-    # 'formulas'.
-    stage: str
+    stage: str  # 'inference', 'training step', 'AdamW steps', 'full size', 'float32', 'formulas'
     quantity: str  # what is compared
     absolute: float  # largest absolute difference; in rows of float32 torch's relative error
-    # L2 norm of the difference over the L2 norm of torch's value; in rows of float32 our relative
-    # error.
-    relative: float
+    relative: float  # L2 norms, of the difference over torch's; in float32 our relative error
     measure: str  # what the bound is about: 'absolute', 'relative' or 'ratio'
     value: float  # the measured value of that
     bound: float  # its largest allowed value
@@ -32,9 +29,9 @@ class Row:
     @property
     def strain(self) -> float:
         """Value over bound; infinite for a broken bound that is 0 or a value that is NaN."""
-        if not self.holds and (math.isnan(self.value) or self.bound == 0):
-            return math.inf
-        return self.value / self.bound if self.bound else 0.0
+        if math.isnan(self.value) or not self.bound:
+            return 0.0 if self.holds else math.inf
+        return self.value / self.bound
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +58,7 @@ class Result:
         return [row for row in self.rows if not row.holds]
 
 
-@dataclasses.dataclass(frozen=True)
-class Family:
+class Family(NamedTuple):
     """Rows of one kind."""
 
     name: str

@@ -11,25 +11,21 @@ import math
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import torch
 
 from mvo_jax.data.coarse_mask import coarse_mask
 from mvo_jax.interop.parity import pair
-from mvo_jax.interop.parity.cases import (
-    BOUNDS,
-    FLOAT32_RATIO,
-    Case,
-    cases_of,
-    full_size_case,
-)
+from mvo_jax.interop.parity.cases import BOUNDS, FLOAT32_RATIO, Case, cases_of, full_size_case
 from mvo_jax.interop.parity.pair import Arrays, FlaxSide, Outcome, TorchSide
 from mvo_jax.interop.parity.results import OPTIMISER_NAMES, Result, Row, Trace
 from mvo_jax.interop.torch_models import training as torch_training
+from mvo_jax.training.optim import learning_rate_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -60,23 +56,23 @@ def run(
     """Compare a model with its torch twin; nothing is raised when a bound does not hold.
 
     Args:
-        model: its name in the registry.
-        dtypes: 'float64', 'float32' or both. float32 takes of each network the first lowering, and
-            all of the full ``mvo_net``.
+        model: name in the registry.
+        dtypes: float32 takes of each network the first lowering, and all of the full ``mvo_net``.
         steps: training steps of each float64 trajectory.
         full_size: also one forward pass of the published network in each dtype.
         jobs: processes that share the work.
     """
-    tasks = [(dtype, group) for dtype in dtypes for group in _by_network(cases_of(model))]
+    by_network: dict[str, list[Case]] = {}  # cases that differ in their lowering only, together
+    for case in cases_of(model):
+        by_network.setdefault(repr(dataclasses.replace(case, lowering="")), []).append(case)
+    tasks = [(dtype, group, steps) for dtype in dtypes for group in by_network.values()]
     with jax.enable_x64(True):
         result = Result(formulas(steps))
     # Most of the time is compilation, which uses one core.
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=end_with_parent
-    ) as pool:
-        running = [pool.submit(_compare_network, *task, steps) for task in tasks]
-        for (dtype, group), future in zip(tasks, running, strict=True):
+    with concurrent.futures.ProcessPoolExecutor(jobs, context, end_with_parent) as pool:
+        running = [pool.submit(_compare_network, *task) for task in tasks]
+        for (dtype, group, _), future in zip(tasks, running, strict=True):
             found = future.result()
             result.rows += found.rows
             result.traces += found.traces
@@ -102,14 +98,6 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _by_network(cases: Sequence[Case]) -> list[list[Case]]:
-    """Cases that differ in their lowering only, together."""
-    groups: dict[str, list[Case]] = {}
-    for case in cases:
-        groups.setdefault(repr(dataclasses.replace(case, lowering="")), []).append(case)
-    return list(groups.values())
-
-
 def _compare_network(dtype: str, group: list[Case], steps: int) -> Result:
     """One network with each of its lowerings, in a process of its own."""
     # Small tensors gain nothing from threads that wait for each other.
@@ -117,17 +105,14 @@ def _compare_network(dtype: str, group: list[Case], steps: int) -> Result:
     with jax.enable_x64(True):
         if dtype == "float64":
             return _compare_float64(group, steps)
-        full = group[0].config.get("variant") == "full"
-        return Result(
-            [row for case in (group if full else group[:1]) for row in float32_rows(case)]
-        )
+        cases = group if group[0].config.get("variant") == "full" else group[:1]
+        return Result([row for case in cases for row in float32_rows(case)])
 
 
 def _compare_float64(group: Sequence[Case], steps: int) -> Result:
     """All stages and trajectories of one network with each lowering.
 
-    The torch side of a trajectory runs once: the dropout masks it is given do not depend on the
-    lowering, which is checked.
+    The torch side of a trajectory runs once: dropout does not depend on the lowering (checked).
     """
     result, paths = Result(), {}
     weights = pair.draw_weights(group[0], seed=0)
@@ -147,7 +132,7 @@ def _compare_float64(group: Sequence[Case], steps: int) -> Result:
                 str(case),
                 name,
                 torch_losses,
-                [abs(a - b) for a, b in zip(losses, torch_losses, strict=True)],
+                np.abs(np.subtract(losses, torch_losses)).tolist(),
                 [pair.relative_l2(a, b) for a, b in zip(path, torch_path, strict=True)],
             )
             result.traces.append(trace)
@@ -180,24 +165,21 @@ def compare(case: Case, stage: str, ours: Outcome, theirs: Outcome) -> list[Row]
 
 
 def _row(case: Case, stage: str, kind: str, name: str, our: Any, their: Any) -> Row:
-    label = _label(kind, name)
+    row = functools.partial(Row, str(case), stage, _label(kind, name))
     if our is None or their is None:
-        return Row(str(case), stage, label, math.nan, math.nan, "absolute", math.nan, 0.0)
+        return row(math.nan, math.nan, "absolute", math.nan, 0.0)
     absolute, relative = pair.largest(our, their), pair.relative_l2(our, their)
-    measure, value, bound = "absolute", absolute, BOUNDS.forward
-    if kind in ("values", "intermediates"):
-        bound *= max(1.0, float(np.abs(their).max()))
-    elif kind == "statistics":
-        bound = BOUNDS.statistics
-    elif kind == "gradients":
-        size = float(np.linalg.norm(their))
-        if case.zero_gradient(name):
-            value, bound = max(size, float(np.linalg.norm(our))), BOUNDS.zero_gradient
-        else:
-            # A gradient of nothing would make the comparison empty.
-            value, bound = relative if size > 1e-6 else math.nan, BOUNDS.gradient
-            measure = "relative"
-    return Row(str(case), stage, label, absolute, relative, measure, value, bound)
+    if kind != "gradients":
+        bound = BOUNDS.statistics if kind == "statistics" else BOUNDS.forward
+        if kind in ("values", "intermediates"):
+            bound *= max(1.0, float(np.abs(their).max()))
+        return row(absolute, relative, "absolute", absolute, bound)
+    ours, size = float(np.linalg.norm(our)), float(np.linalg.norm(their))
+    if case.zero_gradient(name):
+        return row(absolute, relative, "absolute", max(size, ours), BOUNDS.zero_gradient)
+    # A gradient of nothing would make the comparison empty.
+    value = relative if size > 1e-6 else math.nan
+    return row(absolute, relative, "relative", value, BOUNDS.gradient)
 
 
 def _label(kind: str, name: str) -> str:
@@ -225,20 +207,22 @@ def trajectory_rows(trace: Trace, different: int) -> list[Row]:
     return [*rows, row(what, different, different, "absolute", different, 0.0)]
 
 
-def _with_either_kernels(compute: Callable[[], Outcome]) -> list[Outcome]:
+def _in_float32(case: Case, weights: Any, method: str, *arguments: Any) -> list[Outcome]:
     """What torch computes with oneDNN's kernels, and with its own.
 
     They sum in different orders, oneDNN's in one that depends on the processor and on the threads:
     after the second stage of the published trunk torch's errors are 3.2, 4.2 and 5.0e-7 with oneDNN
     and two threads, with one, and without oneDNN. The larger one is torch's precision.
     """
-    with_onednn = compute()
-    # torch's context manager for this also sets TF32, with a warning on a CPU.
-    torch.backends.mkldnn.set_flags(_enabled=False)
+    found = []
     try:
-        return [with_onednn, compute()]
+        for enabled in (True, False):
+            # torch's context manager for this also sets TF32, with a warning on a CPU.
+            torch.backends.mkldnn.set_flags(_enabled=enabled)
+            found.append(getattr(TorchSide(case, weights, "float32"), method)(*arguments))
     finally:
         torch.backends.mkldnn.set_flags(_enabled=True)
+    return found
 
 
 def float32_rows(case: Case, *, draws: int = FLOAT32_DRAWS) -> list[Row]:
@@ -251,8 +235,7 @@ def float32_rows(case: Case, *, draws: int = FLOAT32_DRAWS) -> list[Row]:
         batch = pair.draw_batch(case, seed=seed)
         ours, _, _ = flax.train(flax.variables(weights), batch, jax.random.key(seed))
         dropout = ours["dropout"]
-        train = functools.partial(_torch_training, case, weights, batch, dropout)
-        theirs = _with_either_kernels(train)
+        theirs = _in_float32(case, weights, "train", batch, dropout)
         wide = pair.cast(batch, "float64")
         truth = TorchSide(case, weights, "float64").train(wide, dropout)
         for kind, name, true in _named(truth):
@@ -278,10 +261,6 @@ def float32_rows(case: Case, *, draws: int = FLOAT32_DRAWS) -> list[Row]:
     return rows
 
 
-def _torch_training(case: Case, weights: Any, batch: Arrays, dropout: Arrays) -> Outcome:
-    return TorchSide(case, weights, "float32").train(batch, dropout)
-
-
 def _ratio_row(case: Case, stage: str, label: str, our: float, their: float) -> Row:
     ratio = our / max(their, FLOAT32_FLOOR)
     return Row(str(case), stage, label, their, our, "ratio", ratio, FLOAT32_RATIO)
@@ -305,8 +284,7 @@ def full_size_rows(case: Case, dtypes: Sequence[str]) -> list[Row]:
     if "float32" in dtypes:
         flax = FlaxSide(case, "float32")
         ours = flax.infer(flax.variables(weights), batch)
-        side = TorchSide(case, weights, "float32")
-        theirs = _with_either_kernels(lambda: side.infer(batch))
+        theirs = _in_float32(case, weights, "infer", batch)
         for kind, name, true in _named(truth):
             our, *their = (
                 pair.relative_l2(outcome[kind][name].astype(np.float64), true)
@@ -329,7 +307,10 @@ def formulas(steps: int) -> list[Row]:
         values = found, found, "absolute", found, 0.0
         rows.append(Row("Eq. (1)", "formulas", f"coarse mask {side} to {mask_size}", *values))
     for name in pair.OPTIMISERS:
-        ours, theirs = pair.schedules(name, steps)
+        settings = pair.optimiser_settings(name, steps)
+        rate = jax.jit(learning_rate_schedule(settings))
+        ours = np.array([float(rate(jnp.int32(step))) for step in range(steps)])
+        theirs = np.array([torch_training.learning_rate(step, settings) for step in range(steps)])
         relative = float(np.max(np.abs(ours - theirs) / np.abs(theirs)))
         # A handful of operations, each rounding at 1.1e-16.
         values = pair.largest(ours, theirs), relative, "relative", relative, 1e-14

@@ -25,12 +25,9 @@ TWINS = {
 
 
 def build_twin(model: Mapping[str, Any], clip: tuple[int, ...]) -> "RecordedModel":
-    """The torch twin of a Flax model, with weights of its own.
+    """The torch twin of a config's ``model``, whatever its dtype and lowering; weights of its own.
 
-    Args:
-        model: the ``model`` part of a config, as ``models.registry.build_model`` takes it; how the
-            Flax side computes (dtype, lowering) means nothing here.
-        clip: (T, H, W, C) of the clips; fixes positions, decoder blocks and C3D's dense layer.
+    ``clip`` (T, H, W, C) fixes positions, decoder blocks and C3D's dense layer.
     """
     twin = pkgutil.resolve_name(f"{__name__}.{TWINS[model['name']]}")
     return twin(clip, types.SimpleNamespace(**model))

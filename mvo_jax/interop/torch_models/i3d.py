@@ -11,10 +11,7 @@ from mvo_jax.interop.torch_models.recording import Dropout, RecordedModel
 
 # Of each stage: window and stride of the pooling before it, then its modules with their channels.
 _STAGES = (
-    (
-        ((1, 3, 3), (1, 2, 2)),
-        {"3b": (64, 96, 128, 16, 32, 32), "3c": (128, 128, 192, 32, 96, 64)},
-    ),
+    (((1, 3, 3), (1, 2, 2)), {"3b": (64, 96, 128, 16, 32, 32), "3c": (128, 128, 192, 32, 96, 64)}),
     (
         ((3, 3, 3), (2, 2, 2)),
         {
@@ -91,14 +88,12 @@ class TorchI3D(RecordedModel):
         self.Conv3d_2b_1x1 = Unit(planes(64), planes(64))
         self.Conv3d_2c_3x3 = Unit(planes(64), planes(192), 3)
         current = planes(192)
-        self.stages: list[tuple[tuple[tuple[int, ...], tuple[int, ...]], list[str]]] = []
-        for (pooling, modules), depth in zip(_STAGES, config.stage_sizes, strict=True):
-            names = list(modules)[:depth]
-            for name in names:
-                mixed = Mixed(current, [planes(full) for full in modules[name]])
+        self.depths = config.stage_sizes
+        for (_, modules), depth in zip(_STAGES, self.depths, strict=True):
+            for name, sizes in [*modules.items()][:depth]:
+                mixed = Mixed(current, [planes(full) for full in sizes])
                 current = mixed.planes_out
                 self.add_module(f"Mixed_{name}", mixed)
-            self.stages.append((pooling, names))
         self.head_dropout = Dropout("head_dropout", config.head_dropout)
         size = config.head_size
         self.hidden = nn.Linear(current, size) if size else None
@@ -110,9 +105,9 @@ class TorchI3D(RecordedModel):
         x = self.keep("trunk/conv1", self.Conv3d_1a_7x7(channels_first(video)))
         x = self.Conv3d_2b_1x1(_max_pool(x, (1, 3, 3), (1, 2, 2)))
         x = self.keep("trunk/conv2", self.Conv3d_2c_3x3(x))
-        for (window, stride), names in self.stages:
+        for ((window, stride), modules), depth in zip(_STAGES, self.depths, strict=True):
             x = _max_pool(x, window, stride)
-            for name in names:
+            for name in [*modules][:depth]:
                 x = self.keep(f"trunk/out{name}", self.get_submodule(f"Mixed_{name}")(x))
         x = self.head_dropout(self.keep("pooled", x.mean((2, 3, 4))))
         if self.hidden is not None:

@@ -1,6 +1,7 @@
 """Layers that several of the torch models have."""
 
 from collections import OrderedDict
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,11 +60,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 class Attention(nn.Module):
     """Self-attention with one map for queries, keys and values and no bias in it."""
 
-    def __init__(self, hidden: int, heads: int, head_dim: int, dropout: Dropout):
+    def __init__(self, config: Any, dropout: str):
         super().__init__()
-        self.heads = heads
-        self.to_qkv = nn.Linear(hidden, 3 * heads * head_dim, bias=False)
-        self.to_out = nn.Sequential(nn.Linear(heads * head_dim, hidden), dropout)
+        self.heads, size = config.num_heads, config.num_heads * config.head_dim
+        self.to_qkv = nn.Linear(config.hidden_size, 3 * size, bias=False)
+        out = nn.Linear(size, config.hidden_size)
+        self.to_out = nn.Sequential(out, Dropout(dropout, config.dropout_rate))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, S, hidden]`` to the same shape."""
@@ -72,7 +74,7 @@ class Attention(nn.Module):
 
 
 class PreNorm(nn.Module):
-    """``fn(norm(x))``."""
+    """A residual branch behind a norm."""
 
     def __init__(self, hidden: int, fn: nn.Module):
         super().__init__()
@@ -81,4 +83,9 @@ class PreNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, S, hidden]`` to the same shape."""
-        return self.fn(self.norm(x))
+        return x + self.fn(self.norm(x))
+
+
+def block(hidden: int, *branches: nn.Module) -> nn.Sequential:
+    """Pre-norm residual branches, one after the other."""
+    return nn.Sequential(*(PreNorm(hidden, branch) for branch in branches))

@@ -40,15 +40,12 @@ class BasicBlock(nn.Module):
             nn.BatchNorm3d(planes_out),
             nn.ReLU(inplace=True),
         )
-        self.conv2 = nn.Sequential(
-            _conv2plus1d(planes_out, planes_out, mid), nn.BatchNorm3d(planes_out)
-        )
+        second = _conv2plus1d(planes_out, planes_out, mid)
+        self.conv2 = nn.Sequential(second, nn.BatchNorm3d(planes_out))
         self.downsample = None
         if stride != 1 or planes_in != planes_out:
-            self.downsample = nn.Sequential(
-                conv(planes_in, planes_out, (1, 1, 1), stride),
-                nn.BatchNorm3d(planes_out),
-            )
+            shortcut = conv(planes_in, planes_out, (1, 1, 1), stride)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm3d(planes_out))
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C', T', H', W']``."""
@@ -142,22 +139,23 @@ class Sublayer(nn.Module):
 class TransformerBlock(nn.Module):
     """Pre-norm attention and feed-forward block with a dropout after it."""
 
-    def __init__(self, index: int, hidden: int, heads: int, rate: float, form: str):
+    def __init__(self, name: str, hidden: int, config: Any):
         super().__init__()
+        form = config.encoder_form
 
-        def dropout(name: str) -> Dropout:
-            return Dropout(f"encoder/block{index + 1}/{name}", rate)
+        def dropout(layer: str) -> Dropout:
+            return Dropout(f"{name}/{layer}_dropout", config.encoder_dropout)
 
-        self.attention = Attention(hidden, heads, dropout("attention_dropout"))
+        self.attention = Attention(hidden, config.num_heads, dropout("attention"))
         self.feed_forward = chain(
             w_1=nn.Linear(hidden, 4 * hidden),
             gelu=nn.GELU("tanh" if form == "released" else "none"),
-            dropout=dropout("mlp_dropout"),
+            dropout=dropout("mlp"),
             w_2=nn.Linear(4 * hidden, hidden),
         )
-        self.input_sublayer = Sublayer(hidden, form, dropout("attention_branch_dropout"))
-        self.output_sublayer = Sublayer(hidden, form, dropout("mlp_branch_dropout"))
-        self.dropout = dropout("output_dropout")
+        self.input_sublayer = Sublayer(hidden, form, dropout("attention_branch"))
+        self.output_sublayer = Sublayer(hidden, form, dropout("mlp_branch"))
+        self.dropout = dropout("output")
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, S, hidden]`` to the same shape."""
@@ -171,13 +169,13 @@ class Bert(nn.Module):
     def __init__(self, steps: int, hidden: int, config: Any, keep: Recorder):
         super().__init__()
         self.keep = keep
-        heads, rate, form = config.num_heads, config.encoder_dropout, config.encoder_form
         self.clsToken = nn.Parameter(0.02 * torch.randn(1, 1, hidden))
         position = nn.Parameter(0.02 * torch.randn(1, steps + 1, hidden))
         self.embedding = nn.ModuleDict({"learnedPosition": nn.ParameterDict({"pe": position})})
-        self.dropout = Dropout("encoder/embedding_dropout", rate)
-        self.transformer_blocks = nn.ModuleList(
-            TransformerBlock(i, hidden, heads, rate, form) for i in range(config.num_layers)
+        self.dropout = Dropout("encoder/embedding_dropout", config.encoder_dropout)
+        names = [f"encoder/block{i + 1}" for i in range(config.num_layers)]
+        self.transformer_blocks = nn.Sequential(
+            *(TransformerBlock(name, hidden, config) for name in names)
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -185,9 +183,7 @@ class Bert(nn.Module):
         cls = self.clsToken.expand(tokens.shape[0], -1, -1)
         position = self.embedding.get_parameter("learnedPosition.pe")
         x = self.dropout(torch.cat([cls, tokens], dim=1) + position)
-        self.keep("encoder/embedded", x)
-        for block in self.transformer_blocks:
-            x = block(x)
+        x = self.transformer_blocks(self.keep("encoder/embedded", x))
         return self.keep("encoder/encoded", x)
 
 

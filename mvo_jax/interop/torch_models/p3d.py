@@ -19,9 +19,7 @@ class Block(nn.Module):
         self.kind = kind
         flat = kind == "2D"
         norm = nn.BatchNorm2d if flat else nn.BatchNorm3d
-        point, strides = (1, 1, 1), (1, stride, stride)
-        if flat:
-            point, strides = point[1:], strides[1:]
+        point, strides = (1, 1, 1)[flat:], (1, stride, stride)[flat:]
         self.conv1, self.bn1 = conv(planes_in, planes, point, strides), norm(planes)
         if flat:
             self.conv_normal, self.bn_normal = conv(planes, planes, (3, 3)), norm(planes)
@@ -34,27 +32,18 @@ class Block(nn.Module):
             shortcut = conv(planes_in, 4 * planes, point, strides)
             self.downsample = nn.Sequential(shortcut, norm(4 * planes))
 
-    def _space(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn2(self.conv2(x)))
-
-    def _time(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn3(self.conv3(x)))
+    def _inner(self, x: Tensor) -> Tensor:
+        if self.kind == "2D":
+            return F.relu(self.bn_normal(self.conv_normal(x)))
+        space = F.relu(self.bn2(self.conv2(x)))
+        time = F.relu(self.bn3(self.conv3(x if self.kind == "B" else space)))
+        return time if self.kind == "A" else time + space
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` (2D: ``[N, C, H, W]``) to four times ``planes`` channels."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        if self.kind == "2D":
-            y = F.relu(self.bn_normal(self.conv_normal(y)))
-        elif self.kind == "A":
-            y = self._time(self._space(y))
-        elif self.kind == "B":
-            y = self._time(y) + self._space(y)
-        else:
-            y = self._space(y)
-            y = self._time(y) + y
-        y = self.bn4(self.conv4(y))
+        y = self._inner(F.relu(self.bn1(self.conv1(x))))
         shortcut = x if self.downsample is None else self.downsample(x)
-        return F.relu(y + shortcut, inplace=True)
+        return F.relu(self.bn4(self.conv4(y)) + shortcut, inplace=True)
 
 
 class TorchP3D(RecordedModel):

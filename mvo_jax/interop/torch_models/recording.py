@@ -84,10 +84,7 @@ class RecordedModel(nn.Module):
         self.keep.active, self.keep.values = False, {}
 
     def inject_dropout(self, masks: Mapping[str, Tensor]) -> None:
-        """Use these dropout masks in later training passes.
-
-        Args:
-            masks: by the Flax path of each dropout, True keeps; shaped as in Flax (channels-last).
+        """Use these masks, by the Flax path of a dropout and shaped as there, in training passes.
 
         Raises:
             KeyError: a mask without its dropout, or a dropout of non-zero rate without its mask.

@@ -29,7 +29,7 @@ class Block(nn.Module):
 
     def __init__(self, planes_in: int, planes: int, time_kernel: int, stride: int):
         super().__init__()
-        self.branch1_conv = self.branch1_norm = None
+        self.branch1_conv, self.branch1_norm = nn.Identity(), nn.Identity()
         if stride != 1 or planes_in != 4 * planes:
             self.branch1_conv = conv(planes_in, 4 * planes, (1, 1, 1), (1, stride, stride))
             self.branch1_norm = nn.BatchNorm3d(4 * planes)
@@ -46,9 +46,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, T, H, W]`` to ``[B, C', T, H', W']``."""
-        shortcut = x
-        if self.branch1_conv is not None and self.branch1_norm is not None:
-            shortcut = self.branch1_norm(self.branch1_conv(x))
+        shortcut = self.branch1_norm(self.branch1_conv(x))
         return F.relu(shortcut + self.branch2(x), inplace=True)
 
 

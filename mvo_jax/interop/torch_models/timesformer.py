@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mvo_jax.interop.torch_models.layers import Attention, PreNorm, attend, chain, cut
+from mvo_jax.interop.torch_models.layers import Attention, attend, block, chain, cut
 from mvo_jax.interop.torch_models.recording import Dropout, RecordedModel, Recorder
 
 
@@ -29,8 +29,8 @@ class JointAttention(Attention):
     The axis 'time' groups the frames of a patch, 'space' the patches of a frame.
     """
 
-    def __init__(self, axis: str, frames: int, *sizes: Any):
-        super().__init__(*sizes)
+    def __init__(self, axis: str, frames: int, config: Any, dropout: str):
+        super().__init__(config, dropout)
         self.over_time, self.frames = axis == "time", frames
 
     def group(self, x: Tensor) -> Tensor:
@@ -56,12 +56,12 @@ class JointAttention(Attention):
 class ReleasedAttention(nn.Module):
     """Multi-head self-attention over the last but one axis, with biases."""
 
-    def __init__(self, hidden: int, heads: int, head_dim: int, dropout: Dropout):
+    def __init__(self, config: Any, dropout: str):
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(hidden, 3 * heads * head_dim)
-        self.proj = nn.Linear(heads * head_dim, hidden)
-        self.proj_drop = dropout
+        self.heads, size = config.num_heads, config.num_heads * config.head_dim
+        self.qkv = nn.Linear(config.hidden_size, 3 * size)
+        self.proj = nn.Linear(size, config.hidden_size)
+        self.proj_drop = Dropout(dropout, config.dropout_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[..., S, hidden]`` to the same shape."""
@@ -75,16 +75,11 @@ class ReleasedBlock(nn.Module):
     def __init__(self, name: str, config: Any):
         super().__init__()
         hidden, rate = config.hidden_size, config.dropout_rate
-
-        def attention(axis: str) -> ReleasedAttention:
-            dropout = Dropout(f"{name}/{axis}_dropout", rate)
-            return ReleasedAttention(hidden, config.num_heads, config.head_dim, dropout)
-
         self.temporal_norm1 = nn.LayerNorm(hidden, eps=1e-6)
-        self.temporal_attn = attention("time")
+        self.temporal_attn = ReleasedAttention(config, f"{name}/time_dropout")
         self.temporal_fc = nn.Linear(hidden, hidden)
         self.norm1 = nn.LayerNorm(hidden, eps=1e-6)
-        self.attn = attention("space")
+        self.attn = ReleasedAttention(config, f"{name}/space_dropout")
         self.norm2 = nn.LayerNorm(hidden, eps=1e-6)
         self.mlp = chain(
             fc1=nn.Linear(hidden, config.mlp_dim),
@@ -134,8 +129,8 @@ class Released(nn.Module):
         x = self.pos_drop(x + self.pos_embed[:, None, 1:])
         x = self.time_drop(x + self.time_embed[:, :, None])
         self.keep("embedded", torch.cat([cls, x.flatten(1, 2)], dim=1))
-        for block in self.blocks:
-            cls, x = block(cls, x)
+        for part in self.blocks:
+            cls, x = part(cls, x)
         self.keep("encoded", torch.cat([cls, x.flatten(1, 2)], dim=1))
         return self.head(self.norm(cls[:, 0]))
 
@@ -155,21 +150,20 @@ class TorchTimeSformer(RecordedModel):
         self.pos_emb = nn.Embedding(clip[0] * patches + 1, hidden)
         nn.init.normal_(self.pos_emb.weight, std=0.02)
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, hidden))
-        self.layers = nn.ModuleList()
+        self.layers = nn.Sequential()
         for layer in range(config.num_layers):
-            parts: list[nn.Module] = []
-            for axis in ("time", "space"):
-                dropout = Dropout(f"block{layer + 1}/{axis}_dropout", config.dropout_rate)
-                sizes = hidden, config.num_heads, config.head_dim, dropout
-                parts.append(JointAttention(axis, clip[0], *sizes))
+            flax = f"block{layer + 1}"
+            time, space = (
+                JointAttention(axis, clip[0], config, f"{flax}/{axis}_dropout")
+                for axis in ("time", "space")
+            )
             mlp = nn.Sequential(
                 nn.Linear(hidden, 2 * config.mlp_dim),
                 GatedUnit(),
-                Dropout(f"block{layer + 1}/mlp/dropout", config.dropout_rate),
+                Dropout(f"{flax}/mlp/dropout", config.dropout_rate),
                 nn.Linear(config.mlp_dim, hidden),
             )
-            parts.append(chain(net=mlp))
-            self.layers.append(nn.ModuleList(PreNorm(hidden, part) for part in parts))
+            self.layers.append(block(hidden, time, space, chain(net=mlp)))
         self.to_out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, config.num_outputs))
 
     def classify(self, video: Tensor) -> Tensor:
@@ -178,8 +172,5 @@ class TorchTimeSformer(RecordedModel):
             return self.model(video)
         x = self.to_patch_embedding(cut(video, 1, self.patch)).flatten(1, 2)
         x = torch.cat([self.cls_token.expand(x.shape[0], 1, -1), x], dim=1) + self.pos_emb.weight
-        x = self.keep("embedded", x)
-        for layer in self.layers:
-            for part in layer.children():
-                x = x + part(x)
+        x = self.layers(self.keep("embedded", x))
         return self.to_out(self.keep("encoded", x)[:, 0])

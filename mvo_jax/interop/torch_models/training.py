@@ -13,12 +13,9 @@ from mvo_jax.training.optim import OptimiserSettings
 
 
 def classification_loss(logits: Tensor, label: Tensor, *, form: str = "cross_entropy") -> Tensor:
-    """Classification loss of each case, ``[B]``.
+    """Loss ``[B]`` of logits ``[B, 1]`` or ``[B, 2]`` and labels ``[B]``.
 
-    Args:
-        logits: ``[B, 1]`` or ``[B, 2]``.
-        label: ``[B]``, 0 or 1.
-        form: 'cross_entropy', or 'released' (half-weight BCE, 1e-7 inside the logarithms).
+    ``form`` is 'cross_entropy', or 'released' (half-weight BCE, 1e-7 inside the logarithms).
     """
     target = label.to(logits.dtype)
     if form == "released":
@@ -63,11 +60,7 @@ def learning_rate(step: int, settings: OptimiserSettings) -> float:
 
 
 def make_optimiser(
-    parameters: Iterable[nn.Parameter],
-    name: str,
-    *,
-    weight_decay: float,
-    fused: bool | None = None,
+    parameters: Iterable[nn.Parameter], name: str, *, weight_decay: float, fused: bool | None = None
 ) -> torch.optim.Optimizer:
     """torch's AdamW (decoupled decay) or SGD (decay as an L2 term), at rate 0 until it is set."""
     options: dict[str, Any] = {"lr": 0.0, "weight_decay": weight_decay, "fused": fused}

@@ -5,38 +5,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mvo_jax.interop.torch_models.layers import Attention, PreNorm, chain, cut
+from mvo_jax.interop.torch_models.layers import Attention, block, chain, cut
 from mvo_jax.interop.torch_models.recording import Dropout, RecordedModel
 
 
-class Transformer(nn.Module):
-    """Pre-norm blocks and a last LayerNorm."""
-
-    def __init__(self, name: str, config: Any):
-        super().__init__()
-        hidden, rate = config.hidden_size, config.dropout_rate
-        self.layers = nn.ModuleList()
-        for layer in range(config.num_layers):
-            block = f"{name}_block{layer + 1}"
-            dropout = Dropout(f"{block}/attention_dropout", rate)
-            attention = Attention(hidden, config.num_heads, config.head_dim, dropout)
-            mlp = nn.Sequential(
-                nn.Linear(hidden, config.mlp_dim),
-                nn.GELU(),
-                Dropout(f"{block}/mlp/dropout", rate),
-                nn.Linear(config.mlp_dim, hidden),
-                Dropout(f"{block}/mlp/out_dropout", rate),
-            )
-            parts = attention, chain(net=mlp)
-            self.layers.append(nn.ModuleList(PreNorm(hidden, part) for part in parts))
-        self.norm = nn.LayerNorm(hidden)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, S, hidden]`` to the same shape."""
-        for layer in self.layers:
-            for part in layer.children():
-                x = x + part(x)
-        return self.norm(x)
+def _encoder(name: str, config: Any) -> nn.Module:
+    """Pre-norm blocks and a last LayerNorm, ``[B, S, hidden]`` to the same shape."""
+    hidden, rate = config.hidden_size, config.dropout_rate
+    layers = nn.Sequential()
+    for layer in range(config.num_layers):
+        flax = f"{name}_block{layer + 1}"
+        attention = Attention(config, f"{flax}/attention_dropout")
+        mlp = nn.Sequential(
+            nn.Linear(hidden, config.mlp_dim),
+            nn.GELU(),
+            Dropout(f"{flax}/mlp/dropout", rate),
+            nn.Linear(config.mlp_dim, hidden),
+            Dropout(f"{flax}/mlp/out_dropout", rate),
+        )
+        layers.append(block(hidden, attention, chain(net=mlp)))
+    return chain(layers=layers, norm=nn.LayerNorm(hidden))
 
 
 class TorchViViT(RecordedModel):
@@ -54,8 +42,8 @@ class TorchViViT(RecordedModel):
         self.pos_embedding = nn.Parameter(deviation * positions)
         self.space_token = nn.Parameter(deviation * torch.randn(1, 1, hidden))
         self.temporal_token = nn.Parameter(deviation * torch.randn(1, 1, hidden))
-        self.space_transformer = Transformer("space", config)
-        self.temporal_transformer = Transformer("time", config)
+        self.space_transformer = _encoder("space", config)
+        self.temporal_transformer = _encoder("time", config)
         self.dropout = Dropout("embedding_dropout", config.dropout_rate)
         self.mlp_head = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, config.num_outputs))
 

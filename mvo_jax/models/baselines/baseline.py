@@ -26,9 +26,6 @@ class Baseline(nn.Module):
             train: batch statistics and dropout (rng collection 'dropout').
             with_mask: ignored, there is no mask branch.
 
-        Returns:
-            ``ModelOutput`` without mask.
-
         Raises:
             ValueError: a clip or sizes that the network cannot take.
         """

@@ -14,35 +14,32 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mvo_jax.models.baselines.baseline import Baseline
-from mvo_jax.models.ops.conv3d import Conv3d
-from mvo_jax.models.ops.layers import BatchNorm, Linear, check_clip, sow
+from mvo_jax.models.ops.conv3d import ConvNorm, kaiming_normal_fan_in
+from mvo_jax.models.ops.layers import Linear, check_clip, sow
 from mvo_jax.models.ops.lowerings import Triple
-from mvo_jax.models.ops.numerics import Array, Numerics
+from mvo_jax.models.ops.numerics import Array
 from mvo_jax.models.ops.pooling import max_pool
 
-# Inception modules of each stage: channels of (1x1; reduce, 3x3x3; reduce, 3x3x3; pooled 1x1)
-MIXED: tuple[tuple[tuple[str, tuple[int, ...]], ...], ...] = (
+# Of each stage: window and stride of the pooling before it, and its inception modules with their
+# channels of (1x1; reduce, 3x3x3; reduce, 3x3x3; pooled 1x1).
+STAGES: tuple[tuple[Triple, Triple, dict[str, tuple[int, ...]]], ...] = (
+    ((1, 3, 3), (1, 2, 2), {"3b": (64, 96, 128, 16, 32, 32), "3c": (128, 128, 192, 32, 96, 64)}),
     (
-        ("3b", (64, 96, 128, 16, 32, 32)),
-        ("3c", (128, 128, 192, 32, 96, 64)),
+        (3, 3, 3),
+        (2, 2, 2),
+        {
+            "4b": (192, 96, 208, 16, 48, 64),
+            "4c": (160, 112, 224, 24, 64, 64),
+            "4d": (128, 128, 256, 24, 64, 64),
+            "4e": (112, 144, 288, 32, 64, 64),
+            "4f": (256, 160, 320, 32, 128, 128),
+        },
     ),
     (
-        ("4b", (192, 96, 208, 16, 48, 64)),
-        ("4c", (160, 112, 224, 24, 64, 64)),
-        ("4d", (128, 128, 256, 24, 64, 64)),
-        ("4e", (112, 144, 288, 32, 64, 64)),
-        ("4f", (256, 160, 320, 32, 128, 128)),
+        (2, 2, 2),
+        (2, 2, 2),
+        {"5b": (256, 160, 320, 32, 128, 128), "5c": (384, 192, 384, 48, 128, 128)},
     ),
-    (
-        ("5b", (256, 160, 320, 32, 128, 128)),
-        ("5c", (384, 192, 384, 48, 128, 128)),
-    ),
-)
-# Window and stride of the pooling before each of these stages.
-POOLINGS: tuple[tuple[Triple, Triple], ...] = (
-    ((1, 3, 3), (1, 2, 2)),
-    ((3, 3, 3), (2, 2, 2)),
-    ((2, 2, 2), (2, 2, 2)),
 )
 
 
@@ -59,36 +56,6 @@ def _same_max_pool(x: Array, window: Triple, stride: Triple) -> Array:
     return max_pool(_pad_same(x, window, stride), window, stride)
 
 
-class Unit3d(nn.Module):
-    """Convolution with TensorFlow's padding, BatchNorm, ReLU."""
-
-    features: int
-    kernel_size: int = 1  # side of the cubic kernel
-    stride: int = 1  # in time and space
-    in_channels: int | None = None
-    numerics: Numerics = Numerics()
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``."""
-        window: Triple = (self.kernel_size, self.kernel_size, self.kernel_size)
-        stride: Triple = (self.stride, self.stride, self.stride)
-        padding: Triple | None = None
-        if self.stride > 1:  # one-sided at even sizes, so it cannot be the convolution's
-            x, padding = _pad_same(x, window, stride), (0, 0, 0)
-        x = Conv3d(
-            self.features,
-            window,
-            stride,
-            padding,
-            self.numerics,
-            in_channels=self.in_channels,
-            name="conv",
-        )(x)
-        norm = BatchNorm(self.numerics, momentum=0.99, epsilon=1e-3, name="norm")
-        return nn.relu(norm(x, train=train))
-
-
 class Trunk(nn.Module):
     """Inception-v1 I3D up to its last module."""
 
@@ -99,17 +66,32 @@ class Trunk(nn.Module):
         Sows 'conv1', 'conv2' and the modules' outputs, 'out3b' ... 'out5c'.
         """
 
-        def unit(name: str, x: Array, features: int, kernel: int = 1, **options: Any) -> Array:
-            features = max(1, features * of.width // 64)
-            layer = Unit3d(features, kernel, numerics=of.numerics, name=name, **options)
+        def unit(
+            name: str, x: Array, features: int, side: int = 1, stride: int = 1, **options: Any
+        ) -> Array:
+            window: Triple = (side, side, side)
+            strides: Triple = (stride, stride, stride)
+            if stride > 1:  # one-sided at even sizes, so it cannot be the convolution's
+                x, options["padding"] = _pad_same(x, window, strides), (0, 0, 0)
+            layer = ConvNorm(
+                max(1, features * of.width // 64),
+                window,
+                of.numerics,
+                strides,
+                kernel_init=kaiming_normal_fan_in,
+                momentum=0.99,
+                epsilon=1e-3,
+                name=name,
+                **options,
+            )
             return layer(x, train=train)
 
-        x = unit("conv1a", video, 64, 7, stride=2, in_channels=of.in_channels)
+        x = unit("conv1a", video, 64, 7, 2, in_channels=of.in_channels)
         x = _same_max_pool(sow(self, "conv1", x), (1, 3, 3), (1, 2, 2))
         x = sow(self, "conv2", unit("conv2c", unit("conv2b", x, 64), 192, 3))
-        for (window, stride), modules, depth in zip(POOLINGS, MIXED, of.stage_sizes, strict=True):
+        for (window, stride, modules), depth in zip(STAGES, of.stage_sizes, strict=True):
             x = _same_max_pool(x, window, stride)
-            for name, sizes in modules[:depth]:
+            for name, sizes in [*modules.items()][:depth]:
                 start = f"mixed{name}_branch"
                 reduced1 = unit(f"{start}1_reduce", x, sizes[1])
                 reduced2 = unit(f"{start}2_reduce", x, sizes[3])
@@ -136,7 +118,7 @@ class I3D(Baseline):
         """The hidden layer, ``[B, head_size]``, or the pooled features without one."""
         # Smaller clips leave windows with nothing but padding in the last stage.
         check_clip(video, in_channels=self.in_channels, frames=8, size=32)
-        most = tuple(len(modules) for modules in MIXED)
+        most = tuple(len(modules) for *_, modules in STAGES)
         if len(self.stage_sizes) != len(most) or any(
             n > m for n, m in zip(self.stage_sizes, most, strict=True)
         ):

@@ -48,15 +48,12 @@ class Block(nn.Module):
             )(x)
             return BatchNorm(self.numerics, name=f"{name}_norm")(x, train=train)
 
-        y = nn.relu(layer("reduce", x, self.features, stride=self.stride))
-        spatial = nn.relu(layer("spatial", y, self.features, (1, 3, 3)))
-        if self.kind == "2D":
-            y = spatial
-        elif self.kind == "B":
-            y = nn.relu(layer("temporal", y, self.features, (3, 1, 1))) + spatial
-        else:
-            y = nn.relu(layer("temporal", spatial, self.features, (3, 1, 1)))
-            y = y + spatial if self.kind == "C" else y
+        reduced = nn.relu(layer("reduce", x, self.features, stride=self.stride))
+        y = spatial = nn.relu(layer("spatial", reduced, self.features, (1, 3, 3)))
+        if self.kind != "2D":
+            seen = reduced if self.kind == "B" else spatial
+            y = nn.relu(layer("temporal", seen, self.features, (3, 1, 1)))
+            y = y if self.kind == "A" else y + spatial
         y = layer("expand", y, 4 * self.features)
         if self.stride != 1 or x.shape[-1] != 4 * self.features:
             x = layer("shortcut", x, 4 * self.features, stride=self.stride)

@@ -13,48 +13,19 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mvo_jax.models.baselines.baseline import Baseline
-from mvo_jax.models.ops.conv3d import Conv3d
-from mvo_jax.models.ops.layers import BatchNorm, check_clip, kaiming_normal_fan_out, sow
-from mvo_jax.models.ops.lowerings import Triple
+from mvo_jax.models.ops.conv3d import ConvNorm
+from mvo_jax.models.ops.layers import check_clip, sow
 from mvo_jax.models.ops.numerics import Array, Numerics
 from mvo_jax.models.ops.pooling import max_pool
 
-# Frames under the first convolution of a block, by stage.
-SLOW_KERNELS = (1, 1, 3, 3)
-FAST_KERNELS = (3, 3, 3, 3)
-STEM_KERNELS = (1, 5)
+# Frames under the stem and under the first convolution of a block of each stage.
+KERNELS = {"slow": (1, 1, 1, 3, 3), "fast": (5, 3, 3, 3, 3)}
 
 
 def slow_frames(frames: int, ratio: int) -> list[int]:
     """Indices of the frames that the slow pathway sees: ceil(frames / ratio) of them."""
     count = -(-frames // ratio)
     return [i * (frames - 1) // max(count - 1, 1) for i in range(count)]
-
-
-class ConvNorm(nn.Module):
-    """Convolution and BatchNorm, then ReLU unless ``relu`` is False; other fields as in Conv3d."""
-
-    features: int
-    kernel_size: Triple
-    numerics: Numerics = Numerics()
-    stride: Triple = (1, 1, 1)
-    relu: bool = True
-    in_channels: int | None = None
-
-    @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
-        """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``; padded by half a kernel."""
-        x = Conv3d(
-            self.features,
-            self.kernel_size,
-            self.stride,
-            numerics=self.numerics,
-            in_channels=self.in_channels,
-            kernel_init=kaiming_normal_fan_out,
-            name="conv",
-        )(x)
-        x = BatchNorm(self.numerics, name="norm")(x, train=train)
-        return nn.relu(x) if self.relu else x
 
 
 class Bottleneck(nn.Module):
@@ -73,9 +44,7 @@ class Bottleneck(nn.Module):
         y = ConvNorm(features, (1, 3, 3), numerics, stride, name="b")(y, train=train)
         y = ConvNorm(4 * features, (1, 1, 1), numerics, relu=False, name="c")(y, train=train)
         if self.stride != 1 or x.shape[-1] != 4 * features:
-            shortcut = ConvNorm(
-                4 * features, (1, 1, 1), numerics, stride, relu=False, name="shortcut"
-            )
+            shortcut = ConvNorm(4 * features, (1, 1, 1), numerics, stride, False, name="shortcut")
             x = shortcut(x, train=train)
         return nn.relu(x + y)
 
@@ -93,10 +62,10 @@ class Trunk(nn.Module):
         pathways = {"slow": of.width, "fast": of.width // of.channel_ratio}
         seen = jnp.array(slow_frames(video.shape[1], of.frame_ratio))
         features = {"slow": video[:, seen], "fast": video}
-        for (name, width), kernel in zip(pathways.items(), STEM_KERNELS, strict=True):
+        for name, width in pathways.items():
             x = ConvNorm(
                 width,
-                (kernel, 7, 7),
+                (KERNELS[name][0], 7, 7),
                 of.numerics,
                 (1, 2, 2),
                 in_channels=of.in_channels,
@@ -104,13 +73,12 @@ class Trunk(nn.Module):
             )(features[name], train=train)
             features[name] = max_pool(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
 
-        kernels = {"slow": SLOW_KERNELS, "fast": FAST_KERNELS}
         for stage, blocks in enumerate((0, *of.stage_sizes)):  # stage 0 is the stems
             for name, width in pathways.items():
                 for block in range(blocks):
                     features[name] = Bottleneck(
                         width * 2 ** (stage - 1),
-                        kernels[name][stage - 1],
+                        KERNELS[name][stage],
                         2 if stage > 1 and block == 0 else 1,
                         of.numerics,
                         name=f"{name}_stage{stage}_block{block + 1}",
@@ -143,7 +111,7 @@ class SlowFast(Baseline):
         """The pooled features of both pathways, ``[B, 36 * width]`` with four stages."""
         # The last stage needs one pixel.
         check_clip(video, in_channels=self.in_channels, frames=self.frame_ratio, size=32)
-        if not 1 <= len(self.stage_sizes) <= len(SLOW_KERNELS):
+        if not 1 <= len(self.stage_sizes) < len(KERNELS["slow"]):
             raise ValueError(f"stage_sizes {self.stage_sizes}: SlowFast has one to four stages")
         if self.width % self.channel_ratio or self.fusion_kernel % 2 == 0:
             raise ValueError(

@@ -16,10 +16,9 @@ forms:
   code fit this form.
 
 512 is no multiple of 12 heads, so the width of a head is a choice of its own (``head_dim``), as in
-the first implementation; the second has hidden size / heads.
-
-Differences: linear maps start as torch.nn.Linear's in both forms; no stochastic depth (the authors'
-code drops branches at rates up to 0.1).
+the first implementation; the second has hidden size / heads. Differences: linear maps start as
+torch.nn.Linear's in both forms; no stochastic depth (the authors' code drops branches at rates up
+to 0.1).
 """
 
 import functools

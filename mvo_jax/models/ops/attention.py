@@ -45,13 +45,10 @@ MANY_WEIGHTS = 2**17
 
 
 def attend(query: Array, key: Array, value: Array) -> Array:
-    """Scaled dot-product attention: ``[..., Q, heads, D]``, ``[..., K, heads, D]`` twice.
+    """Attention of ``[..., Q, heads, D]``, ``[..., K, heads, D]`` twice to ``[..., Q, heads * D]``.
 
     The weights of long sequences are computed again in the backward pass instead of kept, and on a
     CPU one sequence after the other, while they are in the cache (docs/decisions.md).
-
-    Returns:
-        ``[..., Q, heads * D]``.
     """
     weights = query.shape[-2] * query.shape[-3] * key.shape[-3]
     return (_attend_long if weights > MANY_WEIGHTS else _attend)(query, key, value)
@@ -64,26 +61,22 @@ def _attend(query: Array, key: Array, value: Array) -> Array:
     return mixed.reshape(*mixed.shape[:-2], -1)
 
 
-def _attend_backward(query: Array, key: Array, value: Array, cotangent: Array) -> Any:
-    return jax.vjp(_attend, query, key, value)[1](cotangent)
+def _on_platform(function: Any, *arrays: Array) -> Any:
+    """``function`` of all sequences, on a CPU of one after the other."""
 
-
-def _one_by_one(function: Any) -> Any:
-    """``function`` applied to one sequence after the other."""
-
-    def mapped(*arrays: Array) -> Any:
+    def one_by_one(*arrays: Array) -> Any:
         ranks = (3, 3, 3, 2)  # of query, key, value and cotangent of one sequence
         leading = arrays[0].shape[:-3]
         flat = [a.reshape(-1, *a.shape[a.ndim - n :]) for a, n in zip(arrays, ranks, strict=False)]
         out = lax.map(lambda sequence: function(*sequence), tuple(flat))
         return jax.tree.map(lambda a: a.reshape(*leading, *a.shape[1:]), out)
 
-    return mapped
+    return lax.platform_dependent(*arrays, cpu=one_by_one, default=function)
 
 
 @jax.custom_vjp
 def _attend_long(query: Array, key: Array, value: Array) -> Array:
-    return lax.platform_dependent(query, key, value, cpu=_one_by_one(_attend), default=_attend)
+    return _on_platform(_attend, query, key, value)
 
 
 def _attend_long_forward(query: Array, key: Array, value: Array) -> Any:
@@ -91,9 +84,10 @@ def _attend_long_forward(query: Array, key: Array, value: Array) -> Any:
 
 
 def _attend_long_backward(residuals: tuple[Array, ...], cotangent: Array) -> Any:
-    return lax.platform_dependent(
-        *residuals, cotangent, cpu=_one_by_one(_attend_backward), default=_attend_backward
-    )
+    def backward(*arrays: Array) -> Any:
+        return jax.vjp(_attend, *arrays[:3])[1](arrays[3])
+
+    return _on_platform(backward, *residuals, cotangent)
 
 
 _attend_long.defvjp(_attend_long_forward, _attend_long_backward)

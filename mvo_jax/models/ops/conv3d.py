@@ -1,7 +1,8 @@
-"""The convolution of the systems that are not factorised throughout."""
+"""The convolution of the systems that are not factorised throughout, by itself and with a norm."""
 
 import flax.linen as nn
 
+from mvo_jax.models.ops.layers import BatchNorm, kaiming_normal_fan_out
 from mvo_jax.models.ops.lowerings import Triple, convolution, half
 from mvo_jax.models.ops.numerics import Array, Numerics
 
@@ -55,3 +56,34 @@ class Conv3d(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,), numerics.param_dtype)
             x = x + bias.astype(numerics.dtype)
         return x
+
+
+class ConvNorm(nn.Module):
+    """Convolution and BatchNorm, then ReLU unless ``relu`` is False; other fields as of the two."""
+
+    features: int
+    kernel_size: Triple
+    numerics: Numerics = Numerics()
+    stride: Triple = (1, 1, 1)
+    relu: bool = True
+    in_channels: int | None = None
+    padding: Triple | None = None
+    kernel_init: nn.initializers.Initializer = kaiming_normal_fan_out
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``."""
+        x = Conv3d(
+            self.features,
+            self.kernel_size,
+            self.stride,
+            self.padding,
+            self.numerics,
+            in_channels=self.in_channels,
+            kernel_init=self.kernel_init,
+            name="conv",
+        )(x)
+        x = BatchNorm(self.numerics, self.momentum, self.epsilon, name="norm")(x, train=train)
+        return nn.relu(x) if self.relu else x

@@ -5,6 +5,9 @@ does so inside a transposing loop, which takes up to 95 ms for an array that is 
 once it is in memory (docs/decisions.md).
 """
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -34,21 +37,18 @@ def plain_convolution(x: Array, kernel: Array, stride: Pair, padding: Padding) -
     )
 
 
-def _cpu_convolution(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def cpu_convolution(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Array:
     """``plain_convolution`` with the backward pass for CPUs."""
     return plain_convolution(x, kernel, stride, padding)
 
 
-def _forward(
-    x: Array, kernel: Array, stride: Pair, padding: Padding
-) -> tuple[Array, tuple[Array, Array]]:
+def _forward(x: Array, kernel: Array, stride: Pair, padding: Padding) -> Any:
     x = _stored(x)
     return plain_convolution(x, kernel, stride, padding), (x, kernel)
 
 
-def _backward(
-    stride: Pair, padding: Padding, residuals: tuple[Array, Array], dy: Array
-) -> tuple[Array, Array]:
+def _backward(stride: Pair, padding: Padding, residuals: Any, dy: Array) -> tuple[Array, Array]:
     x, kernel = residuals
     dy = _stored(dy)
     _, pullback = jax.vjp(lambda a, b: plain_convolution(a, b, stride, padding), x, kernel)
@@ -62,13 +62,11 @@ def _kernel_gradient_of_rows(x: Array, dy: Array, size: int, padding: int) -> Ar
     """``[size, 1, C, F]`` as one product a tap; ``dy``, the smaller, is shifted and not ``x``."""
     zero = jnp.zeros((), dy.dtype)
     taps = []
-    for tap in range(size):
-        shift = tap - padding
+    for shift in range(-padding, size - padding):
         beyond = x.shape[1] - dy.shape[1] - shift
         rows = lax.pad(dy, zero, ((0, 0, 0), (shift, beyond, 0), (0, 0, 0), (0, 0, 0)))
         taps.append(x.reshape(-1, x.shape[-1]).T @ rows.reshape(-1, rows.shape[-1]))
     return jnp.stack(taps)[:, None]
 
 
-cpu_convolution = jax.custom_vjp(_cpu_convolution, nondiff_argnums=(2, 3))
 cpu_convolution.defvjp(_forward, _backward)

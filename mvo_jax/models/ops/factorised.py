@@ -31,24 +31,16 @@ def columns_together(numerics: Numerics, width: int, channels: int) -> int:
 
 def join_columns(x: Array, columns: int) -> Array:
     """``[B, T, H, W, C]`` to ``[B, T, H, W / columns, columns * C]``, the left column first."""
-    *rest, width, channels = x.shape
-    return x.reshape(*rest, width // columns, columns * channels)
+    return x.reshape(*x.shape[:-2], x.shape[-2] // columns, -1)
 
 
 def part_columns(x: Array, columns: int) -> Array:
     """The inverse of ``join_columns``."""
-    *rest, width, channels = x.shape
-    return x.reshape(*rest, width * columns, channels // columns)
+    return x.reshape(*x.shape[:-2], x.shape[-2] * columns, -1)
 
 
 def joined_convolution(
-    x: Array,
-    kernel: Array,
-    *,
-    stride: Triple,
-    padding: Triple,
-    columns_in: int,
-    columns_out: int,
+    x: Array, kernel: Array, *, stride: Triple, padding: Triple, columns_in: int, columns_out: int
 ) -> Array:
     """The 3-D convolution of clips with joined columns.
 
@@ -102,23 +94,17 @@ class FactorisedConv(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """``[B, T, H, W, C]`` to ``[B, T', H', W', features]``."""
-        numerics, stride = self.numerics, self.stride
+        numerics, stride, padding = self.numerics, self.stride, half(self.kernel_size)
         shape = (*self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", kaiming_normal_fan_out, shape, numerics.param_dtype)
         x = x.astype(numerics.dtype)
-        padding = half(self.kernel_size)
         columns_in = columns_together(numerics, x.shape[3], x.shape[-1])
         columns_out = columns_together(numerics, -(-x.shape[3] // stride[2]), self.features)
         if stride[2] * columns_out % columns_in:
             columns_in = 1
         if columns_in == columns_out == 1:
-            return convolution(
-                x,
-                kernel.astype(numerics.dtype),
-                stride=stride,
-                padding=padding,
-                lowering=numerics.lowering or "conv2d",
-            )
+            kernel, lowering = kernel.astype(numerics.dtype), numerics.lowering or "conv2d"
+            return convolution(x, kernel, stride=stride, padding=padding, lowering=lowering)
         joined = joined_convolution(
             join_columns(x, columns_in),
             kernel,

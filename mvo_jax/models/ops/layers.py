@@ -20,11 +20,7 @@ class ModelOutput(NamedTuple):
 
 
 def match_channels(video: Array, channels: int) -> Array:
-    """``[B, T, H, W, C]`` with the channels a model was built for; grey is copied to 3.
-
-    Raises:
-        ValueError: C is neither ``channels`` nor 1 where 3 are needed.
-    """
+    """``[B, T, H, W, C]`` with a model's ``channels``, grey copied to 3; ValueError for others."""
     if video.shape[-1] == 1 and channels == 3:
         return jnp.repeat(video, 3, axis=-1)
     if video.shape[-1] != channels:
@@ -33,10 +29,7 @@ def match_channels(video: Array, channels: int) -> Array:
 
 
 def check_clip(video: Array, *, in_channels: int, frames: int, size: int) -> None:
-    """Raise ValueError for clips ``[B, T, H, W, C]`` with other channels than a network's or one.
-
-    Also for those of less than ``frames`` and ``size``, of H and W.
-    """
+    """Raise ValueError for clips below ``frames`` or ``size``, or of other channels but grey."""
     _, steps, height, width, channels = video.shape
     if steps < frames or min(height, width) < size:
         raise ValueError(
@@ -179,7 +172,7 @@ def _normalise_batch(
 
 def _normalise_batch_forward(
     x: Array, scale: Array, bias: Array, axis_name: str | None, epsilon: float, columns: int
-) -> tuple[tuple[Array, Array, Array], tuple[Array, ...]]:
+) -> Any:
     dtype = jnp.promote_types(jnp.float32, x.dtype)
     mean, var = _batch_statistics(x, axis_name, columns, dtype)
     inverse = lax.rsqrt(var + epsilon)
@@ -189,11 +182,7 @@ def _normalise_batch_forward(
 
 
 def _normalise_batch_backward(
-    axis_name: str | None,
-    epsilon: float,
-    columns: int,
-    residuals: tuple[Array, ...],
-    cotangents: tuple[Array, Array, Array],
+    axis_name: str | None, epsilon: float, columns: int, residuals: Any, cotangents: Any
 ) -> tuple[Array, Array, Array]:
     del epsilon
     x, scale, bias, mean, inverse = residuals
@@ -217,12 +206,11 @@ normalise_batch.defvjp(_normalise_batch_forward, _normalise_batch_backward)
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation over all devices, with torch's running variance.
+    """Batch normalisation over all devices.
 
-    Differs from ``flax.linen.BatchNorm`` in four points that matter here: the running variance is
-    the unbiased one, as in torch; the batch variance is computed about the mean in a second pass
-    (of bfloat16 in the first); statistics are kept in float32 at least; the derivative is written
-    out (``normalise_batch``).
+    Unlike ``flax.linen.BatchNorm``: the running variance is the unbiased one, as in torch; the
+    batch variance is computed about the mean in a second pass (of bfloat16 in the first);
+    statistics are kept in float32 at least; the derivative is written out (``normalise_batch``).
     """
 
     numerics: Numerics = Numerics()
@@ -292,10 +280,9 @@ class LayerNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout whose mask for an example does not depend on how the batch is spread over devices.
+    """Dropout whose masks are the same on 1, 2 or 8 devices; they are sown as ``mask``.
 
-    Every example draws from the key joined with its position in the global batch, so 1, 2 or 8
-    devices see the same masks. The mask is sown as ``mask`` for parity tests.
+    Every example draws from the key joined with its position in the global batch.
     """
 
     rate: float  # probability of dropping

@@ -5,8 +5,8 @@ and the shape, so it is a choice of the layer and not of the model (docs/decisio
 numbers).
 """
 
-import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,43 +70,34 @@ def convolution_3d(
 def convolution(
     x: Array, kernel: Array, *, stride: Triple, padding: Triple, lowering: str
 ) -> Array:
-    """Convolution with a square kernel of any size.
+    """``[B, T, H, W, C]`` with a square kernel ``[kt, k, k, C, F]`` to ``[B, T', H', W', F]``.
 
     Args:
-        x: ``[B, T, H, W, C]``.
-        kernel: ``[kt, k, k, C, F]``.
         stride: in time, rows and columns, the last two equal.
-        padding: zeros on each side of time, rows and columns, the last two equal; explicit as in
-            torch ('SAME' would shift strided windows). None where the kernel has size 1.
+        padding: zeros on each side of the same; explicit as in torch ('SAME' would shift strided
+            windows). None where the kernel has size 1.
         lowering: key of ``LOWERINGS``.
-
-    Returns:
-        ``[B, T', H', W', F]``.
     """
     if lowering.endswith(PADDED):
-        filled = convolution(
-            _filled(x, -1),
-            _filled(_filled(kernel, -1), -2),
-            stride=stride,
-            padding=padding,
-            lowering=lowering.removesuffix(PADDED),
-        )
-        return filled[..., : kernel.shape[-1]]
+        x, filled, plain = _filled(x, -1), _filled(kernel, -1), lowering.removesuffix(PADDED)
+        out = convolution(x, _filled(filled, -2), stride=stride, padding=padding, lowering=plain)
+        return out[..., : kernel.shape[-1]]
+    in_space = {"stride": stride[1], "padding": padding[1], "lowering": lowering}
+    in_time = {"stride": stride[0], "padding": padding[0], "lowering": lowering}
     if kernel.shape[0] == 1:
-        return spatial_convolution(
-            x[:, :: stride[0]], kernel, stride=stride[1], padding=padding[1], lowering=lowering
-        )
+        return spatial_convolution(x[:, :: stride[0]], kernel, **in_space)
     if kernel.shape[1] == 1:
-        return temporal_convolution(
-            x[:, :, :: stride[1], :: stride[2]],
-            kernel,
-            stride=stride[0],
-            padding=padding[0],
-            lowering=lowering,
-        )
+        return temporal_convolution(x[:, :, :: stride[1], :: stride[2]], kernel, **in_time)
     if lowering in THREE_D:
         return convolution_3d(x, kernel, stride, padding)
-    return _joined_convolution(x, kernel, stride, padding, lowering)
+    # XLA:CPU has no fast 3-D convolution. The taps in time are summed by a 2-D one itself (the
+    # frames under the kernel joined to one of kt * C channels) or, where that is wide, after it.
+    taps = _taps(x, kernel.shape[0], stride[0], padding[0])
+    if lowering == "im2col_conv1d" or x.shape[-1] < WIDE:
+        flat = kernel.transpose(1, 2, 0, 3, 4).reshape(1, *kernel.shape[1:3], -1, kernel.shape[-1])
+        return spatial_convolution(jnp.concatenate(taps, axis=-1), flat, **in_space)
+    parts = [spatial_convolution(tap, kernel[i : i + 1], **in_space) for i, tap in enumerate(taps)]
+    return sum(parts[1:], start=parts[0])
 
 
 def _filled(x: Array, axis: int) -> Array:
@@ -131,9 +122,8 @@ def spatial_convolution(
     if lowering == "im2col_conv1d":
         out = _im2col(images, size, stride, padding) @ kernel.reshape(-1, kernel.shape[-1])
     else:
-        convolve = cpu_convolution if lowering == "conv2d_cpu" else plain_convolution
         pads = ((padding, padding), (padding, padding))
-        out = convolve(images, kernel[0], (stride, stride), pads)
+        out = _convolution_2d(lowering)(images, kernel[0], (stride, stride), pads)
     return out.reshape(batch, frames, *out.shape[1:])
 
 
@@ -146,38 +136,19 @@ def temporal_convolution(
     batch, frames, height, width, channels = x.shape
     if lowering == "im2col_conv1d":
         pixels = x.transpose(0, 2, 3, 1, 4).reshape(-1, frames, channels)
+        pads, axes = ((padding, padding),), ("NWC", "WIO", "NWC")
         out = lax.conv_general_dilated(
-            pixels,
-            kernel[:, 0, 0],
-            (stride,),
-            ((padding, padding),),
-            dimension_numbers=("NWC", "WIO", "NWC"),
+            pixels, kernel[:, 0, 0], (stride,), pads, dimension_numbers=axes
         )
         out = out.reshape(batch, height, width, -1, out.shape[-1])
         return out.transpose(0, 3, 1, 2, 4)
-    convolve = cpu_convolution if lowering == "conv2d_cpu" else plain_convolution
-    rows = x.reshape(batch, frames, height * width, channels)
-    out = convolve(rows, kernel[:, :, 0], (stride, 1), ((padding, padding), (0, 0)))
+    rows, pads = x.reshape(batch, frames, height * width, channels), ((padding, padding), (0, 0))
+    out = _convolution_2d(lowering)(rows, kernel[:, :, 0], (stride, 1), pads)
     return out.reshape(batch, -1, height, width, out.shape[-1])
 
 
-def _joined_convolution(
-    x: Array, kernel: Array, stride: Triple, padding: Triple, lowering: str
-) -> Array:
-    """A kernel in time and space by 2-D convolutions, because XLA:CPU has no fast 3-D one.
-
-    The taps in time are summed by the convolution itself (the frames under the kernel joined to one
-    frame of ``kt * C`` channels) or, where that would be wide, after it.
-    """
-    taps = _taps(x, kernel.shape[0], stride[0], padding[0])
-    spatial = functools.partial(
-        spatial_convolution, stride=stride[1], padding=padding[1], lowering=lowering
-    )
-    if lowering == "im2col_conv1d" or x.shape[-1] < WIDE:
-        flat = kernel.transpose(1, 2, 0, 3, 4).reshape(1, *kernel.shape[1:3], -1, kernel.shape[-1])
-        return spatial(jnp.concatenate(taps, axis=-1), flat)
-    parts = [spatial(tap, kernel[i : i + 1]) for i, tap in enumerate(taps)]
-    return sum(parts[1:], start=parts[0])
+def _convolution_2d(lowering: str) -> Any:
+    return cpu_convolution if lowering == "conv2d_cpu" else plain_convolution
 
 
 def _taps(x: Array, kernel: int, stride: int, padding: int) -> list[Array]:

@@ -42,9 +42,8 @@ def _unpool(dy: Array, index: Array, axis: int, size: int, stride: int, length: 
             pads = [(0, 0, 0)] * dy.ndim
             pads[axis] = (shift, cells - windows - shift, 0)
             parts.append(lax.pad(part, jnp.zeros((), dy.dtype), pads))
-        phases.append(sum(parts[1:], start=parts[0]) if parts else None)
-    empty = next(part for part in phases if part is not None)
-    phases = [jnp.zeros_like(empty) if part is None else part for part in phases]
+        # A stride above the size leaves phases that no window sees; the first is in every one.
+        phases.append(sum(parts[1:], start=parts[0]) if parts else jnp.zeros_like(phases[0]))
     stacked = jnp.stack(phases, axis + 1)
     shape = (*dy.shape[:axis], cells * stride, *dy.shape[axis + 1 :])
     return lax.slice_in_dim(stacked.reshape(shape), 0, length, axis=axis)
@@ -72,10 +71,8 @@ def max_pool(x: Array, window: Triple, stride: Triple, padding: Triple = (0, 0, 
     """Maximum over windows of time, height and width, as ``torch.nn.MaxPool3d``.
 
     One axis after the other, the last first: the first of equal elements in row-major order gets
-    the gradient, and a 3x3x3 window costs 9 comparisons instead of 27.
-
-    ``[B, T, H, W, C]``, floating, to ``[B, T', H', W', C]`` with T' = floor((T + 2 padding -
-    window) / stride) + 1; minus infinity goes around it.
+    the gradient, and a 3x3x3 window costs 9 comparisons instead of 27. ``[B, T, H, W, C]``,
+    floating, to ``[B, T', H', W', C]``; minus infinity goes around it.
 
     Raises:
         ValueError: a window larger than the padded input.
