@@ -223,7 +223,8 @@ def first_then_others(action: Callable[[], T]) -> T:
     try:
         result = action()
     except UserError as error:
-        exchange(json.dumps(vars(error)))
+        about = {name: getattr(error, name) for name in ("cause", "remedy", "exit_code")}
+        exchange(json.dumps(about))
         raise
     exchange("")
     return result
