@@ -104,11 +104,7 @@ class TrainedRun:
 
     @property
     def geometry(self) -> Target:
-        """Frames, size, spacing and grey window of the clips that the run was trained on.
-
-        Raises:
-            UserError: the run's file on it is damaged.
-        """
+        """Frames, size, spacing and grey window of the clips that the run was trained on."""
         if self.about is not None:
             return self.about.geometry
         path = self.folder.path / GEOMETRY
@@ -125,11 +121,7 @@ class TrainedRun:
 
     @property
     def training_map(self) -> np.ndarray | None:
-        """Share of the training cases with MVO at each pixel; None for runs without the file.
-
-        Raises:
-            UserError: the file is damaged.
-        """
+        """Share of the training cases with MVO at each pixel; None for runs without the file."""
         path = self.folder.path / TRAINING_MAP
         if not path.exists():
             return None

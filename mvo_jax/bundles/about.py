@@ -125,11 +125,7 @@ def read_about(folder: Path) -> About:
 
 
 def whole_file(folder: Path, about: About, name: str) -> Path:
-    """The path of a file of a bundle whose content is as it was written.
-
-    Raises:
-        UserError: the bundle has no such file, or it has changed.
-    """
+    """The path of a file of a bundle; UserError where there is none, or it has changed."""
     path = folder / name
     if name not in about.files:
         forms = [form for form, file in MODELS.items() if file in about.files]

@@ -254,11 +254,7 @@ def check_same(values: Mapping[str, Any], remedy: str) -> None:
 
 
 def check_shared(path: Path) -> None:
-    """Check that all processes see the file that process 0 has written.
-
-    Raises:
-        UserError: in all processes, where one does not within ``_SHARED_SECONDS``.
-    """
+    """Check that all processes see, within ``_SHARED_SECONDS``, the file that process 0 wrote."""
     written = exchange(sha256(path) if is_first() else "")[0]
     deadline, seen = time.monotonic() + _SHARED_SECONDS, is_first()
     while not seen and time.monotonic() < deadline:

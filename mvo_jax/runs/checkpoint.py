@@ -242,11 +242,7 @@ class Checkpoints:
         self._save("best", int(state.step), state.eval_variables(), meta)
 
     def wait(self) -> None:
-        """Wait until everything is on disk.
-
-        Raises:
-            UserError: a save failed; what was on disk before it stays usable.
-        """
+        """Wait until everything is on disk; UserError where a save failed, those before it stay."""
         # Two threads may wait: a save is pending until it is done, whoever looks.
         for save in list(self._pending):
             save.result()

@@ -136,11 +136,7 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def config(self) -> dict[str, Any]:
-        """The resolved config of the run.
-
-        Raises:
-            UserError: not the folder of a run, or one inside it.
-        """
+        """The resolved config of the run; UserError where the folder is of none, or inside one."""
         for above in self.path.parents:
             if self.path.is_relative_to(above / "checkpoints") and (above / "config.json").exists():
                 raise UserError(
@@ -200,11 +196,7 @@ class RunFolder:
         distributed.check_shared(self.path / "provenance.json")
 
     def create(self) -> None:
-        """Make the folder where it is missing.
-
-        Raises:
-            UserError: it cannot be made, or checkpoints could not be read from it.
-        """
+        """Make the folder; UserError where that fails, or checkpoints could not be read from it."""
         if self.path == self.path.parent:
             raise UserError(f"the run folder is {self.path}", "choose a folder for the run alone")
         # orbax finds what it has written by a pattern that begins with the path itself.
@@ -250,10 +242,7 @@ class RunFolder:
         return self._last_known("data", {})
 
     def history(self) -> list[dict[str, Any]]:
-        """What was measured: rows of ``metrics.jsonl`` without those on the starts themselves.
-
-        An incomplete last line is left out.
-        """
+        """What was measured: whole rows of ``metrics.jsonl`` that are not on the starts."""
         return [row for row in self._rows() if row["kind"] != goodput.KIND]
 
     def starts(self) -> list[dict[str, Any]]:
