@@ -74,7 +74,8 @@ class TrainedRun:
     def predict(self, video: np.ndarray) -> dict[str, Any]:
         """Predict clips that have the geometry of the run's training data; as ``Bundle.predict``.
 
-        uint8 ``[B, T, H, W]`` or ``[B, T, H, W, 1]``, as the data of the run store them.
+        uint8 ``[B, T, H, W]`` or ``[B, T, H, W, 1]``, as the data of the run store them; they are
+        normalised here.
         """
         clips = clip_batch(video, self.experiment.clip_shape, taken_by="the run")
         size = min(len(clips), self.batch_size)
@@ -98,13 +99,19 @@ class TrainedRun:
         return functools.partial(self._predictors[key], self._placed)
 
     def predict_split(self, split: AnySplit, *, with_mask: bool = True) -> Predictions:
-        """Predict every case of a split, of the run's geometry, once; the mask where it has one."""
+        """Predict every case of a split, of the run's geometry, once.
+
+        ``with_mask``: also the coarse mask where the model has the branch.
+        """
         predict = Predictor(self.experiment, split, batch_size=self.batch_size, with_mask=with_mask)
         return predict(self.variables)
 
     @property
     def geometry(self) -> Target:
-        """Frames, size, spacing and grey window of the clips that the run was trained on."""
+        """Frames, size, spacing and grey window of the clips that the run was trained on.
+
+        UserError where the run's file on it is damaged.
+        """
         if self.about is not None:
             return self.about.geometry
         path = self.folder.path / GEOMETRY
@@ -121,7 +128,10 @@ class TrainedRun:
 
     @property
     def training_map(self) -> np.ndarray | None:
-        """Share of the training cases with MVO at each pixel; None for runs without the file."""
+        """Share of the training cases with MVO at each pixel; None for runs without the file.
+
+        UserError where the file is damaged.
+        """
         path = self.folder.path / TRAINING_MAP
         if not path.exists():
             return None

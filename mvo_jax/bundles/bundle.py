@@ -95,6 +95,8 @@ class Bundle:
     def predict(self, video: np.ndarray) -> dict[str, Any]:
         """Predict clips of the bundle's geometry, uint8 ``[B, T, H, W]`` or ``[B, T, H, W, 1]``.
 
+        The model normalises their grey values.
+
         Returns:
             'probability' ``[B]`` of MVO, 'logits' ``[B, K]`` and 'coarse_mask' ``[B, m, m]``, or
             None where the model has no mask branch.
@@ -111,7 +113,8 @@ class Bundle:
     ) -> Callable[[np.ndarray], Mapping[str, np.ndarray]]:
         """A function of clips, uint8 ``[n, T, H, W, 1]``, to arrays by name.
 
-        The model takes batches of every size; with its coarse mask where it has the branch.
+        The model takes batches of every size. ``with_mask``: also the coarse mask where the model
+        has the branch.
         """
         del batch_size
         return lambda clips: self.compute(clips, with_mask)

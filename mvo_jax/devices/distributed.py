@@ -254,7 +254,10 @@ def check_same(values: Mapping[str, Any], remedy: str) -> None:
 
 
 def check_shared(path: Path) -> None:
-    """Check that all processes see, within ``_SHARED_SECONDS``, the file that process 0 wrote."""
+    """Raise UserError in all processes where one does not see the file that process 0 has written.
+
+    It may take ``_SHARED_SECONDS`` to be seen.
+    """
     written = exchange(sha256(path) if is_first() else "")[0]
     deadline, seen = time.monotonic() + _SHARED_SECONDS, is_first()
     while not seen and time.monotonic() < deadline:

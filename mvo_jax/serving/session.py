@@ -279,19 +279,19 @@ class Session:
             return self._cases[index]
 
     def beat(self, index: int, drop: int | None = None) -> bytes:
-        """The beating clip of a slice beside its map, an animated WebP."""
+        """The beating clip of a slice beside its map, an animated WebP; Refusal without slice."""
         case = self._case(index, drop)
         video = case.clip.video[..., 0]
         return pictures.animation(video, case.coarse_mask, map_maximum=self._scale())
 
     def source(self, index: int, drop: int | None = None) -> bytes:
-        """The first frame of a slice as it lies in the source, a WebP."""
+        """The first frame of a slice as it lies in the source, a WebP; Refusal without slice."""
         overview = self._case(index, drop).clip.overview
         assert overview is not None
         return pictures.webp(Image.fromarray(overview.image))
 
     def table(self) -> bytes:
-        """``predictions.csv``, with the centres of crops that were moved."""
+        """``predictions.csv``, with the centres of moved crops; Refusal before a prediction."""
         with self._lock:
             if self._phase != "done":
                 raise Refusal(404, "nothing was predicted", "drop images first")
@@ -303,7 +303,10 @@ class Session:
             return content
 
     def maps(self) -> bytes:
-        """A ``.zip`` of the coarse maps on the voxels of their sources, as ``predict --nifti``."""
+        """A ``.zip`` of the coarse maps on the voxels of their sources, as ``predict --nifti``.
+
+        Refusal where nothing was predicted, or nothing that has maps and a place in space.
+        """
         with self._lock:
             kept = [case for case in self._cases if _has_map_file(case)]
             if self._phase != "done" or not kept:

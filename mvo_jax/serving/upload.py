@@ -86,7 +86,7 @@ class Upload:
             return path
 
     def seal(self) -> None:
-        """Take no more files: what is there, and all of it, is going to be read."""
+        """Take no more files, they are going to be read; Refusal where not all are there."""
         with self._lock:
             if not self.files or self._writing or self._sealed or self._deleted:
                 raise Refusal(409, "no images are waiting", "drop some first")
