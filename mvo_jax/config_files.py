@@ -52,12 +52,9 @@ def load_config(spec: str) -> Any:
 
 
 def config_from_json(content: Mapping[str, Any]) -> Any:
-    """The resolved config that a run folder keeps, as a locked ``ConfigDict``.
+    """The content of a run's ``config.json`` as a locked ``ConfigDict``.
 
     Keys that came later than the run have the values that leave it as it was.
-
-    Args:
-        content: of ``config.json``.
     """
     from ml_collections import ConfigDict
 
@@ -69,27 +66,29 @@ def config_from_json(content: Mapping[str, Any]) -> Any:
     return config.lock()
 
 
-def load_module(path: str | Path) -> Any:
-    """Execute a config file, afresh each time.
-
-    The file can import its neighbours: ``from . import mvo``.
+def load_module(path: str) -> Any:
+    """The module that a config file makes, afresh each time.
 
     Args:
-        path: ``NAME`` of a shipped config, or a path.
-
-    Returns:
-        The module.
+        path: ``NAME`` of a shipped config, or a path. The file can import its neighbours:
+            ``from . import mvo``.
 
     Raises:
         UserError: there is no such file, or it fails.
     """
-    file = _find(str(path))
+    by_name = path and not path.endswith(".py") and Path(path).name == path
+    file = shipped() / f"{path}.py" if by_name else Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(
+            f"the config file {path!r} does not exist",
+            f"give a path, or one of the configs that ship: {', '.join(available())}",
+        )
+    file = file.resolve()
     package = f"mvo_jax_configs_{abs(hash(str(file.parent)))}"
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         del sys.modules[name]  # a neighbour may have been changed since
-    folder = types.ModuleType(package)
+    sys.modules[package] = folder = types.ModuleType(package)
     folder.__path__ = [str(file.parent)]
-    sys.modules[package] = folder
     module = types.ModuleType(f"{package}.{file.stem}")
     module.__package__, module.__file__ = package, str(file)
     try:
@@ -99,19 +98,8 @@ def load_module(path: str | Path) -> Any:
     return module
 
 
-def _failed(path: str | Path, error: Exception) -> UserError:
+def _failed(path: str, error: Exception) -> UserError:
     return UserError(
         f"{path} failed with {type(error).__name__}: {error}",
         "a config file defines get_config(argument='') and returns a ConfigDict",
     )
-
-
-def _find(path: str) -> Path:
-    by_name = path and not path.endswith(".py") and Path(path).name == path
-    file = shipped() / f"{path}.py" if by_name else Path(path).expanduser()
-    if not file.is_file():
-        raise UserError(
-            f"the config file {path!r} does not exist",
-            f"give a path, or one of the configs that ship: {', '.join(available())}",
-        )
-    return file.resolve()

@@ -17,21 +17,15 @@ EXIT_INTERRUPTED = 75  # a signal; EX_TEMPFAIL: the same command goes on
 
 
 class UserError(Exception):
-    """Something the user can correct. The message is one line of cause and one of remedy.
+    """Something the user can correct: a line of cause, and one of remedy.
 
-    The commands print it without a traceback and end with ``exit_code``.
-
-    Args:
-        cause: what is wrong, naming the file, case or config key.
-        remedy: what to do about it.
-        exit_code: exit status of the command, ``EXIT_USER_ERROR`` unless given.
+    The cause names the file, case or config key. The commands print both without a traceback and
+    end with ``exit_code``.
     """
 
     def __init__(self, cause: str, remedy: str, *, exit_code: int = EXIT_USER_ERROR):
         super().__init__(f"{cause}\n{remedy}")
-        self.cause = cause
-        self.remedy = remedy
-        self.exit_code = exit_code
+        self.cause, self.remedy, self.exit_code = cause, remedy, exit_code
 
 
 class RunInterrupted(SystemExit):

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mvo_jax.errors import EXIT_DISK_FULL, EXIT_USER_ERROR, UserError
+from mvo_jax.errors import EXIT_DISK_FULL, UserError
 
 
 def local_path(text: str | os.PathLike, name: str) -> str:
     """A path of this machine as a user gave it, with the home of ``~`` in its place.
 
     Raises:
-        UserError: it is empty, the address of a store, below a home that nobody knows, or relative
-            to a folder that is gone; the message has ``name`` for what it is.
+        UserError: it, ``name`` in the message, is empty, the address of a store, below a home that
+            nobody knows, or relative to a folder that is gone.
     """
     path = os.fspath(text)
     if not path.strip():
@@ -54,6 +54,7 @@ _FULL = {
     errno.EDQUOT: ("the quota is used up", "free some space, or have the quota raised"),
     errno.EFBIG: ("a file may not grow so large", "raise the limit of a file's size (ulimit -f)"),
 }
+KEPT = "what was written before is kept, and the same command goes on"
 
 
 def full(error: BaseException) -> int:
@@ -70,49 +71,31 @@ def full(error: BaseException) -> int:
     return 0
 
 
-def cannot_write(
-    path: str | os.PathLike,
-    error: BaseException,
-    *,
-    kept: str = "what was written before is kept, and the same command goes on",
-) -> UserError:
+def cannot_write(path: str | os.PathLike, error: BaseException, *, kept: str = KEPT) -> UserError:
     """The error for a file that could not be written; a full disk has its own exit code.
 
     ``kept`` says what remains where the disk is full.
     """
     if number := full(error):
         why, remedy = _FULL[number]
-        return UserError(
-            f"{why} while writing {path}", f"{remedy}; {kept}", exit_code=EXIT_DISK_FULL
-        )
+        cause = f"{why} while writing {path}"
+        return UserError(cause, f"{remedy}; {kept}", exit_code=EXIT_DISK_FULL)
     reason = (isinstance(error, OSError) and error.strerror) or str(error).partition("\n")[0][:200]
-    return UserError(
-        f"cannot write {path}: {reason}",
-        "choose a folder that can be written and has free space",
-        exit_code=EXIT_USER_ERROR,
-    )
+    remedy = "choose a folder that can be written and has free space"
+    return UserError(f"cannot write {path}: {reason}", remedy)
 
 
 def replace_file(path: str | os.PathLike, text: str) -> None:
-    """Writes ``text`` as UTF-8 so that readers see the old file or the new one, never a part.
-
-    Line ends are kept as given, missing parent folders are made.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+    """Writes ``text`` as UTF-8, line ends as given, by ``replace_with``."""
     replace_with(path, lambda temporary: temporary.write_bytes(text.encode()))
 
 
 def write_csv(
     path: str | os.PathLike, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]
 ) -> None:
-    """Writes a table as UTF-8 CSV, as ``replace_file`` does.
+    """Writes a table as UTF-8 CSV by ``replace_with``.
 
     What a row has beside ``columns`` is left out; None is left empty, a float keeps all its digits.
-
-    Raises:
-        UserError: the folder cannot be written.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
@@ -122,9 +105,9 @@ def write_csv(
 
 
 def replace_with(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
-    """Has ``write`` make a file under another name, and renames it once it is on disk.
+    """Has ``write`` make a file, so that readers see the old one or the new one, never a part.
 
-    Missing parent folders are made.
+    It has another name until it is on disk. Missing parent folders are made.
 
     Raises:
         UserError: the folder cannot be written.
@@ -148,8 +131,8 @@ def check_folder(path: str | os.PathLike, name: str) -> None:
     """Say at once that a file stands where a folder is or will be made.
 
     Raises:
-        UserError: it, or the last of its parents that is there, is no folder; the message has
-            ``name`` for what it is.
+        UserError: it, ``name`` in the message, or the last of its parents that is there, is no
+            folder.
     """
     folder = Path(path).expanduser().absolute()
     there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
@@ -170,11 +153,7 @@ def check_writable(path: str | os.PathLike) -> None:
 
 
 def check_new(path: str | os.PathLike) -> None:
-    """Say at once, before hours of computing, that ``new_folder`` would refuse.
-
-    Raises:
-        UserError: the path holds something.
-    """
+    """Say at once, before hours of computing, that ``new_folder`` would refuse what is there."""
     path = Path(path).expanduser().absolute()
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         cause = f"{path} exists already and is not an empty folder"
@@ -185,7 +164,7 @@ def check_new(path: str | os.PathLike) -> None:
 def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     """A folder to fill under another name; it takes its own name only if nothing goes wrong.
 
-    It may exist if it is empty. Yields the folder to write to.
+    It may exist if it is empty.
 
     Raises:
         UserError: the path holds something, or cannot be written.

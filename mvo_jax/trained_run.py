@@ -29,6 +29,7 @@ from mvo_jax.training.setup import Experiment, set_up
 
 log = logging.getLogger(__name__)
 GEOMETRY, TRAINING_MAP = "geometry.json", "training_map.json"
+_DELETE = "delete it; the same training command writes it again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,18 +72,10 @@ class TrainedRun:
         }
 
     def predict(self, video: np.ndarray) -> dict[str, Any]:
-        """Predict clips that have the geometry of the run's training data.
+        """Predict clips that have the geometry of the run's training data; as ``Bundle.predict``.
 
-        Args:
-            video: uint8 ``[B, T, H, W]`` or ``[B, T, H, W, 1]``, as the data of the run store
-                them; they are normalised here.
-
-        Returns:
-            'probability' ``[B]`` of MVO, 'logits' ``[B, K]`` and 'coarse_mask' ``[B, m, m]``, or
-            None where the model has no mask branch.
-
-        Raises:
-            UserError: clips of another type or shape, or none.
+        uint8 ``[B, T, H, W]`` or ``[B, T, H, W, 1]``, as the data of the run store them; they are
+        normalised here.
         """
         clips = clip_batch(video, self.experiment.clip_shape, taken_by="the run")
         size = min(len(clips), self.batch_size)
@@ -106,11 +99,9 @@ class TrainedRun:
         return functools.partial(self._predictors[key], self._placed)
 
     def predict_split(self, split: AnySplit, *, with_mask: bool = True) -> Predictions:
-        """Predict every case of a split once.
+        """Predict every case of a split, of the run's geometry, once.
 
-        Args:
-            split: cases of the run's geometry.
-            with_mask: also predict the coarse mask where the model has the branch.
+        ``with_mask``: also the coarse mask where the model has the branch.
         """
         predict = Predictor(self.experiment, split, batch_size=self.batch_size, with_mask=with_mask)
         return predict(self.variables)
@@ -119,8 +110,7 @@ class TrainedRun:
     def geometry(self) -> Target:
         """Frames, size, spacing and grey window of the clips that the run was trained on.
 
-        Raises:
-            UserError: the run's file on it is damaged.
+        UserError where the run's file on it is damaged.
         """
         if self.about is not None:
             return self.about.geometry
@@ -134,17 +124,13 @@ class TrainedRun:
             content.setdefault("locator", 0)  # nor those of crops by motion
             return Target(**content, window=None if window is None else (window[0], window[1]))
         except (TypeError, KeyError, IndexError, AttributeError) as error:
-            raise UserError(
-                f"{path} is damaged: {type(error).__name__}",
-                "delete it; the same training command writes it again",
-            ) from error
+            raise UserError(f"{path} is damaged: {type(error).__name__}", _DELETE) from error
 
     @property
     def training_map(self) -> np.ndarray | None:
         """Share of the training cases with MVO at each pixel; None for runs without the file.
 
-        Raises:
-            UserError: the file is damaged.
+        UserError where the file is damaged.
         """
         path = self.folder.path / TRAINING_MAP
         if not path.exists():
@@ -154,17 +140,12 @@ class TrainedRun:
             if share.ndim != 2 or len(share) != share.shape[1] or not np.isfinite(share).all():
                 raise ValueError(f"it has the shape {share.shape}")
         except (TypeError, KeyError, ValueError) as error:
-            raise UserError(
-                f"{path} is damaged: {type(error).__name__}: {error}",
-                "delete it; the same training command writes it again",
-            ) from error
+            cause = f"{path} is damaged: {type(error).__name__}: {error}"
+            raise UserError(cause, _DELETE) from error
         return share
 
     def decision(self, threshold: float | None = None) -> Threshold:
-        """The thresholds: as given, as eval.py or the bundle has them, or chosen now.
-
-        Args:
-            threshold: in [0, 1], in place of both.
+        """The thresholds: as given, in [0, 1], as eval.py or the bundle has them, or chosen now.
 
         Raises:
             UserError: the run was never evaluated and its validation split cannot be read.
@@ -207,15 +188,7 @@ class TrainedRun:
         return fit_temperature(self._validation("temperature", "leave out --calibrated"))
 
     def _validation(self, what: str, otherwise: str) -> Predictions:
-        """Predictions of the validation split.
-
-        Args:
-            what: that is to be chosen on them.
-            otherwise: what else the user can do.
-
-        Raises:
-            UserError: the split cannot be read.
-        """
+        """Predictions of validation, to choose ``what``; ``otherwise`` is what a user can do."""
         try:
             validation = load_split(self.config.data, "validation")
         except UserError as error:
@@ -236,12 +209,8 @@ class TrainedRun:
             forms: keys of ``bundles.about.MODELS``.
             check: simulated clips that every file is run on.
 
-        Returns:
-            What the bundle says of itself.
-
         Raises:
-            UserError: no threshold is known, packages are missing, a file gives other results than
-                the run, or the folder cannot be written. Nothing is written then.
+            UserError: no threshold is known, or as ``write_bundle``. Nothing is written then.
         """
         run = self
         if self.config.model.get("dtype") == "bfloat16":

@@ -119,19 +119,13 @@ def read_about(folder: Path) -> About:
         found = folder / name
         if not found.is_file():
             raise UserError(f"{found} is missing", _COPY_AGAIN)
-        if found.stat().st_size != facts["bytes"]:
-            raise UserError(
-                f"{found} has {found.stat().st_size} bytes instead of {facts['bytes']}", _COPY_AGAIN
-            )
+        if (size := found.stat().st_size) != facts["bytes"]:
+            raise UserError(f"{found} has {size} bytes instead of {facts['bytes']}", _COPY_AGAIN)
     return about
 
 
 def whole_file(folder: Path, about: About, name: str) -> Path:
-    """The path of a file of a bundle whose content is as it was written.
-
-    Raises:
-        UserError: the bundle has no such file, or it has changed.
-    """
+    """The path of a file of a bundle; UserError where there is none, or it has changed."""
     path = folder / name
     if name not in about.files:
         forms = [form for form, file in MODELS.items() if file in about.files]
@@ -152,6 +146,11 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     """Versions of this package, of Python and of others that are installed."""
     found = {package: importlib.metadata.version(package) for package in packages}
     return {"mvo_jax": __version__, "python": platform.python_version(), **found}
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what another package raised, or the kind of it."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _seal(content: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from mvo_jax.bundles.about import (
     WEIGHTS,
     About,
     read_about,
+    reason_of,
     versions,
     whole_file,
 )
@@ -92,11 +93,9 @@ class Bundle:
         }
 
     def predict(self, video: np.ndarray) -> dict[str, Any]:
-        """Predict clips of the bundle's geometry.
+        """Predict clips of the bundle's geometry, uint8 ``[B, T, H, W]`` or ``[B, T, H, W, 1]``.
 
-        Args:
-            video: uint8 ``[B, T, H, W]`` or ``[B, T, H, W, 1]``, grey values; they are normalised
-                by the model.
+        The model normalises their grey values.
 
         Returns:
             'probability' ``[B]`` of MVO, 'logits' ``[B, K]`` and 'coarse_mask' ``[B, m, m]``, or
@@ -112,23 +111,19 @@ class Bundle:
     def predictor(
         self, batch_size: int, *, with_mask: bool
     ) -> Callable[[np.ndarray], Mapping[str, np.ndarray]]:
-        """A function of up to ``batch_size`` clips, uint8 ``[n, T, H, W, 1]``, to arrays by name.
+        """A function of clips, uint8 ``[n, T, H, W, 1]``, to arrays by name.
 
-        Args:
-            batch_size: any; the model takes batches of every size.
-            with_mask: also predict the coarse mask where the model has the branch.
+        The model takes batches of every size. ``with_mask``: also the coarse mask where the model
+        has the branch.
         """
         del batch_size
         return lambda clips: self.compute(clips, with_mask)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Copy the bundle, each file checked by its hash.
-
-        Args:
-            folder: to write; must not exist or be empty.
+        """Copy the bundle to a new folder, each file checked by its hash.
 
         Raises:
-            UserError: a file has changed, or the folder cannot be written.
+            UserError: a file has changed, or the folder cannot be written or holds something.
         """
         with new_folder(folder) as work:
             for name in (*self.about.files, ABOUT, CARD):
@@ -192,9 +187,8 @@ def from_pretrained(name: str | Path, *, revision: str | None = None, form: str 
             str(name), revision=revision, allow_patterns=patterns
         )
     except (OSError, ValueError, huggingface_hub.errors.HFValidationError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
-            f"{name} is no folder here and could not be had from the Hub: {reason}",
+            f"{name} is no folder here and could not be had from the Hub: {reason_of(error)}",
             "correct the name of the folder, or of the model and its revision; the Hub needs a "
             "connection and, for a private model, `hf auth login`",
         ) from error
@@ -214,15 +208,13 @@ def _onnx(path: Path, about: About) -> Compute:
             path, options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime has an exception of its own for each of its codes
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
-            f"onnxruntime {onnxruntime.__version__} cannot load {path}: {reason}",
+            f"onnxruntime {onnxruntime.__version__} cannot load {path}: {reason_of(error)}",
             "pip install --upgrade onnxruntime",
         ) from error
-    names = about.outputs
 
     def compute(clips: np.ndarray, with_mask: bool) -> Mapping[str, np.ndarray]:
-        wanted = [name for name in names if with_mask or name != "coarse_mask"]
+        wanted = [name for name in about.outputs if with_mask or name != "coarse_mask"]
         return dict(zip(wanted, session.run(wanted, {"video": clips}), strict=True))
 
     return compute

@@ -39,22 +39,15 @@ def model_card(about: About) -> str:
 
 def _tables(about: About) -> list[dict[str, Any]]:
     """Metrics of slices and, where they say more, of patients: rows of (title, value, limits)."""
-    tables = []
-    for unit, found in (
-        ("slices", about.metrics),
-        ("patients", about.metrics and about.metrics["patient_level"]),
-    ):
+    tables, slices = [], about.metrics
+    for unit, found in (("slices", slices), ("patients", slices and slices["patient_level"])):
         if not found:
             continue
         rows = []
         for name, estimate in found["metrics"].items():
-            metric = METRICS.get(name)
-            title = metric.title if metric else name
+            title = METRICS[name].title if name in METRICS else name
             limits = [estimate[key] for key in ("value", "low", "high")]
-            rows.append({"id": name, "title": title, "value": limits[0], "texts": _texts(limits)})
+            texts = ["not defined" if value is None else f"{value:.3f}" for value in limits]
+            rows.append({"id": name, "title": title, "value": limits[0], "texts": texts})
         tables.append({"unit": unit, **found, "rows": rows})
     return tables
-
-
-def _texts(values: list[float | None]) -> list[str]:
-    return ["not defined" if value is None else f"{value:.3f}" for value in values]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
+from mvo_jax.bundles.about import reason_of
 from mvo_jax.errors import UserError
 from mvo_jax.interop.weight_rules import unflatten
 from mvo_jax.models.registry import build_model
@@ -41,9 +42,7 @@ def program(
 ) -> bytes:
     """The content of ``model.jaxexport``."""
     (batch,) = jax.export.symbolic_shape("batch")
-    shapes = {
-        name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in weights.items()
-    }
+    shapes = jax.tree.map(lambda one: jax.ShapeDtypeStruct(one.shape, one.dtype), dict(weights))
     video = jax.ShapeDtypeStruct((batch, *clip), np.uint8)
     before = getattr(jax.config, _SOURCE_FILES)
     jax.config.update(_SOURCE_FILES, ".*")  # paths of this machine stay here
@@ -72,9 +71,8 @@ def load(
     try:
         call = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
     except Exception as error:  # of flatbuffers, of StableHLO, of JAX: each has its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise UserError(
-            f"JAX {here} cannot read {path}, written by JAX {written}: {reason}",
+            f"JAX {here} cannot read {path}, written by JAX {written}: {reason_of(error)}",
             f"install a JAX nearer to {written}, {keep}",
         ) from error
     arrays: Any = jax.tree.map(jnp.asarray, safetensors.numpy.load_file(weights))

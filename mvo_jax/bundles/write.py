@@ -36,7 +36,7 @@ def write_bundle(
     forms: Sequence[str],
     reference: Callable[[np.ndarray], Mapping[str, Any]],
     variables: Mapping[str, Any],
-    config: Mapping[str, Any],
+    config: dict[str, Any],
     geometry: Target,
     threshold: Threshold,
     checkpoint: Mapping[str, Any],
@@ -51,14 +51,9 @@ def write_bundle(
         reference: uint8 clips ``[B, T, H, W, 1]`` to what the run itself predicts.
         variables: {'params', 'batch_stats'}, float32.
         config: of the run.
-        geometry: of its clips.
-        threshold: see ``About``.
-        checkpoint: see ``About``.
+        geometry: see ``About``; so are ``threshold`` and ``checkpoint``.
         metrics: content of the run's ``metrics.json``, or None.
         check: simulated clips that every file is run on.
-
-    Returns:
-        What the bundle says of itself.
 
     Raises:
         UserError: a package is missing, the model cannot be exported, a file gives other results
@@ -71,15 +66,14 @@ def write_bundle(
             "train with config.model.dtype=float32 or bfloat16",
         )
     _check_installed(forms)
-    config = _without_site(config)
-    size = geometry.image_size
-    clip = (geometry.frames, size, size, 1)
+    config = json.loads(json.dumps(config))
+    config["data"]["dir"], config["init_from"] = "", ""  # the paths in it name a site
+    clip = (geometry.frames, geometry.image_size, geometry.image_size, 1)
     clips = check_clips(check, geometry)
     expected = {key: value for key, value in reference(clips).items() if value is not None}
     if not all(np.isfinite(value).all() for value in expected.values()):
-        raise UserError(
-            "the model gives NaN for simulated clips", "export another --checkpoint, or train again"
-        )
+        cause = "the model gives NaN for simulated clips"
+        raise UserError(cause, "export another --checkpoint, or train again")
     packages = ["jax", "flax", "numpy", *(package for form in forms for package in _PACKAGES[form])]
     about = About(
         geometry=geometry,
@@ -139,11 +133,7 @@ def _differences(
     clips: np.ndarray,
     expected: Mapping[str, np.ndarray],
 ) -> dict[str, dict[str, float]]:
-    """Largest difference of every file from the run, by output.
-
-    Raises:
-        UserError: one is beyond its bound.
-    """
+    """Largest difference of every file from the run, by output; none is beyond its bound."""
     stored = safetensors.numpy.load_file(work / WEIGHTS)
     if stored.keys() != flat.keys() or any((stored[key] != flat[key]).any() for key in flat):
         raise UserError(f"{WEIGHTS} does not hold the weights of the run", "report this")
@@ -186,13 +176,6 @@ def _check_installed(forms: Sequence[str]) -> None:
             "installed",
             'pip install "mvo_jax[export]"',
         )
-
-
-def _without_site(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config without the paths in it."""
-    own = json.loads(json.dumps(config))
-    own["data"]["dir"], own["init_from"] = "", ""
-    return own
 
 
 def _figures(metrics: Mapping[str, Any]) -> dict[str, Any]:

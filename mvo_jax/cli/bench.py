@@ -17,15 +17,6 @@ WHAT = {
 }
 
 
-def usage() -> str:
-    """The benchmarks, a line each."""
-    lines = "\n".join(f"  {name:11}{text}" for name, (_, text) in WHAT.items())
-    return (
-        "usage: python -m mvo_jax bench WHAT [options]\n\n"
-        f"{lines}\n\n'bench WHAT --help' lists its options."
-    )
-
-
 def main(arguments: list[str]) -> None:
     """Run one benchmark with the rest of the command line, and end with its exit code.
 
@@ -35,7 +26,9 @@ def main(arguments: list[str]) -> None:
     """
     what, *rest = arguments or [""]
     if what in ("--help", "-h"):
-        print(usage())
+        lines = "\n".join(f"  {name:11}{text}" for name, (_, text) in WHAT.items())
+        print(f"usage: python -m mvo_jax bench WHAT [options]\n\n{lines}\n")
+        print("'bench WHAT --help' lists its options.")
         return
     if what not in WHAT:
         raise UserError(

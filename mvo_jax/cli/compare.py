@@ -10,19 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mvo_jax.cli.flags import Flags, parse
+from mvo_jax.cli.flags import Flags, config_of, parse
 from mvo_jax.config_files import load_module
 from mvo_jax.devices.cluster import find_cluster
 from mvo_jax.errors import EXIT_FINDINGS, UserError
 
 
 def _define(values: Flags) -> None:
-    values.string(
-        "config",
-        None,
-        "Config file with rows, configs/baselines.py; --config.KEY=VALUE applies to all rows.",
-        required=True,
-    )
+    about = "Config file with rows, configs/baselines.py; --config.KEY=VALUE applies to all rows."
+    values.string("config", None, about, required=True)
     values.string("out", None, "Folder of the comparison.", required=True)
     values.list("systems", ["all"], "Rows: all, or names with commas.")
     values.list("seeds", ["0"], "Seeds; one run for each.")
@@ -32,28 +28,13 @@ def _define(values: Flags) -> None:
 
 def separate(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """(own flags, ``--config.KEY=VALUE`` overrides); a value may be a word of its own."""
-    own, overrides = [], []
-    words = iter(arguments)
+    own, overrides, words = [], [], iter(arguments)
     for word in words:
         if not word.startswith("--config."):
             own.append(word)
-        elif "=" in word:
-            overrides.append(word)
         else:
-            overrides.append(f"{word}={next(words, '')}")
+            overrides.append(word if "=" in word else f"{word}={next(words, '')}")
     return own, overrides
-
-
-def _rows(path: str) -> dict[str, Any]:
-    """ROWS, REFERENCE and PAPER of a config file that has rows."""
-    source = vars(load_module(path))
-    missing = [name for name in ("ROWS", "REFERENCE", "PAPER") if name not in source]
-    if missing:
-        raise UserError(
-            f"{path} has no rows to compare ({', '.join(missing)} not defined)",
-            "use configs/baselines.py (Table 1) or configs/ablations.py (Tables 2 to 4)",
-        )
-    return source
 
 
 def chosen(asked: Sequence[str], names: Sequence[str]) -> list[str]:
@@ -71,11 +52,7 @@ def chosen(asked: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 def read_seeds(asked: Sequence[str]) -> list[int]:
-    """Seeds as numbers, in order, each once.
-
-    Raises:
-        UserError: one is no number.
-    """
+    """Seeds as numbers, in order, each once."""
     if asked and all(seed.strip().isdecimal() for seed in asked):
         return sorted({int(seed) for seed in asked})
     raise UserError(f"--seeds is {','.join(asked)!r}", "give whole numbers from 0, as in 0,1,2")
@@ -98,27 +75,29 @@ def main(arguments: list[str]) -> dict[str, Any]:
             f"compare runs in one process, and {found.found_by} has started several",
             "start it in one (srun --ntasks=1), or train its rows with train.py",
         )
-    source = _rows(values.config)
+    source = vars(load_module(values.config))
+    if missing := [name for name in ("ROWS", "REFERENCE", "PAPER") if name not in source]:
+        raise UserError(
+            f"{values.config} has no rows to compare ({', '.join(missing)} not defined)",
+            "use configs/baselines.py (Table 1) or configs/ablations.py (Tables 2 to 4)",
+        )
     systems, seeds = chosen(values.systems, source["ROWS"]), read_seeds(values.seeds)
 
     def config(name: str, seed: int) -> Any:
         row = f"{values.config}:{name}-quick" if values.quick else f"{values.config}:{name}"
-        words = [f"--config={row}", *overrides, f"--config.seed={seed}"]
-        return parse(words, lambda _: None, with_config=True).config
+        return config_of(f"--config={row}", *overrides, f"--config.seed={seed}")
 
     form = "reduced forms" if values.quick else "published sizes"
-    out = Path(values.out).expanduser().resolve()
-    table, failures = run_comparison(
-        Comparison(
-            configs={name: {seed: config(name, seed) for seed in seeds} for name in systems},
-            split=values.split,
-            reference=source["REFERENCE"],
-            paper=source["PAPER"],
-            title=f"{Path(values.config).stem}: {form}",
-            about={"config": values.config, "quick": values.quick},
-        ),
-        out,
+    comparison = Comparison(
+        configs={name: {seed: config(name, seed) for seed in seeds} for name in systems},
+        split=values.split,
+        reference=source["REFERENCE"],
+        paper=source["PAPER"],
+        title=f"{Path(values.config).stem}: {form}",
+        about={"config": values.config, "quick": values.quick},
     )
+    out = Path(values.out).expanduser().resolve()
+    table, failures = run_comparison(comparison, out)
     print(markdown(table))
     print(f"table: {out / 'table.html'} (also .md, .csv, .json)")
     if failures:

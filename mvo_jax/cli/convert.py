@@ -1,7 +1,6 @@
 """``python -m mvo_jax convert``: weights from PyTorch to here and back."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,35 +11,22 @@ from mvo_jax.interop.weight_rules import flatten
 
 
 def _define(values: Flags) -> None:
-    values.string(
-        "source",
-        None,
+    source = (
         "A torch checkpoint (.pth, .safetensors), to convert to ours; or a run folder or a file "
-        "converted before, to write for torch.",
-        required=True,
+        "converted before, to write for torch."
     )
+    values.string("source", None, source, required=True)
     values.string("out", None, "File to write: .safetensors, or .pth for torch.", required=True)
-    values.string(
-        "layout",
-        None,
-        "Names on the torch side, by model: "
-        + "; ".join(
-            f"{model}: {', '.join(layout.name for layout in layouts)}"
-            for model, layouts in LAYOUTS.items()
-        ),
-        required=True,
-    )
-    values.bool(
-        "adapt_stem",
-        False,
+    names = (f"{model}: {', '.join(one.name for one in its)}" for model, its in LAYOUTS.items())
+    by_model = f"Names on the torch side, by model: {'; '.join(names)}"
+    values.string("layout", None, by_model, required=True)
+    stem = (
         "Change a stem of 3 input channels to 1 (sum) or of 1 to 3 (a third each), which keeps the "
-        "response to grey frames.",
+        "response to grey frames."
     )
-    values.string(
-        "weights_key",
-        "",
-        "Of a torch checkpoint with several sets of weights (model, model_ema): which one.",
-    )
+    values.bool("adapt_stem", False, stem)
+    several = "Of a torch checkpoint with several sets of weights (model, model_ema): which one."
+    values.string("weights_key", "", several)
     values.enum("checkpoint", "best", ["best", "latest"], "Which one of a run folder.")
 
 
@@ -60,10 +46,8 @@ def main(arguments: list[str]) -> None:
 
     if source.is_dir() or is_variables_file(source):
         if with_config:
-            raise UserError(
-                f"{source} carries its own model, and --config names another",
-                "leave --config out",
-            )
+            cause = f"{source} carries its own model, and --config names another"
+            raise UserError(cause, "leave --config out")
         is_run = source.is_dir()
         content = variables_of_run(source, values.checkpoint) if is_run else read_variables(source)
         layout = convert.find_layout(content.model["name"], values.layout)
@@ -78,13 +62,12 @@ def main(arguments: list[str]) -> None:
             f"{source} does not say which model it is of",
             "add --config, for example --config=configs/mvo.py:released",
         )
-    config: Any = values.config
-    size = config.data.image_size
+    model, data = values.config.model, values.config.data
     content = convert.from_torch(
         source,
-        convert.find_layout(config.model.name, values.layout),
-        config.model.to_dict(),
-        (config.data.frames, size, size, 1),
+        convert.find_layout(model.name, values.layout),
+        model.to_dict(),
+        (data.frames, data.image_size, data.image_size, 1),
         adapt_stem=values.adapt_stem,
         weights_key=values.weights_key,
     )

@@ -7,17 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from mvo_jax.cli.compare import read_seeds
-from mvo_jax.cli.flags import Flags, parse
+from mvo_jax.cli.flags import Flags, config_of
 from mvo_jax.cli.study import define_work_flags, run_study
 from mvo_jax.errors import UserError
 
 
 def _define(values: Flags) -> None:
-    values.string(
-        "config",
-        None,
-        "Experiment: NAME or FILE.py; --config.data.name=cohort --config.data.dir=COHORT.",
-    )
+    about = "Experiment: NAME or FILE.py; --config.data.name=cohort --config.data.dir=COHORT."
+    values.string("config", None, about)
     values.string("out", None, "Folder of the cross-validation.", required=True)
     values.integer("folds", 5, "Folds, by patient.", lower_bound=3)
     values.list("seeds", ["0"], "Seeds; each trains all folds.")
@@ -37,8 +34,7 @@ def _comparison(values: Flags, overrides: Sequence[str]) -> Any:
 
     def config(fold: int, seed: int) -> Any:
         words = [f"--config={values.config}", *overrides, f"--config.data.folds={folds}"]
-        words += [f"--config.data.fold={fold}", f"--config.seed={seed}"]
-        return parse(words, lambda _: None, with_config=True).config
+        return config_of(*words, f"--config.data.fold={fold}", f"--config.seed={seed}")
 
     first = config(0, seeds[0])
     if first.data.name != "cohort":
@@ -79,8 +75,6 @@ def main(arguments: list[str]) -> dict[str, Any]:
     """Train the folds that are missing, pool their predictions, and print the result.
 
     Raises:
-        UserError: a mistake in the command, a cohort that is not prepared, or a fold that has one
-            class; at the end see ``mvo_jax.cli.study``.
+        UserError: a cohort that is not prepared, a fold that has one class, or as ``run_study``.
     """
-    page = "mvo_jax.evaluation.pages.crossval"
-    return run_study("crossval", arguments, _define, _comparison, page)
+    return run_study("crossval", arguments, _define, _comparison)

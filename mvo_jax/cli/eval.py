@@ -13,9 +13,8 @@ def _define(values: Flags) -> None:
     values.string("split", "test", "Split to evaluate: test, test_large, validation, train.")
     values.enum("checkpoint", "best", ["best", "latest"], "Which checkpoint.")
     values.string("data_dir", None, "Where the data lie now, if not where the run had them.")
-    values.integer(
-        "batch_size", None, "Clips a batch, in place of config.eval.batch_size.", lower_bound=1
-    )
+    size = "Clips a batch, in place of config.eval.batch_size."
+    values.integer("batch_size", None, size, lower_bound=1)
     values.string("out", None, "Folder for the files, in place of the run's own.")
     define_process_flags(values)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mvo_jax.cli.flags import Flags, parse
 from mvo_jax.errors import UserError
+from mvo_jax.files import check_new
 
 _FORMS = ("onnx", "jax")  # bundles.about.MODELS, repeated because that module imports numpy
 
@@ -13,32 +14,21 @@ def _define(values: Flags) -> None:
     values.string("out", None, "Folder to write.", required=True)
     values.list("format", list(_FORMS), "Of the model: onnx, jax or both.")
     values.enum("checkpoint", "best", ["best", "latest"], "Which checkpoint.")
-    values.integer(
-        "check", 4, "Simulated clips that every file is run on.", lower_bound=1, upper_bound=1000
-    )
-    values.string(
-        "data_dir",
-        None,
-        "Where the run's own data lie now; read only if the run was never evaluated.",
-    )
+    limits = {"lower_bound": 1, "upper_bound": 1000}
+    values.integer("check", 4, "Simulated clips that every file is run on.", **limits)
+    where = "Where the run's own data lie now; read only if the run was never evaluated."
+    values.string("data_dir", None, where)
 
 
 def main(arguments: list[str]) -> None:
-    """Write the bundle and print what was checked.
-
-    Raises:
-        UserError: no run, no such checkpoint, no threshold, or a file that gives other results.
-    """
+    """Write the bundle and print what was checked; see ``TrainedRun.save_pretrained``."""
     values = parse(arguments, _define)
     forms = [form.strip() for form in values.format]
     if not forms or set(forms) - set(_FORMS) or len(set(forms)) < len(forms):
-        raise UserError(
-            f"--format is {','.join(forms)!r}", f"name one or more of {', '.join(_FORMS)}, once"
-        )
-    from mvo_jax.files import check_new
-    from mvo_jax.trained_run import load_run
-
+        cause = f"--format is {','.join(forms)!r}"
+        raise UserError(cause, f"name one or more of {', '.join(_FORMS)}, once")
     check_new(values.out)
+    from mvo_jax.trained_run import load_run
 
     run = load_run(values.workdir, checkpoint=values.checkpoint, data_dir=values.data_dir)
     about = run.save_pretrained(values.out, forms=forms, check=values.check)

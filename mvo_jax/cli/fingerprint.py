@@ -12,12 +12,8 @@ def _define(values: Flags) -> None:
     values.list("compare", [], "Two such files to compare, A.json,B.json.")
     values.enum("dtype", "float32", ["float32", "float64"], "Precision to compute in.")
     values.enum("size", "small", ["small", "full"], "8x32x32, or the paper's network.")
-    values.integer(
-        "devices",
-        0,
-        "How many of the devices, a divisor of 8; 0 for all. On a CPU as many are simulated.",
-        lower_bound=0,
-    )
+    many = "How many of the devices, a divisor of 8; 0 for all. On a CPU as many are simulated."
+    values.integer("devices", 0, many, lower_bound=0)
     values.string("lowering", "auto", "How convolutions run, as config.model.lowering.")
     values.float("scale", 1.0, "Multiplies the tolerances of --compare.", lower_bound=0)
 
@@ -47,12 +43,8 @@ def main(arguments: list[str]) -> None:
         with contextlib.suppress(RuntimeError):
             jax.config.update("jax_num_cpu_devices", values.devices)
     with jax.enable_x64(values.dtype == "float64"):
-        fingerprint = compute(
-            dtype=values.dtype,
-            num_devices=values.devices,
-            size=values.size,
-            lowering=values.lowering,
-        )
+        about = {"size": values.size, "lowering": values.lowering}
+        fingerprint = compute(dtype=values.dtype, num_devices=values.devices, **about)
     write(values.out, fingerprint)
     about = fingerprint["about"]
     print(

@@ -62,13 +62,10 @@ def parse(
 
     Args:
         arguments: command line after the verb.
-        define: defines the flags, each with ``flag_values=`` the object it is given.
+        define: defines the flags in the object it is given.
         with_config: also take ``--config NAME[:ARGUMENT]``, a path in place of the name, and
-            ``--config.KEY=VALUE``.
+            ``--config.KEY=VALUE``; ``values.config`` is a locked ConfigDict.
         positional: flags that take the words without dashes, in this order; all must be given.
-
-    Returns:
-        Parsed flags; ``values.config`` is a locked ConfigDict.
 
     Raises:
         UserError: an unknown flag or key (with a suggestion), a value of another type, or a config
@@ -117,14 +114,18 @@ def parse(
         raise UserError(cause, f"write {before}={rest[0]}" if assign else "see --help")
     for name in _PATHS:
         given: Any = values[name].value if name in values else None
-        if given is None or given == values[name].default:
-            continue
-        several = isinstance(given, list)  # runs or bundles
-        paths = [local_path(path, f"--{name}") for path in (given if several else [given])]
-        values[name].value = paths if several else paths[0]
+        if isinstance(given, list):  # runs or bundles
+            values[name].value = [local_path(path, f"--{name}") for path in given]
+        elif given is not None and given != values[name].default:
+            values[name].value = local_path(given, f"--{name}")
     if with_config and "config" not in values:
         raise UserError("no experiment given", "add --config demo, for example")
     return values
+
+
+def config_of(*words: str) -> Any:
+    """The locked config that ``--config`` and its keys describe; raises as ``parse``."""
+    return parse(list(words), with_config=True).config
 
 
 def _refuse_typeset_dash(arguments: list[str]) -> None:
@@ -137,10 +138,8 @@ def _refuse_typeset_dash(arguments: list[str]) -> None:
 
 def _print_help(values: Flags, with_config: bool) -> None:
     if with_config:
-        names = ", ".join(available())
-        values.string(
-            "config", None, f"Experiment: NAME or FILE.py, and :ARGUMENT. Names: {names}."
-        )
+        about = f"Experiment: NAME or FILE.py, and :ARGUMENT. Names: {', '.join(available())}."
+        values.string("config", None, about)
     print(values.get_help())
     if with_config:
         print(f"\nKeys of every config, and those of its model:\n{settings.describe()}")
@@ -186,12 +185,15 @@ def joined(values: Flags) -> AbstractContextManager[None]:
     """
     from mvo_jax.devices import cluster, distributed
 
-    names = ("coordinator_address", "num_processes", "process_id")
-    given = {name: getattr(values, name) for name in names}
-    found = cluster.find_cluster(os.environ, mode=values.distributed, **given)
-    return distributed.joined(
-        found, join_seconds=values.join_seconds, peer_seconds=values.peer_seconds
+    found = cluster.find_cluster(
+        os.environ,
+        mode=values.distributed,
+        coordinator_address=values.coordinator_address,
+        num_processes=values.num_processes,
+        process_id=values.process_id,
     )
+    seconds = {"join_seconds": values.join_seconds, "peer_seconds": values.peer_seconds}
+    return distributed.joined(found, **seconds)
 
 
 def define_source_flags(values: Flags) -> None:
@@ -230,14 +232,11 @@ def source_options(values: Flags) -> "Options":
         raise UserError(f"--pixel_mm is {values.pixel_mm}", "give the side of a pixel in mm")
     meaning: dict[int, int] = {}
     for item in values.mask_values:
-        number, _, name = item.partition("=")
-        if name.strip() not in MASK_NAMES or not number.strip().isdigit():
+        number, _, name = (part.strip() for part in item.partition("="))
+        if name not in MASK_NAMES or not number.isdigit():
             cause = f"--mask_values has {item!r}"
             raise UserError(cause, f"write VALUE=NAME with the names {', '.join(MASK_NAMES)}")
-        meaning[int(number)] = MASK_NAMES.index(name.strip())
+        meaning[int(number)] = MASK_NAMES.index(name)
     table = Table() if values.table is None else read_table(Path(values.table).expanduser())
-    others = (field.name for field in dataclasses.fields(Options))
-    others = {
-        name: getattr(values, name) for name in others if name not in ("table", "mask_values")
-    }
-    return Options(table=table, mask_values=meaning, **others)
+    options = {field.name: getattr(values, field.name) for field in dataclasses.fields(Options)}
+    return Options(**{**options, "table": table, "mask_values": meaning})

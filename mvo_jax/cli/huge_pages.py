@@ -20,17 +20,11 @@ SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def ask_for_huge_pages(environment: MutableMapping[str, str]) -> bool:
-    """Set glibc's tunable for the next process where it has an effect.
+    """Set glibc's tunable for the next process where it has an effect; returns whether it does.
 
     Nothing is changed when the variable ``MVO_JAX_KEEP_MALLOC`` is set, when the tunable is in
     GLIBC_TUNABLES already, with another C library or an older glibc, or where the system gives huge
-    pages to everybody or to nobody.
-
-    Args:
-        environment: changed in place; normally ``os.environ``.
-
-    Returns:
-        Whether it was changed.
+    pages to everybody or to nobody. Changes ``environment`` in place.
     """
     tunables = environment.get("GLIBC_TUNABLES", "")
     if environment.get(OPT_OUT) or TUNABLE in tunables or not _helps():

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 
 from mvo_jax.cli.huge_pages import restart_with_huge_pages
@@ -59,23 +60,13 @@ _EXTRAS = {
 }
 _NO_BACKEND = re.compile("unable to initialize backend|unknown backend", re.IGNORECASE)
 # What an installation of requirements-predict.txt alone lacks.
-_TRAINING = {
-    "array_record",
-    "flax",
-    "jax",
-    "jaxlib",
-    "ml_collections",
-    "optax",
-    "orbax",
-    "safetensors",
-    "sklearn",
-    "tensorflow_datasets",
-}
+_TRAINING = (
+    *("array_record", "flax", "jax", "jaxlib", "ml_collections", "optax", "orbax", "safetensors"),
+    *("sklearn", "tensorflow_datasets"),
+)
+_FROM_CHECKPOINT = "; the same command goes on from the last checkpoint"
 _GOES_ON = {
-    "train": "; the same command goes on from the last checkpoint",
-    "compare": "; the same command goes on from the last checkpoint",
-    "study": "; the same command goes on from the last checkpoint",
-    "crossval": "; the same command goes on from the last checkpoint",
+    **dict.fromkeys(("train", "compare", "study", "crossval"), _FROM_CHECKPOINT),
     "prepare": "; the same command goes on with the next series",
 }
 
@@ -96,14 +87,9 @@ def _log_to_stderr() -> Iterator[None]:
 
 
 def run(verb: str, arguments: list[str]) -> int:
-    """Run a verb and turn a user's mistake into two lines and an exit code.
+    """Run a verb of ``VERBS`` and turn a user's mistake into two lines and an exit code.
 
-    Args:
-        verb: key of ``VERBS``.
-        arguments: command line after the verb. ``--debug`` shows the traceback of an error.
-
-    Returns:
-        Exit code.
+    ``--debug`` among the arguments shows the traceback of an error.
     """
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
@@ -114,62 +100,56 @@ def run(verb: str, arguments: list[str]) -> int:
     try:
         with _log_to_stderr():
             module.main(arguments)
-    except UserError as error:
-        if debug:
-            raise
-        if _is_from_jax_config(error.__cause__):  # met first by a config file that imports JAX
-            return _refuse_variable(error.__cause__)
-        print(f"error: {error.cause}\n  what to do: {error.remedy}", file=sys.stderr)
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if debug or package not in _TRAINING | _EXTRAS.keys():
-            raise
-        if package in _TRAINING:
-            remedy = "pip install mvo_jax with all its packages; only predict --bundle needs fewer"
-        else:
-            remedy = f'pip install "mvo_jax[{_EXTRAS[package]}]", or pip install {package}'
-        print(f"error: {package} is not installed\n  what to do: {remedy}", file=sys.stderr)
-        return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"interrupted{_GOES_ON.get(verb, '')}", file=sys.stderr)
         return 130
-    except ValueError as error:
-        # JAX reads its variables when it is imported.
-        if debug or not _is_from_jax_config(error):
+    except Exception as error:
+        mistake = None if debug else _mistake(error)
+        if mistake is None:
             raise
-        return _refuse_variable(error)
-    except RuntimeError as error:
-        if debug or not _NO_BACKEND.search(str(error)):
-            raise
-        asked = os.environ.get("JAX_PLATFORMS", "")
-        print(
-            f"error: JAX cannot start with JAX_PLATFORMS={asked!r}: {str(error).splitlines()[0]}\n"
-            "  what to do: unset JAX_PLATFORMS, or install the jax of that accelerator where there "
-            "is one",
-            file=sys.stderr,
-        )
-        return EXIT_USER_ERROR
+        return _refuse(mistake)
     return 0
 
 
-def _refuse_variable(error: BaseException | None) -> int:
-    print(
-        f"error: JAX does not take a variable of the environment: {error}\n"
-        "  what to do: unset it, or give one of the values that are named",
-        file=sys.stderr,
-    )
-    return EXIT_USER_ERROR
+def _mistake(error: Exception) -> UserError | None:
+    """The user's mistake that an error comes from; None for a fault of ours."""
+    # JAX reads its variables when it is imported, which may be by a config file.
+    source = error.__cause__ if isinstance(error, UserError) else error
+    if isinstance(error, UserError | ValueError) and _is_from_jax_config(source):
+        return UserError(
+            f"JAX does not take a variable of the environment: {source}",
+            "unset it, or give one of the values that are named",
+        )
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        cause = f"{package} is not installed"
+        if package in _TRAINING:
+            remedy = "pip install mvo_jax with all its packages; only predict --bundle needs fewer"
+            return UserError(cause, remedy)
+        if package in _EXTRAS:
+            remedy = f'pip install "mvo_jax[{_EXTRAS[package]}]", or pip install {package}'
+            return UserError(cause, remedy)
+    if isinstance(error, RuntimeError) and _NO_BACKEND.search(str(error)):
+        asked, reason = os.environ.get("JAX_PLATFORMS", ""), str(error).splitlines()[0]
+        return UserError(
+            f"JAX cannot start with JAX_PLATFORMS={asked!r}: {reason}",
+            "unset JAX_PLATFORMS, or install the jax of that accelerator where there is one",
+        )
+    return None
 
 
 def _is_from_jax_config(error: BaseException | None) -> bool:
     """Whether JAX's own reading of its settings raised an error."""
-    trace = error.__traceback__ if error is not None else None
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_code.co_filename.endswith(
-        os.path.join("jax", "_src", "config.py")
-    )
+    frames = list(traceback.walk_tb(error.__traceback__)) if error is not None else []
+    name = os.path.join("jax", "_src", "config.py")
+    return bool(frames) and frames[-1][0].f_code.co_filename.endswith(name)
+
+
+def _refuse(error: UserError) -> int:
+    print(f"error: {error.cause}\n  what to do: {error.remedy}", file=sys.stderr)
+    return error.exit_code
 
 
 def main(verb: str = "") -> int:
@@ -177,9 +157,6 @@ def main(verb: str = "") -> int:
 
     Args:
         verb: where the program stands for one (train.py); by default the first word.
-
-    Returns:
-        Exit code.
     """
     secure_streams()
     quiet_abandoned_work()
@@ -196,12 +173,8 @@ def main(verb: str = "") -> int:
         restart_with_huge_pages()
         starts_jax = not any(word.startswith("--bundle") for word in arguments)
         if starts_jax and (reason := why_xla_refuses(os.environ)):
-            print(
-                f"error: XLA does not take XLA_FLAGS: {reason}\n  what to do: correct the flag, or "
-                "unset XLA_FLAGS; flags change with the version of jaxlib",
-                file=sys.stderr,
-            )
-            return EXIT_USER_ERROR
+            remedy = "correct the flag, or unset XLA_FLAGS; flags change with the version of jaxlib"
+            return _refuse(UserError(f"XLA does not take XLA_FLAGS: {reason}", remedy))
     if verb in _WHOLE_OR_NOT:
         _leave_nothing_behind()
     try:
@@ -229,8 +202,4 @@ def _all_was_printed(code: int) -> int:
     """The exit code of a command, or that of results that a full file did not take."""
     sys.stdout.flush()
     lost = sys.stdout.lost if isinstance(sys.stdout, LastingStream) else None
-    if code or lost is None:
-        return code
-    error = cannot_write("what the command prints", lost)
-    print(f"error: {error.cause}\n  what to do: {error.remedy}", file=sys.stderr)
-    return error.exit_code
+    return code if code or lost is None else _refuse(cannot_write("what the command prints", lost))

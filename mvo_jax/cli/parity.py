@@ -39,14 +39,8 @@ def main(arguments: list[str]) -> None:
     from mvo_jax.interop.parity import report, suite
 
     dtypes = suite.DTYPES if values.dtype == "both" else (values.dtype,)
-    start = time.perf_counter()
-    result = suite.run(
-        values.model,
-        dtypes,
-        steps=values.steps,
-        full_size=values.full_size,
-        jobs=values.jobs,
-    )
+    start, options = time.perf_counter(), {"full_size": values.full_size, "jobs": values.jobs}
+    result = suite.run(values.model, dtypes, steps=values.steps, **options)
     seconds = round(time.perf_counter() - start)
     about = {
         "model": values.model,
@@ -63,9 +57,8 @@ def main(arguments: list[str]) -> None:
         report.write_html(values.report, result, about)
     if values.json:
         report.write_json(values.json, result, about)
-    broken = result.broken
-    print(f"{len(result.rows)} comparisons in {seconds} s, {len(broken)} broken")
-    if broken:
+    print(f"{len(result.rows)} comparisons in {seconds} s, {len(result.broken)} broken")
+    if broken := result.broken:
         worst = max(broken, key=lambda row: row.strain)
         raise UserError(
             f"{len(broken)} of {len(result.rows)} bounds are broken, first of all "

@@ -12,51 +12,32 @@ if TYPE_CHECKING:
 
 def _define(values: Flags) -> None:
     define_source_flags(values)
-    values.list(
-        "workdir",
-        None,
-        "Folder of the run; several with commas are an ensemble, whose mean and spread are given.",
+    runs = (
+        "Folder of the run; several with commas are an ensemble, whose mean and spread are given."
     )
-    values.string(
-        "bundle",
-        None,
-        "In place of a run: folder that export wrote. Computed with onnxruntime, without JAX.",
-    )
+    values.list("workdir", None, runs)
+    bundle = "In place of a run: folder that export wrote. Computed with onnxruntime, without JAX."
+    values.string("bundle", None, bundle)
     values.string("out", None, "Folder to write.", required=True)
     values.enum("checkpoint", "best", ["best", "latest"], "Which checkpoint.")
-    values.float(
-        "threshold",
-        None,
-        "Decision threshold, in place of the one chosen on the validation split.",
-        lower_bound=0.0,
-        upper_bound=1.0,
-    )
-    values.string(
-        "data_dir",
-        None,
-        "Where the run's own data lie now; read only if the run was never evaluated.",
-    )
-    values.bool(
-        "calibrated",
-        False,
-        "Scale probabilities by the temperature that eval fitted on the validation split.",
-    )
+    threshold = "Decision threshold, in place of the one chosen on the validation split."
+    values.float("threshold", None, threshold, lower_bound=0.0, upper_bound=1.0)
+    where = "Where the run's own data lie now; read only if the run was never evaluated."
+    values.string("data_dir", None, where)
+    scaled = "Scale probabilities by the temperature that eval fitted on the validation split."
+    values.bool("calibrated", False, scaled)
     values.bool("overlay", None, "Predict the coarse map and lay it over the pictures.")
     values.bool("nifti", False, "Write the coarse map of each source as NIfTI on its voxels.")
-    values.integer(
-        "pictures", 100, "Most cases to draw, those of the highest probability.", lower_bound=0
-    )
+    drawn = "Most cases to draw, those of the highest probability."
+    values.integer("pictures", 100, drawn, lower_bound=0)
 
 
 def _model(values: Flags) -> "Model":
     """The run or the bundle that the flags name."""
     if bool(values.workdir) == bool(values.bundle):
-        raise UserError(
-            "--workdir and --bundle are both given"
-            if values.workdir
-            else "neither --workdir nor --bundle is given",
-            "name the folder of a run, or a bundle",
-        )
+        both, neither = "--workdir and --bundle are both", "neither --workdir nor --bundle is"
+        cause = f"{both if values.workdir else neither} given"
+        raise UserError(cause, "name the folder of a run, or a bundle")
     if values.bundle is None:
         from mvo_jax.calibrated import calibrated
         from mvo_jax.ensemble import Ensemble
@@ -98,12 +79,9 @@ def main(arguments: list[str]) -> None:
         nifti=values.nifti,
     )
     suspected = sum(row["decision"] for row in found.patients)
-    print(
-        f"MVO suspected in {suspected} of {len(found.patients)} patients "
-        f"({len(found.cases)} slices)"
-    )
-    unsure = sum(row["crop_to_review"] for row in found.cases)
-    if unsure:
+    patients, slices = len(found.patients), len(found.cases)
+    print(f"MVO suspected in {suspected} of {patients} patients ({slices} slices)")
+    if unsure := sum(row["crop_to_review"] for row in found.cases):
         print(
             f"{unsure} crops are to be reviewed: the locator is not sure where the left ventricle "
             "is; look at them first, and give centres in a table where one misses it"
@@ -111,11 +89,10 @@ def main(arguments: list[str]) -> None:
     print(f"probabilities: {found.probability}")
     print(f"results: {out / 'summary.html'}")
     print(RESEARCH_ONLY)
-    if found.failed:
-        first = found.failed[0]
+    if failed := found.failed:
+        one = f"{failed[0].case_id} for one: {failed[0].cause}"
         raise UserError(
-            f"{len(found.failed)} cases could not be predicted, {first.case_id} for one: "
-            f"{first.cause}",
-            f"{first.remedy}; all are in {out / 'failed.csv'}",
+            f"{len(failed)} cases could not be predicted, {one}",
+            f"{failed[0].remedy}; all are in {out / 'failed.csv'}",
             exit_code=EXIT_FINDINGS,
         )

@@ -20,18 +20,11 @@ def _define(values: Flags) -> None:
     values.integer("frames", 30, "Frames a clip.")
     values.integer("image_size", 64, "Pixels along each side.")
     values.float("spacing_mm", 2.0, "Side of a pixel.")
-    values.list(
-        "window",
-        None,
-        "Grey values that become 0 and 255, like 0,1500; robust percentiles of each clip if left "
-        "out.",
-    )
+    window = "Grey values that become 0 and 255, like 0,1500; robust percentiles of each clip if"
+    values.list("window", None, f"{window} left out.")
     values.bool("end_diastole_first", False, "Start every clip at end-diastole.")
-    values.list(
-        "fractions",
-        ["0.65", "0.15", "0.2"],
-        "Shares of the patients in train, validation and test.",
-    )
+    shares = "Shares of the patients in train, validation and test."
+    values.list("fractions", ["0.65", "0.15", "0.2"], shares)
     values.integer("folds", 0, "Folds in place of fractions.")
     values.integer("split_seed", 0, "Seed of the division.", lower_bound=0, upper_bound=2**32 - 1)
     values.integer("jobs", None, "Processes; all cores if left out.", lower_bound=1)
@@ -40,11 +33,10 @@ def _define(values: Flags) -> None:
 
 def _numbers(name: str, texts: list[str]) -> tuple[float, ...]:
     try:
-        return tuple(float(text) for text in texts)
+        return tuple(map(float, texts))
     except ValueError:
-        raise UserError(
-            f"--{name} is {','.join(texts)}", "give numbers with commas between them"
-        ) from None
+        cause = f"--{name} is {','.join(texts)}"
+        raise UserError(cause, "give numbers with commas between them") from None
 
 
 def main(arguments: list[str]) -> None:
@@ -68,11 +60,8 @@ def main(arguments: list[str]) -> None:
         window=None if window is None else (window[0], window[1]),
         end_diastole_first=values.end_diastole_first,
     )
-    partition = Partition(
-        fractions=_numbers("fractions", values.fractions),
-        folds=values.folds,
-        seed=values.split_seed,
-    )
+    fractions = _numbers("fractions", values.fractions)
+    partition = Partition(fractions=fractions, folds=values.folds, seed=values.split_seed)
     cohort = prepare(
         Path(values.source),
         Path(values.out),
@@ -102,11 +91,9 @@ def _print(cohort: "CohortFolder") -> None:
         positive = cohort.positive[split]
         what = "without label, for prediction" if split == "unlabelled" else f"{positive} with MVO"
         print(f"  {split:12}{cohort.cases[split]:7} slices of {patients} patients, {what}")
-    unknown = sum(not row["spacing_mm"] for row in manifest)
-    if unknown:
+    if unknown := sum(not row["spacing_mm"] for row in manifest):
         print(f"{unknown} slices do not say how large a pixel is; if it is known, give --pixel_mm")
-    unsure = sum(row["centre_from"] == "motion" for row in manifest)
-    if unsure:
+    if unsure := sum(row["centre_from"] == "motion" for row in manifest):
         print(
             f"{unsure} crops are to be reviewed: the locator is not sure where the left ventricle "
             "is, so its motion placed them, an estimate (centre_from in the manifest is motion)"
@@ -117,10 +104,8 @@ def _log_rejected(cohort: Path, rejected: list[dict[str, str]]) -> None:
     """What was rejected, and why most often."""
     if not rejected:
         return
-    log.warning(
-        f"{len(rejected)} cases were rejected, see {cohort / 'rejected.csv'}; the most frequent "
-        "causes:"
-    )
+    where = cohort / "rejected.csv"
+    log.warning(f"{len(rejected)} cases were rejected, see {where}; the most frequent causes:")
     for remedy, count in Counter(row["remedy"] for row in rejected).most_common(3):
         example = next(row["cause"] for row in rejected if row["remedy"] == remedy)
         log.warning(f"  {count:6}  {example}\n          {remedy}")

@@ -9,16 +9,10 @@ from mvo_jax.errors import UserError
 
 def _define(values: Flags) -> None:
     values.string("bundle", None, "Folder of a bundle.", required=True)
-    values.float(
-        "threshold",
-        None,
-        "Decision threshold, in place of the bundle's.",
-        lower_bound=0.0,
-        upper_bound=1.0,
-    )
-    values.integer(
-        "port", 0, "Port of 127.0.0.1; 0 takes a free one.", lower_bound=0, upper_bound=65535
-    )
+    threshold = "Decision threshold, in place of the bundle's."
+    values.float("threshold", None, threshold, lower_bound=0.0, upper_bound=1.0)
+    port = "Port of 127.0.0.1; 0 takes a free one."
+    values.integer("port", 0, port, lower_bound=0, upper_bound=65535)
 
 
 def main(arguments: list[str]) -> None:

@@ -88,11 +88,7 @@ def quiet_abandoned_work() -> None:
 
 
 def check_width(environment: MutableMapping[str, str]) -> None:
-    """Forget a COLUMNS that is no width.
-
-    Args:
-        environment: changed in place; normally ``os.environ``.
-    """
+    """Forget a COLUMNS that is no width; changes ``environment`` in place."""
     columns = environment.get("COLUMNS", "")
     if columns and not (columns.isdecimal() and int(columns) >= _LEAST_WIDTH):
         del environment["COLUMNS"]

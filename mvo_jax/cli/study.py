@@ -14,7 +14,7 @@ from typing import Any
 
 from mvo_jax import sweep
 from mvo_jax.cli.compare import chosen, read_seeds, separate
-from mvo_jax.cli.flags import Flags, parse
+from mvo_jax.cli.flags import Flags, config_of, parse
 from mvo_jax.config_files import load_module
 from mvo_jax.devices.cluster import find_cluster
 from mvo_jax.errors import EXIT_COMPARISON, EXIT_FINDINGS, UserError
@@ -30,31 +30,19 @@ def _define(values: Flags) -> None:
         "--config.KEY=VALUE applies to all rows.",
     )
     values.string("out", None, "Folder of the study.", required=True)
-    values.list(
-        "rows",
-        ["all"],
-        "Rows: all, or names with commas; a name that has a comma in quotes, '\"a, b\",c'.",
-    )
+    names = "Rows: all, or names with commas; a name that has a comma in quotes, '\"a, b\",c'."
+    values.list("rows", ["all"], names)
     values.list("seeds", [], "Seeds; those of the file if empty.")
     define_work_flags(values, keep_runs=False)
 
 
 def define_work_flags(values: Flags, *, keep_runs: bool) -> None:
-    """Flags on how the runs of a study are done; ``crossval`` has them too.
-
-    Args:
-        values: to define them in.
-        keep_runs: default of that flag.
-    """
+    """Flags on how the runs of a study are done, and the default of one; ``crossval`` has them."""
     values.integer("jobs", 1, "Processes that share the runs.", lower_bound=1)
     values.bool("keep_runs", keep_runs, "Keep the folders of finished runs (checkpoints).")
     values.bool("tables", False, "Only write the tables of what is stored.")
-    values.integer(
-        "verify",
-        0,
-        "Train so many stored runs, drawn at random, again and compare their probabilities.",
-        lower_bound=0,
-    )
+    again = "Train so many stored runs, drawn at random, again and compare their probabilities."
+    values.integer("verify", 0, again, lower_bound=0)
 
 
 def _source(path: str | None) -> dict[str, Any]:
@@ -73,11 +61,7 @@ def _source(path: str | None) -> dict[str, Any]:
 
 
 def _of_sweep(path: str, source: Mapping[str, Any]) -> dict[str, Any]:
-    """The study of a config file with a grid, see ``mvo_jax.sweep``.
-
-    Settings are compared on validation unless the file says otherwise: what a test split has
-    chosen it cannot measure any more.
-    """
+    """The study of a config file with a grid, see ``mvo_jax.sweep``."""
     try:
         rows = sweep.rows(source["get_hyper"](sweep))
     except (TypeError, ValueError, AttributeError) as error:
@@ -86,6 +70,7 @@ def _of_sweep(path: str, source: Mapping[str, Any]) -> dict[str, Any]:
         "ROWS": rows,
         "REFERENCES": {},
         "SEEDS": source.get("SEEDS", (0,)),
+        # What a test split has chosen it cannot measure any more.
         "SPLIT": source.get("SPLIT", "validation"),
         "TITLE": source.get("TITLE", f"Sweep {Path(path).stem}"),
         "QUESTION": source.get("QUESTION", "Which setting of the grid is best?"),
@@ -113,12 +98,9 @@ def _comparison(values: Flags, overrides: Sequence[str]) -> Any:
     features: Mapping[str, Any] = source.get("FEATURES", {})
 
     def config(name: str, seed: int) -> Any:
-        if grid:
-            start = [f"--config={values.config}", *sweep.flags(grid[name])]
-        else:
-            start = [f"--config={values.config}:{name}"]
-        words = [*start, *overrides, f"--config.seed={seed}"]
-        return parse(words, lambda _: None, with_config=True).config
+        spec, setting = (values.config, grid[name]) if grid else (f"{values.config}:{name}", {})
+        words = [f"--config={spec}", *sweep.flags(setting), *overrides]
+        return config_of(*words, f"--config.seed={seed}")
 
     # What no seed changes is done once.
     of_row = {name: seeds[:1] if name in features else seeds for name in rows}
@@ -165,16 +147,14 @@ def run_study(
     arguments: list[str],
     define: Callable[[Flags], None],
     comparison_of: Callable[[Flags, Sequence[str]], Any],
-    page: str,
 ) -> dict[str, Any]:
     """Do what ``study`` and ``crossval`` are asked for: tables, verification, or what is missing.
 
     Args:
-        verb: of the two.
+        verb: of the two; its tables are a module of ``evaluation.pages`` of that name.
         arguments: the command line after it.
         define: its flags, those of ``define_work_flags`` among them.
         comparison_of: what is to be there, by flags and overrides of the config.
-        page: module of its tables, with ``PAGE`` and ``markdown``.
 
     Returns:
         The table; nothing where runs were verified.
@@ -186,7 +166,7 @@ def run_study(
     """
     own, overrides = separate(arguments)
     values = parse(own, define)
-    tables: Any = importlib.import_module(page)
+    tables: Any = importlib.import_module(f"mvo_jax.evaluation.pages.{verb}")
     out = Path(values.out).expanduser().resolve()
     if values.tables:
         table = tables.PAGE.write(out)
@@ -247,5 +227,4 @@ def _do_all(
 
 def main(arguments: list[str]) -> dict[str, Any]:
     """Do the runs that are missing, write the tables, and print them: see ``run_study``."""
-    page = "mvo_jax.evaluation.pages.study"
-    return run_study("study", arguments, _define, _comparison, page)
+    return run_study("study", arguments, _define, _comparison)

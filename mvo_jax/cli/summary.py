@@ -4,7 +4,7 @@ import itertools
 import re
 from typing import TYPE_CHECKING, Any
 
-from mvo_jax.cli.flags import parse
+from mvo_jax.cli.flags import config_of
 from mvo_jax.config_files import load_module
 
 if TYPE_CHECKING:
@@ -17,8 +17,7 @@ FREE_SIZES = {"num_outputs", "mask_size"}
 def paper_millions(model: Any) -> tuple[int, float] | None:
     """(table, millions of parameters) that the paper prints for this model, None at other sizes.
 
-    Args:
-        model: the ``model`` part of a config. Its whole numbers and tuples are sizes.
+    Sizes are the whole numbers and tuples of the ``model`` part of a config.
     """
     from mvo_jax.models.registry import published_config
 
@@ -37,12 +36,10 @@ def paper_millions(model: Any) -> tuple[int, float] | None:
 def grouped(parameters: dict[str, int]) -> list[tuple[str, int]]:
     """Parts whose names differ in their numbers only, in one row: 'block1 to block12'."""
     rows = []
-    for _, group in itertools.groupby(
-        parameters.items(), lambda item: re.sub(r"\d+", "#", item[0])
-    ):
-        parts = list(group)
-        name = parts[0][0] if len(parts) == 1 else f"{parts[0][0]} to {parts[-1][0]}"
-        rows.append((name, sum(count for _, count in parts)))
+    for _, group in itertools.groupby(parameters, lambda name: re.sub(r"\d+", "#", name)):
+        first, *others = group
+        name = f"{first} to {others[-1]}" if others else first
+        rows.append((name, sum(parameters[part] for part in (first, *others))))
     return rows
 
 
@@ -51,15 +48,10 @@ def table(config: Any, cost: "Cost") -> str:
     total = sum(cost.parameters.values())
     shape = f"{config.data.frames}x{config.data.image_size}x{config.data.image_size}"
     rows = [(name, f"{count:,}") for name, count in grouped(cost.parameters)]
-    rows.append(("total", f"{total:,}"))
-    rows.append(("at inference", f"{cost.inference_parameters:,}"))
-    variant = config.model.variant if "variant" in config.model else ""
-    printed = paper_millions(config.model)
-    if printed is not None:
-        table_number, millions = printed
-        rows.append(
-            (f"paper, Table {table_number}", f"{millions:.2f} M (ours {total / 1e6:.2f} M)")
-        )
+    rows += [("total", f"{total:,}"), ("at inference", f"{cost.inference_parameters:,}")]
+    if printed := paper_millions(config.model):
+        ours = f"{printed[1]:.2f} M (ours {total / 1e6:.2f} M)"
+        rows.append((f"paper, Table {printed[0]}", ours))
     batch = config.train.batch_size
     memory = cost.state_bytes + batch * cost.activation_bytes
     rows += [
@@ -70,18 +62,16 @@ def table(config: Any, cost: "Cost") -> str:
         ("memory estimate", f"{memory / 1e9:.1f} GB at batch {batch} on one device"),
     ]
     width = max(len(name) for name, _ in rows)
-    title = f"{config.model.name} {variant}".strip()
+    title = f"{config.model.name} {config.model.get('variant', '')}".strip()
     return "\n".join([title, *(f"  {name:{width}}  {value}" for name, value in rows)])
 
 
 def main(arguments: list[str]) -> None:
     """Print the parameter table, FLOPs and a memory estimate; nothing is computed on a device."""
-    config = parse(arguments, with_config=True).config
+    config = config_of(*arguments)
     from mvo_jax.models.cost import model_cost
     from mvo_jax.models.registry import dense_model
 
-    model = dense_model(config.model)
-    size = config.data.image_size
+    clip = (config.data.frames, config.data.image_size, config.data.image_size, 1)
     moments = 2 if config.optimizer.name == "adamw" else 1
-    cost = model_cost(model, (config.data.frames, size, size, 1), moments=moments)
-    print(table(config, cost))
+    print(table(config, model_cost(dense_model(config.model), clip, moments=moments)))

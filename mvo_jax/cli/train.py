@@ -8,19 +8,12 @@ from mvo_jax.runs.goodput import Clock, process_age
 
 def _define(values: Flags) -> None:
     values.string("workdir", None, "Folder of the run.", required=True)
-    values.integer(
-        "profile",
-        0,
-        "Steps to trace into WORKDIR/profile, for TensorBoard or XProf.",
-        lower_bound=0,
-    )
+    profile = "Steps to trace into WORKDIR/profile, for TensorBoard or XProf."
+    values.integer("profile", 0, profile, lower_bound=0)
     values.bool("allow_config_change", False, "Go on with a run under another config.")
     values.bool("allow_data_change", False, "Go on with a run on other data.")
-    values.bool(
-        "allow_settings_change",
-        False,
-        "Go on with a run under other settings of JAX (x64, random numbers, matmul precision).",
-    )
+    other = "Go on with a run under other settings of JAX (x64, random numbers, matmul precision)."
+    values.bool("allow_settings_change", False, other)
     define_process_flags(values)
 
 

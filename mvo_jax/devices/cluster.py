@@ -8,21 +8,14 @@ from mvo_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The processes of one run and the place of this one among them, as JAX is given them.
+    """The processes of one run and the place of this one among them; JAX finds what is None."""
 
-    Attributes:
-        found_by: what names the processes, for messages.
-        num_processes: how many; None where JAX finds it.
-        process_id: 0 to num_processes - 1; None where JAX finds it.
-        coordinator_address: HOST:PORT at which process 0 listens; None where JAX finds it.
-        local_device_ids: accelerators of this process on its machine; () for all that it sees, None
-            for those of ``JAX_LOCAL_DEVICE_IDS``, or where JAX finds them.
-    """
-
-    found_by: str
+    found_by: str  # what names the processes, for messages
     num_processes: int | None = None
-    process_id: int | None = None
-    coordinator_address: str | None = None
+    process_id: int | None = None  # 0 to num_processes - 1
+    coordinator_address: str | None = None  # HOST:PORT at which process 0 listens
+    # Accelerators of this process on its machine; () for all that it sees, None also for those of
+    # ``JAX_LOCAL_DEVICE_IDS``.
     local_device_ids: tuple[int, ...] | None = None
 
 
@@ -34,9 +27,9 @@ def find_cluster(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> Cluster | None:
-    """Find the cluster that this process is part of.
+    """The cluster that this process is part of, or None for one process.
 
-    Flags come first, then ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and
+    Flags (the last three) come first, then ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and
     ``JAX_PROCESS_ID``, then what Slurm says of this step, then the hosts of a TPU node pool. One
     process is no cluster: a login node or an allocation without ``srun`` starts nothing and waits
     for nobody.
@@ -45,25 +38,19 @@ def find_cluster(
         environment: normally ``os.environ``.
         mode: 'auto'; 'off' never finds one; 'on' must find one, and lets JAX ask where nothing here
             is known: a TPU VM's metadata, Open MPI 4, Kubernetes (with its Python package).
-        coordinator_address: the flag, HOST:PORT.
-        num_processes: the flag.
-        process_id: the flag.
-
-    Returns:
-        The cluster, or None for one process.
 
     Raises:
         UserError: a value is no number or address, or names one process where 'on' asks for more.
     """
     if mode == "off":
         return None
-    if num_processes is None:
-        num_processes = _number(environment, "JAX_NUM_PROCESSES")
-    if process_id is None:
-        process_id = _number(environment, "JAX_PROCESS_ID")
+    given = {"num_processes": num_processes, "process_id": process_id}
+    for name, flag in given.items():
+        given[name] = _number(environment, f"JAX_{name.upper()}") if flag is None else flag
+    given = {name: number for name, number in given.items() if number is not None}
     address = coordinator_address or environment.get("JAX_COORDINATOR_ADDRESS") or None
     found = _from_slurm(environment)
-    if found is None and num_processes is None and process_id is None:
+    if found is None and not given:
         # Set by Google Kubernetes Engine, also for a single host.
         hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
         if mode == "on" or "," in (hosts or ""):
@@ -71,8 +58,6 @@ def find_cluster(
         if not coordinator_address:  # a variable may stand in an image, whatever it runs
             return None
     found = found or Cluster("flags or JAX_* variables")
-    given = {"num_processes": num_processes, "process_id": process_id}
-    given = {name: number for name, number in given.items() if number is not None}
     found = dataclasses.replace(found, coordinator_address=address, **given)
     if found.num_processes == 1 and not found.process_id:
         if mode == "on":

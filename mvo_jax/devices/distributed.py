@@ -214,10 +214,7 @@ def exchange(text: str) -> list[str]:
 def first_then_others(action: Callable[[], T]) -> T:
     """Run ``action`` in process 0, and when it is done there in the others.
 
-    For what finds a file where one process has made it. If it fails in process 0, it fails in all.
-
-    Raises:
-        UserError: whatever ``action`` raises.
+    For what finds a file where one process has made it. A UserError of process 0 is one of all.
     """
     if not is_first():
         if said := exchange("")[0]:
@@ -246,24 +243,20 @@ def check_same(values: Mapping[str, Any], remedy: str) -> None:
     """
     leaves = jax.tree_util.tree_leaves_with_path(dict(values))
     flat = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
-    said = [json.loads(text) for text in exchange(json.dumps([socket.gethostname(), flat]))]
-    (_, first), *others = said
+    said = exchange(json.dumps([socket.gethostname(), flat]))
+    (first_host, first), *others = map(json.loads, said)
     for index, (host, other) in enumerate(others, 1):
         for name in sorted(first.keys() | other.keys()):
             theirs, ours = other.get(name, "nothing"), first.get(name, "nothing")
             if theirs != ours:
-                raise UserError(
-                    f"process {index} on {host} has another {name} than process 0 on "
-                    f"{said[0][0]}: {theirs!r}, not {ours!r}",
-                    remedy,
-                )
+                cause = f"process {index} on {host} has another {name} than process 0 on"
+                raise UserError(f"{cause} {first_host}: {theirs!r}, not {ours!r}", remedy)
 
 
 def check_shared(path: Path) -> None:
-    """Check that all processes see the file that process 0 has written.
+    """Raise UserError in all processes where one does not see the file that process 0 has written.
 
-    Raises:
-        UserError: in all processes, where one does not within ``_SHARED_SECONDS``.
+    It may take ``_SHARED_SECONDS`` to be seen.
     """
     written = exchange(sha256(path) if is_first() else "")[0]
     deadline, seen = time.monotonic() + _SHARED_SECONDS, is_first()

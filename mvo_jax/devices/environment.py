@@ -124,8 +124,7 @@ def _is_whole(content: bytes) -> bool:
 
 def processor() -> str:
     """Model of the processor: XLA compiles for it, so another one may round otherwise."""
-    line = _cpu_line("model name")
-    if line is not None:
+    if line := _cpu_line("model name"):
         return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 

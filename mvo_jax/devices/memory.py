@@ -30,27 +30,20 @@ def device_bytes(device: Any) -> int:
 def program_bytes(compiled: Any) -> int:
     """Memory of a compiled program: arguments, results and what it needs in between."""
     sizes = compiled.memory_analysis()
-    return (
-        sizes.argument_size_in_bytes
-        + sizes.output_size_in_bytes
-        - sizes.alias_size_in_bytes
-        + sizes.temp_size_in_bytes
-    )
+    kept = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return kept + sizes.temp_size_in_bytes
 
 
 def largest_batch(
     bytes_of: Callable[[int], int], *, failed: int, multiple: int, limit: int
 ) -> int | None:
-    """The largest batch that fits, from a line through two compiled sizes.
+    """The largest batch that fits, from a line through two compiled sizes; None where none does.
 
     Args:
         bytes_of: memory of the step at a batch size, without running it.
         failed: batch size that did not fit.
         multiple: of which a batch size must be a multiple: the number of devices.
         limit: bytes there are.
-
-    Returns:
-        A multiple below ``failed``; None where even the smallest does not fit.
     """
     small = max(failed // 4 // multiple, 1) * multiple
     at_small = bytes_of(small)

@@ -56,12 +56,9 @@ def own(on: Sequence[Device]) -> list[Device]:
 
 
 def own_rows(array: np.ndarray, on: Sequence[Device], *, axis: int = -1) -> np.ndarray:
-    """This process's part of a whole batch, which lies along ``axis``; with one process all of it.
+    """This process's part of a batch along ``axis``; raises as ``check_divisible``.
 
     The devices, as ``devices`` returns them, share the batch equally.
-
-    Raises:
-        UserError: as ``check_divisible``.
     """
     check_divisible(array.shape[axis], len(on))
     share = array.shape[axis] // len(on)
@@ -83,8 +80,7 @@ def check_divisible(batch_size: int, num_devices: int) -> None:
 def shard(array: np.ndarray, num_devices: int, *, axis: int = -1) -> np.ndarray:
     """Split the batch axis over this process's D devices: ``[..., B]`` to ``[D, ..., B / D]``.
 
-    Raises:
-        UserError: as ``check_divisible``.
+    Raises as ``check_divisible``.
     """
     axis %= array.ndim
     check_divisible(array.shape[axis], num_devices)
@@ -111,25 +107,19 @@ def data_parallel(
     on: Sequence[Device],
     donate: tuple[int, ...] = (),
 ) -> Callable[..., Any]:
-    """Run ``function`` on all devices at once; collectives inside use ``AXIS``.
+    """Run a pure function of arrays on all devices at once; collectives inside use ``AXIS``.
 
     Every process passes what its own devices take, and gets what they return.
 
     Args:
-        function: pure function of arrays.
+        function: to run.
         in_axes: per argument, 0 for a leading device axis, None for a replicated argument.
         out_axes: 0 stacks the devices' results, None returns one (they must be equal).
         on: devices to run on.
         donate: arguments whose memory may be reused.
     """
-    run = jax.pmap(
-        function,
-        axis_name=AXIS,
-        in_axes=in_axes,
-        out_axes=out_axes,
-        donate_argnums=donate,
-        devices=list(on),
-    )
+    axes: dict[str, Any] = {"axis_name": AXIS, "in_axes": in_axes, "out_axes": out_axes}
+    run = jax.pmap(function, **axes, donate_argnums=donate, devices=list(on))
     return run if len(own(on)) == len(on) else _compiled_together(run)
 
 
@@ -160,17 +150,12 @@ def agree(flag: bool) -> bool:
     tiny all-reduce that waits for the steps dispatched before it, so ask once a dispatch. All
     processes must ask.
     """
-    if jax.process_count() == 1:
-        return flag
-    return bool(_any()(np.array([flag])))
+    return flag if jax.process_count() == 1 else bool(_any()(np.array([flag])))
 
 
 @functools.cache
 def _any() -> Callable[[np.ndarray], Any]:
-    one_each = {device.process_index: device for device in reversed(devices())}
-    return data_parallel(
-        lambda flag: lax.pmax(flag.astype(np.int32), AXIS),
-        in_axes=(0,),
-        out_axes=None,
-        on=[one_each[process] for process in sorted(one_each)],
-    )
+    def largest(flag: jax.Array) -> jax.Array:
+        return lax.pmax(flag.astype(np.int32), AXIS)
+
+    return data_parallel(largest, in_axes=(0,), out_axes=None, on=devices(jax.process_count()))

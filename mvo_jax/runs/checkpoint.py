@@ -5,9 +5,8 @@
         meta/       JSON: format, kind, step, and what the caller keeps beside the arrays
         seal.json   size and CRC-32 of every file above, and one hash of all that; written last
 
-An ``orbax.CheckpointManager`` for each kind writes, reads and removes. It restores flipped bits
-without an error and takes an empty folder for a step. So a step counts with its seal only, and is
-read when every file agrees with it.
+orbax restores flipped bits without an error and takes an empty folder for a step. So a step counts
+with its seal only, and is read when every file agrees with it.
 """
 
 import concurrent.futures
@@ -44,13 +43,11 @@ log = logging.getLogger(__name__)
 def _to_tree(value: PyTree, name: str) -> dict[str, Any]:
     """Nested dict of host copies of the arrays; empty nodes left out.
 
-    Copied, because on a CPU the host view of an array is the array's own memory, which the next
-    step is free to overwrite while a thread still saves it.
-
-    Raises:
-        UserError: an array is not finite; a state with a NaN must not push a good one out.
+    A state with a NaN must not push a good one out: it is refused.
     """
     flat: dict[Any, Any] = flatten_dict(to_state_dict(value))
+    # Copied: on a CPU the host view of an array is the array's own memory, which the next step is
+    # free to overwrite while a thread still saves it.
     arrays = {key: np.array(leaf) for key, leaf in flat.items() if leaf is not None}
     for key, array in arrays.items():
         # Of a dtype without NaN everything is finite.
@@ -176,7 +173,7 @@ class Restored:
 
 
 class Checkpoints:
-    """Checkpoints of one run: ``checkpoints/latest`` and ``checkpoints/best`` (one).
+    """Checkpoints of one run: the ``keep_latest`` newest, and the best one.
 
     Saves are written one after the other by a thread; what goes wrong there is raised by the next
     call. A kill at any moment leaves the checkpoints before it whole. Of several processes the
@@ -185,7 +182,7 @@ class Checkpoints:
     Args:
         folder: the run's folder.
         create: make the folders, and clear away what a kill left; False to read only.
-        keep_latest: how many of the latest to keep, at least 1.
+        keep_latest: at least 1.
 
     Raises:
         UserError: there are no checkpoints to read, or the folder cannot be written.
@@ -222,11 +219,7 @@ class Checkpoints:
         return max(self._steps_seen_first("latest"), default=None)
 
     def best_meta(self) -> dict[str, Any] | None:
-        """What was saved beside the best variables so far, 'step' and 'auc'; None without any.
-
-        Raises:
-            UserError: it is damaged.
-        """
+        """What was saved beside the best variables so far; None without any; raises as ``read``."""
         return self.read("best").meta if self._steps_seen_first("best") else None
 
     def _steps_seen_first(self, kind: str) -> list[int]:
@@ -245,19 +238,11 @@ class Checkpoints:
         self._save("latest", int(state.step), state, meta or {})
 
     def save_best(self, state: TrainState, meta: Mapping[str, Any]) -> None:
-        """Start saving the variables to evaluate with, and what was measured with them.
-
-        Raises:
-            UserError: an earlier save failed.
-        """
+        """Start saving the variables to evaluate with, as ``save_latest`` does."""
         self._save("best", int(state.step), state.eval_variables(), meta)
 
     def wait(self) -> None:
-        """Wait until everything is on disk.
-
-        Raises:
-            UserError: a save failed; what was on disk before it stays usable.
-        """
+        """Wait until everything is on disk; UserError where a save failed, those before it stay."""
         # Two threads may wait: a save is pending until it is done, whoever looks.
         for save in list(self._pending):
             save.result()
@@ -275,8 +260,8 @@ class Checkpoints:
     def read(self, kind: str) -> Restored:
         """The newest 'latest' or 'best' checkpoint that is whole.
 
-        Damaged ones that are newer are named in the log. Where checkpoints may be written they are
-        renamed to ``STEP.damaged``, so that the run can save that step again.
+        Newer ones are named in the log as damaged and, where checkpoints may be written, renamed to
+        ``STEP.damaged``, so that the run can save that step again.
 
         Raises:
             UserError: there is none, none is whole, or it has another format.
@@ -331,27 +316,18 @@ class Checkpoints:
         return Restored(restored.arrays, meta, path)
 
     def restore_latest(self, template: TrainState) -> TrainState:
-        """The newest whole state, as numpy arrays.
-
-        Raises:
-            UserError: there is none, none is whole, or it does not fit the template.
-        """
+        """The newest whole state, as numpy arrays; raises as ``read`` and ``Restored.fill``."""
         return self.read("latest").fill(template)
 
     def restore_variables(self, template: TrainState, which: str) -> tuple[PyTree, int]:
-        """Variables of 'best' or 'latest' to evaluate with, given a template of the state.
+        """{'params', 'batch_stats'} of 'best' or 'latest' as numpy arrays, and their step.
 
-        Returns:
-            ({'params', 'batch_stats'} as numpy arrays, their step).
-
-        Raises:
-            UserError: there is none, it is damaged, or it does not fit the template.
+        Raises as ``restore_latest``.
         """
+        restored = self.read(which)
         if which == "latest":
-            state = self.restore_latest(template)
-            return state.eval_variables(), int(state.step)
-        best = self.read("best")
-        return best.fill(template.eval_variables()), best.meta["step"]
+            return restored.fill(template).eval_variables(), restored.meta["step"]
+        return restored.fill(template.eval_variables()), restored.meta["step"]
 
     def _save(self, kind: str, step: int, value: PyTree, meta: Mapping[str, Any]) -> None:
         if not self._writes:

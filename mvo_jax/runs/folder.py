@@ -30,7 +30,7 @@ from mvo_jax.settings import FREE_ON_RESUME, LATER
 SOURCE = Path(__file__).resolve().parents[2]
 _GIT_SECONDS = 30  # a file system of a cluster may take long to say what has changed
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
-
+_FROM_COPY = "restore it from a copy, or start a new run folder"
 
 log = logging.getLogger(__name__)
 OnMetrics = Callable[[int, str, Mapping[str, Any]], object]
@@ -52,13 +52,10 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist", "is this the folder of a run?") from error
     except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror}", "is this the folder of a run, and readable?"
-        ) from error
+        cause = f"cannot read {path}: {error.strerror}"
+        raise UserError(cause, "is this the folder of a run, and readable?") from error
     except ValueError as error:
-        raise UserError(
-            f"{path} is damaged: {error}", "restore it from a copy, or start a new run folder"
-        ) from error
+        raise UserError(f"{path} is damaged: {error}", _FROM_COPY) from error
 
 
 def git_revision() -> str:
@@ -139,11 +136,7 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     def config(self) -> dict[str, Any]:
-        """The resolved config of the run.
-
-        Raises:
-            UserError: not the folder of a run, or one inside it.
-        """
+        """The resolved config of the run; UserError where the folder is of none, or inside one."""
         for above in self.path.parents:
             if self.path.is_relative_to(above / "checkpoints") and (above / "config.json").exists():
                 raise UserError(
@@ -151,10 +144,8 @@ class RunFolder:
                 )
         found = read_json(self.path / "config.json")
         if not isinstance(found, dict):
-            raise UserError(
-                f"{self.path / 'config.json'} is damaged: it holds no config",
-                "restore it from a copy, or start a new run folder",
-            )
+            cause = f"{self.path / 'config.json'} is damaged: it holds no config"
+            raise UserError(cause, _FROM_COPY)
         return found
 
     def has_checkpoint(self) -> bool:
@@ -176,8 +167,7 @@ class RunFolder:
         Args:
             config: the resolved config.
             about: what else to keep of this start in ``provenance.json``.
-            allow_config_change: go on under another config; the change is kept in
-                ``provenance.json``.
+            allow_config_change: go on under another config; ``provenance.json`` keeps the change.
 
         Raises:
             UserError: the folder belongs to another config (every difference is listed), or it
@@ -185,36 +175,28 @@ class RunFolder:
         """
 
         def open_in_first() -> None:
-            if distributed.is_first():
-                self._open(json.loads(json.dumps(config)), about or {}, allow_config_change)
+            if not distributed.is_first():
+                return
+            self.create()
+            start, now = {**provenance(), **(about or {})}, json.loads(json.dumps(config))
+            before = self.config() if (self.path / "config.json").exists() else None
+            if before is not None and (changes := config_changes(before, now)):
+                if not allow_config_change:
+                    raise UserError(
+                        f"{self.path} holds a run of another config ({'; '.join(changes)})",
+                        "choose another --workdir, repeat the command with the config of that run, "
+                        "or go on under the new one with --allow_config_change",
+                    )
+                start["config_changes"] = changes
+            if before != now:
+                write_json(self.path / "config.json", now)
+            write_json(self.path / "provenance.json", [*self._provenance(), start])
 
         distributed.first_then_others(open_in_first)
         distributed.check_shared(self.path / "provenance.json")
 
-    def _open(
-        self, config: dict[str, Any], about: Mapping[str, Any], allow_config_change: bool
-    ) -> None:
-        self.create()
-        start = {**provenance(), **about}
-        before = self.config() if (self.path / "config.json").exists() else None
-        if before is not None and (changes := config_changes(before, config)):
-            if not allow_config_change:
-                raise UserError(
-                    f"{self.path} holds a run of another config ({'; '.join(changes)})",
-                    "choose another --workdir, repeat the command with the config of that run, or "
-                    "go on under the new one with --allow_config_change",
-                )
-            start["config_changes"] = changes
-        if before != config:
-            write_json(self.path / "config.json", config)
-        write_json(self.path / "provenance.json", [*self._provenance(), start])
-
     def create(self) -> None:
-        """Make the folder where it is missing.
-
-        Raises:
-            UserError: it cannot be made, or checkpoints could not be read from it.
-        """
+        """Make the folder; UserError where that fails, or checkpoints could not be read from it."""
         if self.path == self.path.parent:
             raise UserError(f"the run folder is {self.path}", "choose a folder for the run alone")
         # orbax finds what it has written by a pattern that begins with the path itself.
@@ -232,39 +214,35 @@ class RunFolder:
 
     def note(self, what: Mapping[str, Any]) -> None:
         """Add to what ``provenance.json`` keeps of the start under way; the first process does."""
-        if not distributed.is_first():
-            return
-        *before, last = self._provenance()
-        write_json(self.path / "provenance.json", [*before, {**last, **what}])
+        if distributed.is_first():
+            *before, last = self._provenance()
+            write_json(self.path / "provenance.json", [*before, {**last, **what}])
 
     def _provenance(self) -> list[dict[str, Any]]:
         path = self.path / "provenance.json"
         return read_json(path) if path.exists() else []
 
+    def _last_known(self, what: str, otherwise: Any) -> Any:
+        """What the last start that says it keeps; an evaluation can spare a damaged file."""
+        known = [otherwise]
+        with contextlib.suppress(UserError):
+            known += [start[what] for start in self._provenance() if what in start]
+        return known[-1]
+
     def data_dir(self, named: str) -> str:
         """Where the run's data lie: where its last start found them, if they are there still.
 
-        Args:
-            named: ``config.data.dir``, which may be relative to a folder that is not this one.
+        Else ``named``, of ``config.data.dir``: it may be relative to a folder that is not this one.
         """
-        with contextlib.suppress(UserError):  # an evaluation can spare a damaged file
-            places = [start["data_dir"] for start in self._provenance() if "data_dir" in start]
-            if places and Path(places[-1]).is_dir():
-                return places[-1]
-        return named
+        place = self._last_known("data_dir", named)
+        return place if Path(place).is_dir() else named
 
     def data_hashes(self) -> dict[str, str]:
         """Content hashes of the splits of the last start; empty where none is known."""
-        with contextlib.suppress(UserError):
-            known = [start["data"] for start in self._provenance() if "data" in start]
-            return known[-1] if known else {}
-        return {}
+        return self._last_known("data", {})
 
     def history(self) -> list[dict[str, Any]]:
-        """What was measured: rows of ``metrics.jsonl`` without those on the starts themselves.
-
-        An incomplete last line is left out.
-        """
+        """What was measured: whole rows of ``metrics.jsonl`` that are not on the starts."""
         return [row for row in self._rows() if row["kind"] != goodput.KIND]
 
     def starts(self) -> list[dict[str, Any]]:
@@ -288,24 +266,18 @@ class RunFolder:
         return rows
 
     def forget_after(self, step: int, *, evaluation: bool = False) -> None:
-        """Drop metrics of steps that a resumed run will repeat; starts stay accounted for.
+        """Drop metrics of steps that a run resumed at ``step`` will repeat; the first process does.
 
-        The first process does.
-
-        Args:
-            step: that the run goes on from.
-            evaluation: its evaluation will be repeated too.
+        Starts stay accounted for. ``evaluation``: that of the step will be repeated too.
         """
-        if not distributed.is_first():
-            return
-        kept = [
-            row
-            for row in self._rows()
-            if row["kind"] == goodput.KIND
-            or row["step"] < step
-            or (row["step"] == step and not (evaluation and row["kind"] == "validation"))
-        ]
-        replace_file(self.metrics_path, "".join(json.dumps(row) + "\n" for row in kept))
+
+        def is_kept(row: Mapping[str, Any]) -> bool:
+            end = step if evaluation and row["kind"] == "validation" else step + 1
+            return row["kind"] == goodput.KIND or row["step"] < end
+
+        if distributed.is_first():
+            kept = [json.dumps(row) + "\n" for row in self._rows() if is_kept(row)]
+            replace_file(self.metrics_path, "".join(kept))
 
 
 class MetricsWriter:
@@ -322,7 +294,7 @@ class MetricsWriter:
             and it is not called any more: a tracker that is down ends no run.
 
     Raises:
-        UserError: the files cannot be written; a full disk has its own exit code.
+        UserError: here and in its methods: the files cannot be written.
     """
 
     def __init__(self, folder: RunFolder, first_step: int, on_metrics: OnMetrics | None = None):
@@ -351,11 +323,7 @@ class MetricsWriter:
             raise cannot_write(error.filename or self._path, error) from error
 
     def write(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        """Write one row; values that are not finite become null, and a gap in TensorBoard.
-
-        Raises:
-            UserError: it cannot be written; the rows before it stay.
-        """
+        """Write one row; values that are not finite become null, and a gap in TensorBoard."""
         if not self._writes:
             return
         finite = {
@@ -372,13 +340,9 @@ class MetricsWriter:
                 self._events.flush()
         except OSError as error:
             raise cannot_write(self._path, error) from error
-        self._tell(step, kind, finite)
-
-    def _tell(self, step: int, kind: str, values: Mapping[str, Any]) -> None:
-        if self._on_metrics is None:
-            return
         try:
-            self._on_metrics(step, kind, values)
+            if self._on_metrics is not None:
+                self._on_metrics(step, kind, finite)
         except Exception as error:  # whatever a tracker raises
             log.warning(f"on_metrics failed and is not called any more: {error!r}")
             self._on_metrics = None
@@ -392,22 +356,16 @@ class MetricsWriter:
         self._events.write(event.SerializeToString())
 
     def sync(self) -> None:
-        """Have the rows on disk, so that a checkpoint never knows more than they do.
-
-        Raises:
-            UserError: they cannot be written.
-        """
-        if not self._writes:
-            return
+        """Have the rows on disk, so that a checkpoint never knows more than they do."""
         try:
-            os.fsync(self._file.fileno())
+            if self._writes:
+                os.fsync(self._file.fileno())
         except OSError as error:
             raise cannot_write(self._path, error) from error
 
     def close(self) -> None:
         """Close both."""
-        if not self._writes:
-            return
-        self._file.close()
-        with contextlib.suppress(OSError):  # every event was flushed when it was written
-            self._events.close()
+        if self._writes:
+            self._file.close()
+            with contextlib.suppress(OSError):  # every event was flushed when it was written
+                self._events.close()

@@ -23,11 +23,7 @@ def process_age() -> float:
 
 
 class Clock:
-    """Adds up wall time by phase. One thread enters phases, any thread reads.
-
-    Args:
-        before: seconds that had passed when the clock was made, such as imports.
-    """
+    """Adds up wall time by phase, from ``before`` seconds. One thread enters phases, any reads."""
 
     def __init__(self, *, before: float = 0.0):
         self._seconds = dict.fromkeys(PHASES, 0.0)
@@ -82,24 +78,19 @@ def total(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         'starts', 'seconds', 'goodput' (share of the time in steps that were kept), 'lost' (share in
         steps done again) and the share of every other phase.
     """
-    seconds = sum(row["seconds"] for row in rows)
-    stepped = sum(row["step_seconds"] for row in rows)
-    lost = 0.0
+    seconds, lost = sum(row["seconds"] for row in rows), 0.0
     for row, after in itertools.pairwise(rows):
         done = row["last_step"] - row["first_step"]
         again = min(max(row["last_step"] - after["first_step"], 0), done)
         lost += row["step_seconds"] * again / done if done else 0.0
     whole = max(seconds, 1e-9)
+    spent = {phase: sum(row[f"{phase}_seconds"] for row in rows) for phase in PHASES}
     return {
         "starts": len(rows),
         "seconds": seconds,
-        "goodput": (stepped - lost) / whole,
+        "goodput": (spent.pop("step") - lost) / whole,
         "lost": lost / whole,
-        **{
-            phase: sum(row[f"{phase}_seconds"] for row in rows) / whole
-            for phase in PHASES
-            if phase != "step"
-        },
+        **{phase: value / whole for phase, value in spent.items()},
     }
 
 
@@ -112,6 +103,6 @@ def describe(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _line(title: str, shares: Mapping[str, Any]) -> str:
-    parts = [phase for phase in PHASES if phase != "step"] + ["lost"]
-    rest = ", ".join(f"{part} {100 * shares[part]:.1f} %" for part in parts if shares[part] >= 5e-4)
+    parts = [phase for phase in (*PHASES, "lost") if phase != "step" and shares[phase] >= 5e-4]
+    rest = ", ".join(f"{part} {100 * shares[part]:.1f} %" for part in parts)
     return f"{title}: {100 * shares['goodput']:.1f} % of {shares['seconds']:.0f} s in steps; {rest}"

@@ -22,14 +22,8 @@ class RunLock(contextlib.AbstractContextManager):
     """Holds ``run.lock`` in a run folder until ``release`` or the end of the process.
 
     The kernel releases the lock however the owner ends. The owner's record beside it is for
-    messages, and for the next start to know how long a killed one ran.
-
-    Args:
-        folder: the run's folder; must exist.
-
-    Attributes:
-        unaccounted: last records of earlier owners that were killed; kept in the record until
-            ``account``, however often the folder changes hands.
+    messages, and for the next start to know how long a killed one ran: it keeps the last records of
+    earlier owners that were killed until ``account``, however often the folder changes hands.
 
     Raises:
         UserError: another process holds the lock, or the file system has no locks.
@@ -42,10 +36,9 @@ class RunLock(contextlib.AbstractContextManager):
         try:
             self._lock.acquire(blocking=False)
         except filelock.Timeout as error:
-            owner = self._read()
+            pid, host = (self._read().get(name, "?") for name in ("pid", "host"))
             raise UserError(
-                f"{folder} is in use by process {owner.get('pid', '?')} on "
-                f"{owner.get('host', '?')}",
+                f"{folder} is in use by process {pid} on {host}",
                 "wait for it or stop it; a run folder takes one process at a time",
                 exit_code=EXIT_LOCKED,
             ) from error
@@ -58,9 +51,9 @@ class RunLock(contextlib.AbstractContextManager):
                 ) from error
             raise cannot_write(folder / LOCK, error) from error
         before = self._read()
-        self.unaccounted: list[dict[str, Any]] = before.pop("unaccounted", [])
+        self._unaccounted: list[dict[str, Any]] = before.pop("unaccounted", [])
         if before and not before.get("ended"):
-            self.unaccounted.append(before)
+            self._unaccounted.append(before)
         self._owner = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
         self.record({})
 
@@ -68,7 +61,7 @@ class RunLock(contextlib.AbstractContextManager):
         """Write down what the owner is doing; a full disk does not stop it."""
         if not self._lock.is_locked:
             return
-        about = {**self._owner, "now": time.time(), **what, "unaccounted": self.unaccounted}
+        about = {**self._owner, "now": time.time(), **what, "unaccounted": self._unaccounted}
         temporary = self._path.with_suffix(".tmp")
         try:
             temporary.write_text(json.dumps(about))
@@ -80,8 +73,8 @@ class RunLock(contextlib.AbstractContextManager):
                     left.unlink(missing_ok=True)
 
     def account(self) -> list[dict[str, Any]]:
-        """Earlier records, once."""
-        records, self.unaccounted = self.unaccounted, []
+        """The last records of owners that were killed, once."""
+        records, self._unaccounted = self._unaccounted, []
         return records
 
     def __exit__(self, *_: object) -> None:

@@ -19,22 +19,12 @@ _LESS_IS_BETTER = ("brier", "loss")
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """What a run is of: a checkpoint of anything else is refused, unless that is allowed.
+    """What a run is of: a checkpoint of anything else is refused, unless that is allowed."""
 
-    Attributes:
-        config: the resolved config.
-        data: content hashes of the splits by name.
-        settings: of JAX, which change what is computed; see ``computation.settings``.
-        rounding: what changes the last bits only; see ``computation.rounding``.
-        allow_config_change: go on from a checkpoint of another config.
-        allow_data_change: go on from a checkpoint of other data.
-        allow_settings_change: go on from a checkpoint of other settings.
-    """
-
-    config: Mapping[str, Any]
-    data: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    rounding: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    config: Mapping[str, Any]  # resolved
+    data: Mapping[str, str] = dataclasses.field(default_factory=dict)  # hashes of the splits
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # see ``computation``
+    rounding: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # see ``computation``
     allow_config_change: bool = False
     allow_data_change: bool = False
     allow_settings_change: bool = False
@@ -45,14 +35,11 @@ class Identity:
         return json.loads(json.dumps({name: getattr(self, name) for name in kept}))
 
     def check(self, meta: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Compare with what a checkpoint keeps.
-
-        Returns:
-            What differs and is no reason to stop, for ``provenance.json``.
+        """What a checkpoint keeps otherwise and is no reason to stop, for ``provenance.json``.
 
         Raises:
-            UserError: the checkpoint is of another config, of other data or of other settings,
-                which is not allowed; every difference is listed.
+            UserError: it is of another config, of other data or of other settings, which is not
+                allowed; every difference is listed.
         """
         # A checkpoint written through the library may say nothing of them.
         config = config_changes(meta.get("config") or self.config, self.config)
@@ -64,16 +51,16 @@ class Identity:
         ]
         # Checkpoints of earlier revisions do not say under what they were computed.
         settings = computation.changes(meta.get("settings") or {}, self.settings)
-        for what, changes, allowed, flag in (
-            ("config", config, self.allow_config_change, "--allow_config_change"),
-            ("content of the data", data, self.allow_data_change, "--allow_data_change"),
-            ("setting of JAX", settings, self.allow_settings_change, "--allow_settings_change"),
+        for what, changes, flag in (
+            ("config", config, "allow_config_change"),
+            ("content of the data", data, "allow_data_change"),
+            ("setting of JAX", settings, "allow_settings_change"),
         ):
-            if changes and not allowed:
+            if changes and not getattr(self, flag):
                 raise UserError(
                     f"the checkpoint is of another {what} ({'; '.join(changes)})",
                     "restore what it was trained with, choose another --workdir, or go on with "
-                    f"{flag}",
+                    f"--{flag}",
                 )
             if changes:
                 _warn(f"going on under another {what}: {'; '.join(changes)}")
@@ -86,23 +73,15 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """Where a start of a run begins.
+    """Where a start of a run begins."""
 
-    Attributes:
-        identity: of the run, as each checkpoint keeps it.
-        state: restored, as numpy arrays; None where the run begins from its seed.
-        step: updates done.
-        best: of the best checkpoint so far, see ``best_of``.
-        evaluate: whether the state is still to be evaluated.
-        window: metrics of the steps since the last training row of the log.
-    """
-
-    identity: Mapping[str, Any]
-    state: Any = None
-    step: int = 0
+    identity: Mapping[str, Any]  # of the run, as each checkpoint keeps it
+    state: Any = None  # restored, as numpy arrays; None where the run begins from its seed
+    step: int = 0  # updates done
+    # Of the best checkpoint so far, see ``best_of``.
     best: Mapping[str, Any] = dataclasses.field(default_factory=lambda: dict(NO_BEST))
-    evaluate: bool = False
-    window: tuple[Mapping[str, float], ...] = ()
+    evaluate: bool = False  # whether the state is still to be evaluated
+    window: tuple[Mapping[str, float], ...] = ()  # metrics since the last training row of the log
 
 
 def resume(
@@ -152,12 +131,7 @@ def resume(
 
 
 def best_of(step: int, row: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    """What is kept of a state that may be the best one.
-
-    Args:
-        step: of the state.
-        row: metrics of the validation split.
-        metric: by which the best is chosen, ``config.train.best_metric``.
+    """What is kept of a state that may be the best one, from its row of validation metrics.
 
     Returns:
         'step', 'auc' (-1 where it is undefined), 'metric', and 'score': its value, turned so that
@@ -173,11 +147,9 @@ def best_of(step: int, row: Mapping[str, Any], metric: str) -> dict[str, Any]:
 
 
 def is_better(found: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
-    """Whether a state replaces the best; where the metric is not defined, the newest does.
+    """Whether a state replaces the best, both as ``best_of`` has them.
 
-    Args:
-        found: of the state, see ``best_of``.
-        best: of the best so far.
+    Where the metric is not defined, the newest does.
     """
     score, before = found["score"], best["score"]
     return before is None or (score is not None and score > before)

@@ -29,19 +29,13 @@ class Interruption:
 
     SIGHUP does not where it was ignored before, as ``nohup`` has it. Outside of the main thread,
     and after the context, signals do what they did before.
-
-    Attributes:
-        requested: the signal that asked the run to stop; None so far.
-        safe: whether leaving now loses nothing: no step was taken since the last save.
-        noticed: set by the loop once it is on its way out.
-        before_leaving: called by the thread before it ends the process, to finish what is under
-            way.
     """
 
     def __init__(self) -> None:
-        self.requested: signal.Signals | None = None
-        self.safe = True
-        self.noticed = False
+        self.requested: signal.Signals | None = None  # that asked the run to stop
+        self.safe = True  # whether leaving now loses nothing: no step was taken since the last save
+        self.noticed = False  # set by the loop once it is on its way out
+        # Called by the thread before it ends the process, to finish what is under way.
         self.before_leaving: Callable[[], None] = lambda: None
         self._left = threading.Event()
 
@@ -56,7 +50,8 @@ class Interruption:
         for number in SIGNALS:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
-            self._previous[number] = signal.signal(number, _do_nothing)
+            # The wakeup descriptor wakes the thread.
+            self._previous[number] = signal.signal(number, lambda *_: None)
         threading.Thread(target=self._listen, name="signals", daemon=True).start()
         return self
 
@@ -97,17 +92,10 @@ class Interruption:
                 finish.join(GRACE_SECONDS + _LEAVE_SECONDS - waited)
                 if self._left.is_set():  # the loop has left in the meantime
                     return
-                self._leave(
-                    "nothing to save since the last checkpoint"
-                    if self.safe
-                    else f"no step ended within {GRACE_SECONDS:.0f} s; what came after the last "
-                    "checkpoint is lost"
-                )
+                late = f"no step ended within {GRACE_SECONDS:.0f} s; what came after the last"
+                nothing = "nothing to save since the last checkpoint"
+                self._leave(nothing if self.safe else f"{late} checkpoint is lost")
 
     def _leave(self, why: str) -> None:
         log.warning(f"interrupted ({why}); the same command goes on")
         os._exit(EXIT_INTERRUPTED)
-
-
-def _do_nothing(_number: int, _frame: object) -> None:
-    """The wakeup descriptor wakes the thread."""

@@ -2,13 +2,7 @@
 
 
 class Refusal(Exception):
-    """What a request gets in place of an answer.
-
-    Attributes:
-        status: of HTTP.
-        cause: one line.
-        remedy: one line.
-    """
+    """What a request gets in place of an answer: a status of HTTP, a line of cause, of remedy."""
 
     def __init__(self, status: int, cause: str, remedy: str):
         super().__init__(cause)

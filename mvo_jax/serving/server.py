@@ -104,17 +104,18 @@ class _Handler(BaseHTTPRequestHandler):
             content, kind = act(self._checked_path())
             self._send(200, content, kind)
         except Refusal as refusal:
-            # What was sent with it is not read, so the connection cannot go on.
-            self.close_connection = True
-            told = {"cause": refusal.cause, "remedy": refusal.remedy}
-            self._send(refusal.status, _as_json(told), "application/json")
+            self._refuse(refusal)
         except OSError:  # the browser has left, or says nothing any more
             self.close_connection = True
         except Exception:
             log.exception("a request failed")
-            self.close_connection = True
-            told = {"cause": "something went wrong here", "remedy": "start serve again"}
-            self._send(500, _as_json(told), "application/json")
+            self._refuse(Refusal(500, "something went wrong here", "start serve again"))
+
+    def _refuse(self, refusal: Refusal) -> None:
+        # What was sent with it is not read, so the connection cannot go on.
+        self.close_connection = True
+        told = {"cause": refusal.cause, "remedy": refusal.remedy}
+        self._send(refusal.status, _as_json(told), "application/json")
 
     def _checked_path(self) -> str:
         """The path behind the token, still quoted."""
@@ -207,11 +208,7 @@ def _as_json(content: dict[str, Any]) -> bytes:
 
 
 def _asked_move(body: bytes) -> tuple[int, tuple[float, float]]:
-    """The slice and the centre (row, column) of a request.
-
-    Raises:
-        Refusal: anything else.
-    """
+    """The slice and the centre (row, column) of a request."""
     try:
         asked = json.loads(body)
         index, row, column = asked["slice"], float(asked["row"]), float(asked["column"])

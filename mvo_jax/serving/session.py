@@ -85,27 +85,20 @@ class Session:
     def _check(self, drop: int | None) -> None:
         """Refuse what a window asks that shows, or sends, other images than those that are here."""
         if drop not in (None, self._round):
-            raise Refusal(
-                409,
-                "images were dropped or deleted in another window",
-                "load the page again, or drop yours again",
-            )
+            cause = "images were dropped or deleted in another window"
+            raise Refusal(409, cause, "load the page again, or drop yours again")
 
     def receive(
         self, name: str, stream: io.BufferedIOBase, length: int, drop: int | None = None
     ) -> None:
-        """Store one file.
+        """Store one file, see ``Upload.receive``.
 
-        Args:
-            name: see ``Upload.receive``; the same for the others.
-            stream: of its bytes.
-            length: how many these are.
-            drop: that it belongs to, by its number in ``state``; None is the one that is here. A
-                second window must not mix its files, crops and pictures with those of the first.
+        ``drop``, here and in the others, is the number in ``state`` of the drop that is meant; None
+        is the one that is here. A second window must not mix its files, crops and pictures with
+        those of the first.
 
         Raises:
-            Refusal: another drop is here, or the one before is being deleted; see
-                ``Upload.receive``.
+            Refusal: another drop is here, or the one before is being deleted.
         """
         with self._lock:
             self._check(drop)
@@ -181,9 +174,8 @@ class Session:
                 self._failed += failed
                 self._done += 1
                 if len(self._cases) > MAX_SLICES:
-                    raise UserError(
-                        f"more than {MAX_SLICES} slices", "use: python -m mvo_jax predict"
-                    )
+                    cause = f"more than {MAX_SLICES} slices"
+                    raise UserError(cause, "use: python -m mvo_jax predict")
 
     def _predict_series(
         self, series: Series, only: str | None = None
@@ -287,32 +279,19 @@ class Session:
             return self._cases[index]
 
     def beat(self, index: int, drop: int | None = None) -> bytes:
-        """The beating clip of a slice beside its map, an animated WebP.
-
-        Raises:
-            Refusal: no such slice.
-        """
+        """The beating clip of a slice beside its map, an animated WebP; Refusal without slice."""
         case = self._case(index, drop)
-        return pictures.animation(
-            case.clip.video[..., 0], case.coarse_mask, map_maximum=self._scale()
-        )
+        video = case.clip.video[..., 0]
+        return pictures.animation(video, case.coarse_mask, map_maximum=self._scale())
 
     def source(self, index: int, drop: int | None = None) -> bytes:
-        """The first frame of a slice as it lies in the source, a WebP.
-
-        Raises:
-            Refusal: no such slice.
-        """
+        """The first frame of a slice as it lies in the source, a WebP; Refusal without slice."""
         overview = self._case(index, drop).clip.overview
         assert overview is not None
         return pictures.webp(Image.fromarray(overview.image))
 
     def table(self) -> bytes:
-        """``predictions.csv``, with the centres of crops that were moved.
-
-        Raises:
-            Refusal: nothing was predicted.
-        """
+        """``predictions.csv``, with the centres of moved crops; Refusal before a prediction."""
         with self._lock:
             if self._phase != "done":
                 raise Refusal(404, "nothing was predicted", "drop images first")
@@ -326,8 +305,7 @@ class Session:
     def maps(self) -> bytes:
         """A ``.zip`` of the coarse maps on the voxels of their sources, as ``predict --nifti``.
 
-        Raises:
-            Refusal: nothing was predicted, or nothing that has maps and a place in space.
+        Refusal where nothing was predicted, or nothing that has maps and a place in space.
         """
         with self._lock:
             kept = [case for case in self._cases if _has_map_file(case)]
@@ -357,8 +335,7 @@ class Session:
     def clear(self, seconds: float | None = None) -> None:
         """Delete all that was dropped and predicted, once the series that is being read has ended.
 
-        Args:
-            seconds: most to wait for that; None waits for good.
+        ``seconds``: most to wait for that; None waits for good.
         """
         with self._lock:
             folder, job = self._folder, self._job

@@ -22,13 +22,8 @@ class Upload:
     def __init__(self, folder: Path):
         self.folder, self._disk = folder, next(p for p in folder.parents if p.is_dir())
         self._lock = threading.Lock()
-        self._files, self._bytes, self._writing = 0, 0, 0
+        self.files, self._bytes, self._writing = 0, 0, 0  # those being sent are counted
         self._sealed, self._deleted = False, False
-
-    @property
-    def files(self) -> int:
-        """How many there are, those that are just being sent included."""
-        return self._files
 
     def receive(self, name: str, stream: io.BufferedIOBase, length: int) -> None:
         """Store one file.
@@ -57,7 +52,7 @@ class Upload:
             with self._lock:
                 self._writing -= 1
                 if left:  # the file never was there: neither are its bytes
-                    self._files, self._bytes = self._files - 1, self._bytes - length
+                    self.files, self._bytes = self.files - 1, self._bytes - length
                 if left or self._deleted:
                     path.unlink(missing_ok=True)
         if self._deleted:
@@ -71,7 +66,7 @@ class Upload:
         with self._lock:
             if self._sealed or self._deleted:
                 raise Refusal(409, "images are here already", "delete them first")
-            if self._files >= MAX_FILES or self._bytes + length > MAX_BYTES:
+            if self.files >= MAX_FILES or self._bytes + length > MAX_BYTES:
                 raise Refusal(
                     413,
                     f"more than {MAX_BYTES >> 20} MB or {MAX_FILES} files",
@@ -86,18 +81,14 @@ class Upload:
             except OSError as error:
                 cause = f"{printable(name)} cannot be stored ({error.strerror})"
                 raise Refusal(409, cause, "drop it once, under another name") from error
-            self._files, self._bytes = self._files + 1, self._bytes + length
+            self.files, self._bytes = self.files + 1, self._bytes + length
             self._writing += 1
             return path
 
     def seal(self) -> None:
-        """Take no more files: what is there is going to be read.
-
-        Raises:
-            Refusal: nothing is there, or not all of it.
-        """
+        """Take no more files, they are going to be read; Refusal where not all are there."""
         with self._lock:
-            if not self._files or self._writing or self._sealed or self._deleted:
+            if not self.files or self._writing or self._sealed or self._deleted:
                 raise Refusal(409, "no images are waiting", "drop some first")
             self._sealed = True
 
@@ -109,11 +100,7 @@ class Upload:
 
 
 def _parts(name: str) -> Sequence[str]:
-    """The parts of a dropped file's path.
-
-    Raises:
-        Refusal: it could mean another place, or no system would take it.
-    """
+    """The parts of a dropped file's path, unless it could mean another place."""
     parts = name.split("/")
     with contextlib.suppress(UnicodeEncodeError):
         sound = (
