@@ -150,6 +150,9 @@ def test_complete_separation_keeps_a_width():
 
 
 def test_what_cannot_be_tested_is_nan():
+    assert math.isnan(statistics.wilson_interval(0, 0).value)
+    with pytest.raises(ValueError, match="must not be greater"):
+        statistics.wilson_interval(3, 2)
     result = statistics.paired_delong_test([0, 0, 1, 1], [1, 2, 3, 4], [5] * 4)  # 1.0 against 0.5
     assert result.value == 0.5
     assert math.isnan(result.p)
@@ -205,10 +208,6 @@ def test_wilson_against_published_values(successes, trials, low, high):
     interval = statistics.wilson_interval(successes, trials)
     assert interval.low == pytest.approx(low, abs=5e-5)  # printed to four decimals
     assert interval.high == pytest.approx(high, abs=5e-5)
-
-    assert math.isnan(statistics.wilson_interval(0, 0).value)
-    with pytest.raises(ValueError, match="must not be greater"):
-        statistics.wilson_interval(3, 2)
 
 
 @pytest.mark.parametrize("name", [n for n, one in METRICS.items() if one.resampled is not None])
