@@ -103,7 +103,6 @@ def predictions(experiment: Any) -> dict[str, Any]:
 def streamed_losses(experiment: Any) -> list[float]:
     """Losses of two steps whose clips are read from disk."""
     split = make_on_disk(make_random_split())
-
     run_steps = make_run_steps(experiment, split, range(2), 1)
     state, losses = experiment.init_state(), []
     for k in range(2):

@@ -40,19 +40,9 @@ FLOORS = (
     {"__main__"},
 )
 DEVICE_NAMES = {
-    "pmap",
-    "shard_map",
-    "devices",
-    "local_devices",
-    "device_count",
-    "local_device_count",
-    "device_put",
-    "make_mesh",
-    "Mesh",
-    "NamedSharding",
-    "PartitionSpec",
-    "sharding",
-}
+    "pmap", "shard_map", "devices", "local_devices", "device_count", "local_device_count",
+    "device_put", "make_mesh", "Mesh", "NamedSharding", "PartitionSpec", "sharding",
+}  # fmt: skip
 
 
 def module_name(path: Path) -> str:

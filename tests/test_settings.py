@@ -85,10 +85,8 @@ def test_what_may_change_on_resume(config):
     assert config_changes(config, changed) == []
     changed["train"]["batch_size"] = 4
     changed["seed"] = 5
-    assert config_changes(config, changed) == [
-        "config.seed 0 -> 5",
-        "config.train.batch_size 16 -> 4",
-    ]
+    told = ["config.seed 0 -> 5", "config.train.batch_size 16 -> 4"]
+    assert config_changes(config, changed) == told
 
 
 def test_a_key_that_an_earlier_run_lacks_has_its_default(config):
@@ -125,11 +123,8 @@ def test_what_is_due(step, seconds, expected):
     assert options().due(step, seconds_since_save=seconds) == expected
 
 
-def test_before_the_first_step_there_is_nothing_to_evaluate():
+def test_intervals_of_zero_are_off_and_before_the_first_step_nothing_is_evaluated():
     assert not options().due(0).evaluate
-
-
-def test_intervals_of_zero_are_off():
     off = options(save_every=0, save_every_seconds=0.0)
     assert not off.due(6, seconds_since_save=1e9).save
     assert off.next_stop(4, longest=99) == 8

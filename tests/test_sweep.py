@@ -26,20 +26,12 @@ def test_combinations():
 
 
 def test_names_tell_settings_apart():
-    keys = hyper.product(
-        [
-            hyper.sweep("config.data.seed", [0]),
-            hyper.sweep("config.seed", [1]),
-            hyper.sweep(WIDTH, [8]),
-        ]
-    )
+    settings = (("config.data.seed", 0), ("config.seed", 1), (WIDTH, 8))
+    keys = hyper.product([hyper.sweep(key, [value]) for key, value in settings])
     assert list(hyper.rows(keys)) == ["data.seed=0, seed=1, width=8"]
     assert list(hyper.rows(hyper.sweep("config.init_from", ["a/b"]))) == ["init_from=a_b"]
-    for grid, words in (
-        ([], "empty grid"),
-        (None, "no grid"),
-        (hyper.sweep(WIDTH, [8, 8]), "twice"),
-    ):
+    twice = hyper.sweep(WIDTH, [8, 8])
+    for grid, words in (([], "empty grid"), (None, "no grid"), (twice, "twice")):
         with pytest.raises(UserError, match=words):
             hyper.rows(grid)  # pyright: ignore[reportArgumentType]
 

@@ -53,15 +53,9 @@ def files_of(folder: Path) -> set[str]:
 def test_it_holds_what_the_docs_say(bundle):
     assert files_of(bundle) == FILES
     about = read_about(bundle)
-    assert about.geometry == Target(
-        frames=8,
-        image_size=32,
-        spacing_mm=2.5,
-        window=(20.0, 900.0),
-        end_diastole_first=True,
-        orientation=2,
-        locator=0,  # the run's file does not say it
-    )
+    shape = {"frames": 8, "image_size": 32, "spacing_mm": 2.5, "window": (20.0, 900.0)}
+    # The run's file does not say the locator.
+    assert about.geometry == Target(**shape, end_diastole_first=True, orientation=2, locator=0)
     assert (about.threshold.value, about.threshold.patient_value) == (0.375, 0.5)
     assert about.outputs == ["probability", "logits", "coarse_mask"]
     assert not about.simulated
@@ -123,19 +117,11 @@ def test_nothing_of_the_site_is_in_it(trained, bundle):
     with zipfile.ZipFile(bundle / CHECK) as archive:
         content |= {f"{CHECK}/{name}": archive.read(name) for name in archive.namelist()}
     assert SITE["data.dir"].encode() not in content[ABOUT]
-    found = {
-        (name, word)
-        for name, data in content.items()
-        for word in words
-        if word.lower().encode() in data.lower()
-    }
-    assert found == set()
-
-
-def test_the_check_clips_are_simulated(bundle):
-    stored = np.load(bundle / CHECK)
+    for name, data in content.items():
+        assert [word for word in words if word.lower().encode() in data.lower()] == [], name
+    # The clips of its check are simulated.
     expected = write.check_clips(3, Target(frames=8, image_size=32))
-    np.testing.assert_array_equal(stored["video"], expected)
+    np.testing.assert_array_equal(np.load(bundle / CHECK)["video"], expected)
 
 
 def test_the_card_is_one_for_the_hub(bundle):
@@ -204,8 +190,7 @@ def test_a_name_on_the_hub(copy, monkeypatch, tmp_path):
 def test_predict_looks_up_no_name_outside(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", pytest.fail)
     for name in ("clinic/mvo", "n" * 300):
-        arguments = [f"--bundle={name}", f"--out={tmp_path / 'out'}", str(tmp_path)]
-        assert run("predict", arguments) == 2
+        assert run("predict", [f"--bundle={name}", f"--out={tmp_path / 'out'}", str(tmp_path)]) == 2
         assert "is no bundle" in capsys.readouterr().err
 
 
@@ -240,7 +225,9 @@ def test_a_broken_bundle_is_refused(copy, damage, words):
     assert "\n" not in caught.value.cause + caught.value.remedy
 
 
-def test_keys_that_this_version_does_not_know(copy):
+def test_keys_that_this_version_does_not_know_and_a_changed_card(copy):
+    (copy / CARD).write_text("Ask us.")
+    load_bundle(copy)
     content = json.loads((copy / ABOUT).read_text())
     del content["sha256"]
     content["geometry"]["gating"] = "prospective"
@@ -249,23 +236,18 @@ def test_keys_that_this_version_does_not_know(copy):
         load_bundle(copy)
 
 
-def test_a_changed_card_is_no_damage(copy):
-    (copy / CARD).write_text("Ask us.")
-    load_bundle(copy)
-
-
 @pytest.mark.parametrize(
-    "clips",
+    ("shape", "dtype"),
     [
-        np.zeros((1, 9, 32, 32), np.uint8),
-        np.zeros((1, 8, 32, 32), np.float32),
-        np.zeros((0, 8, 32, 32), np.uint8),
-        np.zeros((1, 8, 32, 32, 3), np.uint8),
+        ((1, 9, 32, 32), np.uint8),
+        ((1, 8, 32, 32), np.float32),
+        ((0, 8, 32, 32), np.uint8),
+        ((1, 8, 32, 32, 3), np.uint8),
     ],
 )
-def test_other_clips_are_refused(bundle, clips):
+def test_other_clips_are_refused(bundle, shape, dtype):
     with pytest.raises(UserError) as caught:
-        load_bundle(bundle).predict(clips)
+        load_bundle(bundle).predict(np.zeros(shape, dtype))
     assert caught.value.remedy == "the bundle takes uint8 [B, 8, 32, 32] with B of 1 or more"
 
 
@@ -280,22 +262,20 @@ def test_a_program_of_a_newer_jax_is_refused(copy):
     load_bundle(copy)  # the graph does not care
 
 
-def test_nothing_is_written_beyond_a_bound(trained, tmp_path, monkeypatch):
-    monkeypatch.setitem(write.BOUNDS, "probability", -1.0)
-    with pytest.raises(UserError, match="gives another probability than the run"):
-        trained.save_pretrained(tmp_path / "bundle", forms=["jax"], check=1)
-    assert list(tmp_path.iterdir()) == []
+def test_nothing_is_written_beyond_a_bound_or_into_another_folder(trained, tmp_path, monkeypatch):
+    def refused(folder: str, words: str) -> None:
+        with pytest.raises(UserError, match=words):
+            trained.save_pretrained(tmp_path / folder, forms=["jax"], check=1)
+        found = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+        assert found == {"file", "full", "full/mine"}
 
-
-def test_a_folder_that_holds_something_or_cannot_be_written(trained, tmp_path):
     (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine").touch()
-    with pytest.raises(UserError, match="not an empty folder"):
-        trained.save_pretrained(tmp_path / "full", forms=["jax"], check=1)
-    assert files_of(tmp_path) == {"full/mine"}
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write"):
-        trained.save_pretrained(tmp_path / "file" / "bundle", forms=["jax"], check=1)
+    for path in ("file", "full/mine"):
+        (tmp_path / path).touch()
+    refused("full", "not an empty folder")
+    refused("file/bundle", "cannot write")
+    monkeypatch.setitem(write.BOUNDS, "probability", -1.0)
+    refused("bundle", "gives another probability than the run")
 
 
 def test_one_form_alone_of_a_run_in_bfloat16_without_mask_branch(tmp_path):

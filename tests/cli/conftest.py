@@ -1,5 +1,6 @@
 """The paper's config in small, as flags, and a tiny cohort made once."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -14,6 +15,11 @@ from tests.small_run import TINY
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.fixture(scope="package")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Holds the cohort `tiny` of 8 frames and 32 pixels: 16 cases to train, 8 and 8."""
@@ -26,8 +32,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def tiny(data_dir: Path) -> list[str]:
     """Flags of a run that takes seconds."""
-    data = {"data.dir": data_dir, "data.size": "tiny", "data.preset": "easy"}
-    values = TINY | data
+    values = TINY | {"data.dir": data_dir, "data.size": "tiny", "data.preset": "easy"}
     return ["--config=mvo", *(f"--config.{key}={value}" for key, value in values.items())]
 
 
@@ -65,8 +70,7 @@ def refused(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch):
         assert run(verb, [str(a) for a in arguments]) == code
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err + captured.out
-        lines = captured.err.splitlines()
-        cause, remedy = lines[-2:]
+        cause, remedy = captured.err.splitlines()[-2:]
         assert cause.startswith("error: ")
         assert remedy.startswith("  what to do: ")
         assert len(remedy) > len("  what to do: ")

@@ -51,13 +51,11 @@ def test_train_then_eval(trained, command):
     printed = re.search(r"test AUC ([\d.]+) \(95 % interval ([\d.]+) to ([\d.]+)\)", result.stdout)
     assert printed
     assert f"report: {trained / 'report.html'}" in result.stdout
-
     summary = json.loads((trained / "metrics.json").read_text())
     auc = summary["metrics"]["auc"]
     for text, value in zip(printed.groups(), (auc["value"], auc["low"], auc["high"]), strict=True):
         assert float(text) == pytest.approx(value, abs=5e-5)
     assert summary["checkpoint"]["which"] == "best"
-
     with (trained / "predictions_test.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 8
@@ -69,7 +67,6 @@ def test_train_then_eval(trained, command):
     }
     pairs = [(p > n) + 0.5 * (p == n) for p in scores["1"] for n in scores["0"]]
     assert np.mean(pairs) == pytest.approx(auc["value"], abs=1e-6)
-
     report = (trained / "report.html").read_text()
     assert f"{auc['value']:.3f}" in report
     assert not re.search(r'(src|href)="https?://', report)  # works offline
@@ -130,7 +127,6 @@ def test_a_process_killed_after_30_of_50_steps_resumes_to_the_same_bytes(
         process.kill()
     assert process.returncode == -signal.SIGKILL, "it ended before it was killed"
     assert rows(tmp_path)[-1]["step"] < 50
-
     resumed = command("train.py", *tiny, f"--workdir={tmp_path}")
     assert resumed.returncode == 0, resumed.stderr
     assert final_bytes(tmp_path) == final_bytes(trained)

@@ -165,7 +165,6 @@ def test_a_failing_system_stops_no_other(rows_file, data_dir, tmp_path, capsys, 
     assert rows["fine"]["failure"] == "seed 0: it cannot be trained"
     assert rows["fine"]["auc"] == ""
     assert 0 <= float(rows["plain"]["auc"]) <= 1
-
     monkeypatch.setattr(one_run, "train_and_evaluate", train)
     assert run("compare", words) == 0  # tried again, the finished row kept
     assert table_rows(out)["fine"]["failure"] == ""
@@ -202,7 +201,6 @@ def test_folders_that_hold_something_else(refused, copied, rows_file, tmp_path):
     )
     assert "holds another comparison" in cause
     assert json.loads((copied / "comparison.json").read_text())["data"]["seed"] == 0
-
     other = tmp_path / "other"
     other.mkdir()
     (other / "letter.txt").write_text("mine")

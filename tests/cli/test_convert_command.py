@@ -37,18 +37,13 @@ def source(model, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def converted(source, tiny, tmp_path_factory, monkeypatch_module) -> Path:
+def converted(source, tiny, tmp_path_factory):
     out = tmp_path_factory.mktemp("ours") / "weights.safetensors"
     flags = [f"--source={source}", "--layout=reference", f"--out={out}"]
-    assert run("convert", [*tiny, *flags]) == 0
-    return out
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_module():
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(Path(__file__).resolve().parents[2])
-        yield patch
+        assert run("convert", [*tiny, *flags]) == 0
+        yield out
 
 
 def test_there_and_back(source, converted, tmp_path, capsys):
@@ -73,7 +68,6 @@ def test_a_run_starts_from_the_file(tiny, converted, tmp_path, capsys):
     assert run("convert", [*tiny, *flags]) == 0
     printed = capsys.readouterr().out
     assert "left to initialisation: classifier, decoder, encoder" in printed
-
     workdir = tmp_path / "run"
     flags = ["--config.train.total_steps=1", "--config.optimizer.learning_rate=0.0"]
     flags += [f"--config.init_from={out}", f"--workdir={workdir}"]
@@ -82,7 +76,6 @@ def test_a_run_starts_from_the_file(tiny, converted, tmp_path, capsys):
     (start,) = json.loads((workdir / "provenance.json").read_text())
     assert start["init_from"]["sha256"] == weight_files.sha256(out)
     assert start["init_from"]["source_sha256"] == weight_files.sha256(trunk)
-
     exported = tmp_path / "run.pth"
     arguments = [f"--source={workdir}", "--checkpoint=latest", "--layout=torchvision"]
     assert run("convert", [*arguments, f"--out={exported}"]) == 0
@@ -91,20 +84,14 @@ def test_a_run_starts_from_the_file(tiny, converted, tmp_path, capsys):
     # Nothing was learned: the parameters are the file's. The statistics have moved on.
     learned = [key for key in arrays if "running" not in key and "tracked" not in key]
     assert all(np.array_equal(found[key], arrays[key]) for key in learned)
-
     out.unlink()
     assert run("train", [*tiny, *flags]) == 0
 
 
 def test_init_from_another_model_leaves_no_folder(refused, tiny, converted, tmp_path):
     workdir = tmp_path / "run"
-    cause, remedy = refused(
-        "train",
-        *tiny,
-        "--config.model.width=16",
-        f"--config.init_from={converted}",
-        f"--workdir={workdir}",
-    )
+    flags = ["--config.model.width=16", f"--config.init_from={converted}", f"--workdir={workdir}"]
+    cause, remedy = refused("train", *tiny, *flags)
     assert "weights.safetensors does not fit config.model" in cause
     assert "convert" in remedy
     assert not workdir.exists()
@@ -119,27 +106,17 @@ def test_init_from_a_file_that_is_not_ours(refused, tiny, source, tmp_path, name
 
 
 def test_arguments_that_do_not_go_together(refused, tiny, source, converted, tmp_path):
-    out = f"--out={tmp_path / 'out.safetensors'}"
-    reference = "--layout=reference"
-    cause, remedy = refused("convert", f"--source={source}", reference, out)
-    assert "which model" in cause
-    assert "--config" in remedy
-    cause, _ = refused("convert", *tiny, f"--source={converted}", reference, out)
-    assert "carries its own model" in cause
-    cause, _ = refused("convert", *tiny, f"--source={tmp_path / 'none.pth'}", reference, out)
-    assert "does not exist" in cause
-    cause, remedy = refused("convert", *tiny, f"--source={source}", "--layout=keras", out)
-    assert "no layout 'keras'" in cause
-    assert "torchvision" in remedy
-    cause, _ = refused("convert", *tiny, f"--source={source}", reference, f"--out={source}")
-    assert "cannot be written over" in cause
-    cause, _ = refused("convert", *tiny, f"--source={source}", out)
-    assert "layout" in cause
+    out, reference = f"--out={tmp_path / 'out.safetensors'}", "--layout=reference"
+    for cause, remedy, of, *flags in (
+        ("which model", "--config", source, reference, out),
+        ("carries its own model", "", converted, *tiny, reference, out),
+        ("does not exist", "", tmp_path / "none.pth", *tiny, reference, out),
+        ("no layout 'keras'", "torchvision", source, *tiny, "--layout=keras", out),
+        ("cannot be written over", "", source, *tiny, reference, f"--out={source}"),
+        ("layout", "", source, *tiny, out),
+        ("config.json does not exist", "", tmp_path, reference, f"--out={tmp_path / 'a.pth'}"),
+    ):
+        found = refused("convert", f"--source={of}", *flags)
+        assert cause in found[0]
+        assert remedy in found[1]
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_that_is_no_run(refused, tmp_path):
-    cause, _ = refused(
-        "convert", f"--source={tmp_path}", "--layout=reference", f"--out={tmp_path / 'a.pth'}"
-    )
-    assert "config.json does not exist" in cause

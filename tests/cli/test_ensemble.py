@@ -83,7 +83,6 @@ def test_it_is_the_mean_made_by_hand_with_its_spread(runs, images, alone, tmp_pa
     mean = float(np.mean([column(one, "threshold")[0] for one in alone]))
     assert column(out, "threshold")[0] == pytest.approx(mean)
     assert (column(out, "decision") == (column(out, "probability") >= mean)).all()
-
     table = "predictions_patients.csv"
     slices = by_hand.reshape(3, 2, 2)
     np.testing.assert_allclose(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mvo_jax.cli import phantom
+from mvo_jax.cli.flags import parse
 from mvo_jax.cli.main import run
 from mvo_jax.errors import UserError
 
@@ -38,19 +40,14 @@ def test_value_of_another_type(refused, tiny, tmp_path, flag):
     assert flag.split("=")[0].split(".")[1] in cause + remedy  # the part of the config
 
 
-def test_missing_config_file(refused, tmp_path):
+def test_missing_config_file_and_unknown_argument(refused, tmp_path):
     cause, remedy = refused("train", "--config=configs/demoo.py", f"--workdir={tmp_path}")
     assert "configs/demoo.py" in cause
     assert "demo" in remedy
-
-
-@pytest.mark.parametrize(
-    "flags", [["--config", "configs/mvo.py:fast"], ["--config=configs/mvo.py:fast"]]
-)
-def test_unknown_config_argument(refused, tmp_path, flags):
-    cause, _ = refused("train", *flags, f"--workdir={tmp_path}")
-    assert "'fast'" in cause
-    assert "released" in cause
+    for flags in (["--config", "configs/mvo.py:fast"], ["--config=configs/mvo.py:fast"]):
+        cause, _ = refused("train", *flags, f"--workdir={tmp_path}")
+        assert "'fast'" in cause
+        assert "released" in cause
 
 
 @pytest.mark.parametrize(
@@ -71,11 +68,30 @@ def test_broken_config_file(refused, tmp_path, source, words):
     assert words in cause
 
 
-def test_nothing_given(refused):
-    assert "workdir" in refused("train", "--config=configs/mvo.py")[0]
-    assert "no experiment given" in refused("train", "--workdir=/tmp/none")[0]
-    assert "workdir" in refused("eval")[0]
-    assert "no experiment given" in refused("summary")[0]
+@pytest.mark.parametrize(
+    ("verb", "flags", "words"),
+    [
+        ("train", ["--config=configs/mvo.py"], "workdir"),
+        ("train", ["--workdir=/tmp/none"], "no experiment given"),
+        ("eval", [], "workdir"),
+        ("summary", [], "no experiment given"),
+        ("eval", ["--wrkdir={}", "--workdir={}"], "wrkdir"),
+        ("eval", ["--workdir={}", "stray"], "stray"),
+        ("eval", ["--workdir={}", "--checkpoint=first"], "checkpoint"),
+        ("eval", ["--workdir={}"], "config.json does not exist"),
+        ("eval", ["--workdir={}/none"], "does not exist"),
+        ("eval", ["--workdir=/dev/null/run"], "cannot read /dev/null/run"),
+        ("phantom", ["--data_dir={}", "--preset=hard"], "hard"),
+        ("phantom", ["--data_dir={}", "--frames=7"], "7"),
+        ("phantom", ["--data_dir={}", "--image_size=16"], "16"),
+        ("phantom", ["--data_dir={}", "--slices_per_patient=0"], "0"),
+        ("phantom", ["--data_dir={}", "--seed=-2"], "-2"),
+        ("phantom", ["--data_dir={}", "--seed=two"], "two"),
+    ],
+)
+def test_words_that_are_missing_or_mean_nothing(refused, tmp_path, verb, flags, words):
+    assert words in refused(verb, *(flag.format(tmp_path) for flag in flags))[0]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -140,8 +156,6 @@ def test_what_is_no_path_of_this_machine_is_refused_at_once(refused, words, path
 
 
 def test_a_backend_that_is_not_there(refused, monkeypatch):
-    from mvo_jax.cli import phantom
-
     def fail(_: list[str]) -> None:
         raise RuntimeError("Unable to initialize backend 'cuda': no GPU\nmore")
 
@@ -150,12 +164,6 @@ def test_a_backend_that_is_not_there(refused, monkeypatch):
     cause, remedy = refused("phantom")
     assert cause.endswith("'cuda': Unable to initialize backend 'cuda': no GPU")
     assert "unset JAX_PLATFORMS" in remedy
-
-
-def test_unknown_flag_and_stray_words(refused, tmp_path):
-    assert "wrkdir" in refused("eval", f"--wrkdir={tmp_path}", f"--workdir={tmp_path}")[0]
-    assert "stray" in refused("eval", f"--workdir={tmp_path}", "stray")[0]
-    assert "checkpoint" in refused("eval", f"--workdir={tmp_path}", "--checkpoint=first")[0]
 
 
 @pytest.mark.parametrize(
@@ -177,74 +185,51 @@ def test_what_cannot_be_trained_leaves_no_run_behind(refused, tiny, tmp_path, fl
     assert not (tmp_path / "run").exists()
 
 
-def test_workdir_that_cannot_be_made(refused, tiny, tmp_path):
-    (tmp_path / "file").write_text("")
-    cause, _ = refused("train", *tiny, f"--workdir={tmp_path / 'file' / 'run'}")
-    assert "file" in cause
-
-
 def test_run_folder_of_another_config(refused, tiny, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"seed": 3}))
     cause, _ = refused("train", *tiny, f"--workdir={tmp_path}")
     assert "config.seed 3 -> 0" in cause
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "lost", "info"])
-def test_damaged_data_folder(refused, tiny, data_dir, tmp_path, damage):
+def flip(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("*train*array_record*", lambda content: content[:-100]),
+        ("*train*array_record*", flip),
+        ("*train*array_record*", None),
+        ("dataset_info.json", lambda content: b"{"),
+    ],
+    ids=["cut", "changed", "lost", "info"],
+)
+def test_damaged_data_folder(refused, tiny, data_dir, tmp_path, name, damage):
     copy = tmp_path / "data"
     shutil.copytree(data_dir, copy)
-    records = sorted(copy.rglob("*train*array_record*"))
-    assert records
-    path: Path = records[0]
-    if damage == "cut":
-        path.write_bytes(path.read_bytes()[:-100])
-    elif damage == "changed":
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 1
-        path.write_bytes(bytes(content))
-    elif damage == "lost":
-        path.unlink()
-    else:
-        path = next(copy.rglob("dataset_info.json"))
-        path.write_text("{")
+    path = min(copy.rglob(name))
+    path.unlink() if damage is None else path.write_bytes(damage(path.read_bytes()))
     cause, _ = refused("train", *tiny, f"--config.data.dir={copy}", f"--workdir={tmp_path / 'run'}")
     assert str(path.parent) in cause
 
 
-def test_data_folder_that_cannot_be_written(refused, tiny, tmp_path):
+def test_folders_that_cannot_be_written(refused, tiny, tmp_path):
     (tmp_path / "file").write_text("")
+    cause, _ = refused("train", *tiny, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert "file" in cause
     flag = f"--config.data.dir={tmp_path / 'file' / 'data'}"
     cause, _ = refused("train", *tiny, flag, f"--workdir={tmp_path / 'run'}")
     assert str(tmp_path / "file") in cause
 
 
-def test_eval_of_an_empty_or_missing_folder(refused, tmp_path):
-    assert "config.json does not exist" in refused("eval", f"--workdir={tmp_path}")[0]
-    assert "does not exist" in refused("eval", f"--workdir={tmp_path / 'none'}")[0]
-    assert "cannot read /dev/null/run" in refused("eval", "--workdir=/dev/null/run")[0]
+def test_eval_of_a_damaged_run_and_of_one_that_was_never_saved(refused, tiny, tmp_path):
     (tmp_path / "config.json").write_text("[1, 2")
     assert "config.json is damaged" in refused("eval", f"--workdir={tmp_path}")[0]
-
-
-def test_eval_of_a_run_that_was_never_saved(refused, tiny, tmp_path):
-    from mvo_jax.cli.flags import parse
-
     config = parse(tiny, lambda values: None, with_config=True).config
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     assert "has no checkpoints" in refused("eval", f"--workdir={tmp_path}")[0]
-
-
-def test_phantom_refuses_what_the_cohort_cannot_be(refused, tmp_path):
-    for flag, words in (
-        ("--preset=hard", "hard"),
-        ("--frames=7", "7"),
-        ("--image_size=16", "16"),
-        ("--slices_per_patient=0", "0"),
-        ("--seed=-2", "-2"),
-        ("--seed=two", "two"),
-    ):
-        assert words in refused("phantom", f"--data_dir={tmp_path}", flag)[0]
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_debug_shows_the_traceback():

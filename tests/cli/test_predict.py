@@ -1,6 +1,5 @@
 """`predict` and `inspect`: from a streamed run on several slices a patient to pages and tables."""
 
-import csv
 import json
 import os
 import re
@@ -18,15 +17,17 @@ from mvo_jax.cli.main import run
 from mvo_jax.data.cohort import heart
 from mvo_jax.data.cohort.locate import Found
 from mvo_jax.evaluation.pages import case_results
+from tests.cli.conftest import rows
 from tests.data.importers import writers
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = Path(os.environ.get("MVO_JAX_SAMPLES", ROOT.parent / "shared" / "samples"))
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def predict(workdir: Path, source: Path, out: Path, *flags: str) -> list[dict[str, str]]:
+    """What is predicted of each slice."""
+    assert run("predict", [f"--workdir={workdir}", str(source), f"--out={out}", *flags]) == 0
+    return rows(out / "predictions.csv")
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +115,10 @@ def test_eval_scores_patients_too(evaluated):
 
 def test_a_cohort_is_predicted_as_eval_does(evaluated, cohorts, tmp_path, capsys):
     out = tmp_path / "out"
-    arguments = [f"--workdir={evaluated}", str(cohorts), f"--out={out}", "--pictures=3"]
-    assert run("predict", arguments) == 0
+    found = {row["case_id"]: row for row in predict(evaluated, cohorts, out, "--pictures=3")}
     printed = capsys.readouterr().out
     assert "Research software" in printed
     assert str(out / "summary.html") in printed
-
-    found = {row["case_id"]: row for row in rows(out / "predictions.csv")}
     assert len(found) == 64  # all splits
     summary = json.loads((evaluated / "metrics.json").read_text())
     for row in rows(evaluated / "predictions_test.csv"):
@@ -133,7 +131,6 @@ def test_a_cohort_is_predicted_as_eval_does(evaluated, cohorts, tmp_path, capsys
     assert "not for clinical use" in content["note"]
     assert content["threshold"]["origin"].endswith("as in metrics.json")
     assert len(content["patients"]) == len(rows(out / "predictions_patients.csv")) == 32
-
     # Pictures of the three highest probabilities.
     drawn = [row for row in content["cases"] if row["picture"]]
     assert len(drawn) == 3
@@ -161,11 +158,10 @@ def test_images_are_brought_to_the_geometry_and_a_bad_file_stops_nothing(
     out = tmp_path / "out"
     cause, _ = refused("predict", f"--workdir={evaluated}", images, f"--out={out}", code=4)
     assert "c.npz" in cause
-    assert [row["case_id"] for row in rows(out / "predictions.csv")] == ["a_s00", "a_s01", "b"]
-    assert {
-        (row["centre_from"], row["confidence"], row["crop_to_review"])
-        for row in rows(out / "predictions.csv")
-    } == {("motion", "0.25", "1")}
+    kept = ("case_id", "centre_from", "confidence", "crop_to_review")
+    assert [[row[name] for name in kept] for row in rows(out / "predictions.csv")] == [
+        [case, "motion", "0.25", "1"] for case in ("a_s00", "a_s01", "b")
+    ]
     assert [row["case_id"] for row in rows(out / "failed.csv")] == ["c"]
     assert [r["slices"] for r in rows(out / "predictions_patients.csv")] == ["2", "1"]
     content = json.loads((out / "predictions.json").read_text())
@@ -194,26 +190,22 @@ def test_an_archive_goes_by_its_own_name(evaluated, images, tmp_path, refused, c
         assert "unpacked" not in text
     cause, _ = refused("inspect", archive, f"--out={tmp_path / 'page.html'}", code=4)
     assert "cannot be read or prepared" in cause
-    printed = capsys.readouterr().out
-    assert "unpacked" not in printed
+    assert "unpacked" not in capsys.readouterr().out
 
 
 def test_what_a_model_may_have_learned_from_is_told(evaluated, cohorts, images, tmp_path):
-    arguments = [f"--workdir={evaluated}", "--pictures=0"]
-    assert run("predict", [*arguments, str(cohorts), f"--out={tmp_path / 'cohort'}"]) == 0
-    splits = {row["split"] for row in rows(tmp_path / "cohort" / "predictions.csv")}
-    assert splits == {"train", "validation", "test"}
+    found = predict(evaluated, cohorts, tmp_path / "cohort", "--pictures=0")
+    assert {row["split"] for row in found} == {"train", "validation", "test"}
     page = (tmp_path / "cohort" / "summary.html").read_text()
     assert "Slices of the splits test, train, validation are here" in page
-    assert run("predict", [*arguments, str(images / "b.npz"), f"--out={tmp_path / 'new'}"]) == 0
-    assert {row["split"] for row in rows(tmp_path / "new" / "predictions.csv")} == {""}
+    found = predict(evaluated, images / "b.npz", tmp_path / "new", "--pictures=0")
+    assert {row["split"] for row in found} == {""}
     assert "Slices of the splits" not in (tmp_path / "new" / "summary.html").read_text()
 
 
 def test_without_overlay(evaluated, images, tmp_path):
     out = tmp_path / "out"
-    arguments = [f"--workdir={evaluated}", str(images / "b.npz"), f"--out={out}", "--nooverlay"]
-    assert run("predict", arguments) == 0
+    predict(evaluated, images / "b.npz", out, "--nooverlay")
     with Image.open(out / "pictures" / "b.webp") as animation:
         assert animation.size == (256, 256)
     assert "Predicted maps" not in (out / "summary.html").read_text()
@@ -224,27 +216,19 @@ def test_without_overlay(evaluated, images, tmp_path):
 def test_the_threshold_of_a_run_that_was_never_evaluated(
     trained, evaluated, images, tmp_path, refused, capsys
 ):
-    one = str(images / "b.npz")
-    assert run("predict", [f"--workdir={trained}", one, f"--out={tmp_path / 'chosen'}"]) == 0
+    one = images / "b.npz"
+    predict(trained, one, tmp_path / "chosen")
     assert "never evaluated" in capsys.readouterr().err
     chosen = json.loads((tmp_path / "chosen" / "predictions.json").read_text())["threshold"]
     summary = json.loads((evaluated / "metrics.json").read_text())
     assert chosen["value"] == summary["threshold"]["value"]
     assert chosen["patient_value"] == summary["patient_rule"]["threshold"]
-
-    told = [f"--workdir={trained}", one, f"--out={tmp_path / 'told'}", "--threshold=0.25"]
-    assert run("predict", told) == 0
+    predict(trained, one, tmp_path / "told", "--threshold=0.25")
     found = json.loads((tmp_path / "told" / "predictions.json").read_text())["threshold"]
     assert (found["value"], found["origin"]) == (0.25, "given on the command line")
-
     (tmp_path / "file").write_text("")
-    cause, remedy = refused(
-        "predict",
-        f"--workdir={trained}",
-        one,
-        f"--out={tmp_path / 'none'}",
-        f"--data_dir={tmp_path / 'file' / 'data'}",
-    )
+    words = (f"--out={tmp_path / 'none'}", f"--data_dir={tmp_path / 'file' / 'data'}")
+    cause, remedy = refused("predict", f"--workdir={trained}", one, *words)
     assert "no threshold is known" in cause
     assert "--threshold" in remedy
     assert not (tmp_path / "none").exists()
@@ -275,39 +259,29 @@ def test_what_cannot_be_predicted_leaves_nothing(
 
 
 def test_out_must_be_free_and_writable(evaluated, images, tmp_path, refused):
-    one = images / "b.npz"
     full = tmp_path / "full"
     full.mkdir()
     (full / "notes.txt").write_text("mine")
-    for words, *more in (
-        ("not an empty folder", f"--out={full}"),
-        ("notes.txt", f"--out={full / 'notes.txt' / 'o'}"),
-        ("out",),
-    ):
-        assert words in refused("predict", f"--workdir={evaluated}", one, *more)[0]
+    inside = f"--out={full / 'notes.txt' / 'o'}"
+    for words, *more in (("not an empty folder", f"--out={full}"), ("notes.txt", inside), ("out",)):
+        assert words in refused("predict", f"--workdir={evaluated}", images / "b.npz", *more)[0]
     assert [path.name for path in full.iterdir()] == ["notes.txt"]
 
 
 def test_a_cohort_of_another_geometry(evaluated, tmp_path, refused):
     source = tmp_path / "source.npz"
     np.savez(source, cine=beating(2), pixel_mm=1.5)
-    for name, flags in {
-        "small": ["--spacing_mm=1.5"],
-        "same": ["--spacing_mm=4", "--frames=12"],
-    }.items():
+    small, same, out = (tmp_path / name for name in ("small", "same", "out"))
+    for path, *flags in ((small, "--spacing_mm=1.5"), (same, "--spacing_mm=4", "--frames=12")):
         shape = ["--image_size=32", "--jobs=1", *flags]
-        assert run("prepare", [str(source), f"--out={tmp_path / name}", *shape]) == 0
+        assert run("prepare", [str(source), f"--out={path}", *shape]) == 0
     # 48 mm of a heart that was trained on in 122 mm.
-    cause, remedy = refused(
-        "predict", f"--workdir={evaluated}", tmp_path / "small", f"--out={tmp_path / 'out'}"
-    )
+    cause, remedy = refused("predict", f"--workdir={evaluated}", small, f"--out={out}")
     assert "48 mm" in cause
     assert "--spacing_mm=3.797" in remedy
-    assert not (tmp_path / "out").exists()
+    assert not out.exists()
     # Another number of frames and another spacing are resampled.
-    arguments = [f"--workdir={evaluated}", str(tmp_path / "same"), f"--out={tmp_path / 'out'}"]
-    assert run("predict", arguments) == 0
-    assert len(rows(tmp_path / "out" / "predictions.csv")) == 2
+    assert len(predict(evaluated, same, out)) == 2
 
 
 def test_maps_go_back_to_the_source_as_nifti(evaluated, cohorts, images, tmp_path, refused):
@@ -316,8 +290,8 @@ def test_maps_go_back_to_the_source_as_nifti(evaluated, cohorts, images, tmp_pat
     cause, _ = refused("predict", f"--workdir={evaluated}", cohorts, "--nifti", f"--out={out}")
     assert "crops alone" in cause
     assert not out.exists()
-    assert run("predict", [f"--workdir={evaluated}", str(source), "--nifti", f"--out={out}"]) == 0
-    assert {row["map"] for row in rows(out / "predictions.csv")} == {"maps/n_mvo_map.nii.gz"}
+    found = predict(evaluated, source, out, "--nifti")
+    assert {row["map"] for row in found} == {"maps/n_mvo_map.nii.gz"}
     cine, coarse = (
         nibabel.Nifti1Image.from_filename(path)
         for path in (source / "n_cine.nii.gz", out / "maps/n_mvo_map.nii.gz")
@@ -327,10 +301,8 @@ def test_maps_go_back_to_the_source_as_nifti(evaluated, cohorts, images, tmp_pat
     assert coarse.get_fdata().any()
     # No place in space: told, and the predictions are there.
     (images / "c.npz").unlink()
-    out = tmp_path / "none"
-    assert run("predict", [f"--workdir={evaluated}", str(images), "--nifti", f"--out={out}"]) == 0
-    assert {row["map"] for row in rows(out / "predictions.csv")} == {""}
-    assert not (out / "maps").exists()
+    assert {row["map"] for row in predict(evaluated, images, tmp_path / "none", "--nifti")} == {""}
+    assert not (tmp_path / "none" / "maps").exists()
 
 
 def test_predict_on_real_cine(evaluated, tmp_path):
@@ -338,8 +310,7 @@ def test_predict_on_real_cine(evaluated, tmp_path):
     if not source.is_dir():
         pytest.skip(f"the Sunnybrook samples are not at {SAMPLES} (set MVO_JAX_SAMPLES)")
     out = tmp_path / "out"
-    assert run("predict", [f"--workdir={evaluated}", str(source), f"--out={out}"]) == 0
-    found = rows(out / "predictions.csv")
+    found = predict(evaluated, source, out)
     assert [int(row["slice_index"]) for row in found] == [0, 1, 2]
     assert len({row["patient_id"] for row in found}) == 1
     assert len(list((out / "pictures").glob("*.webp"))) == 3
@@ -362,8 +333,7 @@ def test_inspect_shows_every_decision(tmp_path, capsys):
     drawn[1, 36:60, 36:60], drawn[1, 40:44, 40:44] = 3, 2
     writers.write_dicom(source, "A", beating(2).swapaxes(0, 1), drawn, pixel_mm=1.5)
     shutil.copy(next((source / "A").glob("*_0.dcm")), source / "A" / "copy.dcm")
-    mirrored = nibabel.Nifti1Image(drawn.T, np.eye(4))
-    nibabel.save(mirrored, source / "B_lge_mask.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(drawn.T, np.eye(4)), source / "B_lge_mask.nii.gz")
     assert run("inspect", [str(source), f"--out={page}", "--image_size=32"]) == 4
     assert "images: 21: 20 used, 1 copies" in capsys.readouterr().out
     text = re.sub(r"<[^>]+>", "|", page.read_text())

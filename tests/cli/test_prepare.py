@@ -4,7 +4,6 @@ Exit code 0: a cohort is there, rejected cases are counted on stderr and listed 
 2: no cohort, with one line of cause and one of remedy.
 """
 
-import csv
 import os
 import re
 import zipfile
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from mvo_jax.cli.main import run
+from tests.cli.conftest import rows
 
 FRAMES, SIZE = 10, 32
 SHAPE = [f"--frames={FRAMES}", f"--image_size={SIZE}", "--spacing_mm=2", "--jobs=1"]
@@ -45,20 +45,20 @@ def source(tmp_path) -> Path:
     return tmp_path / "source"
 
 
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def prepare(source: Path, out: Path, *flags: object) -> list[dict[str, str]]:
+    """The manifest of a cohort that is made."""
+    assert run("prepare", [str(source), f"--out={out}", *SHAPE, *map(str, flags)]) == 0
+    return rows(out / "manifest.csv")
 
 
 def test_a_bad_case_among_good_ones(source, tmp_path, capsys):
     (source / "broken.npz").write_bytes(b"")
     out = tmp_path / "out"
-    assert run("prepare", [str(source), f"--out={out}", *SHAPE]) == 0
+    assert len(prepare(source, out)) == 6
     captured = capsys.readouterr()
+    for words in ("1 cases were rejected", str(out / "rejected.csv"), "broken.npz"):
+        assert words in captured.err
     assert "Traceback" not in captured.err
-    assert "1 cases were rejected" in captured.err
-    assert str(out / "rejected.csv") in captured.err
-    assert "broken.npz" in captured.err
     assert re.search(r"train +4 .*2 with MVO", captured.out)
     assert {path.name for path in out.iterdir()} == {
         "cohort.json", "manifest.csv", "rejected.csv", "tfds"
@@ -67,7 +67,6 @@ def test_a_bad_case_among_good_ones(source, tmp_path, capsys):
     assert row["case_id"] == "broken"
     assert row["cause"]
     assert row["remedy"]
-    assert len(rows(out / "manifest.csv")) == 6
 
 
 def test_the_images_of_one_patient_under_two_names(source, tmp_path):
@@ -77,19 +76,15 @@ def test_the_images_of_one_patient_under_two_names(source, tmp_path):
     del first["lge_mask"]
     first["cine"] = first["cine"].astype(np.float64)
     np.savez(source / "p9.npz", **first)
-    out = tmp_path / "out"
-    assert run("prepare", [str(source), f"--out={out}", *SHAPE]) == 0
-    (row,) = rows(out / "rejected.csv")
+    assert len(prepare(source, tmp_path / "out")) == 6
+    (row,) = rows(tmp_path / "out" / "rejected.csv")
     assert row["case_id"] == "p9"
     assert "every pixel of 'p9' is that of 'p0'" in row["cause"]
-    assert len(rows(out / "manifest.csv")) == 6
 
 
 def test_a_mask_on_which_nothing_is_drawn_is_told(source, tmp_path):
     write_case(source, "blank", lge_mask=np.zeros((SIZE, SIZE), np.uint8))
-    out = tmp_path / "out"
-    assert run("prepare", [str(source), f"--out={out}", *SHAPE]) == 0
-    noted = {row["case_id"]: row for row in rows(out / "manifest.csv")}
+    noted = {row["case_id"]: row for row in prepare(source, tmp_path / "out")}
     assert noted["blank"]["label"] == ""
     assert "nothing is drawn in its LGE mask" in noted["blank"]["note"]
     assert "LGE" not in noted["p1"]["note"]
@@ -100,12 +95,9 @@ def test_strict_ends_at_it_and_goes_on_when_it_is_mended(source, tmp_path, refus
     out = tmp_path / "out"
     cause, _ = refused("prepare", source, f"--out={out}", "--strict", *SHAPE)
     assert "broken.npz" in cause
-    assert not (out / "cohort.json").exists()
-    assert not (out / "manifest.csv").exists()
-    assert not (out / "tfds").exists()
+    assert not any((out / name).exists() for name in ("cohort.json", "manifest.csv", "tfds"))
     write_case(source, "broken")
-    assert run("prepare", [str(source), f"--out={out}", "--strict", *SHAPE]) == 0
-    assert len(rows(out / "manifest.csv")) == 7
+    assert len(prepare(source, out, "--strict")) == 7
     assert not (out / ".work").exists()
 
 
@@ -180,9 +172,7 @@ def test_an_output_whose_name_is_not_utf8(source, tmp_path, refused):
     cause, _ = refused("prepare", source, f"--out={out}", *SHAPE)
     assert "M\\udcfcller: the name is not UTF-8" in cause
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
-    named = tmp_path / "Müller 患者"
-    assert run("prepare", [str(source), f"--out={named}", *SHAPE]) == 0
-    assert len(rows(named / "manifest.csv")) == 6
+    assert len(prepare(source, tmp_path / "Müller 患者")) == 6
 
 
 def test_archives(source, tmp_path, refused):
@@ -190,8 +180,7 @@ def test_archives(source, tmp_path, refused):
     with zipfile.ZipFile(path, "w") as archive:
         for image in sorted(source.iterdir()):
             archive.write(image, f"study/{image.name}")
-    assert run("prepare", [str(path), f"--out={out}", *SHAPE]) == 0
-    assert len(rows(out / "manifest.csv")) == 6
+    assert len(prepare(path, out)) == 6
     assert not (out / ".work").exists()
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("../../evil.npz", b"x")
@@ -204,22 +193,19 @@ def test_archives(source, tmp_path, refused):
 
 def test_another_cohort_is_not_overwritten(source, tmp_path, refused):
     out = tmp_path / "out"
-    assert run("prepare", [str(source), f"--out={out}", *SHAPE]) == 0
+    prepare(source, out)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     cause, _ = refused("prepare", source, f"--out={out}", *SHAPE, "--frames=12")
     assert "frames 10 -> 12" in cause
-    assert run("prepare", [str(source), f"--out={out}", *SHAPE]) == 0  # the same again is done
+    prepare(source, out)  # the same again is done
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
-def test_the_output_inside_the_source(source, refused):
+def test_the_output_inside_the_source(source):
     """A cohort below the images would be read as one of them the next time."""
-    assert run("prepare", [str(source), f"--out={source / 'cohort'}", *SHAPE]) == 0
-    assert len(rows(source / "cohort" / "manifest.csv")) == 6
+    assert len(prepare(source, source / "cohort")) == 6
     assert rows(source / "cohort" / "rejected.csv") == []
-    again = source.parent / "again"
-    assert run("prepare", [str(source), f"--out={again}", *SHAPE]) == 0
-    assert len(rows(again / "manifest.csv")) == 6
+    assert len(prepare(source, source.parent / "again")) == 6
 
 
 def test_one_case(source, tmp_path, refused):
@@ -227,8 +213,7 @@ def test_one_case(source, tmp_path, refused):
     cause, remedy = refused("prepare", one, f"--out={tmp_path / 'out'}", *SHAPE)
     assert "1 labelled patients" in cause
     assert "--fractions 1,0,0" in remedy
-    assert run("prepare", [str(one), f"--out={tmp_path / 'all'}", *SHAPE, ALL]) == 0
-    assert [row["split"] for row in rows(tmp_path / "all" / "manifest.csv")] == ["train"]
+    assert [row["split"] for row in prepare(one, tmp_path / "all", ALL)] == ["train"]
 
 
 def test_all_cases_bad(tmp_path, refused):
@@ -249,11 +234,9 @@ def test_labels_against_masks(tmp_path, jobs, capsys):
         write_case(source, name, mvo=mvo)
     table = tmp_path / "labels.csv"
     table.write_bytes("\ufeffcase_id,label\r\nright,1\r\none,1\r\nnought,0\r\n".encode())
-    arguments = [str(source), f"--out={out}", f"--table={table}", *SHAPE, ALL, f"--jobs={jobs}"]
-    assert run("prepare", arguments) == 0
+    kept = prepare(source, out, f"--table={table}", ALL, f"--jobs={jobs}")
     assert "2 cases were rejected" in capsys.readouterr().err
-    labels = {row["case_id"]: row["label"] for row in rows(out / "manifest.csv")}
-    assert labels == {"right": "1", "silent": "1"}
+    assert {row["case_id"]: row["label"] for row in kept} == {"right": "1", "silent": "1"}
     causes = {row["case_id"]: row["cause"] for row in rows(out / "rejected.csv")}
     assert "label 1 and the LGE mask has no MVO" in causes["one"]
     assert "label 0 and the LGE mask has MVO" in causes["nought"]
@@ -264,18 +247,14 @@ def test_splits_of_a_table(source, tmp_path, refused):
     wanted = {f"p{i}": ("train", "validation", "test")[i % 3] for i in range(6)}
     lines = [f"{case},{split}\n" for case, split in wanted.items()]
     table.write_text("case_id,split\n" + "".join(lines))
-    out = tmp_path / "out"
-    assert run("prepare", [str(source), f"--out={out}", f"--table={table}", *SHAPE]) == 0
-    assert {row["case_id"]: row["split"] for row in rows(out / "manifest.csv")} == wanted
-
+    kept = prepare(source, tmp_path / "out", f"--table={table}")
+    assert {row["case_id"]: row["split"] for row in kept} == wanted
     # A case without a split is told, not put somewhere.
     table.write_text("case_id,split\n" + "".join(lines[:5]) + "p5,\n")
     some = tmp_path / "some"
-    assert run("prepare", [str(source), f"--out={some}", f"--table={table}", *SHAPE]) == 0
-    assert len(rows(some / "manifest.csv")) == 5
+    assert len(prepare(source, some, f"--table={table}")) == 5
     (row,) = rows(some / "rejected.csv")
     assert (row["case_id"], "no split" in row["cause"]) == ("p5", True)
-
     table.write_text("case_id,split,patient_id\np0,train,A\np1,test,A\n")
     cause, remedy = refused("prepare", source, f"--out={tmp_path / 'no'}", f"--table={table}")
     assert "A into test and train" in cause
@@ -298,28 +277,24 @@ def test_a_process_that_dies_costs_one_case(tmp_path, capsys, monkeypatch):
         "sys.addaudithook(die)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(hook))
-    assert run("prepare", [str(source), f"--out={out}", *SHAPE, ALL, "--jobs=2"]) == 0
+    assert [row["case_id"] for row in prepare(source, out, ALL, "--jobs=2")] == ["a", "b"]
     assert "killer.npz" in capsys.readouterr().err
     (row,) = rows(out / "rejected.csv")
     assert "status -9" in row["cause"]
-    assert [row["case_id"] for row in rows(out / "manifest.csv")] == ["a", "b"]
 
 
 def test_the_fresh_command_says_nothing_but_what_matters(source, tmp_path, command):
     """A new interpreter: libraries keep quiet, errors have no traceback unless asked for."""
     (source / "broken.npz").write_bytes(b"")
+    no = f"--out={tmp_path / 'no'}"
     done = command("-m", "mvo_jax", "prepare", source, f"--out={tmp_path / 'out'}", *SHAPE)
     assert done.returncode == 0
     assert "broken.npz" in done.stderr
     assert "Warning" not in done.stderr
-    failed = command(
-        "-m", "mvo_jax", "prepare", source / "broken.npz", f"--out={tmp_path / 'no'}", *SHAPE
-    )
+    failed = command("-m", "mvo_jax", "prepare", source / "broken.npz", no, *SHAPE)
     assert failed.returncode == 2
     assert "Traceback" not in failed.stderr + failed.stdout
     assert len(failed.stderr.strip().splitlines()) <= 3
-    debug = command(
-        "-m", "mvo_jax", "prepare", tmp_path / "none", f"--out={tmp_path / 'no'}", "--debug"
-    )
+    debug = command("-m", "mvo_jax", "prepare", tmp_path / "none", no, "--debug")
     assert "Traceback" in debug.stderr
     assert debug.returncode != 0

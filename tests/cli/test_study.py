@@ -104,7 +104,6 @@ def test_tables_are_made_of_the_files_alone(copied, study_file, no_training):
         (copied / name).unlink()
     assert run("study", ["--tables", f"--out={copied}"]) == 0
     assert {name: (copied / name).read_bytes() for name in tables} == before
-
     table = json.loads(before["table.json"])
     assert [row["name"] for row in table["rows"]] == ["area change", "full", "shuffled"]
     assert [len(row["seeds"]) for row in table["rows"]] == [1, 2, 2]
@@ -173,7 +172,6 @@ def test_verify_trains_again_and_finds_a_changed_run(copied, study_file, capsys)
     assert run("study", words) == 0
     assert "full-seed0: largest difference 0 of 0" in capsys.readouterr().out
     assert not any((copied / "verify").iterdir())
-
     path = copied / "full-seed0.json"
     content = json.loads(path.read_text())
     scores = Scores.unpacked(content["scored"])

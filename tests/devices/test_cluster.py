@@ -20,11 +20,7 @@ SLURM = {
     "SLURM_PROCID": "1",
     "SLURM_LOCALID": "1",
 }
-BY_HAND = {
-    "JAX_COORDINATOR_ADDRESS": "host0:8476",
-    "JAX_NUM_PROCESSES": "2",
-    "JAX_PROCESS_ID": "1",
-}
+BY_HAND = {"JAX_COORDINATOR_ADDRESS": "host0:8476", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
 FLAGS = {"coordinator_address": "host0:1", "num_processes": 2, "process_id": 0}
 
 

@@ -31,10 +31,7 @@ FAST_AUGMENTATION = {
 
 @pytest.mark.parametrize(
     "dtype",
-    [
-        "float64",
-        pytest.param("float32", marks=pytest.mark.slow(reason="compiles as much again")),
-    ],
+    ["float64", pytest.param("float32", marks=pytest.mark.slow(reason="compiles as much again"))],
 )
 def test_every_step_has_the_same_loss_on_any_number_of_devices(dtype, tiny_config, random_split):
     config, split = tiny_config(**SMALL, **FAST_AUGMENTATION), random_split(cases=20)
@@ -81,12 +78,7 @@ def test_clips_and_dropout_masks_are_the_same_to_the_bit(tiny_config, random_spl
 
     def drawn(data: Any, cases: Any, key: Any) -> Any:
         batch = make_batch(
-            data,
-            cases,
-            key,
-            augmentation=augmentation,
-            mask_size=8,
-            axis_name=parallel.AXIS,
+            data, cases, key, augmentation=augmentation, mask_size=8, axis_name=parallel.AXIS
         )
         ones = jnp.ones((len(cases), 40))
         masked: Any = dropout.apply({}, ones, train=True, rngs={"dropout": key})

@@ -43,15 +43,12 @@ def test_the_users_choice_stays(chosen, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_home_that_cannot_be_written_compiles_each_time(tmp_path):
-    (tmp_path / "file").write_text("")
-    assert FOLDER not in configured(tmp_path / "file")
-
-
-def test_a_user_without_a_home_compiles_each_time(monkeypatch):
+def test_who_has_no_home_that_can_be_written_compiles_each_time(tmp_path, monkeypatch):
     def no_home(_: Path) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
+    (tmp_path / "file").write_text("")
+    assert FOLDER not in configured(tmp_path / "file")
     monkeypatch.setattr(Path, "expanduser", no_home)
     variables: dict[str, str] = {}
     configure(variables)

@@ -190,12 +190,10 @@ def test_a_lost_or_stopped_process_ends_the_other_and_the_pair_goes_on(pair, pai
         ended = pair_of("run", folder=str(tmp_path), **options)
         assert ended[victim][0] == -signal.SIGKILL, ended[victim][1]
         assert seconds_to_notice(ended, victim) < 60
-
     # A signal to one of them saves and ends both, at one step.
     ended = pair_of("run", folder=str(tmp_path), kill_at=1, victim=1, number=signal.SIGTERM)
     assert [code for code, *_ in ended] == [EXIT_INTERRUPTED] * 2, ended
     assert rows(tmp_path)[-1]["step"] == 20
-
     for code, output, _ in pair_of("run", folder=str(tmp_path)):
         assert code == 0, f"{output}"
     folder, _ = pair

@@ -33,8 +33,7 @@ def test_it_undoes_a_factor_on_the_logits(factor):
 
 def test_no_other_temperature_has_less_log_loss():
     data = predictions(2.0, cases=300)
-    best = fit_temperature(data)
-    least = calibration.log_loss(data.label, best.scale(data.probability))
+    least = calibration.log_loss(data.label, fit_temperature(data).scale(data.probability))
     for value in np.geomspace(0.1, 10, 41):
         other = Temperature(float(value), "").scale(data.probability)
         assert calibration.log_loss(data.label, other) >= least - 1e-12

@@ -14,15 +14,12 @@ def at(values, threshold):
     return values[list(THRESHOLDS).index(threshold)]
 
 
-def test_by_hand():
+def test_by_hand_and_at_its_limits():
     found = net_benefit(LABEL, PROBABILITY)
     assert at(found, 0.5) == pytest.approx(1 / 5 - 1 / 5 * 0.5 / 0.5)
     assert at(found, 0.2) == pytest.approx(2 / 5 - 2 / 5 * 0.2 / 0.8)
     assert at(found, 0.8) == pytest.approx(1 / 5)
     assert at(found, 0.95) == 0  # nobody is treated
-
-
-def test_limits():
     assert net_benefit(LABEL, LABEL.astype(float)) == pytest.approx(2 / 5)  # a perfect model
     treat_all = net_benefit(LABEL, np.ones(5))
     assert at(treat_all, 0.4) == pytest.approx(0, abs=1e-12)  # at the prevalence

@@ -45,8 +45,7 @@ def test_a_perfect_map_and_chance(target):
 
 def test_a_map_that_is_the_mean_map_is_no_better_than_it(target):
     mean = target[:10].mean(axis=0)
-    copies = np.broadcast_to(mean, target.shape)
-    found = localise(copies, target, names(12), mean)
+    found = localise(np.broadcast_to(mean, target.shape), target, names(12), mean)
     assert found["map"] == found["mean_training_map"]
     assert {one["value"] for one in found["map_minus_mean_map"].values()} == {0.0}
     better = localise(target, target, names(12), mean)["map_minus_mean_map"]
@@ -59,16 +58,13 @@ def test_hits_count_the_k_best_blocks():
     assert FIGURES["pointing_hit_rate"](occupied, score) == 0
     assert FIGURES["hit_rate_3_best"](occupied, score) == 1
     # One of the two that tie for the second place would do; with k of 5 every block counts.
-    tied = np.array([3.0, 3.0, 0.0, 0.0])
-    assert FIGURES["pointing_hit_rate"](occupied, tied) == 0.5
+    assert FIGURES["pointing_hit_rate"](occupied, np.array([3.0, 3.0, 0.0, 0.0])) == 0.5
     assert FIGURES["hit_rate_5_best"](occupied, score) == 1
 
 
 def test_slices_of_a_patient_count_together(target):
-    one_each = localise(target, target[::-1], names(12), None)
-    alone = one_each["map"]["block_auc"]
-    patient = ["a"] * 9 + ["b"] * 3
-    together = localise(target, target[::-1], patient, None)
+    alone = localise(target, target[::-1], names(12), None)["map"]["block_auc"]
+    together = localise(target, target[::-1], ["a"] * 9 + ["b"] * 3, None)
     assert together["patients"] == 2
     wide = together["map"]["block_auc"]
     assert wide["high"] - wide["low"] != pytest.approx(alone["high"] - alone["low"])

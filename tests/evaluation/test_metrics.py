@@ -27,10 +27,7 @@ TABLE_1 = [
 
 def counts_of(true_positive, true_negative):
     return metrics.Confusion(
-        true_positive=true_positive,
-        false_positive=NEGATIVE - true_negative,
-        true_negative=true_negative,
-        false_negative=POSITIVE - true_positive,
+        true_positive, NEGATIVE - true_negative, true_negative, POSITIVE - true_positive
     )
 
 
@@ -43,8 +40,7 @@ def printed_forms(value):
 def random_scores(seed, cases=300, levels=None):
     generator = np.random.default_rng(seed)
     label = (generator.random(cases) < 0.35).astype(int)
-    logit = generator.normal(size=cases) + label - 0.5
-    probability = 1 / (1 + np.exp(-logit))
+    probability = 1 / (1 + np.exp(-(generator.normal(size=cases) + label - 0.5)))
     if levels:
         probability = np.round(probability * levels) / levels  # many ties, 0 and 1 included
     return label, probability
@@ -91,26 +87,18 @@ def test_table_2_bert_row_contradicts_itself():
     assert f"{100 * counts.f1:.2f}" == "53.19"
 
 
-def test_ratios_by_hand():
+def test_ratios_by_hand_and_undefined_ones_are_nan():
     counts = metrics.Confusion(3, 1, 4, 2)
-    assert counts.recall == 3 / 5
-    assert counts.specificity == 4 / 5
-    assert counts.precision == 3 / 4
-    assert counts.negative_predictive_value == 4 / 6
-    assert counts.accuracy == 7 / 10
-    assert counts.balanced_accuracy == pytest.approx(0.7, abs=1e-15)
-    assert counts.f1 == 6 / 9
+    assert (counts.recall, counts.specificity, counts.precision) == (3 / 5, 4 / 5, 3 / 4)
+    assert (counts.negative_predictive_value, counts.accuracy) == (4 / 6, 7 / 10)
+    assert (counts.balanced_accuracy, counts.f1) == (pytest.approx(0.7, abs=1e-15), 6 / 9)
 
-
-def test_undefined_ratios_are_nan():
     never = metrics.Confusion(0, 0, 5, 3)
     assert math.isnan(never.precision)
-    assert never.recall == 0
-    assert never.f1 == 0
+    assert (never.recall, never.f1) == (0, 0)
     only_negative = metrics.Confusion(0, 0, 5, 0)
-    assert math.isnan(only_negative.recall)
-    assert math.isnan(only_negative.f1)
-    assert math.isnan(only_negative.balanced_accuracy)
+    for name in ("recall", "f1", "balanced_accuracy"):
+        assert math.isnan(getattr(only_negative, name)), name
     assert only_negative.specificity == 1
 
 
@@ -160,7 +148,7 @@ def test_equal_mass_bins_and_order():
     )
 
 
-def test_calibration_error_by_hand():
+def test_errors_of_calibration_by_hand():
     # Two bins: (0.2, 0.2) observed 1/2 and (0.9, 0.9) observed 1: (2 * 0.3 + 2 * 0.1) / 4.
     error = metrics.expected_calibration_error([0, 1, 1, 1], [0.2, 0.2, 0.9, 0.9], bins=2)
     assert error == pytest.approx(0.2, abs=1e-15)
@@ -202,7 +190,7 @@ def test_calibration_refit_with_extreme_probabilities_converges():
     assert slope == pytest.approx(math.log(50) / math.log((1 - 1e-7) / 1e-7), abs=1e-9)
 
 
-def test_youden_by_hand():
+def test_the_two_rules_by_hand():
     label = [0, 0, 0, 1, 0, 1, 1, 1]
     probability = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
     # at 0.6: recall 3/4, specificity 1; at 0.4: recall 1, specificity 3/4: a tie, the higher wins
@@ -210,9 +198,6 @@ def test_youden_by_hand():
     assert chosen.value == pytest.approx(0.55)
     assert "Youden" in chosen.origin
     assert "validation" in chosen.origin
-
-
-def test_sensitivity_rule_by_hand():
     label = [1, 1, 1, 1, 1, 0, 0]
     probability = [0.9, 0.8, 0.7, 0.6, 0.2, 0.65, 0.1]
     chosen = choose_threshold(label, probability, rule="sensitivity_0.8")
@@ -284,7 +269,8 @@ def test_bad_input_is_a_clear_error(function, label, score, expected):
         function(label, score)
 
 
-def test_probabilities_must_be_in_the_unit_interval_but_scores_need_not():
+def test_values_outside_the_unit_interval():
+    # Probabilities must be in the unit interval, but scores need not.
     assert metrics.roc_auc([0, 1], [-5, 40]) == 1
     for function in (metrics.brier_score, metrics.expected_calibration_error):
         with pytest.raises(ValueError, match="outside"):
@@ -302,8 +288,7 @@ def test_coarse_map_by_hand():
     predicted[1, 0, 1] = 0.3  # points elsewhere
     values = coarse_map_metrics(predicted, target, np.array([1, 1, 0]))
     everything, positive = values["all"], values["positive"]
-    assert everything["cases"] == 3
-    assert positive["cases"] == 2
+    assert (everything["cases"], positive["cases"]) == (3, 2)
     assert everything["mse"] == pytest.approx((0.1**2 + 0.3**2 + 0.25**2) / 12, abs=1e-15)
     assert positive["mse"] == pytest.approx((0.1**2 + 0.3**2 + 0.25**2) / 8, abs=1e-15)
     assert everything["zero_map_mse"] == pytest.approx((0.5**2 + 0.25**2) / 12, abs=1e-15)
@@ -313,15 +298,11 @@ def test_coarse_map_by_hand():
     assert everything["block_auc"] == pytest.approx((10 + 4.5) / 20, abs=1e-15)
 
 
-def test_a_constant_map_gets_the_credit_of_chance():
+def test_a_constant_map_gets_the_credit_of_chance_and_none_without_any_mvo():
     target = np.zeros((2, 4, 4))
     target[:, 0, 0] = 1
     values = coarse_map_metrics(np.zeros((2, 4, 4)), target, np.ones(2))
-    assert values["all"]["pointing_hit_rate"] == 1 / 16
-    assert values["all"]["block_auc"] == 0.5
-
-
-def test_coarse_map_without_any_mvo():
+    assert (values["all"]["pointing_hit_rate"], values["all"]["block_auc"]) == (1 / 16, 0.5)
     values = coarse_map_metrics(np.zeros((2, 4, 4)), np.zeros((2, 4, 4)), np.zeros(2))
     assert values["all"]["mse"] == 0
     assert math.isnan(values["all"]["block_auc"])

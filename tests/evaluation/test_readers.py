@@ -65,7 +65,6 @@ def test_variances_are_pooled_where_they_are_alike(table):
     assert {(one.degrees, one.pooled) for one in found.values()} == {(6, True)}
     mean = np.mean([rows[str(i)].seed_variance() for i in range(3)])
     assert found["single"].value == pytest.approx(max(mean, 0))
-
     # A row whose seeds are far apart keeps its variance to itself.
     rows["wild"] = readers(label, [score[0, 0], -score[0, 0], score[0, 1]])
     apart = seed_variances(rows)

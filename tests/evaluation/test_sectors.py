@@ -30,8 +30,7 @@ def split(random_split):
             near = np.hypot(*(np.mgrid[:32, :32] - np.array([row, column])[:, None, None])) < 4
             mask[near & (mask == 3)] = 1
         masks.append(np.roll(mask, (2, -1), axis=(0, 1)))
-    cases = random_split(cases=len(masks))
-    return dataclasses.replace(cases, lge_mask=np.stack(masks))
+    return dataclasses.replace(random_split(cases=len(masks)), lge_mask=np.stack(masks))
 
 
 def test_each_sector_is_found_wherever_the_heart_lies(split, on_disk):
@@ -60,8 +59,7 @@ def test_directions_as_displayed():
 
 @pytest.mark.parametrize("size", [5, 16, 32])
 def test_blocks_share_the_map_among_the_sectors(split, size):
-    found = infarct_sectors(split)
-    blocks = found.blocks(size)
+    blocks = infarct_sectors(split).blocks(size)
     assert blocks.shape == (len(split), size, size)
     assert not blocks[-1].any()  # without an infarct no block lies in its sector
     # The same centre in all cases: six sectors, each block in one of them.
@@ -75,8 +73,7 @@ def test_the_pointing_game_by_sector(split):
     for case in range(6):
         target[case][np.unravel_index(np.argmax(inside[case]), (16, 16))] = 0.5
     names = [f"p{i}" for i in range(7)]
-    mean = target.mean(axis=0)
-    right = localise(target, target, names, mean, inside)
+    right = localise(target, target, names, target.mean(axis=0), inside)
     assert right["map"][SECTOR_FIGURE]["value"] == 1
     # Chance: the share of blocks in the sector. The mean map's highest blocks tie over the sectors.
     expected = inside[:6].mean(axis=(1, 2)).mean()

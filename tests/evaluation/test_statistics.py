@@ -95,14 +95,6 @@ def test_a_score_against_itself_does_not_differ():
         assert result == statistics.PairedDeLong(0, 0, 0, 0, 1)
 
 
-def test_paired_delong_that_cannot_be_tested_is_nan():
-    label = [0, 0, 1, 1]
-    result = statistics.paired_delong_test(label, [1, 2, 3, 4], [5, 5, 5, 5])  # 1.0 against 0.5
-    assert result.value == 0.5
-    assert math.isnan(result.p)
-    assert math.isnan(result.low)
-
-
 @pytest.mark.parametrize(
     ("p_values", "expected"),
     [
@@ -157,7 +149,14 @@ def test_complete_separation_keeps_a_width():
     assert reverse.high == pytest.approx(1 - interval.low, abs=1e-12)
 
 
-def test_degenerate_classes():
+def test_what_cannot_be_tested_is_nan():
+    assert math.isnan(statistics.wilson_interval(0, 0).value)
+    with pytest.raises(ValueError, match="must not be greater"):
+        statistics.wilson_interval(3, 2)
+    result = statistics.paired_delong_test([0, 0, 1, 1], [1, 2, 3, 4], [5] * 4)  # 1.0 against 0.5
+    assert result.value == 0.5
+    assert math.isnan(result.p)
+    assert math.isnan(result.low)
     assert math.isnan(statistics.delong_interval([1, 1], [0.1, 0.2]).value)
     assert math.isnan(statistics.paired_delong_test([0, 0], [1, 2], [2, 1]).p)
     single = statistics.delong_interval([1, 0, 0], [0.5, 0.4, 0.6])
@@ -209,12 +208,6 @@ def test_wilson_against_published_values(successes, trials, low, high):
     interval = statistics.wilson_interval(successes, trials)
     assert interval.low == pytest.approx(low, abs=5e-5)  # printed to four decimals
     assert interval.high == pytest.approx(high, abs=5e-5)
-
-
-def test_wilson_edges():
-    assert math.isnan(statistics.wilson_interval(0, 0).value)
-    with pytest.raises(ValueError, match="must not be greater"):
-        statistics.wilson_interval(3, 2)
 
 
 @pytest.mark.parametrize("name", [n for n, one in METRICS.items() if one.resampled is not None])
@@ -276,7 +269,7 @@ def test_repeated_slices_narrow_delong_but_not_the_patient_bootstrap():
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_bootstrap_with_one_class(label):
+def test_bootstrap_of_one_class(label):
     drawn = estimates(make([label] * 6, np.linspace(0.1, 0.9, 6)), 0.5, replicates=50)
     assert math.isnan(drawn["auc_bootstrap"].value)
     assert math.isnan(drawn["auc_bootstrap"].low)
@@ -284,8 +277,7 @@ def test_bootstrap_with_one_class(label):
 
 
 def test_bootstrap_without_spread_claims_no_certainty():
-    data = make([0, 0, 0, 1, 1], [0.1, 0.2, 0.3, 0.8, 0.9])
-    drawn = estimates(data, 0.5, replicates=50)
+    drawn = estimates(make([0, 0, 0, 1, 1], [0.1, 0.2, 0.3, 0.8, 0.9]), 0.5, replicates=50)
     for name in ("auc_bootstrap", "f1", "balanced_accuracy"):
         assert drawn[name].value == 1
         assert math.isnan(drawn[name].low)
@@ -315,8 +307,5 @@ def test_by_patient_with_one_slice_each_changes_nothing():
     data = make([1, 0, 1], [0.1 + 0.2, 0.7, 1 / 3], ("a", "b", "c"))
     for rule in statistics.PATIENT_RULES:
         assert (statistics.by_patient(data, rule).probability == data.probability).all()
-
-
-def test_an_unknown_patient_rule_is_refused():
     with pytest.raises(ValueError, match="'median'; known: max, mean"):
         statistics.by_patient(make([1, 0], [0.5, 0.5], ("a", "b")), "median")

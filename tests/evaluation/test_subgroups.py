@@ -38,9 +38,8 @@ def test_every_case_is_in_one_group_and_small_ones_are_marked():
     assert rows[1]["auc"]["low"] < rows[1]["auc"]["value"] < rows[1]["auc"]["high"]
     called = data.probability >= 0.5
     assert rows[1]["recall"]["value"] == pytest.approx(called[men & (data.label == 1)].mean())
-    assert rows[1]["specificity"]["value"] == pytest.approx(
-        1 - called[men & (data.label == 0)].mean()
-    )
+    specificity = 1 - called[men & (data.label == 0)].mean()
+    assert rows[1]["specificity"]["value"] == pytest.approx(specificity)
 
 
 def test_slices_of_patients_are_drawn_together():
@@ -60,11 +59,7 @@ def test_a_group_of_one_class_stays_in_the_table():
 
 def test_groups():
     assert groups_of(["a", "", "b"]) == ["a", UNKNOWN, "b"]
-    assert groups_of([1.0, 2.0, math.nan, 3.0]) == [
-        "up to 1.67",
-        "1.67 to 2.33",
-        UNKNOWN,
-        "above 2.33",
-    ]
+    thirds = ["up to 1.67", "1.67 to 2.33", UNKNOWN, "above 2.33"]
+    assert groups_of([1.0, 2.0, math.nan, 3.0]) == thirds
     assert groups_of([math.nan]) == [UNKNOWN]
     assert subgroups(make(), {"all alike": [5.0] * 120, "also": ["a"] * 120}, 0.5) == []

@@ -41,7 +41,6 @@ def test_every_system_as_its_twin(case):
     variables = to_flax(weights, model_shapes(case.config, clip), twin_layout(case.config))
     whole = whole_model(case.config, variables, clip)
     content = onnx_bytes(whole, clip)
-
     graph = onnx.load_from_string(content)
     assert graph.graph.input[0].type.tensor_type.shape.dim[0].dim_param  # a batch of any size
     assert not any(node.metadata_props or node.doc_string for node in graph.graph.node)

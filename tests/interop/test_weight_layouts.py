@@ -110,9 +110,13 @@ def torchvision_keys() -> list[str]:
     return keys
 
 
-def c3d_keys() -> list[str]:
-    names = ("conv1", "conv2", "conv3a", "conv3b", "conv4a", "conv4b", "conv5a", "conv5b")
+def weight_and_bias(*names: str) -> list[str]:
     return [f"{name}.{array}" for name in names for array in ("weight", "bias")]
+
+
+def c3d_keys() -> list[str]:
+    names = ("1", "2", "3a", "3b", "4a", "4b", "5a", "5b")
+    return weight_and_bias(*(f"conv{name}" for name in names))
 
 
 def i3d_keys() -> list[str]:
@@ -158,8 +162,7 @@ def timesformer_keys() -> list[str]:
     linear = ("temporal_attn.qkv", "temporal_attn.proj", "temporal_fc", "attn.qkv", "attn.proj")
     parts = ("temporal_norm1", "norm1", "norm2", *linear, "mlp.fc1", "mlp.fc2")
     modules = [f"blocks.{block}.{name}" for block in range(12) for name in parts]
-    modules += ["patch_embed.proj", "norm"]
-    keys += [f"{module}.{array}" for module in modules for array in ("weight", "bias")]
+    keys += weight_and_bias(*modules, "patch_embed.proj", "norm")
     return [f"model.{key}" for key in keys]
 
 
@@ -262,8 +265,7 @@ def test_a_whole_published_c3d_goes_by_the_reference_layout():
     # Its own clip size and classes: 16x112x112 frames and 487 sports.
     shapes = model_shapes(model_of("c3d", num_outputs=487), (16, 112, 112, 3))
     state = to_torch(empty(shapes), LAYOUTS["c3d"][0])
-    dense = [f"fc{layer}.{array}" for layer in (6, 7, 8) for array in ("weight", "bias")]
-    assert sorted(state) == sorted([*c3d_keys(), *dense])
+    assert sorted(state) == sorted([*c3d_keys(), *weight_and_bias("fc6", "fc7", "fc8")])
     assert state["fc6.weight"].shape == (4096, 8192)
     assert state["fc8.weight"].shape == (487, 4096)
 
@@ -311,18 +313,14 @@ def test_orientation_of_each_kind_of_kernel():
     conv = np.arange(2 * 3 * 1 * 5 * 5).reshape(2, 3, 1, 5, 5)  # [out, in, t, y, x]
     (leaf,) = CONV3D
     assert leaf.reorder.to_flax(conv)[0, 4, 1, 2, 1] == conv[1, 2, 0, 4, 1]
-
     linear = np.arange(6).reshape(2, 3)  # [out, in]
     assert LINEAR[0].reorder.to_flax(linear)[2, 1] == linear[1, 2]
-
     pointwise = np.arange(6).reshape(2, 3, 1, 1)
     assert CONV1X1[0].reorder.to_flax(pointwise)[2, 1] == pointwise[1, 2, 0, 0]
-
     transposed = np.arange(2 * 3 * 3 * 3).reshape(2, 3, 3, 3)  # [in, out, y, x]
     flax = TRANSPOSED[0].reorder.to_flax(transposed)
     assert flax.shape == (3, 3, 2, 3)
     assert flax[0, 2, 1, 2] == transposed[1, 2, 2, 0]
-
     kernel = np.arange(2 * 3 * 4 * 4).reshape(2, 3, 4, 4)  # [out, channel, y, x]
     rule = PatchKernel()
     matrix = rule.to_flax(kernel)

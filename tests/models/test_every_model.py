@@ -21,9 +21,7 @@ from tests.small_run import shipped_models, slow_but
 
 # Regular expressions for parameters whose gradient is zero in exact arithmetic, by model, such as
 # a bias in front of a BatchNorm.
-ZERO_GRADIENTS: dict[str, str] = {
-    "mvo_net": r"encoder/block1/key/bias|decoder/block1/reduce/bias",
-}
+ZERO_GRADIENTS: dict[str, str] = {"mvo_net": r"encoder/block1/key/bias|decoder/block1/reduce/bias"}
 
 BASELINES = [name for name in shipped_models() if name != "mvo_net"]
 QUICK_ALONE = ["mvo_net", *slow_but("c3d", BASELINES, "compiles a baseline; C3D stands for all")]
@@ -48,10 +46,7 @@ def clips(name: str, batch: int) -> np.ndarray:
     return video + np.linspace(-1, 1, batch).reshape(batch, 1, 1, 1, 1)
 
 
-@pytest.fixture(
-    scope="module",
-    params=QUICK_ALONE,
-)
+@pytest.fixture(scope="module", params=QUICK_ALONE)
 def steps(request, random_variables) -> tuple[str, Any, dict[int, Any]]:
     """One step of SGD in float64 on one device and on eight: state before, states after."""
     name, batch = request.param, 8

@@ -84,19 +84,11 @@ def test_no_variant_and_no_published_size_escapes_the_table():
 
 
 def test_parameters_of_every_part():
-    assert parts() == {
-        "trunk": TRUNK,
-        "encoder": ENCODER,
-        "classifier": LINEAR,
-        "decoder": DECODER,
-    }
+    assert parts() == {"trunk": TRUNK, "encoder": ENCODER, "classifier": LINEAR, "decoder": DECODER}
     assert parts(in_channels=1)["trunk"] == TRUNK_1_CHANNEL
     assert parts(num_layers=2)["encoder"] - ENCODER == ENCODER_BLOCK
     # Two outputs instead of one: 512 weights and a bias more.
     assert parts(num_outputs=2)["classifier"] == 2 * LINEAR
-
-
-def test_positions_follow_the_number_of_frames():
     # 16 frames leave 2 time steps instead of 4: two positions of 512 fewer.
     assert ENCODER - parts(frames=16)["encoder"] == 2 * 512
 
@@ -172,18 +164,18 @@ def test_fields_of_a_config_are_those_of_the_module(name):
 
 
 def test_a_misspelt_name_gets_a_suggestion():
-    with pytest.raises(UserError, match="mvonet") as caught:
-        create_model("mvonet")
-    assert "did you mean mvo_net" in caught.value.remedy
-    with pytest.raises(UserError, match="encoder_drop") as caught:
-        create_model("mvo_net", encoder_drop=0.1)
-    assert "did you mean encoder_dropout" in caught.value.remedy
+    for name, fields, wrong, meant in (
+        ("mvonet", {}, "mvonet", "mvo_net"),
+        ("mvo_net", {"encoder_drop": 0.1}, "encoder_drop", "encoder_dropout"),
+    ):
+        with pytest.raises(UserError, match=wrong) as caught:
+            create_model(name, **fields)
+        assert f"did you mean {meant}" in caught.value.remedy
 
 
 def test_lists_of_a_stored_config_are_taken_as_tuples():
-    assert create_model("mvo_net", stage_sizes=[2, 1]) == create_model(
-        "mvo_net", stage_sizes=(2, 1)
-    )
+    of_list, of_tuple = (create_model("mvo_net", stage_sizes=one) for one in ([2, 1], (2, 1)))
+    assert of_list == of_tuple
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -222,7 +214,6 @@ def test_any_module_is_added_by_one_line(monkeypatch):
     assert published_config("mine") == {"name": "mine", "form": "mean"}
     assert published_config("typed") == {"name": "typed", "form": "mean", "dtype": "float32"}
     json.dumps(published_config("typed"))
-
     model: Any = create_model("mine", units=5)
     assert model == Mine(5)
     cost = model_cost(model, (2, 4, 4, 1), moments=2)

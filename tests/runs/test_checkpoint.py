@@ -18,22 +18,23 @@ from mvo_jax.training.state import TrainState
 
 def state_at(step: int, *, ema: bool = True) -> Any:
     params = {"layer": {"kernel": jnp.full((3, 2), 0.1 * step), "bias": jnp.arange(2.0)}}
+    averaged = {"layer": {"kernel": jnp.full((3, 2), 7.0), "bias": jnp.zeros(2)}}
     return TrainState(
         step=jnp.array(step, jnp.int32),
         params=params,
         batch_stats={"norm": {"mean": jnp.full(4, 2.0 * step)}},
         opt_state=({"mu": jnp.ones((3, 2))}, (), jnp.array(step)),
-        ema_params={"layer": {"kernel": jnp.full((3, 2), 7.0), "bias": jnp.zeros(2)}}
-        if ema
-        else None,
+        ema_params=averaged if ema else None,
     )
 
 
-def save(folder: Path, *steps: int, best: int | None = None, ema: bool = True) -> None:
+def save(
+    folder: Path, *steps: int, best: int | None = None, auc: float = 0.75, ema: bool = True
+) -> None:
     checkpoints = Checkpoints(folder, create=True)
     for step in steps:
         if step == best:
-            checkpoints.save_best(state_at(step, ema=ema), {"step": step, "auc": 0.75})
+            checkpoints.save_best(state_at(step, ema=ema), {"step": step, "auc": auc})
         checkpoints.save_latest(state_at(step, ema=ema))
     checkpoints.finish()
 
@@ -200,10 +201,7 @@ def test_the_best_is_on_disk_before_the_latest_is_written(tmp_path, monkeypatch)
 def test_what_is_already_there_is_replaced(tmp_path):
     # The newest state was damaged, so the run was resumed from before its best.
     for ema, auc in ((False, 0.1), (True, 0.9)):
-        checkpoints = Checkpoints(tmp_path, create=True)
-        checkpoints.save_best(state_at(20, ema=ema), {"step": 20, "auc": auc})
-        checkpoints.save_latest(state_at(20, ema=ema))
-        checkpoints.finish()
+        save(tmp_path, 20, best=20, auc=auc, ema=ema)
     reader = Checkpoints(tmp_path, create=False)
     assert reader.read("best").meta["auc"] == 0.9
     for which in ("best", "latest"):

@@ -56,6 +56,11 @@ class Attempt:
     code: int
     text: str
 
+    def must(self, code: int, *words: str) -> None:
+        assert self.code == code, self.text
+        for text in words:
+            assert text in self.text
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _trace_once():
@@ -135,8 +140,8 @@ def largest_file(folder: Path) -> Path:
     return max((p for p in folder.rglob("*") if "/d/" in str(p)), key=lambda p: p.stat().st_size)
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+def cut(path: Path, end: int | None = None) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 if end is None else end])
 
 
 def flip(path: Path) -> None:
@@ -148,15 +153,10 @@ def flip(path: Path) -> None:
 def change_meta(folder: Path, *, rehash: bool = False, **values: Any) -> None:
     """Change a checkpoint's metadata; with ``rehash`` as a program that writes such would."""
     path = folder / "meta" / "metadata"
-    meta = {**json.loads(path.read_text()), **values}
-    path.write_text(json.dumps(meta))
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
     if rehash:
         (folder / SEAL).unlink()
         checkpoint._seal(folder)
-
-
-def rename(run: Path) -> None:
-    newest(run).rename(run / "checkpoints" / "latest" / "24")
 
 
 # name: (damage, words); each is survived.
@@ -174,15 +174,15 @@ SURVIVED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "newest gone": (lambda run: shutil.rmtree(newest(run)), "step 20/20"),
     "an empty folder named like a later step": (
-        lambda run: (run / "checkpoints" / "latest" / "24").mkdir(),
+        lambda run: newest(run).with_name("24").mkdir(),
         "cut short: steps [24]",
     ),
     "damaged seal": (lambda run: flip(newest(run) / SEAL), f"{SEAL} "),
-    "a kill before the seal": (
-        lambda run: (newest(run) / SEAL).unlink(),
-        "cut short: steps [20]",
+    "a kill before the seal": (lambda run: (newest(run) / SEAL).unlink(), "cut short: steps [20]"),
+    "checkpoint under another name": (
+        lambda run: newest(run).rename(newest(run).with_name("24")),
+        "it is latest/20 under another name",
     ),
-    "checkpoint under another name": (rename, "it is latest/20 under another name"),
     "a kill in the middle of a save": (
         lambda run: newest(run).rename(newest(run).with_name("20.orbax-checkpoint-tmp")),
         "step 20/20",
@@ -192,7 +192,7 @@ SURVIVED: dict[str, tuple[Callable[[Path], Any], str]] = {
         "step 20/20",
     ),
     "a line of the metrics cut short": (
-        lambda run: (shutil.rmtree(newest(run)), cut_last_line(run)),
+        lambda run: (shutil.rmtree(newest(run)), cut(run / "metrics.jsonl", -20)),
         "step 20/20",
     ),
     "a line of the metrics that is no row": (
@@ -207,18 +207,11 @@ SURVIVED: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-def cut_last_line(run: Path) -> None:
-    path = run / "metrics.jsonl"
-    path.write_bytes(path.read_bytes()[:-20])
-
-
 @pytest.mark.parametrize("name", SURVIVED)
 def test_a_fault_that_is_survived(attempt, reference, run, name):
     damage, words = SURVIVED[name]
     damage(run)
-    ended = attempt(run)
-    assert ended.code == 0, ended.text
-    assert words in ended.text
+    attempt(run).must(0, words)
     assert tiny_run.outcome(run) == reference
     left = [p.name for p in (run / "checkpoints" / "latest").iterdir()]
     assert [name for name in left if "tmp" in name or "aside" in name] == []
@@ -227,9 +220,7 @@ def test_a_fault_that_is_survived(attempt, reference, run, name):
 def test_a_best_that_is_gone_is_missed(attempt, run):
     # It is older than the newest checkpoint, so nothing is left to find it again.
     shutil.rmtree(newest(run, "best"))
-    ended = attempt(run)
-    assert ended.code == 0
-    assert "is missing; the best by auc of the validations to come" in ended.text
+    attempt(run).must(0, "is missing; the best by auc of the validations to come")
 
 
 def both_damaged(run: Path) -> None:
@@ -237,79 +228,56 @@ def both_damaged(run: Path) -> None:
         flip(largest_file(path))
 
 
+def best_damaged(run: Path) -> None:
+    flip(largest_file(newest(run, "best")))
+
+
 def only_one_damaged(run: Path) -> None:
     shutil.rmtree(run / "checkpoints" / "latest" / "16")
     cut(largest_file(newest(run)))
 
 
-def without_config(run: Path) -> None:
-    (run / "config.json").unlink()
+def touch_nothing(run: Path) -> None:
+    """The start itself asks for what is refused."""
 
 
-OTHER = {"optimizer.learning_rate": 0.02}
-# name: (damage, options of the start, exit code, words); each is refused, and nothing is touched.
-REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], int, str]] = {
-    "all damaged": (both_damaged, {}, EXIT_DAMAGED, "so are 1 older ones"),
-    "the only one damaged": (only_one_damaged, {}, EXIT_DAMAGED, "restore that folder from a copy"),
-    "best damaged": (
-        lambda run: flip(largest_file(newest(run, "best"))),
-        {},
-        EXIT_DAMAGED,
-        "evaluate with --checkpoint=latest",
-    ),
-    "older format": (
+def case(damage: Callable[[Path], Any], words: str, code: int = EXIT_USER_ERROR, **options: Any):
+    return damage, words, code, options
+
+
+OTHER = tiny_run.tiny_config(**{"optimizer.learning_rate": 0.02})
+CHANGED = "config.optimizer.learning_rate 0.01 -> 0.02"
+# Each is refused, and nothing is touched.
+REFUSED = {
+    "all damaged": case(both_damaged, "so are 1 older ones", EXIT_DAMAGED),
+    "the only one damaged": case(only_one_damaged, "restore that folder from a copy", EXIT_DAMAGED),
+    "best damaged": case(best_damaged, "evaluate with --checkpoint=latest", EXIT_DAMAGED),
+    "older format": case(
         lambda run: change_meta(newest(run), rehash=True, format=1),
-        {},
-        EXIT_USER_ERROR,
         "has format 1, not 3\nuse the older revision",
     ),
-    "newer format": (
+    "newer format": case(
         lambda run: change_meta(newest(run), rehash=True, format=4),
-        {},
-        EXIT_USER_ERROR,
         "has format 4, not 3\nuse the newer revision",
     ),
-    "changed config": (
-        lambda run: None,
-        {"config": OTHER},
-        EXIT_USER_ERROR,
-        "config.optimizer.learning_rate 0.01 -> 0.02",
+    "changed config": case(touch_nothing, CHANGED, config=OTHER),
+    "changed config, config.json lost": case(
+        lambda run: (run / "config.json").unlink(),
+        f"the checkpoint is of another config ({CHANGED})",
+        config=OTHER,
     ),
-    "changed config, config.json lost": (
-        without_config,
-        {"config": OTHER},
-        EXIT_USER_ERROR,
-        "the checkpoint is of another config (config.optimizer.learning_rate 0.01 -> 0.02)",
-    ),
-    "changed data": (
-        lambda run: None,
-        {"data_seed": 7},
-        EXIT_USER_ERROR,
-        "--allow_data_change",
-    ),
-    "damaged config.json": (
-        lambda run: cut(run / "config.json"),
-        {},
-        EXIT_USER_ERROR,
-        "config.json is damaged",
-    ),
-    "config.json of another kind": (
+    "changed data": case(touch_nothing, "--allow_data_change", data_seed=7),
+    "damaged config.json": case(lambda run: cut(run / "config.json"), "config.json is damaged"),
+    "config.json of another kind": case(
         lambda run: (run / "config.json").write_text("[1]"),
-        {},
-        EXIT_USER_ERROR,
         "config.json is damaged: it holds no config",
     ),
-    "tensorboard is a file": (
+    "tensorboard is a file": case(
         lambda run: (shutil.rmtree(run / "tensorboard"), (run / "tensorboard").touch()),
-        {},
-        EXIT_USER_ERROR,
         "run/tensorboard: File exists",
     ),
-    "damaged provenance.json": (
-        lambda run: cut(run / "provenance.json"),
-        {},
-        EXIT_USER_ERROR,
-        "provenance.json is damaged",
+    "damaged provenance.json": case(
+        lambda run: cut(run / "provenance.json"), "provenance.json is damaged"
     ),
 }
 
@@ -322,43 +290,30 @@ def bytes_of(run: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_fault_that_is_refused(attempt, run, name):
-    damage, options, code, words = REFUSED[name]
+    damage, words, code, options = REFUSED[name]
     damage(run)
     before = bytes_of(run)
-    changes = options.get("config")
-    ended = attempt(
-        run,
-        tiny_run.tiny_config(**changes) if changes else None,
-        **{key: value for key, value in options.items() if key != "config"},
-    )
-    assert ended.code == code, ended.text
-    assert words in ended.text
+    attempt(run, **options).must(code, words)
     assert bytes_of(run) == before
 
 
 def test_going_on_under_another_config_or_on_other_data_is_told_and_kept(attempt, run):
     shutil.rmtree(newest(run))
-    ended = attempt(run, tiny_run.tiny_config(**OTHER), allow_config_change=True)
-    assert ended.code == 0, ended.text
-    assert "going on under another config" in ended.text
+    attempt(run, OTHER, allow_config_change=True).must(0, "going on under another config")
     assert RunFolder(run).config()["optimizer"]["learning_rate"] == 0.02
     starts = json.loads((run / "provenance.json").read_text())
-    assert starts[-1]["config_changes"] == ["config.optimizer.learning_rate 0.01 -> 0.02"]
+    assert starts[-1]["config_changes"] == [CHANGED]
     shutil.rmtree(newest(run))
     allowed = {"allow_config_change": True, "allow_data_change": True}  # step 16 is of the first
-    ended = attempt(run, tiny_run.tiny_config(**OTHER), data_seed=7, **allowed)
-    assert ended.code == 0, ended.text
-    assert "going on under another content of the data: train " in ended.text
+    ended = attempt(run, OTHER, data_seed=7, **allowed)
+    ended.must(0, "going on under another content of the data: train ")
 
 
 @pytest.mark.parametrize(
     ("context", "words"),
     [
         (lambda: jax.enable_x64(True), "jax_enable_x64 False -> True"),
-        (
-            lambda: jax.default_prng_impl("rbg"),
-            "jax_default_prng_impl 'threefry2x32' -> 'rbg'",
-        ),
+        (lambda: jax.default_prng_impl("rbg"), "jax_default_prng_impl 'threefry2x32' -> 'rbg'"),
         (lambda: jax.threefry_partitionable(False), "jax_threefry_partitionable True -> False"),
         (
             lambda: jax.default_matmul_precision("highest"),
@@ -369,22 +324,17 @@ def test_going_on_under_another_config_or_on_other_data_is_told_and_kept(attempt
 def test_another_setting_of_jax_is_refused_unless_allowed(attempt, run, context, words):
     before = bytes_of(run)
     with context():
-        ended = attempt(run)
-        assert ended.code == EXIT_USER_ERROR
-        assert f"the checkpoint is of another setting of JAX ({words})" in ended.text
-        assert "go on with --allow_settings_change" in ended.text
+        why = f"the checkpoint is of another setting of JAX ({words})"
+        attempt(run).must(EXIT_USER_ERROR, why, "go on with --allow_settings_change")
         assert bytes_of(run) == before
         ended = attempt(run, allow_settings_change=True)
-    assert ended.code == 0, ended.text
-    assert f"going on under another setting of JAX: {words}" in ended.text
+    ended.must(0, f"going on under another setting of JAX: {words}")
     assert json.loads((run / "provenance.json").read_text())[-1]["settings_changes"] == [words]
 
 
 def test_what_only_rounds_is_told_and_kept(attempt, run, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_other=1")
-    ended = attempt(run)
-    assert ended.code == 0, ended.text
-    assert "going on where results round otherwise: xla_flags " in ended.text
+    attempt(run).must(0, "going on where results round otherwise: xla_flags ")
     kept = json.loads((run / "provenance.json").read_text())[-1]
     assert kept["rounding_changes"][0].startswith("xla_flags ")
     assert kept["settings"]["jax_enable_x64"] is False
@@ -406,8 +356,7 @@ def test_what_does_not_change_the_result_may_change(attempt, reference, run):
 def test_a_second_process_is_refused_and_the_first_not_disturbed(attempt, run):
     with RunLock(run):
         ended = attempt(run)
-    assert ended.code == EXIT_LOCKED
-    assert f"is in use by process {os.getpid()} on " in ended.text
+    ended.must(EXIT_LOCKED, f"is in use by process {os.getpid()} on ")
     assert attempt(run).code == 0
 
 
@@ -417,14 +366,12 @@ def test_a_file_system_without_locks_is_refused(attempt, run, monkeypatch, numbe
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    ended = attempt(run)
-    assert ended.code == EXIT_USER_ERROR
-    assert f"has no locks ({os.strerror(number)})" in ended.text
-    assert "choose a --workdir on another file system" in ended.text
+    why = f"has no locks ({os.strerror(number)})"
+    attempt(run).must(EXIT_USER_ERROR, why, "choose a --workdir on another file system")
 
 
-def during_steps(monkeypatch: pytest.MonkeyPatch, do: Callable[[int, Any], Any]) -> None:
-    """Have ``do(step, metrics)`` happen in every dispatch; its result replaces the metrics."""
+def at_step(wanted: int, monkeypatch: pytest.MonkeyPatch, do: Callable[[Any], Any]) -> None:
+    """Have ``do(metrics)`` happen in the dispatch of a step; its result replaces the metrics."""
     original = dispatch.make_run_steps
 
     def make(*arguments: Any, **options: Any) -> Any:
@@ -433,7 +380,7 @@ def during_steps(monkeypatch: pytest.MonkeyPatch, do: Callable[[int, Any], Any])
         def wrapped(state: Any, indices: Any) -> Any:
             step = int(state.step) + 1
             state, metrics = run_steps(state, indices)
-            return state, do(step, metrics) or metrics
+            return state, (step == wanted and do(metrics)) or metrics
 
         return wrapped
 
@@ -462,14 +409,10 @@ def limit(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size if size > 0 else most, most))
 
 
+SAVER = checkpoint.ocp.Checkpointer
 DISK_FULL: dict[str, tuple[Any, str, Any, str]] = {
-    "save": (checkpoint.ocp.Checkpointer, "save", no_space, "latest/12"),
-    "save, in tensorstore's words": (
-        checkpoint.ocp.Checkpointer,
-        "save",
-        no_space_in_words,
-        "latest/12",
-    ),
+    "save": (SAVER, "save", no_space, "latest/12"),
+    "save, in tensorstore's words": (SAVER, "save", no_space_in_words, "latest/12"),
     "seal": (checkpoint, "_seal", no_space, "latest/12"),
     "log": (run_folder.MetricsWriter, "_write_all", half_a_row, "metrics.jsonl"),
     "sync of the log": (run_folder.os, "fsync", no_space, "metrics.jsonl"),
@@ -481,14 +424,10 @@ def test_a_full_disk_leaves_what_was_saved(attempt, reference, tmp_path, monkeyp
     owner, name, fails, words = DISK_FULL[where]
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        # From step 9 on, when checkpoints of steps 4 and 8 are there.
-        during_steps(
-            patch, lambda step, _: patch.setattr(owner, name, fails) if step == 9 else None
-        )
+        # When checkpoints of steps 4 and 8 are there.
+        at_step(9, patch, lambda _: patch.setattr(owner, name, fails))
         ended = attempt(run)
-    assert ended.code == EXIT_DISK_FULL, ended.text
-    assert "no space left while writing" in ended.text
-    assert words in ended.text
+    ended.must(EXIT_DISK_FULL, "no space left while writing", words)
     assert Checkpoints(run, create=False).read("latest").meta["step"] in (8, 12)
     assert attempt(run).code == 0
     assert tiny_run.outcome(run) == reference
@@ -498,14 +437,13 @@ def test_what_the_system_does_not_let_grow(attempt, reference, tmp_path, monkeyp
     """The one way to have orbax and tensorstore meet a full disk without mounting one."""
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        during_steps(patch, lambda step, _: limit(16384) if step == 9 else None)
+        at_step(9, patch, lambda _: limit(16384))
         try:
             ended = attempt(run)
         finally:
             limit(-1)
-    assert ended.code == EXIT_DISK_FULL, ended.text
-    assert "a file may not grow so large while writing" in ended.text
-    assert "(ulimit -f); what was written before is kept" in ended.text
+    kept = "(ulimit -f); what was written before is kept"
+    ended.must(EXIT_DISK_FULL, "a file may not grow so large while writing", kept)
     assert "Traceback" not in ended.text
     assert [path.name for path in run.rglob("*tmp*")] == []
     assert Checkpoints(run, create=False).steps("latest") == [4, 8]
@@ -534,18 +472,13 @@ def test_a_full_disk_at_the_start(attempt, tmp_path, monkeypatch):
 def test_what_is_not_finite_stops_the_run(attempt, reference, run, monkeypatch, which, value):
     shutil.rmtree(newest(run))
 
-    def poison(step: int, metrics: Any) -> Any:
-        return {**metrics, which: np.full_like(metrics[which], value)} if step == 18 else None
-
     with monkeypatch.context() as patch:
-        during_steps(patch, poison)
+        at_step(18, patch, lambda found: {**found, which: np.full_like(found[which], value)})
         ended = attempt(run)
-    assert ended.code == EXIT_NON_FINITE
-    assert "step 18: loss" in ended.text
+    ended.must(EXIT_NON_FINITE, "step 18: loss")
     found = json.loads((run / "non_finite.json").read_text())
     assert (found["step"], found["last_checkpoint"]) == (18, 16)
-    assert len(found["cases"]) == 4
-    assert found["metrics"][which] == str(value)
+    assert (len(found["cases"]), found["metrics"][which]) == (4, str(value))
     assert attempt(run).code == 0
     assert tiny_run.outcome(run) == reference
 
@@ -563,31 +496,28 @@ def test_a_batch_that_does_not_fit(attempt, tmp_path, monkeypatch, memory, remed
     monkeypatch.setattr(programs, "compile_step", lambda experiment, split, size: size)
     monkeypatch.setattr(programs, "program_bytes", sizes.__getitem__)
     monkeypatch.setattr(programs, "device_bytes", lambda device: memory)
-    during_steps(monkeypatch, lambda step, _: out_of_memory() if step == 1 else None)
-    ended = attempt(tmp_path / "run")
-    assert ended.code == EXIT_OUT_OF_MEMORY
-    assert "out of memory: a batch of 4 does not fit" in ended.text
-    assert remedy in ended.text
+    at_step(1, monkeypatch, out_of_memory)
+    words = "out of memory: a batch of 4 does not fit"
+    attempt(tmp_path / "run").must(EXIT_OUT_OF_MEMORY, words, remedy)
 
 
 def test_an_evaluation_that_does_not_fit(attempt, reference, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(assembly, "validation_metrics", out_of_memory)
         ended = attempt(tmp_path / "run")
-    assert ended.code == EXIT_OUT_OF_MEMORY
-    assert "lower config.eval.batch_size" in ended.text
+    ended.must(EXIT_OUT_OF_MEMORY, "lower config.eval.batch_size")
     assert attempt(tmp_path / "run").code == 0
     assert tiny_run.outcome(tmp_path / "run") == reference
+
+
+DUBIOUS = "fatal: detected dubious ownership in repository at '/code'"
 
 
 @pytest.mark.parametrize(
     ("git", "words"),
     [
         (None, "unknown: git cannot be run (No such file or directory)"),
-        (
-            "echo \"fatal: detected dubious ownership in repository at '/code'\" >&2; exit 128",
-            "unknown: fatal: detected dubious ownership in repository at '/code'",
-        ),
+        (f'echo "{DUBIOUS}" >&2; exit 128', f"unknown: {DUBIOUS}"),
         ("exit 3", "unknown: git ended with 3"),
         ("echo v1-3-gabc", "v1-3-gabc"),
         ("exec sleep 5", "unknown: git gave no answer in 0.2 s"),
@@ -614,23 +544,15 @@ def test_why_the_revision_is_not_known_is_said(monkeypatch, tmp_path, git, words
 )
 def test_a_signal_saves_and_leaves(attempt, reference, tmp_path, monkeypatch, number, at):
     run = tmp_path / "run"
-
-    def signalled(step: int, _: Any) -> None:
-        if step == at:
-            os.kill(os.getpid(), number)
-
     with monkeypatch.context() as patch:
-        during_steps(patch, signalled)
+        at_step(at, patch, lambda _: os.kill(os.getpid(), number))
         # The thread that hears of it must have run before the loop looks.
         wait_for_the_thread(patch)
         ended = attempt(run)
-    assert ended.code == EXIT_INTERRUPTED
-    assert f"{number.name}: saving, then leaving" in ended.text
+    ended.must(EXIT_INTERRUPTED, f"{number.name}: saving, then leaving")
     assert Checkpoints(run, create=False).latest_step() == at
     assert RunFolder(run).starts()[-1]["ended"] == "interrupted"
-    ended = attempt(run)
-    assert ended.code == 0
-    assert "goodput of all 2 starts" in ended.text
+    attempt(run).must(0, "goodput of all 2 starts")
     assert tiny_run.outcome(run) == reference
 
 

@@ -10,6 +10,13 @@ from mvo_jax.runs.folder import MetricsWriter, RunFolder, provenance
 CONFIG = {"seed": 0, "model": {"width": 8, "stage_sizes": (1, 1)}, "train": {"steps": 5}}
 
 
+def log(folder: RunFolder, first: int, step: int, loss: float) -> None:
+    """A row of a run that goes on after step ``first``."""
+    writer = MetricsWriter(folder, first)
+    writer.write(step, "train", {"loss": loss})
+    writer.close()
+
+
 def test_a_new_folder_keeps_config_and_provenance(tmp_path):
     folder = RunFolder(tmp_path / "deep" / "run")
     folder.open_for_training(CONFIG)
@@ -40,9 +47,6 @@ def test_damaged_or_missing_files_are_user_errors(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": ')
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         RunFolder(tmp_path).open_for_training(CONFIG)
-
-
-def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot create"):
         RunFolder(tmp_path / "file" / "run").open_for_training(CONFIG)
@@ -79,9 +83,7 @@ def test_a_half_written_last_line_is_left_out_and_removed(tmp_path, tail):
     folder.metrics_path.write_text("".join(json.dumps(row) + "\n" for row in rows) + tail)
     assert folder.history() == rows
     folder.forget_after(20)
-    writer = MetricsWriter(folder, 20)
-    writer.write(30, "train", {"loss": 3.0})
-    writer.close()
+    log(folder, 20, 30, 3.0)
     assert folder.history() == [*rows, {"step": 30, "kind": "train", "loss": 3.0}]
 
 
@@ -89,9 +91,7 @@ def test_a_last_line_that_lacks_only_its_end_is_kept(tmp_path):
     folder = RunFolder(tmp_path)
     folder.metrics_path.write_text('{"step": 10, "kind": "train"}')
     folder.forget_after(10)
-    writer = MetricsWriter(folder, 10)
-    writer.write(20, "train", {"loss": 1.0})
-    writer.close()
+    log(folder, 10, 20, 1.0)
     assert [row["step"] for row in folder.history()] == [10, 20]
 
 

@@ -4,7 +4,7 @@ import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,24 +61,17 @@ def unsure(monkeypatch) -> None:
 
 
 @pytest.fixture
-def serving() -> Iterator[Callable[..., Client]]:
-    """Starts servers of a fake model; all end with the test, and leave nothing."""
-    started = []
-
-    def start() -> Client:
-        server = PageServer(Session(BrightMiddle()))
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        started.append((server, thread))
-        return Client(server)
-
-    yield start
-    for server, thread in started:
-        server.shutdown()
-        server.server_close()
-        server.session.close()
-        thread.join()
-        assert not server.session._root.exists()
+def client() -> Iterator[Client]:
+    """Of a server of a fake model, which ends with the test and leaves nothing."""
+    server = PageServer(Session(BrightMiddle()))
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield Client(server)
+    server.shutdown()
+    server.server_close()
+    server.session.close()
+    thread.join()
+    assert not server.session._root.exists()
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,7 @@ PLACE = """(() => {
 })()"""
 
 
-def test_a_folder_is_dropped_a_crop_moved_and_all_deleted(serving, cine, tmp_path):
-    client = serving()
+def test_a_folder_is_dropped_a_crop_moved_and_all_deleted(client, cine, tmp_path):
     folder = tmp_path / "a patient"
     folder.mkdir()
     shutil.copy(cine, folder / "béat <i>.npz")
@@ -29,7 +28,6 @@ def test_a_folder_is_dropped_a_crop_moved_and_all_deleted(serving, cine, tmp_pat
         browser.send("Page.navigate", url=client.server.address)
         browser.wait("document.querySelector('#threshold')?.textContent.includes('0.500')")
         assert "not for clinical use" in browser.evaluate(RESEARCH)
-
         browser.drop(folder, "#drop")
         browser.wait("document.querySelectorAll('.slice').length === 2")
         first, second = browser.evaluate(CARDS)
@@ -42,7 +40,6 @@ def test_a_folder_is_dropped_a_crop_moved_and_all_deleted(serving, cine, tmp_pat
         assert widths == [2 * 256 + 6] * 2
         sources = "[...document.querySelectorAll('.views image')].map(one => one.href.baseVal)"
         assert browser.evaluate(sources) == [f"source/{index}.webp?0&drop=2" for index in range(2)]
-
         # A click between the pixels: the crop of 32 of them then starts at a whole one.
         browser.click(*browser.evaluate(PLACE % (101, 41)))
         browser.wait("document.querySelector('#slice-1').innerText.includes('by you')")
@@ -56,7 +53,6 @@ def test_a_folder_is_dropped_a_crop_moved_and_all_deleted(serving, cine, tmp_pat
         # The pointer is at whole pixels of the screen, a third of one of the source.
         assert abs(float(last["centre_row"]) - 40.5) < 0.4
         assert abs(float(last["centre_column"]) - 100.5) < 0.4
-
         # Loaded again it shows the same; then everything is deleted.
         browser.send("Page.reload")
         browser.wait("document.querySelectorAll('.slice').length === 2")
@@ -64,7 +60,6 @@ def test_a_folder_is_dropped_a_crop_moved_and_all_deleted(serving, cine, tmp_pat
         browser.evaluate("document.querySelector('#clear').click()")
         browser.wait("document.querySelector('#results').hidden")
         assert list(client.server.session._root.iterdir()) == []
-
         (tmp_path / "notes.txt").write_text("no image")
         browser.drop(tmp_path / "notes.txt", "#drop")
         browser.wait("!document.querySelector('#error').hidden")

@@ -63,8 +63,7 @@ def test_an_upload_that_broke_off_does_not_count(cine):
     session.close()
 
 
-def test_two_windows_do_not_mix_their_images(serving, cine):
-    client = serving()
+def test_two_windows_do_not_mix_their_images(client, cine):
     first = json.loads(client.ask("POST", "clear")[1])["drop"]
     assert client.ask("PUT", f"files/first.npz?drop={first}", cine.read_bytes())[0] == 200
     second = json.loads(client.ask("POST", "clear")[1])["drop"]  # another window drops
@@ -85,8 +84,8 @@ def test_two_windows_do_not_mix_their_images(serving, cine):
     assert client.ask("POST", "move?drop=x", place)[0] == 400
 
 
-def test_a_remedy_is_said_once(serving, tmp_path):
+def test_a_remedy_is_said_once(client, tmp_path):
     np.savez(tmp_path / "still.npz", cine=np.arange(4096.0).reshape(1, 64, 64), pixel_mm=1.5)
-    state = serving().predict(tmp_path / "still.npz")
+    state = client.predict(tmp_path / "still.npz")
     assert state["failed"][0]["remedy"].count("python -m mvo_jax predict") == 1
     assert state["error"][1] == state["failed"][0]["remedy"]

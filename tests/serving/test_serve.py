@@ -17,8 +17,7 @@ from mvo_jax.serving import upload
 from tests.serving.model import BrightMiddle
 
 
-def test_a_file_is_predicted_shown_corrected_and_deleted(serving, cine):
-    client = serving()
+def test_a_file_is_predicted_shown_corrected_and_deleted(client, cine):
     status, page = client.ask("GET", "")
     assert status == 200
     assert b"not for clinical use" in page
@@ -40,7 +39,6 @@ def test_a_file_is_predicted_shown_corrected_and_deleted(serving, cine):
         assert status == 200
         with Image.open(io.BytesIO(content)) as image:
             assert image.size == size
-
     # Away from the heart it is dark; the other slice stays as it is.
     place = json.dumps({"slice": 1, "row": 40, "column": 100})
     status, content = client.ask("POST", "move", place.encode())
@@ -48,15 +46,13 @@ def test_a_file_is_predicted_shown_corrected_and_deleted(serving, cine):
     first, moved = json.loads(content)["slices"]
     assert first == state["slices"][0]
     assert moved["box"] == [85, 25, 117, 57]  # around pixel (40, 100), halves go up
-    assert moved["centre_from"] == "given"
-    assert moved["version"] == 1
+    assert (moved["centre_from"], moved["version"]) == ("given", 1)
     assert not moved["suspected"]
     status, content = client.ask("GET", "predictions.csv")
     first, second = csv.DictReader(io.StringIO(content.decode()))
     assert (first["centre_row"], first["decision"]) == ("", "1")
     assert (second["centre_row"], second["centre_column"]) == ("40.0", "100.0")
     assert (second["decision"], second["source"]) == ("0", "beating.npz")
-
     folder = client.server.session._root
     assert any(folder.iterdir())
     assert client.ask("POST", "clear")[0] == 200
@@ -66,8 +62,7 @@ def test_a_file_is_predicted_shown_corrected_and_deleted(serving, cine):
         assert client.ask("GET", path)[0] == 404
 
 
-def test_a_folder_and_an_archive_give_what_predict_gives(serving, cine, tmp_path):
-    client = serving()
+def test_a_folder_and_an_archive_give_what_predict_gives(client, cine, tmp_path):
     client.put(cine, "Zo%C3%AB%20%3Cb%3E/beating.npz")
     found = client.predict()
     assert client.ask("POST", "clear")[0] == 200
@@ -75,17 +70,16 @@ def test_a_folder_and_an_archive_give_what_predict_gives(serving, cine, tmp_path
     shutil.copy(cine, tmp_path / "images")
     archive = shutil.make_archive(str(tmp_path / "export"), "zip", tmp_path / "images")
     again = client.predict(type(cine)(archive))
-    assert [one["probability"] for one in again["slices"]] == [
-        one["probability"] for one in found["slices"]
-    ]
     assert client.ask("GET", "predictions.csv")[1].count(b"export.zip/beating.npz") == 2
     predicted = predict_images(BrightMiddle(), cine, tmp_path / "out").cases
-    assert [one["probability"] for one in found["slices"]] == [
-        row["probability"] for row in predicted
-    ]
+    one, other, third = (
+        [row["probability"] for row in rows]
+        for rows in (found["slices"], again["slices"], predicted)
+    )
+    assert one == other == third
 
 
-def test_maps_are_those_of_predict_and_a_moved_one_stays_in_its_stack(serving, cine, tmp_path):
+def test_maps_are_those_of_predict_and_a_moved_one_stays_in_its_stack(client, cine, tmp_path):
     nibabel = pytest.importorskip("nibabel")
     frames = np.load(cine)["cine"].transpose(3, 2, 0, 1).astype(np.float32)  # x, y, slice, time
     path = tmp_path / "stack.nii.gz"
@@ -99,9 +93,7 @@ def test_maps_are_those_of_predict_and_a_moved_one_stays_in_its_stack(serving, c
             (tmp_path / name).write_bytes(archive.read(name))
         return nibabel.load(tmp_path / name).get_fdata()
 
-    client = serving()
-    state = client.predict(path)
-    assert state["maps"]
+    assert client.predict(path)["maps"]
     before = maps(client)
     predict_images(BrightMiddle(), path, tmp_path / "out", nifti=True)
     (written,) = (tmp_path / "out" / "maps").iterdir()
@@ -127,12 +119,10 @@ def test_maps_are_those_of_predict_and_a_moved_one_stays_in_its_stack(serving, c
     ],
 )
 def test_bad_images_are_told_and_others_can_follow(
-    serving, cine, tmp_path, monkeypatch, content, name, words
+    client, cine, tmp_path, monkeypatch, content, name, words
 ):
-    if name == "many.zip":
-        monkeypatch.setattr(upload, "MAX_FILES", 3)
-    if name == "bomb.zip":
-        monkeypatch.setattr(upload, "MAX_BYTES", 1 << 22)
+    monkeypatch.setattr(upload, "MAX_FILES", 3 if name == "many.zip" else upload.MAX_FILES)
+    monkeypatch.setattr(upload, "MAX_BYTES", 1 << 22 if name == "bomb.zip" else upload.MAX_BYTES)
     if content is None:
         with zipfile.ZipFile(tmp_path / name, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("../../out.npz" if name == "out.zip" else "a.npz", bytes(1 << 23))
@@ -140,7 +130,6 @@ def test_bad_images_are_told_and_others_can_follow(
                 archive.writestr(str(i), b"")
     else:
         (tmp_path / name).write_bytes(content)
-    client = serving()
     state = client.predict(tmp_path / name)
     assert state["phase"] == "failed"
     assert words in state["error"][0]
@@ -150,8 +139,7 @@ def test_bad_images_are_told_and_others_can_follow(
     assert client.predict(cine)["phase"] == "done"
 
 
-def test_only_who_has_the_token_is_answered(serving):
-    client = serving()
+def test_only_who_has_the_token_is_answered(client):
     token = client.server.token
     wrong = ("", "x", token[:-1], token + "x", token.swapcase(), "%2e%2e", "..", "%C3%A9")
     for other in wrong:
@@ -173,14 +161,12 @@ def test_only_who_has_the_token_is_answered(serving):
     ["../x", "a/../../x", "%2e%2e/x", "..%2fx", "a%2F..%2Fx", "/etc/x", "a//x", "", ".", "a/.",
      "a%00b", "a%5C..%5Cb", "C:x", "a/" * 20 + "x", "x" * 300, "a%0Ab"],
 )  # fmt: skip
-def test_a_name_that_leads_elsewhere_is_refused(serving, name):
-    client = serving()
+def test_a_name_that_leads_elsewhere_is_refused(client, name):
     assert client.ask("PUT", f"files/{name}", b"x")[0] == 400
     assert list(client.server.session._root.iterdir()) == []
 
 
-def test_too_much_is_refused_before_it_is_read(serving, monkeypatch, tmp_path):
-    client = serving()
+def test_too_much_is_refused_before_it_is_read(client, monkeypatch, tmp_path):
     root = client.server.session._root
     port, token = client.server.server_port, client.server.token
 
@@ -192,9 +178,8 @@ def test_too_much_is_refused_before_it_is_read(serving, monkeypatch, tmp_path):
             connection.shutdown(socket.SHUT_WR)
             return connection.makefile("rb").readline().split()[1]
 
-    assert told("Content-Length: 3000000000") == b"413"
-    assert told("Content-Length: 99999999999999999999") == b"400"
-    assert told("Content-Length: -1") == b"400"
+    for size, status in (("3000000000", b"413"), ("99999999999999999999", b"400"), ("-1", b"400")):
+        assert told(f"Content-Length: {size}") == status
     assert told("Content-Length: 1", "Content-Length: 1", body=b"x") == b"411"
     assert told("Transfer-Encoding: chunked", body=b"1\r\nx\r\n0\r\n\r\n") == b"411"
     assert told() == b"411"
@@ -212,8 +197,7 @@ def test_too_much_is_refused_before_it_is_read(serving, monkeypatch, tmp_path):
     assert client.ask("POST", "move", bytes(5000))[0] == 413
 
 
-def test_moves_that_mean_nothing(serving, cine):
-    client = serving()
+def test_moves_that_mean_nothing(client, cine):
     state = client.predict(cine)
     places = [b"", b"[]", b"{}", b"\xff", b"[" * 4000, b'{"slice": true, "row": 1, "column": 1}',
               b'{"slice": 0, "row": NaN, "column": 1}', b'{"slice": 0, "row": 1e999, "column": 1}',
@@ -227,8 +211,7 @@ def test_moves_that_mean_nothing(serving, cine):
     assert client.state() == state
 
 
-def test_a_thousand_random_requests_leave_it_as_it_was(serving, cine):
-    client = serving()
+def test_a_thousand_random_requests_leave_it_as_it_was(client, cine):
     state = client.predict(cine)
     draws = random.Random(0)
     token, port = client.server.token, client.server.server_port
@@ -255,8 +238,7 @@ def test_a_thousand_random_requests_leave_it_as_it_was(serving, cine):
     assert client.state() == state
 
 
-def test_what_comes_while_images_are_deleted_stays_nowhere(serving, cine):
-    client = serving()
+def test_what_comes_while_images_are_deleted_stays_nowhere(client, cine):
     port, token = client.server.server_port, client.server.token
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         head = f"PUT /{token}/files/late HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
@@ -274,8 +256,7 @@ def test_what_comes_while_images_are_deleted_stays_nowhere(serving, cine):
     assert not client.server.session._root.exists()
 
 
-def test_a_model_that_gives_no_number(serving, cine, monkeypatch):
-    client = serving()
+def test_a_model_that_gives_no_number(client, cine, monkeypatch):
     nothing = {"probability": np.full(2, np.nan)}
     monkeypatch.setattr(client.server.session, "_predictor", lambda video: nothing)
     state = client.predict(cine)

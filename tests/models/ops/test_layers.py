@@ -36,7 +36,6 @@ def test_batch_norm_by_hand():
     stats = updated["batch_stats"]
     np.testing.assert_allclose(stats["mean"], [0.9 * 1 + 0.1 * 3, 0.1 * 10], rtol=1e-14)
     np.testing.assert_allclose(stats["var"], [0.9 * 2 + 0.1 * 14 / 3, 0.9], rtol=1e-14)
-
     out = layer.apply(variables, jnp.asarray(x), train=False)
     np.testing.assert_allclose(
         np.asarray(out)[..., 0], 2 * (x[..., 0] - 1) / np.sqrt(2 + 1e-5) + 0.5, rtol=1e-14
