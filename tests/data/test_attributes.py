@@ -16,11 +16,10 @@ SIMULATED = SimpleNamespace(name="phantom")
 @pytest.fixture
 def cases(random_split):
     features = {
-        "male": np.array([1, 0, 1, 1], np.float32),
-        "territory": np.array([0, 2, 1, 0], np.float32),
+        "male": np.array([1, 0, 1, 1], np.float32), "territory": np.array([0, 2, 1, 0], np.float32),
         "infarct_size": np.array([0.1, 0.2, 0.3, 0.4], np.float32),
         "blood_snr": np.array([10, 20, 30, 40], np.float32),
-    }
+    }  # fmt: skip
     return dataclasses.replace(random_split(cases=4), features=features)
 
 
