@@ -16,11 +16,10 @@ SIMULATED = SimpleNamespace(name="phantom")
 @pytest.fixture
 def cases(random_split):
     features = {
-        "male": np.array([1, 0, 1, 1], np.float32),
-        "territory": np.array([0, 2, 1, 0], np.float32),
+        "male": np.array([1, 0, 1, 1], np.float32), "territory": np.array([0, 2, 1, 0], np.float32),
         "infarct_size": np.array([0.1, 0.2, 0.3, 0.4], np.float32),
         "blood_snr": np.array([10, 20, 30, 40], np.float32),
-    }
+    }  # fmt: skip
     return dataclasses.replace(random_split(cases=4), features=features)
 
 
@@ -30,11 +29,9 @@ def test_of_a_simulated_cohort(cases):
     assert found["territory"] == ["LAD", "LCx", "RCA", "LAD"]
     assert found["infarct size, % of the slice's muscle"] == pytest.approx([10, 20, 30, 40])
     assert list(found) == [
-        "sex",
-        "territory",
-        "infarct size, % of the slice's muscle",
+        "sex", "territory", "infarct size, % of the slice's muscle",
         "image quality, signal to noise of the blood",
-    ]
+    ]  # fmt: skip
     card = split_card(SIMULATED, cases)
     assert (card["cases"], card["patients"], card["positive"]) == (4, 4, 2)
     assert card["attributes"]["sex"] == {"female": 1, "male": 3}
@@ -45,16 +42,12 @@ def test_of_a_simulated_cohort(cases):
 def test_of_a_prepared_cohort_every_column_that_describes_a_case():
     manifest = {
         f"c{i}": {
-            "case_id": f"c{i}",
-            "sha256": "0",
-            "grey_low": "1",
-            "slice": str(i),
-            "spacing_mm": "1.5",
-            "centre_from": ("mask", "", "motion")[i % 3],
+            "case_id": f"c{i}", "sha256": "0", "grey_low": "1", "slice": str(i),
+            "spacing_mm": "1.5", "centre_from": ("mask", "", "motion")[i % 3],
             "scanner": "A",  # of a later version
         }
         for i in range(6)
-    }
+    }  # fmt: skip
     found = module._of_manifest(manifest, [f"c{i}" for i in range(6)] + ["unknown"])
     assert found == {
         "slice": ["0", "1", "2", "3", "4", "5", ""],  # not a number in every case

@@ -19,17 +19,10 @@ def clip(seed: int, label: int = 0, **changes) -> Clip:
         mask[(mask == 1) & (np.abs(angle) < 0.4) & (radius < 8)] = 2
     video = np.random.default_rng(seed).integers(0, 256, (8, 32, 32, 1)).astype(np.uint8)
     values = {
-        "case_id": f"c{seed}",
-        "patient_id": f"p{seed}",
-        "slice_index": 0,
-        "source": "somewhere",
-        "split": "train",
-        "video": video,
-        "lge_mask": mask,
-        "label": label,
-        "spacing_mm": 2.0,
+        "case_id": f"c{seed}", "patient_id": f"p{seed}", "slice_index": 0, "source": "somewhere",
+        "split": "train", "video": video, "lge_mask": mask, "label": label, "spacing_mm": 2.0,
         "source_frames": 8,
-    }
+    }  # fmt: skip
     return Clip(**(values | changes))
 
 
@@ -72,21 +65,12 @@ EMPTY, STILL = np.zeros_like(GOOD[0].video), np.repeat(GOOD[0].video[:1], 8, axi
         ([clip(8, 0, split="test")], {"one class in a split": True}),
         ([clip(8, 1, split="test")], {"one class in a split": True}),
         ([clip(8, label=-1, split="unlabelled", lge_mask=None)], {}),
-        (
-            [dataclasses.replace(clip(9, 0), label=1)],
-            {"label without MVO in the mask": True},
-        ),
-        (
-            [dataclasses.replace(clip(9, 1), label=0)],
-            {"MVO in the mask without label": True},
-        ),
+        ([dataclasses.replace(clip(9, 0), label=1)], {"label without MVO in the mask": True}),
+        ([dataclasses.replace(clip(9, 1), label=0)], {"MVO in the mask without label": True}),
         ([clip(9, 1, lge_mask=None)], {"label without MVO in the mask": True}),
         ([clip(10, video=EMPTY)], {"constant image": True}),
         ([clip(10, video=STILL)], {"no motion": True}),
-        (
-            [drawn(11, lambda mask: np.where(mask == 3, 4, mask))],
-            {"unexpected mask values": True},
-        ),
+        ([drawn(11, lambda mask: np.where(mask == 3, 4, mask))], {"unexpected mask values": True}),
         ([drawn(12, spot, label=1)], {"MVO outside the myocardium": True}),
         (
             [drawn(13, lambda mask: np.roll(mask, 10, axis=0))],

@@ -9,18 +9,8 @@ from mvo_jax.data.labels import BACKGROUND, INFARCT, MVO, MYOCARDIUM
 
 # Divisible and not, one block, one pixel a block, and blocks that lie wholly in the padding.
 SIZES = [
-    (4, 2),
-    (6, 3),
-    (64, 16),
-    (64, 4),
-    (64, 64),
-    (8, 1),
-    (5, 2),
-    (5, 4),
-    (7, 3),
-    (10, 4),
-    (3, 3),
-]
+    (4, 2), (6, 3), (64, 16), (64, 4), (64, 64), (8, 1), (5, 2), (5, 4), (7, 3), (10, 4), (3, 3)
+]  # fmt: skip
 
 
 def random_masks(n: int, *, count: int = 3, seed: int = 0) -> np.ndarray:
@@ -29,12 +19,10 @@ def random_masks(n: int, *, count: int = 3, seed: int = 0) -> np.ndarray:
 
 def by_loops(mask: np.ndarray, m: int) -> np.ndarray:
     """Every pixel votes for its block; pixels beyond the border are zeros."""
-    n = len(mask)
-    side = int(np.ceil(n / m))
+    side = int(np.ceil(len(mask) / m))
     count = np.zeros((m, m), int)
-    for row in range(n):
-        for col in range(n):
-            count[row // side, col // side] += mask[row, col] == MVO
+    for row, col in np.ndindex(mask.shape):
+        count[row // side, col // side] += mask[row, col] == MVO
     return count.astype(np.float32) / np.float32(side * side)
 
 

@@ -48,8 +48,6 @@ def rejected(slice_: CineSlice, target: Target | None = None, **options) -> Reje
 
 
 # Time
-
-
 @pytest.mark.parametrize("source", [12, 20, 25, 30, 32, 50])
 def test_harmonics_of_the_beat_are_met(source):
     """Two harmonics through the spline; the bound is that of a cubic through 12 points."""
@@ -110,8 +108,6 @@ def test_end_diastole_that_is_not_known_or_not_there():
 
 
 # Space
-
-
 def test_a_window_maps_points_there_and_back():
     window = Window((3.0, -7.0), (1.3, 0.9), 64, "given")
     points = np.random.default_rng(0).uniform(-50, 150, (20, 2))
@@ -217,8 +213,6 @@ def test_labels(values, told, label):
 
 
 # The heart
-
-
 @pytest.mark.parametrize("centre", [(48, 48), (36, 60), (58, 40)])
 @pytest.mark.parametrize("pixel", [(1.5, 1.5), (1.2, 1.6)])
 def test_the_ventricle_is_found_by_its_motion(centre, pixel):

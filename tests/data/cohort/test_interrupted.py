@@ -36,12 +36,9 @@ def source(tmp_path_factory) -> Path:
 def start(source: Path, out: Path, jobs: int) -> subprocess.Popen:
     command = [sys.executable, "-m", "mvo_jax", "prepare", str(source), "--out", str(out)]
     return subprocess.Popen(
-        [*command, "--frames=30", f"--jobs={jobs}"],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+        [*command, "--frames=30", f"--jobs={jobs}"], cwd=ROOT, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
 
 
 def finish(process: subprocess.Popen) -> None:

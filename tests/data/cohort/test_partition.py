@@ -86,13 +86,9 @@ def source(tmp_path_factory):
 
 def read(source, out, partition=None, **options):
     cohort = prepare(
-        source,
-        out,
-        options=Options(**options),
-        target=Target(frames=10, image_size=32),
-        partition=partition or Partition(),
-        jobs=1,
-    )
+        source, out, options=Options(**options), target=Target(frames=10, image_size=32),
+        partition=partition or Partition(), jobs=1,
+    )  # fmt: skip
     splits = defaultdict(set)
     for split in cohort.cases:
         builder = cohort.builder()

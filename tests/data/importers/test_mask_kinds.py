@@ -10,15 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import nrrd
 import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import UID
 
-from mvo_jax.data.cohort.partition import Partition
-from mvo_jax.data.cohort.prepare import prepare, read_rejected
+from mvo_jax.data.cohort.prepare import read_rejected
 from mvo_jax.data.importers.archive import unpack
 from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.formats import choose_importer, load_series
@@ -27,6 +25,7 @@ from mvo_jax.data.importers.table import read_table
 from mvo_jax.data.slices import CineSlice, Target
 from mvo_jax.errors import UserError
 from tests.data.importers import writers
+from tests.data.importers.reading import change, prepared, read, refusal, save
 
 hd = pytest.importorskip("highdicom")
 
@@ -58,11 +57,10 @@ DRAWN[1, 9:12, 23:26] = 2
 DRAWN[2, 18:24, 36:39] = 2
 
 
-def cine() -> np.ndarray:
-    """``[T, Z, H, W]``, slices that differ more than their phases."""
-    noise = np.random.default_rng(1).integers(0, 200, (SLICES, SIZE, SIZE))
-    beat = np.random.default_rng(2).integers(0, 40, (FRAMES, 1, SIZE, SIZE))
-    return (noise + beat).astype(np.uint16)
+# Slices that differ more than their phases.
+CINE = np.random.default_rng(1).integers(0, 200, (SLICES, SIZE, SIZE))
+CINE = CINE + np.random.default_rng(2).integers(0, 40, (FRAMES, 1, SIZE, SIZE))
+CINE = CINE.astype(np.uint16)
 
 
 def expected(drawn: np.ndarray = DRAWN) -> np.ndarray:
@@ -79,12 +77,10 @@ def expected(drawn: np.ndarray = DRAWN) -> np.ndarray:
 def write_cine(source: Path, form: str) -> Path:
     """A patient ``A17``; the folder of images, or for NIfTI the source."""
     if form == "nifti":
-        source.mkdir(parents=True, exist_ok=True)
-        image = nibabel.Nifti1Image(cine().T, TO_RAS @ CINE_LPS)
-        nibabel.save(image, source / "A17_cine.nii.gz")
+        save(source / "A17_cine.nii.gz", CINE, TO_RAS @ CINE_LPS)
         return source
     writers.write_series(
-        source / "A17", cine(), turn=TURN.tolist(), origin=ORIGIN.tolist(), step_mm=STEP_MM,
+        source / "A17", CINE, turn=TURN.tolist(), origin=ORIGIN.tolist(), step_mm=STEP_MM,
         pixel_mm=PIXEL_MM, FrameOfReferenceUID="1.2.4",
     )  # fmt: skip
     return source / "A17"
@@ -106,21 +102,10 @@ def write_lge(folder: Path, **tags: Any) -> list[pydicom.Dataset]:
     return [pydicom.dcmread(path) for path in files]
 
 
-def read(source: Path, **options: Any) -> list[CineSlice]:
-    importer, given = choose_importer(source), Options(**options)
-    (series,) = importer.find(source, given)
-    return load_series(importer.load, series, given)
-
-
 def displayed(one: CineSlice) -> tuple[int, Callable[[np.ndarray], np.ndarray]]:
     """Which slice it is, and how it was turned for display: its grey values say so."""
-    stored = cine()
-    return next(
-        (z, turn)
-        for z in range(SLICES)
-        for turn in ALL_TURNS
-        if np.array_equal(turn(stored[0, z]), one.cine[0])
-    )
+    both = ((z, turn) for z in range(SLICES) for turn in ALL_TURNS)
+    return next((z, turn) for z, turn in both if np.array_equal(turn(CINE[0, z]), one.cine[0]))
 
 
 def check_lands(slices: list[CineSlice], drawn: np.ndarray = DRAWN) -> None:
@@ -141,17 +126,12 @@ ALL_TURNS = [
 
 
 # NRRD
-
-
 def nrrd_header(space: str, axes: Any = (0, 1, 2), affine: np.ndarray = LGE_LPS) -> dict[str, Any]:
     signs = {"left": (1, 1, 1), "right": (-1, -1, 1)}[space.split("-")[0]]
     moved = np.diag([*signs, 1]) @ affine
-    return {
-        "space": space,
-        "space directions": np.stack([moved[:3, axis] for axis in axes]),
-        "space origin": moved[:3, 3],
-        "kinds": ["domain"] * 3,
-    }
+    directions = np.stack([moved[:3, axis] for axis in axes])
+    place = {"space directions": directions, "space origin": moved[:3, 3]}
+    return {"space": space, "kinds": ["domain"] * 3} | place
 
 
 def save_nrrd(path: Path, space: str = "left-posterior-superior", units: str = "mm") -> None:
@@ -221,9 +201,9 @@ def test_a_segment_without_a_meaning_is_refused_and_can_be_given_one(tmp_path):
     for i in range(3):
         header |= segment(i, f"Segment_{i + 1}", i + 1, 0)
     nrrd.write(str(tmp_path / "A17_lge_mask.seg.nrrd"), values.T, header)
-    with pytest.raises(UserError, match="1 'Segment_1'") as refused:
-        read(tmp_path)
-    assert "--mask_values" in refused.value.remedy
+    error = refusal(tmp_path)
+    assert "1 'Segment_1'" in error.cause
+    assert "--mask_values" in error.remedy
     check_lands(read(tmp_path, mask_values={1: 3, 2: 1, 3: 2}))
 
 
@@ -265,27 +245,23 @@ def test_bad_nrrd_is_refused(spoil, words, tmp_path):
     path = tmp_path / "A17_lge_mask.nrrd"
     save_nrrd(path)
     spoil(path)
-    with pytest.raises(UserError, match=words) as refused:
-        read(tmp_path)
-    assert "A17_lge_mask.nrrd" in refused.value.cause
+    cause = refusal(tmp_path).cause
+    assert words in cause
+    assert "A17_lge_mask.nrrd" in cause
 
 
 def test_nrrd_without_a_place_beside_an_oriented_cine_is_refused(tmp_path):
     write_cine(tmp_path, "nifti")
     nrrd.write(str(tmp_path / "A17_lge_mask.nrrd"), DRAWN.T, {"spacings": [1.3, 1.3, 9.0]})
-    with pytest.raises(UserError, match="states no orientation"):
-        read(tmp_path)
+    assert "states no orientation" in refusal(tmp_path).cause
 
 
 # DICOM SEG
-
-
 def save_seg(
     path: Path,
     images: list[pydicom.Dataset],
     drawn: Mapping[str, np.ndarray],
     kind: str = "BINARY",
-    **more: Any,
 ) -> None:
     """By highdicom, in which images are ordered as given; empty frames are left out."""
     code = hd.sr.CodedConcept("T-D0050", "SRT", "Tissue")
@@ -293,14 +269,16 @@ def save_seg(
         hd.seg.SegmentDescription(i + 1, name, code, code, hd.seg.SegmentAlgorithmTypeValues.MANUAL)
         for i, name in enumerate(drawn)
     ]
-    pixels = np.stack(list(drawn.values()), axis=-1).astype(np.uint8)
+    pixels = np.stack(list(drawn.values()), axis=-1)
+    if kind != "FRACTIONAL":
+        pixels = pixels.astype(np.uint8)
     if kind == "LABELMAP":
         pixels = (pixels * np.arange(1, len(drawn) + 1, dtype=np.uint8)).max(axis=-1)
     hd.seg.Segmentation(
         images, pixels, kind, descriptions,
         series_instance_uid="1.2.88", series_number=88, sop_instance_uid="1.2.88.1",
         instance_number=1, manufacturer="x", manufacturer_model_name="x", software_versions="1",
-        device_serial_number="1", **more,
+        device_serial_number="1",
     ).save_as(path)  # fmt: skip
 
 
@@ -330,8 +308,7 @@ def test_seg_of_one_segment(tmp_path):
     """Which it is stands once for all frames."""
     images = write_lge(write_cine(tmp_path, "dicom"))
     save_seg(tmp_path / "A17" / "mvo.dcm", images, {"MVO": DRAWN == 2})
-    slices = read(tmp_path)
-    assert [one.has_mvo for one in slices] == [bool((one == 2).any()) for one in DRAWN]
+    assert [one.has_mvo for one in read(tmp_path)] == [(one == 2).any() for one in DRAWN]
 
 
 def test_seg_with_overlap_and_slices_left_out(tmp_path):
@@ -381,13 +358,7 @@ def test_a_seg_that_cannot_be_used_is_told_and_two_are_refused(what, words, tmp_
     save_seg(path, images, layers)
     data = pydicom.dcmread(path)
     if what == "probabilities":
-        soft = np.where(DRAWN == 2, 0.5, 0.0)[..., None]
-        code = hd.sr.CodedConcept("T-D0050", "SRT", "Tissue")
-        manual = hd.seg.SegmentAlgorithmTypeValues.MANUAL
-        hd.seg.Segmentation(
-            images, soft, "FRACTIONAL", [hd.seg.SegmentDescription(1, "MVO", code, code, manual)],
-            "1.2.88", 88, "1.2.88.1", 1, "x", "x", "1", "1",
-        ).save_as(path)  # fmt: skip
+        save_seg(path, images, {"MVO": np.where(DRAWN == 2, 0.5, 0.0)}, "FRACTIONAL")
     elif what == "two":
         data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = UID("1.2.88.2")
         data.save_as(folder / "seg2.dcm")
@@ -401,8 +372,7 @@ def test_a_seg_that_cannot_be_used_is_told_and_two_are_refused(what, words, tmp_
         data.PatientID = "P2"
         data.save_as(path)
     if what in ("two", "patient"):
-        with pytest.raises(UserError, match=words):
-            read(tmp_path)
+        assert words in refusal(tmp_path).cause
         return
     slices = read(tmp_path)
     assert [one.lge_mask for one in slices] == [None] * SLICES
@@ -411,14 +381,16 @@ def test_a_seg_that_cannot_be_used_is_told_and_two_are_refused(what, words, tmp_
     assert lost.source == str(path)
 
 
+def of_the_cine(series: pydicom.Dataset) -> None:
+    series.SeriesInstanceUID = "1.2.3"
+
+
 @pytest.mark.parametrize("mvo", [False, True])
 def test_a_seg_of_the_cine_says_nothing_about_mvo_unless_it_has_some(mvo, tmp_path):
     folder = write_cine(tmp_path, "dicom")
     layers = by_name() if mvo else {"LV myocardium": DRAWN > 0, "LV cavity": DRAWN == 0}
     save_seg(folder / "seg.dcm", write_lge(folder), layers)
-    data = pydicom.dcmread(folder / "seg.dcm")
-    data.ReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"  # of the cine
-    data.save_as(folder / "seg.dcm")
+    change([folder / "seg.dcm"], lambda data: of_the_cine(data.ReferencedSeriesSequence[0]))
     slices = read(tmp_path)
     if mvo:
         check_lands(slices)
@@ -430,19 +402,6 @@ def test_a_seg_of_the_cine_says_nothing_about_mvo_unless_it_has_some(mvo, tmp_pa
 
 
 # cvi42
-
-MYOCARDIUM = np.where(DRAWN == 2, 3, DRAWN)
-MYOCARDIUM[MYOCARDIUM == 1] = 3
-
-
-def outline(region: np.ndarray) -> np.ndarray:
-    """Polygon (row, column) of a region without holes in its rows."""
-    rows = np.flatnonzero(region.any(axis=1))
-    left = [(r + d, np.flatnonzero(region[r])[0] - 0.5) for r in rows for d in (-0.5, 0.5)]
-    right = [(r + d, np.flatnonzero(region[r])[-1] + 0.5) for r in rows for d in (-0.5, 0.5)]
-    return np.array(left + right[::-1])
-
-
 def workspace(images: Mapping[str, Mapping[str, np.ndarray]], scale: int = 4) -> str:
     """XML as cvi42 exports it: points in parts of a pixel, names with a number from the second."""
     out = ""
@@ -465,11 +424,9 @@ def workspace(images: Mapping[str, Mapping[str, np.ndarray]], scale: int = 4) ->
 
 def lge_contours(z: int) -> dict[str, np.ndarray]:
     """The myocardium as two contours and its MVO; a disc in place of the infarct's box."""
-    out = {
-        "saendocardialContour": outline(RADIUS <= 8),
-        "saepicardialContour": outline(RADIUS < 13),
-    }
-    return out | ({} if z == 0 else {"noReflowAreaContour": outline(DRAWN[z] == 2)})
+    regions = {"saendocardialContour": RADIUS <= 8, "saepicardialContour": RADIUS < 13}
+    regions |= {} if z == 0 else {"noReflowAreaContour": DRAWN[z] == 2}
+    return {name: writers.outline(region) for name, region in regions.items()}
 
 
 RING = np.where((RADIUS > 8) & (RADIUS < 13), 3, 0).astype(np.uint8)
@@ -484,10 +441,9 @@ def test_contours_of_cvi42_on_lge_and_on_the_cine(name, tmp_path):
     first = pydicom.dcmread(folder / "i01_005.dcm")  # slice 1, phase 5
     at = np.mgrid[:SIZE, :SIZE]
     region = np.hypot(at[0] - 14.0, at[1] - 22.0)
+    radii = {"saendocardialContour": 7, "saepicardialContour": 10, "larvendocardialContour": 3}
     drawn[str(first.SOPInstanceUID)] = {
-        "saendocardialContour": outline(region < 7),
-        "saepicardialContour": outline(region < 10),
-        "larvendocardialContour": outline(region < 3),
+        name: writers.outline(region < radius) for name, radius in radii.items()
     }
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
@@ -505,7 +461,10 @@ def test_repeated_contours_of_one_name(tmp_path):
     uid = str(write_lge(folder)[1].SOPInstanceUID)
     two = np.zeros((LGE_SIZE, LGE_SIZE), bool), np.zeros((LGE_SIZE, LGE_SIZE), bool)
     two[0][9:13, 24:29], two[1][27:31, 25:30] = True, True
-    contours = {"noReflowAreaContour": outline(two[0]), "noReflowAreaContour0001": outline(two[1])}
+    contours = {
+        "noReflowAreaContour": writers.outline(two[0]),
+        "noReflowAreaContour0001": writers.outline(two[1]),
+    }
     (tmp_path / "A17.cvi42wsx").write_text(workspace({uid: contours}))
     drawn = np.zeros_like(DRAWN)
     drawn[1][two[0] | two[1]] = 2
@@ -514,9 +473,8 @@ def test_repeated_contours_of_one_name(tmp_path):
 
 def test_a_contour_that_may_be_mvo_is_no_sign_of_none(tmp_path):
     folder = write_cine(tmp_path, "dicom")
-    drawn = {
-        str(image.SOPInstanceUID): lge_contours(z) for z, image in enumerate(write_lge(folder))
-    }
+    uids = [str(image.SOPInstanceUID) for image in write_lge(folder)]
+    drawn = {uid: lge_contours(z) for z, uid in enumerate(uids)}
     contours = list(drawn.values())[2]
     contours["saNoReflowOverride"] = contours.pop("noReflowAreaContour")
     (tmp_path / "A17.cvi42wsx").write_text(workspace(drawn))
@@ -533,15 +491,12 @@ def test_mvo_without_its_image_is_a_row_of_the_rejected(where, tmp_path):
     source = tmp_path / "source"
     folder = write_cine(source, "dicom")
     images = write_lge(folder)
-    lost = {"noReflowAreaContour": outline(DRAWN[1] == 2)}
+    lost = {"noReflowAreaContour": writers.outline(DRAWN[1] == 2)}
     of_cine = str(pydicom.dcmread(folder / "i00_000.dcm").SOPInstanceUID)
     uid = of_cine if where == "cine" else "1.2.3.4.5"
     drawn = {str(images[1].SOPInstanceUID): lge_contours(1), uid: lost}
     (source / "A17.cvi42wsx").write_text(workspace(drawn))
-    prepare(
-        source, tmp_path / "out", options=Options(), target=Target(FRAMES, 32, PIXEL_MM),
-        partition=Partition(fractions=(1.0, 0.0, 0.0)), jobs=1,
-    )  # fmt: skip
+    prepared(source, tmp_path / "out", Target(FRAMES, 32, PIXEL_MM))
     (row,) = read_rejected(tmp_path / "out")
     assert row["source"] == "A17.cvi42wsx"
     assert ("a cine image" if where == "cine" else "not in the folder") in row["cause"]
@@ -561,13 +516,10 @@ def test_mvo_without_its_image_is_a_row_of_the_rejected(where, tmp_path):
 def test_bad_workspaces_are_refused(content, words, tmp_path):
     write_cine(tmp_path, "dicom")
     (tmp_path / "A17.cvi42wsx").write_text(content)
-    with pytest.raises(UserError, match=words):
-        read(tmp_path)
+    assert words in refusal(tmp_path).cause
 
 
 # Names
-
-
 @pytest.mark.parametrize(
     "name",
     ["B02_lge_mask.nrrd", "scar.seg.nrrd", "B02_lge_mask.dcm", "B02.cvi42wsx", "B02.cvi42ws"],

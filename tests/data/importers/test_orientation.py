@@ -12,12 +12,9 @@ import numpy as np
 import pytest
 
 from mvo_jax.data.clips import geometry_of
-from mvo_jax.data.cohort.partition import Partition
-from mvo_jax.data.cohort.prepare import prepare
 from mvo_jax.data.cohort.series import read_series
 from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.dicom import DICOM
-from mvo_jax.data.importers.formats import load_series
 from mvo_jax.data.importers.nifti import NIFTI
 from mvo_jax.data.importers.volume import read_volume, write_volume
 from mvo_jax.data.slices import ORIENTATION_RULE, CineSlice, Rejected, Target
@@ -25,6 +22,7 @@ from mvo_jax.errors import UserError
 from mvo_jax.runs.folder import RunFolder
 from mvo_jax.trained_run import TrainedRun
 from tests.data.importers import writers
+from tests.data.importers.reading import check_cine, check_masks, note, prepared, read, refusal
 
 FRAMES, SLICES, ROWS, COLUMNS = 9, 3, 40, 36
 CINE = np.random.default_rng(0).integers(0, 200, (FRAMES, SLICES, ROWS, COLUMNS), np.uint8)
@@ -50,8 +48,7 @@ def grid(column: Any, row: Any, steps: tuple[float, float, float] = (1.5, 1.5, 8
 
 # The picture is that of columns and rows as they are given here.
 DISPLAYED = {
-    "axial": grid((-1, 0, 0), (0, -1, 0)),
-    "coronal": grid((-1, 0, 0), (0, 0, -1)),
+    "axial": grid((-1, 0, 0), (0, -1, 0)), "coronal": grid((-1, 0, 0), (0, 0, -1)),
     "short axis": grid((-0.8, -0.36, 0.48), (0, -0.8, -0.6)),
     "sagittal": grid((0, -1, 0), (0, 0, -1)),
     "rows half to posterior, half to the head": grid((-1, 0, 0), (0, -HALF, HALF)),
@@ -59,7 +56,7 @@ DISPLAYED = {
     "columns half to the left, half to the head": grid((-HALF, 0, HALF), (0, -1, 0)),
     "columns half to posterior, half to the feet": grid((0, -HALF, -HALF), (0, -HALF, HALF)),
     "long steps in the plane": grid((-1, 0, 0), (0, -1, 0), (1.5, 2.1, 9.0)),
-}
+}  # fmt: skip
 
 
 def store(
@@ -72,13 +69,8 @@ def store(
 ) -> None:
     """Write ``[T, Z, H, W]`` or ``[Z, H, W]`` with its axes in another order and direction.
 
-    Args:
-        path: of the file.
-        displayed: the picture.
-        affine: of (column, row, slice).
-        order: which of these three each axis of the file is.
-        flips: whether that axis is stored backwards.
-        header: called with the image's header before it is saved.
+    ``affine`` is of (column, row, slice), ``order`` says which of these each axis of the file is,
+    ``flips`` whether it is stored backwards; ``header`` may change the header.
     """
     array = displayed.T
     array = array.transpose(*order, *range(3, array.ndim))
@@ -99,23 +91,18 @@ def without_codes(header: Any) -> None:
     header["sform_code"] = header["qform_code"] = 0
 
 
-def read(folder: Path) -> list[CineSlice]:
-    (series,) = NIFTI.find(folder, Options())
-    return load_series(NIFTI.load, series, Options())
-
-
-def refusal(folder: Path) -> str:
-    with pytest.raises(UserError) as refused:
-        read(folder)
-    assert refused.value.remedy
-    return refused.value.cause
-
-
 def check_picture(slices: list[CineSlice], mask: np.ndarray = MASK) -> None:
-    assert np.array_equal(np.stack([one.cine for one in slices], axis=1), CINE)
-    for one, expected in zip(slices, mask, strict=True):
-        assert one.lge_mask is not None
-        assert np.array_equal(one.lge_mask, expected)
+    check_cine(slices, CINE)
+    check_masks(slices, mask)
+
+
+def both(
+    folder: Path, cine: np.ndarray, mask: np.ndarray, cine_header: Any = None,
+    mask_header: Any = None,
+) -> None:  # fmt: skip
+    """Cine and mask, each with its affine and what is done to its header."""
+    store(folder / "a_cine.nii.gz", CINE, cine, header=cine_header)
+    store(folder / "a_lge_mask.nii.gz", MASK, mask, header=mask_header)
 
 
 @pytest.mark.parametrize("name", DISPLAYED)
@@ -146,12 +133,10 @@ def store_dicom(
     patient = affine[:3] * np.array([[-1.0], [-1.0], [1.0]])  # DICOM counts to left and posterior
     steps = np.linalg.norm(patient, axis=0)
     writers.write_series(
-        folder,
-        stored.astype(np.uint16),
-        turn=(patient[:, :2] / steps[:2]).T.ravel().tolist(),
+        folder, stored.astype(np.uint16), turn=(patient[:, :2] / steps[:2]).T.ravel().tolist(),
         PixelSpacing=[float(steps[1]), float(steps[0])],
         ImagePositionPatient=lambda _, z: (patient[:, 3] + z * patient[:, 2]).tolist(),
-    )
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["axial", "short axis", "sagittal", "long steps in the plane"])
@@ -164,21 +149,17 @@ def test_all_storages_of_dicom_give_the_picture_of_the_nifti(name, tmp_path):
         for path in (tmp_path / "a").glob("*.dcm"):
             path.unlink()
         store_dicom(tmp_path / "a", affine, exchanged=exchanged, flips=(flips[0], flips[1]))
-        (series,) = DICOM.find(tmp_path, Options())
-        slices = load_series(DICOM.load, series, Options())
+        slices = read(tmp_path)
         check_picture(slices)
         assert slices[0].pixel_mm == pytest.approx(np.linalg.norm(affine[:3, 1::-1], axis=0))
         assert slices[0].grid is not None
-        write_volume(  # as ``predict --nifti`` writes a map
-            tmp_path / "map.nii.gz",
-            slices[0].grid.stored(dict(enumerate(MASK.astype(np.float32)))),
-            slices[0].grid,
-            "",
-        )
+        stored = slices[0].grid.stored(dict(enumerate(MASK.astype(np.float32))))
+        write_volume(tmp_path / "map.nii.gz", stored, slices[0].grid, "")  # as ``predict --nifti``
         written = read_volume(tmp_path / "map.nii.gz")
         assert np.array_equal(written.data[0], MASK)
         assert written.affine == pytest.approx(affine, abs=1e-4)  # stored as float32
         before = dataclasses.replace(target, orientation=2)
+        (series,) = DICOM.find(tmp_path, Options())
         results = read_series(DICOM.load, series, Options(), before)
         assert [isinstance(one, Rejected) for one in results] == [exchanged] * SLICES
 
@@ -188,16 +169,11 @@ def test_slices_that_would_be_shown_turned_differently_are_refused(tmp_path):
     for z, degrees in enumerate((44.5, 45.5)):
         cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
         writers.write_series(
-            tmp_path / "a",
-            CINE[:, z : z + 1].astype(np.uint16),
-            turn=(cos, sin, 0, -sin, cos, 0),
-            origin=(0, 0, 8 * z),
-            name=f"slice{z}_",
+            tmp_path / "a", CINE[:, z : z + 1].astype(np.uint16), turn=(cos, sin, 0, -sin, cos, 0),
+            origin=(0, 0, 8 * z), name=f"slice{z}_",
             InstanceNumber=lambda t, _, z=z: 1 + t + z * FRAMES,
-        )
-    (series,) = DICOM.find(tmp_path, Options())
-    with pytest.raises(UserError, match="shown turned differently"):
-        load_series(DICOM.load, series, Options())
+        )  # fmt: skip
+    assert "shown turned differently" in refusal(tmp_path).cause
 
 
 def test_almost_a_tie_is_a_tie(tmp_path):
@@ -206,7 +182,7 @@ def test_almost_a_tie_is_a_tie(tmp_path):
         down = np.array([0, -np.sin(np.radians(degrees)), np.cos(np.radians(degrees))])
         for flips in ((False, False, False), (False, True, True)):
             store(tmp_path / "a_cine.nii.gz", CINE, grid((-1, 0, 0), down), flips=flips)
-            assert np.array_equal(np.stack([s.cine for s in read(tmp_path)], axis=1), CINE)
+            check_cine(read(tmp_path), CINE)
 
 
 def test_one_slice_is_found_by_its_axis_of_one(tmp_path):
@@ -214,14 +190,12 @@ def test_one_slice_is_found_by_its_axis_of_one(tmp_path):
     for order, flips in STORAGES[::5]:
         affine = grid((-1, 0, 0), (0, -1, 0), (1.5, 1.5, 1.5))  # as thin as a pixel is wide
         store(tmp_path / "a_cine.nii.gz", cine, affine, order, flips)
-        (one,) = read(tmp_path)
-        assert np.array_equal(one.cine, cine[:, 0])
+        check_cine(read(tmp_path), cine)
 
 
 def test_without_orientation_a_file_is_taken_as_stored_and_told(tmp_path):
     turned = DISPLAYED["axial"] * [-1, -1, 1, 1]
-    store(tmp_path / "a_cine.nii.gz", CINE, turned, header=without_codes)
-    store(tmp_path / "a_lge_mask.nii.gz", MASK, turned, header=without_codes)
+    both(tmp_path, turned, turned, without_codes, without_codes)
     slices = read(tmp_path)
     check_picture(slices)
     assert slices[0].note.count("states no orientation") == 2
@@ -229,53 +203,45 @@ def test_without_orientation_a_file_is_taken_as_stored_and_told(tmp_path):
 
 @pytest.mark.parametrize("which", ["cine", "lge_mask"])
 def test_orientation_of_one_of_the_two_is_refused(which, tmp_path):
-    for name, image in (("cine", CINE), ("lge_mask", MASK)):
-        lost = without_codes if name == which else None
-        store(tmp_path / f"a_{name}.nii.gz", image, DISPLAYED["axial"], header=lost)
-    assert f"a_{which}.nii.gz states no orientation" in refusal(tmp_path)
+    lost = [without_codes if name == which else None for name in ("cine", "lge_mask")]
+    both(tmp_path, DISPLAYED["axial"], DISPLAYED["axial"], *lost)
+    assert f"a_{which}.nii.gz states no orientation" in refusal(tmp_path).cause
 
 
 @pytest.mark.parametrize("which", ["cine", "lge_mask"])
 @pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1)])
 def test_the_identity_beside_an_orientation_is_refused(which, signs, tmp_path):
     """NumPy's eye, and what ITK makes of it."""
-    for name, image in (("cine", CINE), ("lge_mask", MASK)):
-        affine = np.diag([*signs, 1]) if name == which else DISPLAYED["axial"]
-        store(tmp_path / f"a_{name}.nii.gz", image, affine.astype(float))
-    cause = refusal(tmp_path)
-    assert f"a_{which}.nii.gz has the identity" in cause
+    identity, axial = np.diag([*signs, 1]).astype(float), DISPLAYED["axial"]
+    both(tmp_path, *((identity, axial) if which == "cine" else (axial, identity)))
+    assert f"a_{which}.nii.gz has the identity" in refusal(tmp_path).cause
 
 
 def test_the_identity_of_both_is_told(tmp_path):
-    for name, image in (("cine", CINE), ("lge_mask", MASK)):
-        store(tmp_path / f"a_{name}.nii.gz", image, np.eye(4))
-    assert read(tmp_path)[0].note.count("identity") == 2
+    both(tmp_path, np.eye(4), np.eye(4))
+    assert note(tmp_path).count("identity") == 2
 
 
 @pytest.mark.parametrize("name", ["axial", "short axis"])
 def test_lost_signs_are_refused(name, tmp_path):
     affine = DISPLAYED[name]
-    store(tmp_path / "a_cine.nii.gz", CINE, affine)
-    store(tmp_path / "a_lge_mask.nii.gz", MASK, np.abs(affine))
-    assert "a_lge_mask.nii.gz" in refusal(tmp_path)
-    store(tmp_path / "a_lge_mask.nii.gz", MASK, affine * [-1, -1, 1, 1])
-    assert "a_lge_mask.nii.gz" in refusal(tmp_path)
+    for lost in (np.abs(affine), affine * [-1, -1, 1, 1]):
+        both(tmp_path, affine, lost)
+        assert "a_lge_mask.nii.gz" in refusal(tmp_path).cause
 
 
 def test_another_grid_of_the_same_shape_is_told(tmp_path):
-    store(tmp_path / "a_cine.nii.gz", CINE, DISPLAYED["axial"])
     aside = DISPLAYED["axial"].copy()
     aside[0, 3] += 3.0  # two pixels to the right of the patient, which is the left of the picture
-    store(tmp_path / "a_lge_mask.nii.gz", MASK, aside)
+    both(tmp_path, DISPLAYED["axial"], aside)
     slices = read(tmp_path)
     check_picture(slices, np.pad(MASK[..., 2:], ((0, 0), (0, 0), (0, 2))))
     assert "on another grid" in slices[0].note
 
 
 def test_a_mask_of_another_plane_is_refused(tmp_path):
-    store(tmp_path / "a_cine.nii.gz", CINE, DISPLAYED["axial"])
-    store(tmp_path / "a_lge_mask.nii.gz", MASK, DISPLAYED["coronal"])
-    assert "tilted by 90 degrees" in refusal(tmp_path)
+    both(tmp_path, DISPLAYED["axial"], DISPLAYED["coronal"])
+    assert "tilted by 90 degrees" in refusal(tmp_path).cause
 
 
 def other_pixdim(header: Any) -> None:
@@ -295,10 +261,10 @@ def mirrored_qform(header: Any) -> None:
 def test_a_header_that_contradicts_itself_is_refused(change, name, tmp_path):
     """The sform says pixels of 1 mm, pixdim or qform 1.5; or sform and qform turn the image."""
     affine = grid((-1, 0, 0), (0, -1, 0), (1.0, 1.0, 8.0))
-    for each, image in (("cine", CINE), ("lge_mask", MASK)):
-        header = change if each == name else None
-        store(tmp_path / f"a_{each}.nii.gz", image, affine, header=header)
-    cause = refusal(tmp_path)
+    both(
+        tmp_path, affine, affine, *(change if name == one else None for one in ("cine", "lge_mask"))
+    )
+    cause = refusal(tmp_path).cause
     assert f"a_{name}.nii.gz contradicts itself" in cause
     assert ("1 x 1 x 8" in cause and "1.5 x 1.5 x 8" in cause) or change is mirrored_qform
 
@@ -318,25 +284,20 @@ def test_slices_that_cannot_be_told_from_rows_are_refused(tmp_path):
     """Fewest images along one axis, the thickest along another, and neither is the third."""
     affine = grid((-1, 0, 0), (0, -1, 0), (8.0, 1.5, 1.5))
     store(tmp_path / "a_cine.nii.gz", CINE, affine, order=(0, 2, 1))
-    assert "which axis is that of the slices" in refusal(tmp_path)
+    assert "which axis is that of the slices" in refusal(tmp_path).cause
 
 
 def test_a_contour_turned_otherwise_than_its_cine_is_refused(tmp_path):
-    from mvo_jax.data.importers.acdc import ACDC
-
     folder = tmp_path / "patient007"
     anatomy = np.where(MASK == 3, 2, 0).astype(np.uint8)
     anatomy[:, 14:26, 12:24] = 3
     store(folder / "patient007_4d.nii.gz", CINE, DISPLAYED["axial"])
     (folder / "Info.cfg").write_text("ED: 1\nES: 5\n")
-    (series,) = ACDC.find(tmp_path, Options())
     drawn = folder / "patient007_frame01_gt.nii.gz"
     store(drawn, anatomy, DISPLAYED["axial"], (1, 0, 2), (True, False, False))
-    slices = load_series(ACDC.load, series, Options())
-    assert np.array_equal(slices[0].anatomy[0], np.array([0, 0, 2, 1])[anatomy[0]])
+    assert np.array_equal(read(tmp_path)[0].anatomy[0], np.array([0, 0, 2, 1])[anatomy[0]])
     store(drawn, anatomy, DISPLAYED["axial"] * [-1, 1, 1, 1])
-    with pytest.raises(UserError, match="another orientation than the cine"):
-        load_series(ACDC.load, series, Options())
+    assert "another orientation than the cine" in refusal(tmp_path).cause
 
 
 def test_a_run_of_the_old_rule_refuses_only_what_comes_out_otherwise(tmp_path):
@@ -366,27 +327,17 @@ def test_writers_agree_with_this_one(tmp_path):
 def test_cohorts_and_runs_of_the_old_rule_say_so_by_their_silence(tmp_path):
     store(tmp_path / "source" / "a_cine.nii.gz", CINE, DISPLAYED["axial"])
 
-    def prepared() -> None:
-        prepare(
-            tmp_path / "source",
-            tmp_path / "out",
-            options=Options(),
-            target=Target(frames=FRAMES, image_size=24),
-            partition=Partition(fractions=(1.0, 0.0, 0.0)),
-            jobs=1,
-        )
-
-    prepared()
-    config = SimpleNamespace(name="cohort", dir=str(tmp_path / "out"))
+    source, out, target = tmp_path / "source", tmp_path / "out", Target(FRAMES, image_size=24)
+    prepared(source, out, target)
+    config = SimpleNamespace(name="cohort", dir=str(out))
     assert geometry_of(config).orientation == ORIENTATION_RULE
-    index = tmp_path / "out" / "cohort.json"
+    index = out / "cohort.json"
     content = json.loads(index.read_text())
     del content["settings"]["orientation"]
     index.write_text(json.dumps(content))
     assert geometry_of(config).orientation == 1
     with pytest.raises(UserError, match=f"orientation None -> {ORIENTATION_RULE}"):
-        prepared()
-
+        prepared(source, out, target)
     unused: Any = None
     (tmp_path / "run").mkdir()
     geometry = dataclasses.asdict(Target(frames=FRAMES))

@@ -48,13 +48,9 @@ def test_a_module_adds_its_format_at_run_time(tmp_path, monkeypatch, jobs):
     importlib.import_module("raw_movies")
     monkeypatch.setitem(IMPORTERS, "raw", IMPORTERS.pop("raw"))  # taken out again at the end
     cohort = prepare(
-        source,
-        tmp_path / "out",
-        options=Options(),
-        target=Target(frames=10, image_size=32),
-        partition=Partition(),
-        jobs=jobs,
-    )
+        source, tmp_path / "out", options=Options(), target=Target(frames=10, image_size=32),
+        partition=Partition(), jobs=jobs,
+    )  # fmt: skip
     assert dict(cohort.cases) == {"unlabelled": 2}
     (row,) = read_rejected(cohort.path)
     assert "cut.raw cannot be read as raw movie (ValueError" in row["cause"]

@@ -6,35 +6,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from mvo_jax.data.cohort.partition import Partition
-from mvo_jax.data.cohort.prepare import prepare
-from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.slices import Target
 from mvo_jax.data.splits import Split, load_split
-from tests.data.importers import writers
+from tests.data.importers import reading, writers
 
 PIXEL_MM = 1.875
 WRITERS = {
-    "nifti": writers.write_nifti,
-    "dicom": writers.write_dicom,
-    "mat7": writers.write_mat7,
-    "mat73": writers.write_mat73,
-    "png": writers.write_png,
-    "npz": writers.write_npz,
-}
+    "nifti": writers.write_nifti, "dicom": writers.write_dicom, "mat7": writers.write_mat7,
+    "mat73": writers.write_mat73, "png": writers.write_png, "npz": writers.write_npz,
+}  # fmt: skip
 
 
 def prepared(source, out, *, window=(0.0, 255.0), **options):
-    return prepare(
-        source,
-        out,
-        format="auto",
-        options=Options(**options),
-        target=Target(frames=16, spacing_mm=PIXEL_MM, window=window),
-        partition=Partition(fractions=(1.0, 0.0, 0.0)),
-        jobs=1,
-        strict=True,
-    )
+    target = Target(frames=16, spacing_mm=PIXEL_MM, window=window)
+    return reading.prepared(source, out, target, strict=True, **options)
 
 
 def config(path, **changes):

@@ -86,27 +86,18 @@ def write_dicom(
     for z in range(slices):
         for t in range(frames):
             image = dicom_header(
-                case,
-                rows,
-                columns,
-                PixelSpacing=[pixel_mm, pixel_mm],
-                ImageOrientationPatient=[1, 0, 0, 0, 1, 0],
-                ImagePositionPatient=[0, 0, z * step_mm],
-                SliceThickness=step_mm,
-                TriggerTime=30.0 * t,
-                InstanceNumber=1 + (7 * t + 3) % frames + z * frames,
-                CardiacNumberOfImages=frames,
-                **changes,
-            )
+                case, rows, columns, PixelSpacing=[pixel_mm, pixel_mm], SliceThickness=step_mm,
+                ImageOrientationPatient=[1, 0, 0, 0, 1, 0], TriggerTime=30.0 * t,
+                ImagePositionPatient=[0, 0, z * step_mm], CardiacNumberOfImages=frames,
+                InstanceNumber=1 + (7 * t + 3) % frames + z * frames, **changes,
+            )  # fmt: skip
             set_pixels(image, cine[t, z])
             image.save_as(out / f"{(11 * t + 5) % frames:03d}_{z}.dcm", enforce_file_format=True)
     if mask is not None:
         mask = mask[None] if mask.ndim == 2 else mask
-        # DICOM counts to the left and to posterior, NIfTI the other way.
-        grid = np.diag([-pixel_mm, -pixel_mm, step_mm, 1.0])
-        nibabel.save(
-            nibabel.Nifti1Image(mask.transpose(2, 1, 0), grid), folder / f"{case}_lge_mask.nii.gz"
-        )
+        grid = affine(pixel_mm, step_mm)
+        image = nibabel.Nifti1Image(mask.transpose(2, 1, 0), grid)
+        nibabel.save(image, folder / f"{case}_lge_mask.nii.gz")
     return out
 
 
@@ -162,25 +153,14 @@ def segment_stacks(
 ) -> list[dict[str, Any]]:
     """``setstruct`` of a cine [T, H, W] and its LGE mask, contours traced from the mask."""
     shared = {
-        "ImageViewPlane": "Short-axis",
-        "ResolutionX": pixel_mm,
-        "ResolutionY": pixel_mm,
-        "SliceThickness": 8.0,
-        "SliceGap": 0.0,
-        "ImagePosition": np.zeros((1, 3)),
+        "ImageViewPlane": "Short-axis", "ResolutionX": pixel_mm, "ResolutionY": pixel_mm,
+        "SliceThickness": 8.0, "SliceGap": 0.0, "ImagePosition": np.zeros((1, 3)),
         "ImageOrientation": np.array([[1.0, 0, 0, 0, 1, 0]]),
-    }
+        "IntensityScaling": 255.0, "IntensityOffset": 0.0,
+    }  # fmt: skip
     scaled = (cine.transpose(1, 2, 0)[..., None] / 255.0).astype(np.float32)
-    out: list[dict[str, Any]] = [
-        shared
-        | {
-            "ImageType": "Cine",
-            "IM": scaled,
-            "IntensityScaling": 255.0,
-            "IntensityOffset": 0.0,
-            "Scar": np.zeros((0, 0)),
-        }
-    ]
+    first = {"ImageType": "Cine", "IM": scaled, "Scar": np.zeros((0, 0))}
+    out: list[dict[str, Any]] = [shared | first]
     if mask is not None:
         endo, epi = trace(mask)
         contours = {
@@ -188,37 +168,26 @@ def segment_stacks(
             for name, points in (("Endo", endo), ("Epi", epi))
             for i, axis in enumerate("XY")
         }
-        out.append(
-            shared
-            | contours
-            | {
-                "ImageType": "Late enhancement",
-                "IM": scaled[:, :, :1],
-                "IntensityScaling": 255.0,
-                "IntensityOffset": 0.0,
-                "Scar": {
-                    "Result": np.isin(mask, (1, 2))[..., None].astype(np.uint8),
-                    "NoReflow": (mask == 2)[..., None].astype(np.uint8),
-                },
-            }
-        )
+        scar = {
+            "Result": np.isin(mask, (1, 2))[..., None].astype(np.uint8),
+            "NoReflow": (mask == 2)[..., None].astype(np.uint8),
+        }
+        still = {"ImageType": "Late enhancement", "IM": scaled[:, :, :1], "Scar": scar}
+        out.append(shared | contours | still)
     return out
 
 
+def outline(region: np.ndarray) -> np.ndarray:
+    """Polygon (row, column) along the pixels: left edges downwards, right edges upwards."""
+    rows = np.flatnonzero(region.any(axis=1))
+    left = [(r + d, np.flatnonzero(region[r])[0] - 0.5) for r in rows for d in (-0.5, 0.5)]
+    right = [(r + d, np.flatnonzero(region[r])[-1] + 0.5) for r in rows for d in (-0.5, 0.5)]
+    return np.array(left + right[::-1])
+
+
 def trace(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Endo- and epicardial polygons (row, column) that rasterise to the ring of a mask.
-
-    Both run along the pixels row by row: left edges downwards, right edges upwards.
-    """
-    ring = mask > 0
-
-    def outline(region: np.ndarray) -> np.ndarray:
-        rows = np.flatnonzero(region.any(axis=1))
-        left = [(r + d, np.flatnonzero(region[r])[0] - 0.5) for r in rows for d in (-0.5, 0.5)]
-        right = [(r + d, np.flatnonzero(region[r])[-1] + 0.5) for r in rows for d in (-0.5, 0.5)]
-        return np.array(left + right[::-1])
-
-    filled = np.zeros_like(ring)
+    """Endo- and epicardial polygons that rasterise to the ring of a mask."""
+    ring, filled = mask > 0, np.zeros(mask.shape, bool)
     for r in np.flatnonzero(ring.any(axis=1)):
         columns = np.flatnonzero(ring[r])
         filled[r, columns[0] : columns[-1] + 1] = True
@@ -330,36 +299,20 @@ def write_series(
 ) -> list[Path]:
     """A classic series as scanners write it, one file a phase; ``cine`` [T, Z, H, W] of uint16.
 
-    Args:
-        folder: where the files go.
-        cine: images.
-        turn: ImageOrientationPatient.
-        origin: of slice 0.
-        step_mm: from slice to slice along the normal.
-        pixel_mm: side of a pixel.
-        name: begins the names of the files.
-        **tags: values, functions of (phase, slice), or None for a tag that is missing.
-
-    Returns:
-        The files, slice by slice.
+    Slices lie ``step_mm`` apart along the normal from ``origin``. ``tags`` are values, functions of
+    (phase, slice), or None for a tag that is missing. Returns the files, slice by slice.
     """
     folder.mkdir(parents=True, exist_ok=True)
     out = []
     normal = np.cross(turn[:3], turn[3:])
     for z, t in np.ndindex(*cine.shape[1::-1]):
         usual: dict[str, Any] = {
-            "StudyInstanceUID": "1.2",
-            "SeriesNumber": 5,
-            "SeriesDescription": "cine_sax",
-            "PixelSpacing": [pixel_mm, pixel_mm],
-            "ImageOrientationPatient": list(turn),
+            "StudyInstanceUID": "1.2", "SeriesNumber": 5, "SeriesDescription": "cine_sax",
+            "PixelSpacing": [pixel_mm, pixel_mm], "ImageOrientationPatient": list(turn),
             "ImagePositionPatient": [round(v, 6) for v in np.array(origin) + z * step_mm * normal],
-            "SliceLocation": z * step_mm,
-            "SliceThickness": 8,
-            "TriggerTime": 40.0 * t,
-            "InstanceNumber": 1 + t + z * len(cine),
-            "CardiacNumberOfImages": len(cine),
-        }
+            "SliceLocation": z * step_mm, "SliceThickness": 8, "TriggerTime": 40.0 * t,
+            "InstanceNumber": 1 + t + z * len(cine), "CardiacNumberOfImages": len(cine),
+        }  # fmt: skip
         image = dicom_header("P1", *cine.shape[2:])
         for key, value in (usual | tags).items():
             value = value(t, z) if callable(value) else value

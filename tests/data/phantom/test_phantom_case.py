@@ -7,16 +7,12 @@ from mvo_jax.data.phantom.case import FEATURES, CaseKey, plan_case, simulate_cas
 from mvo_jax.data.phantom.render import render_mask
 
 DIGESTS = {
-    ("easy", 0): "96c92b86447ff110",
-    ("easy", 1): "518adea6a97ceaa7",
-    ("easy", 2): "8b9f1a5fd0984008",
-    ("paper", 0): "c559a2338fa87dbf",
-    ("paper", 1): "eb3d28c1f1e5f30b",
-    ("paper", 2): "064e1fa99563715e",
-    ("null", 0): "e203344034089271",
-    ("null", 1): "f24762bf31edc3e4",
+    ("easy", 0): "96c92b86447ff110", ("easy", 1): "518adea6a97ceaa7",
+    ("easy", 2): "8b9f1a5fd0984008", ("paper", 0): "c559a2338fa87dbf",
+    ("paper", 1): "eb3d28c1f1e5f30b", ("paper", 2): "064e1fa99563715e",
+    ("null", 0): "e203344034089271", ("null", 1): "f24762bf31edc3e4",
     ("null", 2): "ce71865f76a4963b",
-}
+}  # fmt: skip
 
 
 def digest(preset: str, patient: int) -> str:

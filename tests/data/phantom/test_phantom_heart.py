@@ -66,12 +66,9 @@ def test_tracing_inverts_the_motion():
 def test_mvo_moves_with_the_wall():
     for plan in some_plans(6):
         still = dataclasses.replace(
-            plan.scan,
-            mask_shift=np.zeros(2),
-            mask_rotation=0.0,
-            mask_scale=1.0,
+            plan.scan, mask_shift=np.zeros(2), mask_rotation=0.0, mask_scale=1.0,
             mask_border=np.zeros(16),
-        )
+        )  # fmt: skip
         systole = dataclasses.replace(still, mask_contraction=1.0)
         size = 128
         spacing = plan.anatomy.field_of_view / size
@@ -85,11 +82,9 @@ def test_mvo_moves_with_the_wall():
         # A pixel is MVO when most of it is; the centre of a few thin ones lies just outside.
         assert plan.heart.core[cell, at].mean() > 0.85
         diastole = render_mask(
-            plan.heart,
-            plan.anatomy,
-            dataclasses.replace(still, mask_contraction=0.0),
+            plan.heart, plan.anatomy, dataclasses.replace(still, mask_contraction=0.0),
             image_size=size,
-        )
+        )  # fmt: skip
         if plan.heart.fractional_area_change > 0.3:
             assert np.any((mask == 2) != (diastole == 2))
 

@@ -55,12 +55,9 @@ def test_middle_of_a_thin_wall_shortens_by_the_strain():
     # The formula puts the strain on the end-diastolic mid-wall point's radius only to first order
     # in the wall's thickness, so a wall of 0.1 mm is used: the rest is (0.1 / 25)^2.
     radius = deformed_radius(
-        np.array(25.05),
-        endo=np.array(25.0),
-        epi=np.array(25.1),
-        strain=np.array(-0.15),
+        np.array(25.05), endo=np.array(25.0), epi=np.array(25.1), strain=np.array(-0.15),
         contraction=1.0,
-    )
+    )  # fmt: skip
     assert float(radius) / 25.05 == pytest.approx(0.85, abs=2e-5)
 
 
