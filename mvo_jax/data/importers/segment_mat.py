@@ -74,7 +74,9 @@ def _read_v73(path: Path) -> list[dict[str, Any]]:
     import h5py
 
     with h5py.File(path, "r") as file:
-        group: Any = file.get("setstruct", ())
+        if "setstruct" not in file:  # of a damaged file this says what is wrong, ``get`` does not
+            return []
+        group: Any = file["setstruct"]
         fields = [f for f in _FIELDS if f in group]
         if not fields:
             return []
