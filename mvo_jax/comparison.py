@@ -1,10 +1,8 @@
-"""Several configs trained, evaluated and tabulated: rows and seeds, each run once.
+"""Several configs trained, evaluated and tabulated: the one engine of ``compare`` and ``study``.
 
-The one engine behind ``compare`` and ``study``. A finished run is a small file
-(``evaluation/stored_run.py``) that is there or not, and every table is made of these files alone.
-The same call, repeated, keeps what is finished, goes on with what is not and takes in further rows
-and seeds; several processes share the runs of one folder, each run under a lock. The table is
-written anew after every run, so that an interrupted comparison has one.
+A finished run is a small file (``evaluation/stored_run.py``), and every table is made of these
+alone, anew after every run. The same call, repeated, does what is missing and takes in further rows
+and seeds; several processes share the runs of a folder, each run under a lock.
 """
 
 import contextlib
@@ -75,9 +73,8 @@ class Comparison:
         about: what else must be the same when more rows or seeds come to the same folder.
         own_parts: parts of the config that rows may differ in.
         keep_runs: keep the folders of finished runs, with checkpoints and reports.
-        study: what the page of a study says beside its rows, see ``pages.study``, kept in the file
-            ``page.about`` of the folder; None makes the table of ``compare``.
-        page: of a study.
+        study: what the page of a study says beside its rows, kept in the file ``page.about`` of the
+            folder; None makes the table of ``compare``.
         features: rows that are logistic models of features of the simulator, and no networks.
         same_as: rows that another study has too: its folder, beside that of this one, and the row.
         shuffled: rows whose labels, with their masks, are shuffled among the cases of the training
@@ -118,15 +115,13 @@ def run_comparison(
     """Run what is missing, seed by seed and row by row, and write the table after each.
 
     Args:
-        comparison: what to compare.
         out: folder of the comparison; made where it is missing.
         opened: called once everything is checked and the folder is there: further processes may
             start on it then.
 
     Returns:
-        The table (see ``evaluation.pages.comparison.compare`` and ``pages.study.study_table``) and,
-        by row, why it failed. A row that fails stops no other. Runs that another process is at are
-        left to it.
+        The table and, by row, why it failed. A row that fails stops no other. Runs that another
+        process is at are left to it.
 
     Raises:
         UserError: before anything is written: rows that differ in more than they may, a config or
@@ -176,12 +171,7 @@ def missing_runs(comparison: Comparison, out: Path) -> list[str]:
 
 
 def verify_runs(comparison: Comparison, out: Path, count: int) -> list[dict[str, Any]]:
-    """Train stored runs again, drawn at random, and compare their probabilities.
-
-    Args:
-        comparison: what was compared.
-        out: its folder.
-        count: how many runs; all where there are fewer.
+    """Train ``count`` stored runs again, drawn at random, and compare their probabilities.
 
     Returns:
         For each: 'run', 'difference' (largest, of the scored split and validation), 'allowed' (0 on

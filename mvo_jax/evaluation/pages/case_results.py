@@ -39,11 +39,7 @@ _KINDS = {"picture": "png", "animation": "webp"}
 
 
 class Pictured:
-    """Keeps the clips of the highest probabilities, and no more than asked for.
-
-    Args:
-        limit: most clips to keep.
-    """
+    """Keeps the clips of the highest probabilities, ``limit`` of them at most."""
 
     def __init__(self, limit: int):
         self._limit, self._heap = limit, []
@@ -71,11 +67,7 @@ def case_row(
 ) -> dict[str, Any]:
     """Row of the table of cases; pictures are added when they are drawn.
 
-    Args:
-        clip: the case.
-        probability: of MVO.
-        threshold: for the decision.
-        members: of an ensemble, the probability of each member.
+    ``members`` are the probabilities of each member of an ensemble.
     """
     return {
         "case_id": clip.case_id,
@@ -139,13 +131,7 @@ def patient_rows(cases: Sequence[Mapping[str, Any]], threshold: Threshold) -> li
 def draw_pictures(
     folder: Path, pictured: Pictured, cases: Sequence[dict[str, Any]], threshold: float
 ) -> list[dict[str, Any]]:
-    """Draw a picture and an animation of the kept clips, and name them in their rows.
-
-    Args:
-        folder: gets the folder ``pictures``.
-        pictured: clips to draw.
-        cases: all rows; those of drawn clips are changed.
-        threshold: decision threshold.
+    """Draw picture and animation of the kept clips into ``pictures``; name them in their rows.
 
     Returns:
         The cards of the page: of a few cases they hold the pictures, of many the files' names.
@@ -212,14 +198,7 @@ def write_tables(
     """Write ``predictions.csv``, ``predictions.json`` and, where they say more, two other tables.
 
     ``predictions_patients.csv`` where a patient has several slices, ``failed.csv`` where a case
-    could not be predicted.
-
-    Args:
-        folder: existing folder.
-        about: what to put on top of the JSON; plain JSON types.
-        cases: from ``case_row``.
-        patients: from ``patient_rows``.
-        failed: cases without a prediction.
+    could not be predicted. ``about``, plain JSON types, comes on top of the JSON.
     """
     failed_rows = [dataclasses.asdict(one) for one in failed]
     # Without cases nothing is written at all.

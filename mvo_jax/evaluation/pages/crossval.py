@@ -33,11 +33,10 @@ def write_crossval(out: Path) -> dict[str, Any]:
     run was started: a cross-validation that was killed and repeated ends in the same bytes.
 
     Returns:
-        What ``crossval_table`` makes of the files of a folder.
+        ``crossval_table`` of the files of a folder.
 
     Raises:
-        UserError: no cross-validation there, the file of a run is damaged, or a patient is in two
-            folds.
+        UserError: no cross-validation there, a run's file is damaged, or a patient is in two folds.
     """
     about, runs = read_study(out, ABOUT)
     cases, patients = _rows(runs)
@@ -120,13 +119,8 @@ def crossval_table(
     """All figures as plain JSON types; what is not defined is None.
 
     The interval of the AUC is over patients, each scored once by a network that never saw them;
-    with several seeds it holds their variance too.
-
-    Args:
-        about: 'title', 'folds', 'seeds', 'cases' and 'patients' (of the whole cohort).
-        runs: what is there so far.
-        cases: rows of them, as of the patients.
-        patients: rows of all patients.
+    with several seeds it holds their variance too. ``about`` has 'title', 'folds', 'seeds', 'cases'
+    and 'patients' (of the whole cohort), ``cases`` and ``patients`` the rows of the runs so far.
     """
     by_seed = {
         seed: [row for row in patients if row["seed"] == seed]

@@ -25,10 +25,9 @@ def write_montage(
     decisions: Sequence[Mapping[str, str]] = (),
     rejected: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Writes one HTML file that needs nothing else.
+    """Writes one HTML file that needs nothing else; UserError if it cannot.
 
     Args:
-        path: the file, replaced as a whole.
         title: what was inspected.
         table: one row a split: split, cases, patients, positive, negative, unknown,
             positive_patients.
@@ -37,9 +36,6 @@ def write_montage(
         tiles: clips to show, each with what is wrong with it.
         decisions: how the slices were read.
         rejected: case_id, source, cause and remedy of what is not used.
-
-    Raises:
-        UserError: the file cannot be written.
     """
     shown = []
     for clip, wrong in tiles:

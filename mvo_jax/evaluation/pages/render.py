@@ -65,13 +65,7 @@ def _environment(folder: Path) -> jinja2.Environment:
 
 
 def render_page(template: str, *, folder: Path | None = None, **values: Any) -> str:
-    """Fill in a template; every value is escaped.
-
-    Args:
-        template: file name.
-        folder: where it lies, if not here; it can extend the templates that lie here.
-        **values: what the template names.
-    """
+    """Fill in a template of ``folder``, which may use those that lie here, escaping all."""
     return _environment(folder or _HERE).get_template(template).render(**values)
 
 

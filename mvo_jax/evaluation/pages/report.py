@@ -81,13 +81,12 @@ def summarise(
     """All figures of one split as plain JSON types; what is not defined is null, never NaN.
 
     Args:
-        test: the split to describe.
         threshold: values in [0, 1], chosen elsewhere (on validation data). Without a rule for
-            patients these are left out. They are left out too where every patient has one slice,
-            because the figures would be the same.
+            patients these are left out, and where every patient has one slice: the figures would be
+            the same.
         features: oracle features by name, each [N] in the order of ``test``. With
-            ``fractional_area_change`` its AUC alone (lower means MVO) is compared with the
-            model's by a paired DeLong test.
+            ``fractional_area_change`` its AUC alone (lower means MVO) is compared with the model's
+            by a paired DeLong test.
         training_map: [H, W], ``localisation.mean_mvo`` of the training split: the map that a
             predicted one has to beat.
         sectors: of the infarct of each case; adds to the localisation.
@@ -95,7 +94,6 @@ def summarise(
             curve of the scaled probabilities.
         attributes: of the cases, ``data.attributes``: gives the subgroups.
         training_history: rows of the metrics log; gives the best validation AUC and its step.
-        replicates: bootstrap samples.
 
     Returns:
         The content of ``metrics.json``; 'metrics' holds every one of ``table.METRICS``. If the
@@ -211,12 +209,7 @@ def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def write_summary(path: str | os.PathLike, summary: Mapping[str, Any]) -> None:
-    """Writes ``metrics.json``, replaced as a whole.
-
-    Raises:
-        ValueError: a value that JSON cannot hold, NaN and infinity included.
-        UserError: the file cannot be written.
-    """
+    """Writes ``metrics.json``; ValueError for NaN and infinity, UserError if it cannot."""
     replace_file(path, json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -236,19 +229,13 @@ def write_report(
     """Writes one HTML file that needs nothing else: no network, no script, no other file.
 
     Args:
-        path: the file, replaced as a whole.
         summary: what ``summarise`` returned for ``predictions``.
-        predictions: the split the report is about.
         cases: gallery, in order (see ``pictures.pick_cases``); may be empty.
         history: rows of the metrics log; may be empty.
-        config_text: the resolved config.
         provenance: what to print at the end, e.g. checkpoint, versions, git revision.
         dataset: one line naming the data, e.g. "phantom 'paper', seed 0".
         simulated: puts "method check only, no clinical claim" on top.
         claim: the CLAIM checklist, ``claim.fill``; left out where it is empty.
-
-    Raises:
-        UserError: the file cannot be written.
     """
     drawings = {
         "roc": curves.roc_figure(predictions, summary),

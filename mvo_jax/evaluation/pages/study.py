@@ -41,11 +41,9 @@ ABOUT = "study.json"
 
 @dataclass(frozen=True)
 class Page:
-    """A kind of study.
+    """A kind of study: ``write`` writes the tables of a folder and returns them.
 
-    Attributes:
-        about: file of a study's folder that says what its tables say beside its runs.
-        write: writes the tables of a folder and returns them.
+    ``about`` is the folder's file of what its tables say beside its runs.
     """
 
     about: str
@@ -68,11 +66,8 @@ _POWER_80 = 1 + 0.8416 / _NORMAL_95
 def write_study(out: Path) -> dict[str, Any]:
     """Write ``table.json``, ``table.csv``, ``tests.csv``, ``table.md`` and ``table.html``.
 
-    Returns:
-        What ``study_table`` makes of the files of a folder.
-
-    Raises:
-        UserError: no study there, or the file of a run is damaged.
+    Returns ``study_table`` of the files of a folder; UserError for no study there, or a damaged
+    file.
     """
     about, runs = read_study(out)
     table = study_table(about, runs)
@@ -108,11 +103,7 @@ PAGE = Page(ABOUT, write_study)
 
 
 def read_study(out: Path, about: str = ABOUT) -> tuple[dict[str, Any], list[StoredRun]]:
-    """What a folder holds: what its file says, and its finished runs by name.
-
-    Raises:
-        UserError: no such file there, or the file of a run is damaged.
-    """
+    """What a folder holds: what its file says, and its finished runs by name; UserError without."""
     try:
         content = json.loads((out / about).read_text())
     except (OSError, ValueError) as error:
@@ -128,10 +119,9 @@ def read_study(out: Path, about: str = ABOUT) -> tuple[dict[str, Any], list[Stor
 def study_table(about: Mapping[str, Any], runs: Sequence[StoredRun]) -> dict[str, Any]:
     """All figures of a study as plain JSON types; what is not defined is None.
 
-    Args:
-        about: 'title', 'question', 'rows' (names in order), 'seeds' (those planned), 'references'
-            (row -> rows that it is tested against), 'notes' and 'paper'.
-        runs: what is there so far.
+    ``about`` has 'title', 'question', 'rows' (names in order), 'seeds' (those planned),
+    'references' (row -> rows that it is tested against), 'notes' and 'paper'; ``runs`` is what is
+    there so far.
     """
     by_row = {
         name: sorted((run for run in runs if run.name == name), key=lambda run: run.seed)
