@@ -48,7 +48,7 @@ def chainit(parts: Sequence[Settings]) -> Settings:
 
 
 def rows(settings: Settings) -> dict[str, dict[str, Any]]:
-    """The settings of ``get_hyper`` by names that tell them apart; UserError for none or a double."""
+    """The settings of ``get_hyper`` by names that tell them apart; UserError for none or two."""
     if not isinstance(settings, list) or not all(isinstance(one, Mapping) for one in settings):
         raise UserError(
             "get_hyper gives no grid", "return what hyper.product, zipit, chainit or sweep make"
