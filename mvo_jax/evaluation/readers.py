@@ -152,9 +152,8 @@ def mean_auc(row: Readers, seeds: SeedVariance) -> Estimate:
     """
     parts = [(seeds.value / row.count, seeds.degrees)]
     reach = _reach(row.case_variance(), parts, CONFIDENCE)
-    if math.isnan(reach):
-        return Estimate(row.mean, math.nan, math.nan, METHOD)
-    return Estimate(row.mean, max(0.0, row.mean - reach), min(1.0, row.mean + reach), METHOD)
+    low, high = np.clip((row.mean - reach, row.mean + reach), 0, 1)  # nan stays
+    return Estimate(row.mean, float(low), float(high), METHOD)
 
 
 def difference(

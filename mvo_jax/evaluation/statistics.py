@@ -49,15 +49,14 @@ def placements(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.nda
     """DeLong's structural components: of each positive the share of negatives it beats (ties
     half), and of each negative the share of positives that beat it. O(N log N).
     """
-    positive, negative = np.sort(score[label == 1]), np.sort(score[label == 0])
-    own_positive, own_negative = score[label == 1], score[label == 0]
-    beaten = np.searchsorted(negative, own_positive, "left") + np.searchsorted(
-        negative, own_positive, "right"
-    )
-    lost = np.searchsorted(positive, own_negative, "left") + np.searchsorted(
-        positive, own_negative, "right"
-    )
-    return beaten / (2 * negative.size), 1 - lost / (2 * positive.size)
+    positive, negative = score[label == 1], score[label == 0]
+
+    def twice_beaten(own: np.ndarray, others: np.ndarray) -> np.ndarray:
+        others = np.sort(others)
+        return np.searchsorted(others, own, "left") + np.searchsorted(others, own, "right")
+
+    lost = twice_beaten(negative, positive)
+    return twice_beaten(positive, negative) / (2 * negative.size), 1 - lost / (2 * positive.size)
 
 
 def _component_variance(by_positive: np.ndarray, by_negative: np.ndarray) -> float:
@@ -88,9 +87,8 @@ def delong_interval(label: Any, score: Any) -> Estimate:
         method = "exact binomial of the smaller class (complete separation)"
         return Estimate(auc, *((reach, 1.0) if auc == 1.0 else (0.0, 1 - reach)), method)
     reach = _NORMAL * math.sqrt(_component_variance(*placements(label, score)))
-    if math.isnan(reach):
-        return Estimate(auc, math.nan, math.nan, method)
-    return Estimate(auc, max(0.0, auc - reach), min(1.0, auc + reach), method)
+    low, high = np.clip((auc - reach, auc + reach), 0, 1)  # nan stays
+    return Estimate(auc, float(low), float(high), method)
 
 
 def paired_delong_test(label: Any, score_a: Any, score_b: Any) -> PairedDeLong:

@@ -1,7 +1,6 @@
 """What prediction leaves behind: tables, pictures and a page about cases without a known answer."""
 
 import dataclasses
-import functools
 import heapq
 import json
 import re
@@ -15,13 +14,7 @@ import numpy as np
 from mvo_jax.data.labels import UNLABELLED
 from mvo_jax.data.processes import available_cores
 from mvo_jax.data.slices import Clip, Rejected
-from mvo_jax.evaluation.figures.pictures import (
-    CaseRecord,
-    animation,
-    case_picture,
-    data_uri,
-    png,
-)
+from mvo_jax.evaluation.figures.pictures import CaseRecord, animation, case_picture, data_uri, png
 from mvo_jax.evaluation.pages.cards import case_card, shared_maximum
 from mvo_jax.evaluation.pages.render import render_page
 from mvo_jax.evaluation.statistics import patient_probability
@@ -155,9 +148,14 @@ def draw_pictures(
     maximum, taken = shared_maximum(records), set()
     (folder / "pictures").mkdir()
     cards = []
+
+    def draw(record: CaseRecord) -> tuple[bytes, bytes]:
+        row = case_picture(record, map_maximum=maximum)
+        return png(row), animation(record.video, record.coarse_mask, map_maximum=maximum)
+
     # Pillow works on several cores: it leaves Python while it scales and encodes.
     with ThreadPoolExecutor(available_cores()) as pool:
-        drawn = pool.map(functools.partial(_draw, maximum=maximum), records)
+        drawn = pool.map(draw, records)
         for (row, *_), record, content in zip(kept, records, drawn, strict=True):
             name = _file_name(record.case_id, taken)
             addresses = {}
@@ -168,12 +166,6 @@ def draw_pictures(
                     addresses[key] = data_uri(data, kind)
             cards.append(case_card(record, threshold, **addresses, maximum=maximum))
     return cards
-
-
-def _draw(record: CaseRecord, maximum: float) -> tuple[bytes, bytes]:
-    """Picture and animation of a case, as ``_KINDS`` has them."""
-    row = case_picture(record, map_maximum=maximum)
-    return png(row), animation(record.video, record.coarse_mask, map_maximum=maximum)
 
 
 def _file_name(case_id: str, taken: set[str]) -> str:
@@ -222,41 +214,22 @@ def write_tables(
 def write_page(
     path: Path,
     *,
-    threshold: Threshold,
-    simulated: bool,
-    lead: str,
     cases: Sequence[Mapping[str, Any]],
     patients: Sequence[Mapping[str, Any]],
-    failed: Sequence[Rejected],
-    cards: Sequence[Mapping[str, Any]],
-    provenance: Mapping[str, Any],
+    **values: Any,
 ) -> None:
     """Write the summary: one HTML file that needs no network; it names pictures beside it.
 
-    Args:
-        path: the file.
-        threshold: for slices and for patients.
-        simulated: the model was trained on simulated images.
-        lead: one line on the run and the input.
-        cases: from ``case_row``; ``patients``, ``failed`` and ``cards`` as in ``write_tables`` and
-            ``draw_pictures``.
-        patients: from ``patient_rows``.
-        failed: cases without a prediction.
-        cards: cases to show.
-        provenance: printed at the end.
+    Its other ``values`` are threshold, simulated (trained on such images), lead (a line on run and
+    input), failed, cards and provenance.
     """
     text = render_page(
         "prediction.html.j2",
         research_only=RESEARCH_ONLY,
-        threshold=threshold,
-        simulated=simulated,
-        lead=lead,
         cases=cases,
         patients=patients,
         several=len(patients) < len(cases),
-        failed=failed,
         limit=_ROWS_ON_PAGE,
-        cards=cards,
-        provenance=provenance,
+        **values,
     )
     replace_file(path, text)

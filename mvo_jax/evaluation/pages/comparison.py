@@ -170,18 +170,17 @@ def write_comparison(
     *,
     title: str,
     dataset: str,
-    simulated: bool,
     notes: Sequence[str],
-    provenance: Mapping[str, Any],
+    **values: Any,
 ) -> None:
     """Writes ``table.json``, ``table.csv``, ``table.md`` and ``table.html`` (one offline page).
 
     Args:
         table: from ``compare``.
         dataset: one line naming split and data.
-        simulated: puts 'method check only, no clinical claim' on top.
         notes: sentences below the table.
-        provenance: printed at the end.
+        values: simulated, which puts 'method check only, no clinical claim' on top, and provenance,
+            printed at the end.
     """
     replace_file(folder / "table.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
     _write_csv(folder / "table.csv", table)
@@ -196,10 +195,9 @@ def write_comparison(
         ],
         title=title,
         dataset=dataset,
-        simulated=simulated,
         notes=notes,
-        provenance=provenance,
         level=f"{100 * CONFIDENCE:g}%",
+        **values,
     )
     replace_file(folder / "table.html", page)
 

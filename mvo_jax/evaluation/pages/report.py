@@ -220,11 +220,8 @@ def write_report(
     predictions: Predictions,
     cases: Sequence[CaseRecord],
     history: Sequence[Mapping[str, Any]],
-    config_text: str,
-    provenance: Mapping[str, Any],
-    dataset: str,
-    simulated: bool,
     claim: Sequence[Mapping[str, Any]] = (),
+    **values: Any,
 ) -> None:
     """Writes one HTML file that needs nothing else: no network, no script, no other file.
 
@@ -232,16 +229,20 @@ def write_report(
         summary: what ``summarise`` returned for ``predictions``.
         cases: gallery, in order (see ``pictures.pick_cases``); may be empty.
         history: rows of the metrics log; may be empty.
-        provenance: what to print at the end, e.g. checkpoint, versions, git revision.
-        dataset: one line naming the data, e.g. "phantom 'paper', seed 0".
-        simulated: puts "method check only, no clinical claim" on top.
         claim: the CLAIM checklist, ``claim.fill``; left out where it is empty.
+        values: config_text, provenance (printed at the end), dataset (one line, e.g. "phantom
+            'paper', seed 0") and simulated, which puts "method check only, no clinical claim" on
+            top.
     """
+    fitted: Any = summary["temperature"] or {"value": None}
+    after = None
+    if fitted["value"] is not None:
+        after = scaled(predictions, Temperature(fitted["value"], fitted["origin"]))
     drawings = {
         "roc": curves.roc_figure(predictions, summary),
         "precision_recall": curves.precision_recall_figure(predictions, summary),
         "reliability": curves.reliability_figure(predictions),
-        "reliability_after": _after_scaling(predictions, summary),
+        "reliability_after": after and curves.reliability_figure(after),
         "distribution": curves.distribution_figure(predictions, summary),
         "confusion": curves.confusion_figure(summary),
         "decision": curves.decision_figure(summary),
@@ -270,10 +271,6 @@ def write_report(
             for name, figure in drawings.items()
         },
         cards=embedded_cards(cases, summary["threshold"]["value"]),
-        config_text=config_text,
-        provenance=provenance,
-        dataset=dataset,
-        simulated=simulated,
         level=f"{100 * summary['confidence']:g}%",
         lge_colours=pictures.LGE_COLOURS,
         figures=FIGURE_TITLES,
@@ -281,14 +278,6 @@ def write_report(
         small=SMALL,
         claim=claim,
         claim_source=CLAIM_SOURCE,
+        **values,
     )
     replace_file(path, text)
-
-
-def _after_scaling(predictions: Predictions, summary: Mapping[str, Any]) -> Any:
-    """The reliability figure of the scaled probabilities; None where there is no temperature."""
-    found = summary["temperature"]
-    if found is None or found["value"] is None:
-        return None
-    after = scaled(predictions, Temperature(found["value"], found["origin"]))
-    return curves.reliability_figure(after)
