@@ -14,11 +14,7 @@ from mvo_jax.trained_run import TrainedRun
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CalibratedRun(TrainedRun):
-    """A run that calls the same cases MVO, at other probabilities.
-
-    Attributes:
-        scaling: temperature that probabilities are scaled with.
-    """
+    """A run that calls the same cases MVO, at probabilities scaled by a temperature."""
 
     scaling: Temperature
 
@@ -56,8 +52,7 @@ class CalibratedRun(TrainedRun):
 def calibrated(run: TrainedRun) -> CalibratedRun:
     """A run with the temperature that its evaluation fitted on validation cases, or that is now.
 
-    Raises:
-        UserError: none could be fitted, or the validation split cannot be read.
+    UserError where none could be fitted, or the validation split cannot be read.
     """
     temperature = run.temperature()
     if temperature.value is None:

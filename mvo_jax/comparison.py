@@ -1,10 +1,8 @@
-"""Several configs trained, evaluated and tabulated: rows and seeds, each run once.
+"""Several configs trained, evaluated and tabulated: the one engine of ``compare`` and ``study``.
 
-The one engine behind ``compare`` and ``study``. A finished run is a small file
-(``evaluation/stored_run.py``) that is there or not, and every table is made of these files alone.
-The same call, repeated, keeps what is finished, goes on with what is not and takes in further rows
-and seeds; several processes share the runs of one folder, each run under a lock. The table is
-written anew after every run, so that an interrupted comparison has one.
+A finished run is a small file (``evaluation/stored_run.py``), and every table is made of these
+alone, anew after every run. The same call, repeated, does what is missing and takes in further rows
+and seeds; several processes share the runs of a folder, each run under a lock.
 """
 
 import contextlib
@@ -75,9 +73,8 @@ class Comparison:
         about: what else must be the same when more rows or seeds come to the same folder.
         own_parts: parts of the config that rows may differ in.
         keep_runs: keep the folders of finished runs, with checkpoints and reports.
-        study: what the page of a study says beside its rows, see ``pages.study``, kept in the file
-            ``page.about`` of the folder; None makes the table of ``compare``.
-        page: of a study.
+        study: what the page of a study says beside its rows, kept in the file ``page.about`` of the
+            folder; None makes the table of ``compare``.
         features: rows that are logistic models of features of the simulator, and no networks.
         same_as: rows that another study has too: its folder, beside that of this one, and the row.
         shuffled: rows whose labels, with their masks, are shuffled among the cases of the training
@@ -118,22 +115,19 @@ def run_comparison(
     """Run what is missing, seed by seed and row by row, and write the table after each.
 
     Args:
-        comparison: what to compare.
         out: folder of the comparison; made where it is missing.
         opened: called once everything is checked and the folder is there: further processes may
             start on it then.
 
     Returns:
-        The table (see ``evaluation.pages.comparison.compare`` and ``pages.study.study_table``) and,
-        by row, why it failed. A row that fails stops no other. Runs that another process is at are
-        left to it.
+        The table and, by row, why it failed. A row that fails stops no other. Runs that another
+        process is at are left to it.
 
     Raises:
         UserError: before anything is written: rows that differ in more than they may, a config or
             data that cannot work, or a folder that holds something else.
     """
-    costs = _check(comparison)
-    _open(comparison, out)
+    folder = _opened(comparison, out)
     opened()
     failures: dict[str, str] = {}
     table: dict[str, Any] = {}
@@ -143,14 +137,12 @@ def run_comparison(
             continue
         log.info(f"[{number}/{len(work)}] {name}, seed {seed}")
         try:
-            with _claimed(out, name, seed) as claimed:
+            with folder.claimed(name, seed) as claimed:
                 if not claimed:
                     log.info(f"another process is at {name}, seed {seed}")
-                elif not _is_done(comparison, out, name, seed):
-                    run = _stored_elsewhere(comparison, out, name, seed)
-                    if run is None:
-                        folder = out / run_name(name, seed)
-                        run = _do(comparison, name, seed, RunFolder(folder), costs)
+                elif not folder.is_done(name, seed):
+                    run = folder.stored_elsewhere(name, seed)
+                    run = run or folder.do(name, seed, out / run_name(name, seed))
                     write_stored_run(run_file(out, name, seed), run)
                     if not comparison.keep_runs:
                         shutil.rmtree(out / run_name(name, seed), ignore_errors=True)
@@ -162,7 +154,7 @@ def run_comparison(
             table = comparison.page.write(out)
         else:
             seeds = list(dict.fromkeys(seed for seed, _ in work[:number]))
-            table = _tabulate(comparison, out, seeds, costs, failures)
+            table = folder.tabulate(seeds, failures)
     return table, failures
 
 
@@ -176,12 +168,7 @@ def missing_runs(comparison: Comparison, out: Path) -> list[str]:
 
 
 def verify_runs(comparison: Comparison, out: Path, count: int) -> list[dict[str, Any]]:
-    """Train stored runs again, drawn at random, and compare their probabilities.
-
-    Args:
-        comparison: what was compared.
-        out: its folder.
-        count: how many runs; all where there are fewer.
+    """Train ``count`` stored runs again, drawn at random, and compare their probabilities.
 
     Returns:
         For each: 'run', 'difference' (largest, of the scored split and validation), 'allowed' (0 on
@@ -190,8 +177,7 @@ def verify_runs(comparison: Comparison, out: Path, count: int) -> list[dict[str,
     Raises:
         UserError: nothing is stored, or a run cannot be repeated.
     """
-    costs = _check(comparison)
-    _open(comparison, out)
+    opened = _opened(comparison, out)
     stored = [
         (seed, name) for seed, name in comparison.work() if run_file(out, name, seed).exists()
     ]
@@ -203,10 +189,10 @@ def verify_runs(comparison: Comparison, out: Path, count: int) -> list[dict[str,
         path, run = run_file(out, name, seed), run_name(name, seed)
         before = read_stored_run(path)
         check_config(before, comparison.configs[name][seed], path)
-        folder = RunFolder(out / "verify" / run)
-        shutil.rmtree(folder.path, ignore_errors=True)
-        again = _do(comparison, name, seed, folder, costs)
-        shutil.rmtree(folder.path, ignore_errors=True)
+        folder = out / "verify" / run
+        shutil.rmtree(folder, ignore_errors=True)
+        again = opened.do(name, seed, folder)
+        shutil.rmtree(folder, ignore_errors=True)
         jax.clear_caches()
         pairs = ((before.scored, again.scored), (before.validation, again.validation))
         if any(a.cases != b.cases for a, b in pairs):
@@ -287,8 +273,9 @@ def _shared(config: Any, own_parts: Sequence[str]) -> dict[str, Any]:
     return parts
 
 
-def _open(comparison: Comparison, out: Path) -> None:
+def _opened(comparison: Comparison, out: Path) -> "_Opened":
     """Create the folder, or check that it holds this comparison; more rows and seeds may come."""
+    costs = _check(comparison)
     shared = _shared(next(iter(comparison.first_configs().values())), comparison.own_parts)
     about = json.loads(json.dumps({**comparison.about, "split": comparison.split}))
     if (out / MARKER).exists():
@@ -311,65 +298,7 @@ def _open(comparison: Comparison, out: Path) -> None:
         write_json(out / MARKER, {**about, **shared})
     if comparison.study is not None:
         write_json(out / comparison.page.about, {**comparison.study, "paper": comparison.paper})
-
-
-@contextlib.contextmanager
-def _claimed(out: Path, name: str, seed: int) -> Iterator[bool]:
-    """Whether this process may do a run; no other may meanwhile. The kernel ends the lock."""
-    path = out / _LOCKS / f"{run_name(name, seed)}.lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path, thread_local=False, fallback_to_soft=False)
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        yield False
-        return
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
-def _is_done(comparison: Comparison, out: Path, name: str, seed: int) -> bool:
-    """Whether a run is finished, and of this config."""
-    path = run_file(out, name, seed)
-    if not path.exists():
-        return False
-    check_config(read_stored_run(path), comparison.configs[name][seed], path)
-    if not comparison.keep_runs or name in comparison.features:
-        return True
-    # The last file that an evaluation writes.
-    suffix = "" if comparison.split == "test" else f"_{comparison.split}"
-    return (out / run_name(name, seed) / f"report{suffix}.html").exists()
-
-
-def _stored_elsewhere(comparison: Comparison, out: Path, name: str, seed: int) -> StoredRun | None:
-    if name not in comparison.same_as or comparison.keep_runs:
-        return None
-    study, row = comparison.same_as[name]
-    path = run_file(out.parent / study, row, seed)
-    return take_over(path, name, comparison.configs[name][seed], comparison.split)
-
-
-def _do(
-    comparison: Comparison,
-    name: str,
-    seed: int,
-    folder: RunFolder,
-    costs: Mapping[str, tuple[int, float]],
-) -> StoredRun:
-    return do_run(
-        comparison.configs[name][seed],
-        folder,
-        name=name,
-        split=comparison.split,
-        cost=costs.get(name),
-        features=comparison.features.get(name, ()),
-        shuffled=name in comparison.shuffled,
-        named=comparison.named,
-    )
+    return _Opened(comparison, out, costs)
 
 
 def _one_line(error: Exception) -> str:
@@ -397,49 +326,101 @@ def _area_change(config: Any, test: Predictions, split: str) -> System | None:
     return area_change_system(known, test, test_features[BASELINE_FEATURE])
 
 
-def _tabulate(
-    comparison: Comparison,
-    out: Path,
-    seeds: Sequence[int],
-    costs: Mapping[str, tuple[int, float]],
-    failures: Mapping[str, str],
-) -> dict[str, Any]:
-    """Write the table of what is there so far and return it."""
-    configs, split = comparison.first_configs(), comparison.split
-    config = next(iter(configs.values()))
-    rows: list[System] = []
-    for name in configs:
-        failed = failures.get(name)
-        stored = [run_file(out, name, seed) for seed in seeds]
-        runs = [read_stored_run(path) for path in stored if path.exists() and not failed]
-        scored = [ScoredRun(run.scored.predictions(split), run.threshold) for run in runs]
-        speeds = [run.seconds_per_step for run in runs if run.seconds_per_step is not None]
-        speed = float(np.median(speeds)) if speeds else None
-        failed = failed or (None if scored else "not run yet")
-        rows.append(System(name, tuple(scored), *costs[name], speed, failed))
-    notes = [
-        "Thresholds are chosen on the validation split; the best checkpoint by validation AUC.",
-        "p: paired DeLong test, two-sided; Holm: adjusted for all rows of the table.",
-        "Parameters include parts that are used in training only.",
-    ]
-    done = [system for system in rows if system.runs]
-    if done:
-        area_change = _area_change(config, done[0].runs[0].predictions, split)
-        if area_change is None:
-            feature = AREA_CHANGE.removesuffix(" alone")
-            notes.append(f"The cohort does not know the {feature}, so there is no row for it.")
-        else:
-            rows.append(area_change)
-            notes.append("Area change comes from the simulator, without measurement error.")
-    table = compare(rows, reference=comparison.reference, paper=comparison.paper)
-    seeds_text = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    write_comparison(
-        out,
-        table,
-        title=f"{comparison.title}, {_steps(configs)}, of {config.train.batch_size} clips",
-        dataset=f"{dataset_line(config.data)}, split {split}, {seeds_text}",
-        simulated=config.data.name == "phantom",
-        notes=notes,
-        provenance=provenance(),
-    )
-    return table
+@dataclass(frozen=True)
+class _Opened:
+    """A comparison in its folder, with the costs of its rows."""
+
+    comparison: Comparison
+    out: Path
+    costs: Mapping[str, tuple[int, float]]
+
+    @contextlib.contextmanager
+    def claimed(self, name: str, seed: int) -> Iterator[bool]:
+        """Whether this process may do a run; no other may meanwhile. The kernel ends the lock."""
+        path = self.out / _LOCKS / f"{run_name(name, seed)}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(path, thread_local=False, fallback_to_soft=False)
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise cannot_write(path, error) from error
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def is_done(self, name: str, seed: int) -> bool:
+        """Whether a run is finished, and of this config."""
+        path, split = run_file(self.out, name, seed), self.comparison.split
+        if not path.exists():
+            return False
+        check_config(read_stored_run(path), self.comparison.configs[name][seed], path)
+        if not self.comparison.keep_runs or name in self.comparison.features:
+            return True
+        # The last file that an evaluation writes.
+        suffix = "" if split == "test" else f"_{split}"
+        return (self.out / run_name(name, seed) / f"report{suffix}.html").exists()
+
+    def stored_elsewhere(self, name: str, seed: int) -> StoredRun | None:
+        if name not in self.comparison.same_as or self.comparison.keep_runs:
+            return None
+        study, row = self.comparison.same_as[name]
+        path = run_file(self.out.parent / study, row, seed)
+        return take_over(path, name, self.comparison.configs[name][seed], self.comparison.split)
+
+    def do(self, name: str, seed: int, folder: Path) -> StoredRun:
+        return do_run(
+            self.comparison.configs[name][seed],
+            RunFolder(folder),
+            name=name,
+            split=self.comparison.split,
+            cost=self.costs.get(name),
+            features=self.comparison.features.get(name, ()),
+            shuffled=name in self.comparison.shuffled,
+            named=self.comparison.named,
+        )
+
+    def tabulate(self, seeds: Sequence[int], failures: Mapping[str, str]) -> dict[str, Any]:
+        """Write the table of what is there so far and return it."""
+        comparison, out = self.comparison, self.out
+        configs, split = comparison.first_configs(), comparison.split
+        config = next(iter(configs.values()))
+        rows: list[System] = []
+        for name in configs:
+            failed = failures.get(name)
+            stored = [run_file(out, name, seed) for seed in seeds]
+            runs = [read_stored_run(path) for path in stored if path.exists() and not failed]
+            scored = [ScoredRun(run.scored.predictions(split), run.threshold) for run in runs]
+            speeds = [run.seconds_per_step for run in runs if run.seconds_per_step is not None]
+            speed = float(np.median(speeds)) if speeds else None
+            failed = failed or (None if scored else "not run yet")
+            rows.append(System(name, tuple(scored), *self.costs[name], speed, failed))
+        notes = [
+            "Thresholds are chosen on the validation split; the best checkpoint by validation AUC.",
+            "p: paired DeLong test, two-sided; Holm: adjusted for all rows of the table.",
+            "Parameters include parts that are used in training only.",
+        ]
+        done = [system for system in rows if system.runs]
+        if done:
+            area_change = _area_change(config, done[0].runs[0].predictions, split)
+            if area_change is None:
+                feature = AREA_CHANGE.removesuffix(" alone")
+                notes.append(f"The cohort does not know the {feature}, so there is no row for it.")
+            else:
+                rows.append(area_change)
+                notes.append("Area change comes from the simulator, without measurement error.")
+        table = compare(rows, reference=comparison.reference, paper=comparison.paper)
+        seeds_text = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+        write_comparison(
+            out,
+            table,
+            title=f"{comparison.title}, {_steps(configs)}, of {config.train.batch_size} clips",
+            dataset=f"{dataset_line(config.data)}, split {split}, {seeds_text}",
+            simulated=config.data.name == "phantom",
+            notes=notes,
+            provenance=provenance(),
+        )
+        return table

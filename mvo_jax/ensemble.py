@@ -15,13 +15,9 @@ from mvo_jax.trained_run import TrainedRun
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """Runs that take the same clips.
+    """Runs that take the same clips; the mean of their probabilities is the ensemble's.
 
-    Attributes:
-        members: two or more; each predicts every clip, and the mean is the ensemble's probability.
-
-    Raises:
-        UserError: fewer than two, one named twice, or clips that were made in different ways.
+    UserError for fewer than two, one named twice, or clips that were made in different ways.
     """
 
     members: Sequence[TrainedRun]
@@ -80,11 +76,8 @@ class Ensemble:
     def decision(self, threshold: float | None = None) -> Threshold:
         """The mean of the members' thresholds: each was chosen on the member's own validation data.
 
-        Args:
-            threshold: in [0, 1], in place of it.
-
-        Raises:
-            UserError: the threshold of a member is not known, or members join slices differently.
+        ``threshold``, in [0, 1], takes its place. UserError where that of a member is not known, or
+        members join slices differently.
         """
         rules = {member.config.eval.patient_aggregation: member for member in self.members}
         if len(rules) > 1:
@@ -113,9 +106,8 @@ class Ensemble:
     ) -> Callable[[np.ndarray], Mapping[str, np.ndarray]]:
         """A function of up to ``batch_size`` clips, see ``TrainedRun.predictor``.
 
-        Beside the means 'probability' ``[n]`` and 'coarse_mask' ``[n, m, m]`` it gives 'members',
-        ``[n, members]``, the probabilities of each. There is a coarse mask where all members
-        predict one of the same size.
+        Beside the means it gives 'members', ``[n, members]``, the probabilities of each. There is a
+        coarse mask where all members predict one of the same size.
         """
         each = [member.predictor(batch_size, with_mask=with_mask) for member in self.members]
 

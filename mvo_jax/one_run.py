@@ -41,8 +41,6 @@ def do_run(
     """Train and evaluate one run, as far as that is not done, and collect what is kept of it.
 
     Args:
-        config: resolved config.
-        folder: of the run.
         name: of its row.
         split: to score.
         cost: what ``cost`` says of the config.

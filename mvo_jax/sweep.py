@@ -23,12 +23,7 @@ Settings = list[dict[str, Any]]
 
 
 def sweep(key: str, values: Iterable[Any]) -> Settings:
-    """One setting for each value of a key.
-
-    Args:
-        key: as on the command line, ``config.PART.KEY``.
-        values: what it takes.
-    """
+    """One setting for each value of a key, ``config.PART.KEY`` as on the command line."""
     return [{key.removeprefix("config."): value} for value in values]
 
 
@@ -43,11 +38,7 @@ def product(parts: Sequence[Settings]) -> Settings:
 
 
 def zipit(parts: Sequence[Settings]) -> Settings:
-    """The first of each together, then the second of each, and so on.
-
-    Raises:
-        ValueError: they are not equally long.
-    """
+    """The first of each together, then the second of each; ValueError if they differ in length."""
     return [_joined(*chosen) for chosen in zip(*parts, strict=True)]
 
 
@@ -57,14 +48,7 @@ def chainit(parts: Sequence[Settings]) -> Settings:
 
 
 def rows(settings: Settings) -> dict[str, dict[str, Any]]:
-    """The settings of a grid by names that tell them apart.
-
-    Args:
-        settings: of ``get_hyper``.
-
-    Raises:
-        UserError: there are none, or two are the same.
-    """
+    """The settings of ``get_hyper`` by names that tell them apart; UserError for none or two."""
     if not isinstance(settings, list) or not all(isinstance(one, Mapping) for one in settings):
         raise UserError(
             "get_hyper gives no grid", "return what hyper.product, zipit, chainit or sweep make"

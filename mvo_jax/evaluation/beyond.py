@@ -1,8 +1,7 @@
 """What a network's probabilities hold beyond a feature that can be had without the network.
 
-A network may score as well as the area change of the cavity because it has learned just that. Its
-rank correlation with the feature says how far it has; the AUC of both together, less that of the
-feature alone, says what it adds.
+Their rank correlation says how far the network has learned just that feature; the AUC of both
+together, less that of the feature alone, says what it adds.
 """
 
 import math
@@ -18,15 +17,7 @@ _CERTAIN = 1e-6  # probabilities nearer to 0 or 1 have no finite logit in float3
 
 
 def rank_correlation(probability: Sequence[np.ndarray], feature: np.ndarray) -> float:
-    """Spearman's correlation of a network with a feature, averaged over its seeds.
-
-    Args:
-        probability: [N], one a seed.
-        feature: [N], of the same cases; any increasing function of it gives the same.
-
-    Returns:
-        In [-1, 1]; nan where one of them is the same in all cases.
-    """
+    """Mean of Spearman's correlations of seeds [N] with a feature [N]; nan if one is constant."""
     from scipy.stats import spearmanr  # 0.5 s
 
     if any(np.ptp(one) == 0 for one in (*probability, feature)):
@@ -35,17 +26,10 @@ def rank_correlation(probability: Sequence[np.ndarray], feature: np.ndarray) -> 
 
 
 def joined(label: np.ndarray, *probability: np.ndarray) -> np.ndarray:
-    """Probabilities of a logistic model of one or several probabilities, each case out of fold.
+    """Probabilities of a logistic model of one or several probabilities [N], each case out of fold.
 
     Ten folds, the same at each call. The folds' models differ a little, which costs some AUC: what
     a network adds is the difference to the feature alone, which is to go through this too.
-
-    Args:
-        label: int [N].
-        probability: [N], of a network, of a feature.
-
-    Returns:
-        float64 [N].
     """
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from threadpoolctl import threadpool_limits  # comes with scikit-learn

@@ -1,7 +1,6 @@
-"""Temperature scaling (Guo et al., ICML 2017): one number that makes probabilities honest.
+"""Temperature scaling (Guo et al., ICML 2017): logits over a number fitted on validation cases.
 
-Logits are divided by a temperature that is fitted on validation cases. The order of the cases, and
-with it the AUC and every decision at a threshold that is scaled too, stays the same.
+The order of the cases, and with it AUC and decisions at a scaled threshold, stays the same.
 """
 
 import dataclasses
@@ -20,9 +19,8 @@ _LEAST, _MOST = 0.05, 20.0  # beyond these the validation cases say nothing abou
 class Temperature:
     """What logits are divided by.
 
-    Attributes:
-        value: above 1 where the network is too sure; None where it cannot be fitted.
-        origin: one sentence on where it comes from, or why there is none.
+    ``value`` is above 1 where the network is too sure, None where it cannot be fitted; ``origin``
+    is one sentence on where it comes from, or why there is none.
     """
 
     value: float | None
@@ -63,11 +61,7 @@ def fit_temperature(validation: Predictions) -> Temperature:
 
 
 def log_loss(label: Any, probability: Any) -> float:
-    """Mean of -log of the probability of what is true, in nats.
-
-    Raises:
-        ValueError: see ``metrics.check_probabilities``.
-    """
+    """Mean of -log of the probability of what is true, in nats; see ``check_probabilities``."""
     label, probability = metrics.check_probabilities(label, probability)
     inside = np.clip(probability, metrics.MARGIN, 1 - metrics.MARGIN)
     return float(-np.mean(np.where(label == 1, np.log(inside), np.log1p(-inside))))

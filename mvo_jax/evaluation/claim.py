@@ -1,9 +1,7 @@
 """The CLAIM checklist of a run, filled from its files and from nothing else.
 
 CLAIM (Checklist for Artificial Intelligence in Medical Imaging, 2024 update: Tejani et al., Radiol
-Artif Intell 2024, 6:e240300) has 44 items. An item is filled by a value that is read from a named
-file of the run; where the value is not there, or only the authors can answer, it stays open. The
-wording of the items is this project's; use the published text for what you submit.
+Artif Intell 2024, 6:e240300) has 44 items, here in our words. One that no file fills stays open.
 """
 
 import json
@@ -21,10 +19,8 @@ SOURCE = "CLAIM 2024 (Radiol Artif Intell 6:e240300), item topics in this projec
 class Artefacts:
     """Files of a run, read when an item asks for them.
 
-    Attributes:
-        folder: of the run.
-        suffix: of the names of the evaluation's files, '' or '_SPLIT'.
-        written: folder of the evaluation's files; that of the run where None.
+    ``suffix`` is that of the evaluation's files, '' or '_SPLIT'; they lie in ``written``, if that
+    is given, and else with the others in ``folder``.
     """
 
     folder: Path
@@ -36,12 +32,7 @@ class Artefacts:
         return f"metrics{self.suffix}.json" if kind == "metrics" else f"{kind}.json"
 
     def read(self, kind: str) -> Any:
-        """Content of a file; of ``provenance.json`` the newest start.
-
-        Raises:
-            OSError: it is missing.
-            ValueError: it is damaged.
-        """
+        """Content of a file, of ``provenance.json`` the newest start; OSError, ValueError."""
         of_evaluation = kind in ("metrics", "cohort_card")
         folder = self.written if self.written and of_evaluation else self.folder
         content = json.loads((folder / self.name(kind)).read_text())
@@ -52,12 +43,8 @@ class Artefacts:
 class Item:
     """One item of the checklist.
 
-    Attributes:
-        number: 1 to 44.
-        section: of the checklist.
-        topic: in a few words of our own.
-        kinds: files that fill it; empty where only the authors can.
-        value: of the contents of these files in this order; None where they do not tell.
+    ``kinds`` are the files that fill it, none where only the authors can; ``value`` is of their
+    contents in this order, None where they do not tell.
     """
 
     number: int
@@ -325,11 +312,9 @@ ITEMS = (
 
 
 def fill(artefacts: Artefacts) -> list[dict[str, Any]]:
-    """The checklist of a run.
+    """The checklist of a run: 44 rows with 'number', 'section', 'topic', 'value' and 'artefacts'.
 
-    Returns:
-        44 rows: 'number', 'section', 'topic', 'value' and 'artefacts' (names of files); value is
-        None and artefacts empty where an item is open.
+    These are names of files. Value is None and artefacts empty where an item is open.
     """
     rows = []
     for item in ITEMS:
@@ -354,11 +339,7 @@ def _value(item: Item, artefacts: Artefacts) -> str | None:
 
 
 def write_claim(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the rows of ``fill`` as Markdown.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
+    """Write the rows of ``fill`` as Markdown; UserError where that fails."""
     filled = sum(row["value"] is not None for row in rows)
     lines = [
         "# CLAIM checklist",

@@ -1,9 +1,8 @@
-"""Decision curve: what acting on the probabilities is worth (Vickers and Elkin, 2006).
+"""Decision curve: what acting on the probabilities is worth.
 
-Whoever acts at a probability of t says that one case with MVO found is worth (1 - t) / t cases
-without MVO treated for nothing. Net benefit is, per case, the cases found less those treated for
-nothing at that rate; it is compared with treating all and with treating nobody, which gives 0.
-(Med Decis Making 26:565.)
+Acting at a probability of t says that one case with MVO found is worth (1 - t) / t cases treated
+for nothing. Net benefit, a case, is compared with treating all and nobody, 0 (Vickers and Elkin,
+2006, Med Decis Making 26:565).
 """
 
 from typing import Any
@@ -34,13 +33,10 @@ def _benefit(weights: np.ndarray, label: np.ndarray, probability: np.ndarray) ->
 def decision_curve(predictions: Predictions, scaled: Predictions | None) -> dict[str, Any]:
     """Net benefit of the model and of treating all, over thresholds, as plain lists.
 
-    Args:
-        predictions: the split.
-        scaled: the same cases with calibrated probabilities; None where there are none.
-
     Returns:
         'threshold', 'model' with 'model_low' and 'model_high' (a pointwise 95 % band, over
-        patients), 'treat_all', and 'calibrated', which is None without ``scaled``.
+        patients), 'treat_all', and 'calibrated', of the ``scaled`` probabilities, None without
+        these.
     """
     label, probability = predictions.label, predictions.probability
     drawn = [

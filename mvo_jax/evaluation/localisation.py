@@ -1,8 +1,7 @@
 """How well a predicted coarse map finds the blocks that hold MVO.
 
-MVO lies in the wall of the ventricle, so that a map which says only that looks good. ``localise``
-puts the same figures beside those of two maps that know nothing of the case: the mean training map
-and chance.
+MVO lies in the wall, so that a map which says only that looks good: ``localise`` puts beside it two
+maps that know nothing of the case, the mean training map and chance.
 """
 
 import math
@@ -29,22 +28,17 @@ _NAMES = (
 def coarse_map_metrics(
     predicted: np.ndarray, target: np.ndarray, label: np.ndarray
 ) -> dict[str, dict[str, float | int]]:
-    """How well the predicted coarse map finds the MVO blocks, over all and over positive cases.
+    """How well the predicted coarse map finds the MVO blocks, over 'all' and over 'positive' cases.
 
     A block is positive where its target share is above 0. ``pointing_hit_rate`` is the share of
     cases with a positive block whose highest predicted block is one; several equally high blocks
-    share the credit. ``zero_map_mse`` is the error of an all-zero map: most blocks are empty, so
-    a small ``mse`` alone says nothing.
+    share the credit. ``zero_map_mse`` is the error of an all-zero map: most blocks are empty, so a
+    small ``mse`` alone says nothing. What has no case is nan.
 
     Args:
         predicted: [N, m, m].
         target: [N, m, m] in [0, 1].
         label: [N] of 0 and 1, the case labels.
-
-    Returns:
-        {"all": ..., "positive": ...}, each with cases, mse, zero_map_mse, block_auc,
-        block_average_precision, block_prevalence, pointing_hit_rate. "positive" is over the
-        cases with label 1; nan where there are none.
     """
     # One row a case, one column a block.
     predicted = predicted.reshape(len(target), -1).astype(np.float64)
@@ -141,15 +135,14 @@ def localise(
     Args:
         predicted: [N, m, m] finite.
         target: [N, m, m] in [0, 1].
-        patient_id: N names.
         mean_map: [m, m], ``coarse_mean`` of the training split; None where it is not known.
         in_sector: bool [N, m, m], ``InfarctSectors.blocks``: adds how often the highest block lies
-            in the sector of the infarct. None leaves that out.
+            in the sector of the infarct.
 
     Returns:
         {"cases", "patients", "blocks", "map": {figure: {value, low, high}}, "mean_training_map",
-        "chance", "map_minus_mean_map"}; the two on the mean map are None without it, and values
-        are nan where no case holds MVO.
+        "chance", "map_minus_mean_map"}; the two on the mean map are None without it, and values are
+        nan where no case holds MVO.
 
     Raises:
         UserError: the mean map is empty.

@@ -1,9 +1,7 @@
 """Point estimates: ranking, decisions at a threshold and calibration, by scikit-learn.
 
-A case is called positive where ``probability >= threshold``, everywhere. A quantity that is not
-defined (0/0) is nan, and so is what needs both classes where one is missing: an evaluation of such
-a split still gives the rest, after one ``OneClassWarning``. What scikit-learn says in these cases
-(1, 0 or an error, by version) is replaced here and only here.
+A case is called positive where ``probability >= threshold``. What is not defined (0/0, or both
+classes are needed and one is missing) is nan, whatever scikit-learn says of it, by version.
 """
 
 import math
@@ -93,8 +91,7 @@ def check_scores(label: Any, score: Any) -> tuple[np.ndarray, np.ndarray]:
     """Checked copies: label int64 [N] of 0 and 1, score float64 [N].
 
     Raises:
-        ValueError: empty, not one-dimensional, lengths differ, labels other than 0 and 1, or a
-            score that is not finite.
+        ValueError: empty, not vectors of one length, other labels, or a score that is not finite.
     """
     label, score = np.asarray(label), np.asarray(score, dtype=np.float64)
     if label.ndim != 1 or label.shape != score.shape:
@@ -111,11 +108,7 @@ def check_scores(label: Any, score: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_probabilities(label: Any, probability: Any) -> tuple[np.ndarray, np.ndarray]:
-    """As ``check_scores``, and every value in [0, 1].
-
-    Raises:
-        ValueError: as ``check_scores``, or a value outside [0, 1].
-    """
+    """As ``check_scores``; ValueError too for a value outside [0, 1]."""
     label, probability = check_scores(label, probability)
     if probability.min() < 0 or probability.max() > 1:
         raise ValueError("probability holds values outside [0, 1]")
@@ -148,15 +141,7 @@ def _scikit_learn() -> Any:
 def roc_auc(label: Any, score: Any) -> float:
     """Area under the ROC curve: P(score+ > score-) + P(score+ = score-) / 2 (Mann-Whitney).
 
-    Args:
-        label: [N] of 0 and 1.
-        score: [N] finite, higher means more likely positive; ties count half.
-
-    Returns:
-        AUC in [0, 1], nan if a class is missing.
-
-    Raises:
-        ValueError: see ``check_scores``.
+    In [0, 1], nan if a class is missing. See ``check_scores``, here and below.
     """
     label, score = check_scores(label, score)
     if has_one_class(label):
@@ -170,9 +155,6 @@ def roc_curve(label: Any, score: Any) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """False and true positive rate and threshold, from the highest distinct score to the lowest.
 
     The first threshold is +inf (nothing is called positive). Both classes are needed.
-
-    Raises:
-        ValueError: see ``check_scores``.
     """
     label, score = check_scores(label, score)
     return _scikit_learn().roc_curve(label, score, drop_intermediate=False)
@@ -181,11 +163,7 @@ def roc_curve(label: Any, score: Any) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def average_precision(label: Any, score: Any) -> float:
     """Area under the precision-recall steps: sum of (R_k - R_{k-1}) P_k. Chance = prevalence.
 
-    Returns:
-        Average precision in (0, 1], nan if a class is missing.
-
-    Raises:
-        ValueError: see ``check_scores``.
+    In (0, 1], nan if a class is missing.
     """
     label, score = check_scores(label, score)
     if has_one_class(label):
@@ -194,11 +172,7 @@ def average_precision(label: Any, score: Any) -> float:
 
 
 def confusion(label: Any, probability: Any, threshold: float) -> Confusion:
-    """Counts at ``probability >= threshold``.
-
-    Raises:
-        ValueError: see ``check_scores``; threshold is nan.
-    """
+    """Counts at ``probability >= threshold``; ValueError for nan."""
     label, probability = check_scores(label, probability)
     if math.isnan(threshold):
         raise ValueError("threshold is nan")
@@ -213,11 +187,7 @@ def confusion(label: Any, probability: Any, threshold: float) -> Confusion:
 
 
 def brier_score(label: Any, probability: Any) -> float:
-    """Mean squared difference of probability and label; 0 is perfect.
-
-    Raises:
-        ValueError: see ``check_probabilities``.
-    """
+    """Mean squared difference of probability and label; see ``check_probabilities``."""
     label, probability = check_probabilities(label, probability)
     return float(_scikit_learn().brier_score_loss(label, probability, pos_label=1))
 
@@ -227,12 +197,8 @@ def reliability_curve(
 ) -> ReliabilityCurve:
     """Mean probability against observed frequency in bins that hold about equally many cases.
 
-    Edges are quantiles of the probabilities. Equal probabilities share a bin, so that the result
-    does not depend on the order of the cases; there can then be fewer than ``bins`` bins. The curve
-    of scikit-learn lacks the counts that the calibration error and its intervals need.
-
-    Raises:
-        ValueError: see ``check_probabilities``.
+    Equal probabilities share a bin, so that the order of the cases does not matter; there can be
+    fewer than ``bins``. The curve of scikit-learn lacks the counts.
     """
     label, probability = check_probabilities(label, probability)
     edges = np.quantile(probability, np.arange(1, bins) / bins)
@@ -252,9 +218,6 @@ def expected_calibration_error(
     """Mean over cases of |mean probability - observed frequency| in their equal-mass bin.
 
     Biased upwards in small samples: with few cases a bin, a perfect model does not reach 0.
-
-    Raises:
-        ValueError: see ``check_probabilities``.
     """
     curve = reliability_curve(label, probability, bins=bins)
     gap = np.abs(curve.mean_probability - curve.observed_frequency)
@@ -270,14 +233,8 @@ def logit(probability: np.ndarray) -> np.ndarray:
 def calibration_slope_intercept(label: Any, probability: Any) -> tuple[float, float]:
     """Logistic refit ``logit P(label) = intercept + slope * logit(probability)``.
 
-    A slope below 1 means overconfident, 1 and 0 are ideal. Maximum likelihood by Newton's method.
-
-    Returns:
-        (slope, intercept); (nan, nan) if a class is missing, if the classes do not overlap (no
-        finite maximum) or if all probabilities are equal.
-
-    Raises:
-        ValueError: see ``check_probabilities``.
+    A slope below 1 means overconfident, 1 and 0 are ideal. Maximum likelihood by Newton's method;
+    both are nan if a class is missing, the classes do not overlap or all probabilities are equal.
     """
     label, probability = check_probabilities(label, probability)
     if has_one_class(label):

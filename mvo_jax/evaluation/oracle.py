@@ -1,7 +1,7 @@
 """What can be had without a network: logistic models of what the simulator knows of each case.
 
-They know the truth about the heart in the image, without measurement error, and nothing of the
-label mask: a ceiling for what the images can tell, and single features as the bar to pass.
+They know the truth about the heart without measurement error, and nothing of the label mask: a
+ceiling for what the images can tell, and single features as the bar to pass.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,11 +22,7 @@ def logistic_model() -> Any:
 
 
 def fit_logistic(table: np.ndarray, label: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Fit ``logistic_model`` to variables brought to mean 0 and deviation 1.
-
-    Args:
-        table: [N, V], of the cases to fit on.
-        label: int [N].
+    """Fit ``logistic_model`` to variables [N, V] brought to mean 0 and deviation 1, and labels [N].
 
     Returns:
         Probabilities [M] of a table [M, V].
@@ -41,14 +37,8 @@ def oracle_predictions(
 ) -> list[Predictions]:
     """Predictions of a logistic model of some features, fitted on the training split.
 
-    Args:
-        features: names of features of the simulated cohort; 'territory', which is a number without
-            an order, counts as one variable a value.
-        training: split to fit on.
-        splits: splits to predict, one result each.
-
-    Raises:
-        UserError: the cohort does not know a feature.
+    'territory', which is a number without an order, counts as one variable a value. UserError where
+    the cohort does not know a feature.
     """
     missing = [name for name in features if name not in training.features]
     if missing:

@@ -29,7 +29,6 @@ class ClipPredictor:
     """Predicts clips that come from host memory, a batch at a time; one program for all.
 
     Args:
-        experiment: the model and its devices.
         batch_size: cases at a time over all devices; rounded up to a multiple of the devices.
         with_mask: also predict the coarse mask where the model has the branch.
     """
@@ -52,12 +51,11 @@ class ClipPredictor:
 
         Args:
             variables: {'params', 'batch_stats'}, on the devices or as numpy arrays.
-            video: uint8 ``[n, T, H, W, 1]``, filled up with its first clip to a whole batch. Each
-                process is given all of it.
+            video: uint8 ``[n, T, H, W, 1]``, all of it in each process.
 
         Returns:
-            'probability' ``[n]``, 'logits' ``[n, K]`` and, with mask branch, 'coarse_mask'
-            ``[n, m, m]``; the same in all processes.
+            'probability' ``[n]``, 'logits' ``[n, K]`` and, with mask branch, 'coarse_mask' ``[n, m,
+            m]``; the same in all processes.
         """
         cases = len(video)
         row = np.arange(self.batch_size)
@@ -70,13 +68,8 @@ class ClipPredictor:
     ) -> dict[str, np.ndarray]:
         """Predict a whole batch of which this process has its own rows only.
 
-        Args:
-            variables: see ``__call__``.
-            video: uint8 ``[b, T, H, W, 1]``, ``parallel.own_rows`` of the batch.
-            beside: arrays ``[b, ...]`` to gather with the results.
-
-        Returns:
-            As ``__call__``, of all rows, and what was given beside.
+        ``video``, ``[b, T, H, W, 1]``, is ``parallel.own_rows`` of the batch; arrays ``[b, ...]``
+        that are given ``beside`` are gathered with the results of all rows.
         """
         split = {"video": video, **beside}
         own = len(parallel.own(self._devices))
@@ -91,16 +84,10 @@ class ClipPredictor:
 
 
 class Predictor:
-    """Predicts one split, compiled once and called with any variables.
+    """Predicts one split, compiled once and called with any variables; see ``ClipPredictor``.
 
-    Several processes share the cases and have the same predictions.
-
-    Args:
-        experiment: the model and its devices.
-        split: cases to predict; placed in device memory, or read from disk batch by batch, by each
-            process its own cases.
-        batch_size: cases at a time over all devices; rounded up to a multiple of the devices.
-        with_mask: also predict the coarse mask where the model has the branch.
+    Several processes share the cases and have the same predictions. The split lies in device
+    memory, or is read from disk batch by batch, by each process its own cases.
     """
 
     def __init__(
@@ -121,10 +108,7 @@ class Predictor:
         )
 
     def __call__(self, variables: Any) -> Predictions:
-        """Predict every case once, in the order of the split, see ``ClipPredictor``.
-
-        What the last batch is filled up with is cut off again, so it counts nowhere.
-        """
+        """Predict every case once, in the order of the split."""
         variables = parallel.replicate(variables, self._devices)
         split = self._split
         run = self._streamed if isinstance(split, StreamedSplit) else self._resident
@@ -178,10 +162,7 @@ def validation_metrics(
 ) -> Mapping[str, float]:
     """What is logged of the validation split: AUC, Brier score, coarse-mask error.
 
-    Args:
-        predictions: of the split.
-        also: one of ``settings.BEST_METRICS`` to log beside these.
-        loss: form and weights, for the metric 'loss'.
+    ``also`` is one of ``settings.BEST_METRICS`` to log beside these; 'loss' needs the ``loss``.
     """
     warn_of_one_class(predictions.label, predictions.split)
     metrics = {

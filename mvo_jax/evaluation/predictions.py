@@ -20,19 +20,17 @@ class Predictions:
     """What the model said about each case of one split. Arrays are copied and made read-only.
 
     Args:
-        split: name of the split, used in messages.
         case_id: N distinct, non-empty names.
         patient_id: N names; cases of one patient share it.
         label: int32 [N], 1 = MVO present.
-        probability: float64 [N], predicted probability of MVO in [0, 1].
-        coarse_mask: float32 [N, m, m], predicted share of MVO pixels per block (a linear output,
-            so it may leave [0, 1]); None without a mask branch.
+        probability: float64 [N] in [0, 1].
+        coarse_mask: float32 [N, m, m], predicted share of MVO pixels per block (a linear output, so
+            it may leave [0, 1]); None without a mask branch.
         coarse_target: float32 [N, m, m] in [0, 1], the same share from the LGE mask, Eq. (1).
         logits: [N, 1] or [N, 2], what the probabilities were made of, where that is known.
 
     Raises:
-        ValueError: empty split, lengths that differ, empty or repeated case ids, labels other than
-            0 and 1, probabilities outside [0, 1].
+        ValueError: what is not as above, or no case.
     """
 
     split: str
@@ -87,12 +85,9 @@ class Predictions:
 def write_predictions(path: str | os.PathLike, predictions: Predictions, threshold: float) -> None:
     """Writes the table ``case_id,patient_id,label,probability,decision,threshold``.
 
-    A decision is 1 where ``probability >= threshold``. Numbers are written with all their digits,
-    so that reading gives the same float64 back. Coarse maps are not part of the table.
-
-    Raises:
-        ValueError: threshold is not in [0, 1].
-        UserError: the file cannot be written.
+    A decision is 1 where ``probability >= threshold``. All digits are written: reading gives the
+    same float64. ValueError for a threshold outside [0, 1]; UserError where the file cannot be
+    written.
     """
     write_csv(path, COLUMNS, _rows(predictions, threshold))
 
@@ -102,15 +97,8 @@ def write_patient_predictions(
 ) -> None:
     """Writes the table ``patient_id,slices,label,probability,decision,threshold``.
 
-    Args:
-        path: CSV file; replaced as a whole.
-        patients: one row a patient, as ``statistics.by_patient`` makes them.
-        slices: what they were made of; gives the number of slices.
-        threshold: in [0, 1], chosen for patients.
-
-    Raises:
-        ValueError: threshold is not in [0, 1].
-        UserError: the file cannot be written.
+    ``patients`` is what ``statistics.by_patient`` made of ``slices``; ``threshold`` is that of
+    patients. Raises as ``write_predictions``.
     """
     count = Counter(slices.patient_id)
     rows = [{**row, "slices": count[row["patient_id"]]} for row in _rows(patients, threshold)]
@@ -140,15 +128,12 @@ def _rows(predictions: Predictions, threshold: float) -> list[dict[str, Any]]:
 
 
 def read_predictions(path: str | os.PathLike, *, split: str) -> tuple[Predictions, float]:
-    """Reads what ``write_predictions`` wrote. A byte order mark and CRLF are accepted.
+    """Reads predictions, without coarse maps, and threshold of ``write_predictions``.
 
-    Returns:
-        The predictions of ``split``, which the table does not name, without coarse maps, and the
-        threshold.
+    ``split`` is not in the table; a byte order mark and CRLF are accepted.
 
     Raises:
-        UserError: missing or undecodable file, other columns, no rows, a repeated case id, a
-            value that is not a number or out of range.
+        UserError: the file cannot be read or is not such a table.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:

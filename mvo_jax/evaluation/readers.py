@@ -1,12 +1,9 @@
 """Mean AUC over seeds, and differences of such means, with both sources of variance.
 
-The seeds of a system are taken as readers of the same cases. An interval has to hold what other
-cases and what other seeds would change; a bootstrap of three to five seeds holds too little of the
-second, and a DeLong interval of the mean probability nothing of it. The two parts are estimated as
-in the analysis of reader studies (Obuchowski and Rockette, Commun Stat Simul 1995, 24:285; Hillis,
-Stat Med 2007, 26:596): from DeLong's covariance matrix of the seeds' AUCs and from their mean
-square. The interval adds the squares of a t interval for the seeds and of a normal one for the
-cases. ``tools/coverage.py`` measures how often such intervals hold the truth.
+Seeds are readers of the same cases, and an interval holds what other cases and other seeds would
+change (Obuchowski and Rockette, Commun Stat Simul 1995, 24:285; Hillis, Stat Med 2007, 26:596): a t
+interval for the seeds, of their mean square, and a normal one for the cases, of DeLong's covariance
+matrix, their squares added. ``tools/coverage.py`` measures how often they hold the truth.
 """
 
 import math
@@ -35,12 +32,9 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class Readers:
-    """The AUCs of one system's seeds on the same cases.
+    """The AUCs [R] of one system's seeds on the same cases.
 
-    Attributes:
-        auc: [R], of each seed.
-        by_positive: [R, P], DeLong's structural components of the positive cases.
-        by_negative: [R, N], of the negative cases.
+    ``by_positive`` [R, P] and ``by_negative`` [R, N] are DeLong's structural components.
     """
 
     auc: np.ndarray
@@ -88,12 +82,10 @@ class Readers:
 
 @dataclass(frozen=True)
 class SeedVariance:
-    """Variance between seeds with its degrees of freedom.
+    """Variance of one seed's AUC beyond the cases, nan where it is not known.
 
-    Attributes:
-        value: of one seed's AUC, beyond the cases; 0 or more, nan where it is not known.
-        degrees: of freedom; infinite where there is nothing to estimate (a fixed score).
-        pooled: whether it is that of several rows.
+    Degrees of freedom are infinite where there is nothing to estimate (a fixed score); ``pooled``:
+    of several rows.
     """
 
     value: float
@@ -107,12 +99,7 @@ FIXED = SeedVariance(0.0, math.inf)  # of a score that no seed changes
 def readers(label: Any, scores: Sequence[Any]) -> Readers:
     """AUCs and structural components of a system's seeds.
 
-    Args:
-        label: [N] of 0 and 1, at least two of each.
-        scores: one [N] a seed.
-
-    Raises:
-        ValueError: no seed, a class with fewer than two cases, or see ``metrics.check_scores``.
+    ``label`` is [N], at least two of each class, ``scores`` one [N] a seed; ValueError otherwise.
     """
     label = np.asarray(label)
     if not len(scores) or min(np.sum(label == 1), np.sum(label == 0)) < 2:
@@ -131,10 +118,7 @@ def seed_variances(rows: Mapping[str, Readers]) -> dict[str, SeedVariance]:
 
     Two degrees of freedom, those of three seeds, make wide intervals that still vary much. Rows
     whose mean squares Bartlett's test does not tell apart (level 0.05) share the mean of their
-    variances, weighted by degrees of freedom.
-
-    Args:
-        rows: with one seed, a row has no variance of its own and takes the shared one, if any.
+    variances, weighted by degrees of freedom. A row with one seed takes the shared one, if any.
     """
     several = [row for row in rows.values() if row.count > 1]
     if len(several) > 1 and _alike([row.auc for row in several]):
@@ -162,20 +146,14 @@ def _alike(groups: Sequence[np.ndarray]) -> bool:
 
 
 def mean_auc(row: Readers, seeds: SeedVariance) -> Estimate:
-    """Mean AUC over seeds with its interval.
+    """Mean AUC over seeds with its interval within [0, 1]; ``FIXED`` is for a fixed score.
 
-    Args:
-        row: the system.
-        seeds: variance between its seeds, of ``seed_variances``; ``FIXED`` for a fixed score.
-
-    Returns:
-        Estimate, limits within [0, 1]; limits nan where the variance of the seeds is not known.
+    Limits are nan where the variance of the seeds is not known.
     """
     parts = [(seeds.value / row.count, seeds.degrees)]
     reach = _reach(row.case_variance(), parts, CONFIDENCE)
-    if math.isnan(reach):
-        return Estimate(row.mean, math.nan, math.nan, METHOD)
-    return Estimate(row.mean, max(0.0, row.mean - reach), min(1.0, row.mean + reach), METHOD)
+    low, high = np.clip((row.mean - reach, row.mean + reach), 0, 1)  # nan stays
+    return Estimate(row.mean, float(low), float(high), METHOD)
 
 
 def difference(
@@ -189,18 +167,8 @@ def difference(
     """Difference of two systems' mean AUCs on the same cases, ``a - b``.
 
     The seeds of the two count as drawn independently: equal seeds give two networks nothing in
-    common that would bring their AUCs together.
-
-    Args:
-        a: the one system.
-        b: the other.
-        seeds_a: variance between the seeds of ``a``.
-        seeds_b: of ``b``.
-        confidence: of the interval.
-
-    Returns:
-        Difference; p is 1 less the confidence of the interval that just reaches 0. Limits and p
-        are nan where a variance is not known.
+    common that would bring their AUCs together. p is 1 less the confidence of the interval that
+    just reaches 0. Limits and p are nan where a variance is not known.
     """
     value = a.mean - b.mean
     cases = a.case_variance(b)
@@ -217,16 +185,9 @@ def mean_difference(
 ) -> Difference:
     """A paired difference that every seed measured on the same cases, averaged over the seeds.
 
-    For figures of which the seeds' covariance is not stored. The interval is wider than it has to
-    be: the seeds' errors over cases count as wholly shared, and their spread as theirs alone.
-
-    Args:
-        values: one a seed.
-        errors: their standard errors over cases.
-        confidence: of the interval.
-
-    Returns:
-        Difference; limits and p are nan with a single seed.
+    For figures of which the seeds' covariance is not stored: the ``errors`` over cases (standard,
+    one a seed) count as wholly shared, and the seeds' spread as theirs alone, which makes the
+    interval wider than it has to be. Limits and p are nan with a single seed.
     """
     mean, count = float(np.mean(values)), len(values)
     if count < 2:

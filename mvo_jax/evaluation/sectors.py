@@ -1,9 +1,8 @@
 """Sectors of a short-axis slice, and which of them holds the infarct.
 
 Six sectors of 60 degrees about the centre of the left ventricle, as the American Heart Association
-divides a slice at mid level (Cerqueira et al., Circulation 2002, 105:539), in the usual display:
-anterior above, septum to the left. The names hold where images are shown so. Which sector a block
-lies in does not depend on the names.
+divides a slice at mid level (Cerqueira et al., Circulation 2002, 105:539). Names, and names alone,
+suppose the usual display: anterior above, septum to the left.
 """
 
 from dataclasses import dataclass
@@ -71,8 +70,8 @@ def sector_of(down: np.ndarray, right: np.ndarray) -> np.ndarray:
 def infarct_sectors(split: AnySplit) -> InfarctSectors:
     """Find the sector of the infarct of every case from its LGE mask.
 
-    The centre is that of the drawn wall; without a drawn wall it is that of the image, because
-    clips are cut out about the ventricle.
+    The centre is that of the drawn wall, or else of the image: clips are cut out about the
+    ventricle.
     """
     centres, sectors, shares, size = [], [], [], 0
     for part in np.array_split(np.arange(len(split)), max(1, len(split) // _AT_A_TIME)):

@@ -1,7 +1,6 @@
 """How sure: DeLong, Wilson and bootstrap intervals, the paired DeLong test, patient level.
 
-DeLong and Wilson intervals take cases as independent. With several cases a patient they are too
-narrow; the bootstrap draws whole patients and is the one to quote then.
+DeLong and Wilson intervals take cases as independent; with several a patient, quote the bootstrap.
 """
 
 import functools
@@ -50,15 +49,14 @@ def placements(label: np.ndarray, score: np.ndarray) -> tuple[np.ndarray, np.nda
     """DeLong's structural components: of each positive the share of negatives it beats (ties
     half), and of each negative the share of positives that beat it. O(N log N).
     """
-    positive, negative = np.sort(score[label == 1]), np.sort(score[label == 0])
-    own_positive, own_negative = score[label == 1], score[label == 0]
-    beaten = np.searchsorted(negative, own_positive, "left") + np.searchsorted(
-        negative, own_positive, "right"
-    )
-    lost = np.searchsorted(positive, own_negative, "left") + np.searchsorted(
-        positive, own_negative, "right"
-    )
-    return beaten / (2 * negative.size), 1 - lost / (2 * positive.size)
+    positive, negative = score[label == 1], score[label == 0]
+
+    def twice_beaten(own: np.ndarray, others: np.ndarray) -> np.ndarray:
+        others = np.sort(others)
+        return np.searchsorted(others, own, "left") + np.searchsorted(others, own, "right")
+
+    lost = twice_beaten(negative, positive)
+    return twice_beaten(positive, negative) / (2 * negative.size), 1 - lost / (2 * positive.size)
 
 
 def _component_variance(by_positive: np.ndarray, by_negative: np.ndarray) -> float:
@@ -75,17 +73,8 @@ def delong_interval(label: Any, score: Any) -> Estimate:
 
     AUC +- z * standard error, clipped to [0, 1]. With complete separation (AUC exactly 0 or 1) the
     estimated variance is 0. The exact binomial (Clopper-Pearson) interval of "all of k right", k
-    the size of the smaller class, is given instead, which is conservative; ``method`` says so.
-
-    Args:
-        label: [N] of 0 and 1.
-        score: [N] finite.
-
-    Returns:
-        Estimate; value and limits nan if a class is missing, limits nan if one has a single case.
-
-    Raises:
-        ValueError: see ``metrics.check_scores``.
+    the size of the smaller class, is given instead, which is conservative; ``method`` says so. All
+    is nan if a class is missing, limits if one has a single case. See ``metrics.check_scores``.
     """
     label, score = check_scores(label, score)
     method = "DeLong, Wald, clipped to [0, 1]"
@@ -98,25 +87,17 @@ def delong_interval(label: Any, score: Any) -> Estimate:
         method = "exact binomial of the smaller class (complete separation)"
         return Estimate(auc, *((reach, 1.0) if auc == 1.0 else (0.0, 1 - reach)), method)
     reach = _NORMAL * math.sqrt(_component_variance(*placements(label, score)))
-    if math.isnan(reach):
-        return Estimate(auc, math.nan, math.nan, method)
-    return Estimate(auc, max(0.0, auc - reach), min(1.0, auc + reach), method)
+    low, high = np.clip((auc - reach, auc + reach), 0, 1)  # nan stays
+    return Estimate(auc, float(low), float(high), method)
 
 
 def paired_delong_test(label: Any, score_a: Any, score_b: Any) -> PairedDeLong:
     """Tests whether two scores of the same cases have the same AUC (DeLong et al. 1988).
 
-    The variance is taken of the difference of the structural components, which equals
-    Var(a) + Var(b) - 2 Cov(a, b) and is exactly 0 for two scores that rank alike: then z = 0 and
-    p = 1.
-
-    Returns:
-        PairedDeLong. All nan if a class is missing; z, p and limits nan if a class has a single
-        case, or if the AUCs differ but the variance is 0 (both scores degenerate: the normal
-        approximation has nothing to say).
-
-    Raises:
-        ValueError: see ``metrics.check_scores``, for either score.
+    The variance is that of the difference of the structural components, exactly 0 for two scores
+    that rank alike: then z = 0 and p = 1. All is nan if a class is missing; z, p and limits are nan
+    if a class has a single case, or if the AUCs differ but the variance is 0. See
+    ``metrics.check_scores``.
     """
     label, score_a = check_scores(label, score_a)
     label, score_b = check_scores(label, score_b)
@@ -140,11 +121,7 @@ def paired_delong_test(label: Any, score_a: Any, score_b: Any) -> PairedDeLong:
 def holm_adjusted(p_values: Sequence[float]) -> list[float]:
     """p-values adjusted for testing several hypotheses (Holm, Scand J Stat 1979, 6:65).
 
-    Args:
-        p_values: of one family, in any order; nan where a test is not defined.
-
-    Returns:
-        Adjusted values in the same order, at most 1. A nan stays nan and does not count.
+    At most 1, in the given order. A nan (a test that is not defined) stays nan and does not count.
     """
     order = sorted(
         (i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i]
@@ -157,11 +134,7 @@ def holm_adjusted(p_values: Sequence[float]) -> list[float]:
 
 
 def wilson_interval(successes: int, trials: int) -> Estimate:
-    """Score interval of a proportion (Wilson 1927); nan for 0 trials.
-
-    Raises:
-        ValueError: not 0 <= successes <= trials.
-    """
+    """Score interval of a proportion (Wilson 1927); nan for 0 trials."""
     if trials == 0:
         return Estimate(math.nan, math.nan, math.nan, "Wilson")
     from scipy.stats import binomtest  # 0.5 s
@@ -175,11 +148,9 @@ def bootstrap_weights(
 ) -> Iterator[np.ndarray]:
     """How often each case is in each bootstrap sample; whole patients, stratified.
 
-    Patients with any positive case and patients without are drawn with replacement separately,
-    so every sample has as many of either as the data. Philox: the same draws on every machine.
-
-    Yields:
-        float64 [chunk, N] blocks, ``replicates`` rows in all.
+    Patients with any positive case and patients without are drawn with replacement separately.
+    Yields float64 [chunk, N] blocks, ``replicates`` rows in all; the same draws on every machine
+    (Philox).
     """
     patients, index = np.unique(np.asarray(patient_id), return_inverse=True)
     positive = np.bincount(index, weights=label, minlength=patients.size) > 0
@@ -205,13 +176,9 @@ def bootstrap_weights(
 
 
 class Resamples:
-    """Bootstrap samples of one split, as weights of its cases: what vectorised metrics read.
+    """Bootstrap samples of one split: what vectorised metrics read.
 
-    Args:
-        label: [N] of 0 and 1.
-        probability: [N].
-        threshold: for the decisions.
-        weights: [rows, N], how often each case is in each sample.
+    ``weights``, [rows, N], says how often each case is in each sample.
     """
 
     def __init__(
@@ -285,15 +252,13 @@ def bootstrap_intervals(
     """Percentile intervals from a stratified bootstrap over patients.
 
     Args:
-        predictions: the split.
         metrics: by name, the value and what gives the same of many samples; nan where a sample
             lacks a class.
-        threshold: for the decisions, ``probability >= threshold``; held fixed over samples.
-        replicates: number of samples.
+        threshold: for the decisions; held fixed over samples.
 
     Returns:
-        An estimate of each. Limits are nan where the value is, and where it is exactly 0 or 1 and
-        no sample differs from it: there the bootstrap cannot tell.
+        Limits are nan where the value is, and where it is exactly 0 or 1 and no sample differs from
+        it: there the bootstrap cannot tell.
     """
     label, probability = check_probabilities(predictions.label, predictions.probability)
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
@@ -319,9 +284,7 @@ def bootstrap_intervals(
 def bootstrap_roc_band(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pointwise band of the ROC curve from the bootstrap over patients, for drawing.
 
-    Returns:
-        A grid of false positive rates, and the lowest and highest true positive rate at each. Both
-        classes are needed.
+    A grid of false positive rates, lowest and highest true positive rate; both classes are needed.
     """
     label, probability = predictions.label, predictions.probability
     grid, curves = np.linspace(0, 1, 101), []
@@ -343,20 +306,11 @@ def patient_probability(slices: Sequence[float] | np.ndarray, rule: str) -> floa
 
 
 def by_patient(predictions: Predictions, rule: str = "max") -> Predictions:
-    """One row a patient: label 1 if any slice is positive, probability from those of the slices.
+    """One row a patient, sorted by name: label 1 if any slice is positive; without coarse maps.
 
-    ``max`` follows the label: a patient has MVO if any slice has. It grows with the number of
-    slices, so its threshold must be chosen at patient level too. ``mean`` does not grow, but one
-    positive slice among many negative ones is lost in it.
-
-    Patients are sorted by name; ``case_id`` becomes the patient's name; coarse maps are dropped.
-
-    Args:
-        predictions: slices.
-        rule: ``max`` or ``mean`` of the slices' probabilities.
-
-    Raises:
-        ValueError: another rule.
+    The ``rule`` ``max`` follows the label, but grows with the number of slices, so that its
+    threshold must be chosen at patient level too. ``mean`` does not grow, but one positive slice
+    among many negative ones is lost in it. ValueError for another rule.
     """
     if rule not in PATIENT_RULES:
         raise ValueError(f"unknown patient rule '{rule}'; known: {', '.join(PATIENT_RULES)}")

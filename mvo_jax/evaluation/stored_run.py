@@ -1,7 +1,6 @@
 """One finished run as one small file: enough for every table, without checkpoints or images.
 
-A file of a run with a scored split of 1,000 cases takes some 20 kB. Probabilities are float32, as
-networks give them, so nothing is lost.
+A split of 1,000 cases takes some 20 kB; probabilities are float32, as networks give them.
 """
 
 import base64
@@ -29,14 +28,10 @@ SCHEMA = 1
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Labels and probabilities of one split, and which cases they are of.
+    """Labels, int32 [N], and probabilities, float32 [N], of one split.
 
-    Attributes:
-        label: int32 [N].
-        probability: float32 [N].
-        cases: hash of the names and labels of the cases.
-        case_id: N names; none where they are not kept.
-        patient_id: N names; none where they are not kept.
+    ``cases`` is a hash of the names and labels of the cases; names are empty where they are not
+    kept.
     """
 
     label: np.ndarray
@@ -77,11 +72,7 @@ class Scores:
 
     @classmethod
     def unpacked(cls, content: Mapping[str, Any]) -> "Scores":
-        """What ``packed`` gave.
-
-        Raises:
-            ValueError: lengths do not fit, or a probability is not in [0, 1].
-        """
+        """What ``packed`` gave; ValueError where lengths do not fit or a probability is no such."""
         count = content["count"]
         bits = np.frombuffer(base64.b64decode(content["label"]), np.uint8)
         probability = np.frombuffer(base64.b64decode(content["probability"]), "<f4")
@@ -107,22 +98,14 @@ class StoredRun:
     """One row with one seed.
 
     Attributes:
-        name: of the row.
-        seed: of the run.
         split: that was scored.
-        config: resolved config.
         features: of the simulator, where the row is a model of these and no network.
-        scored: predictions of that split.
         validation: predictions that the checkpoint and the threshold were chosen on.
-        threshold: called MVO where probability >= threshold.
         localisation: see ``localisation.localise``; None where no map is predicted.
         curve: (step, AUC) on the validation split.
-        best_step: of the checkpoint that was scored.
         seconds: of the training; of its last start, where it was interrupted.
         seconds_per_step: median, without compilation.
-        parameters: trained ones.
         forward_gflop: of one clip at inference.
-        provenance: revision, versions and machine.
     """
 
     name: str
@@ -154,11 +137,7 @@ def run_file(out: Path, name: str, seed: int) -> Path:
 
 
 def write_stored_run(path: Path, run: StoredRun) -> None:
-    """Write a run's file, as a whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Write a run's file, as a whole or not at all; UserError where that fails."""
     content = {key: value for key, value in vars(run).items() if not isinstance(value, Scores)}
     packed = {key: getattr(run, key).packed() for key in ("scored", "validation")}
     text = json.dumps(plain({"schema": SCHEMA, **content, **packed}), indent=1, allow_nan=False)
@@ -166,11 +145,7 @@ def write_stored_run(path: Path, run: StoredRun) -> None:
 
 
 def read_stored_run(path: Path) -> StoredRun:
-    """Read what ``write_stored_run`` wrote.
-
-    Raises:
-        UserError: the file is damaged, or of another schema.
-    """
+    """Read a run's file; UserError where it is damaged, or of another schema."""
     try:
         content = json.loads(path.read_text())
         if content.pop("schema") != SCHEMA:
@@ -199,11 +174,7 @@ def check_config(run: StoredRun, config: Any, path: Path) -> None:
 def take_over(path: Path, name: str, config: Any, split: str) -> StoredRun | None:
     """The run that another study has stored, as the run of a row ``name`` of this one.
 
-    Returns:
-        None where the file is missing, or is of another config or split.
-
-    Raises:
-        UserError: the file is damaged.
+    None where the file is missing, or is of another config or split.
     """
     if not path.exists():
         return None

@@ -23,8 +23,7 @@ _REPLICATES = 500
 def groups_of(values: Sequence[float] | Sequence[str]) -> list[str]:
     """The group of every case: a text is its own, numbers are put into thirds.
 
-    Args:
-        values: one a case; an empty text or nan where it is not known.
+    An empty text or nan says that it is not known.
     """
     if isinstance(values[0], str):
         return [str(value) or UNKNOWN for value in values]
@@ -48,17 +47,13 @@ def subgroups(
     """Results of every group, as plain types but for nan.
 
     Nothing is tested: groups were not chosen before the data were seen, and small ones differ by
-    chance. None is left out; what has fewer than ``SMALL`` cases of a class is marked. The interval
-    of the AUC is DeLong's, or a bootstrap over patients where these have several slices.
+    chance. None is left out but an attribute with a single group; what has fewer than ``SMALL``
+    cases of a class is marked. The interval of the AUC is DeLong's, or a bootstrap over patients
+    where these have several slices.
 
     Args:
-        predictions: the split.
-        attributes: values by title, in the order of the split; one with a single group is left out.
+        attributes: values by title, in the order of the split.
         threshold: for the decisions, that of the whole split.
-
-    Returns:
-        Rows with 'attribute', 'group', 'cases', 'patients', 'positive', 'auc', 'recall',
-        'specificity' and 'small'.
     """
     rows = []
     for attribute, values in attributes.items():

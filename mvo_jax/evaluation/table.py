@@ -36,7 +36,6 @@ class Metric:
     """One row of the table.
 
     Attributes:
-        title: as people read it.
         function: of label [N], probability [N] and threshold, nan where not defined; or where it
             is, 'package.module:name'.
         interval: of predictions and threshold; None draws patients (bootstrap).
@@ -144,13 +143,7 @@ METRICS: dict[str, Metric] = {
 def estimates(
     predictions: Predictions, threshold: float, *, replicates: int
 ) -> dict[str, Estimate]:
-    """Every metric of the table with its interval, decisions at a threshold.
-
-    Args:
-        predictions: the split.
-        threshold: for the decisions.
-        replicates: bootstrap samples.
-    """
+    """Every metric of the table with its interval, decisions at a threshold."""
     resampled = {
         name: (
             metric(predictions.label, predictions.probability, threshold),

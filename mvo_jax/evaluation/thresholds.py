@@ -19,14 +19,10 @@ _FIXED = {
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-    """Where probabilities become decisions.
+    """Where probabilities become decisions: called MVO where probability >= value.
 
-    Attributes:
-        value: called MVO where probability >= value.
-        origin: one sentence on how it was chosen.
-        patient_rule: ``max`` or ``mean`` of the slices' probabilities; None without patients.
-        patient_value: the same as ``value`` for patients.
-        patient_origin: the same as ``origin`` for patients.
+    ``patient_rule`` joins slices, ``max`` or ``mean``; None without patients. An origin is one
+    sentence.
     """
 
     value: float
@@ -49,18 +45,8 @@ def choose_threshold(label: Any, probability: Any, *, rule: str = "youden") -> T
     threshold whose recall is at least 0.8; ``fixed_0.5`` and ``released_0.44`` (the value of the
     authors' code) do not look at the data. Of equally good thresholds the highest wins. A chosen
     one lies half-way between the lowest probability called positive and the next lower one: the
-    same decisions here as at any value between them, and the widest margin for new cases.
-
-    Args:
-        label: [N] of 0 and 1.
-        probability: [N] in [0, 1].
-        rule: one of the four names.
-
-    Returns:
-        The threshold and its origin in words; 0.5 if a class is missing.
-
-    Raises:
-        ValueError: unknown rule, or see ``metrics.check_probabilities``.
+    same decisions here, and the widest margin for new cases. It is 0.5 if a class is missing.
+    ValueError for another rule, or see ``metrics.check_probabilities``.
     """
     if rule not in THRESHOLD_RULES:
         raise ValueError(f"unknown threshold rule '{rule}'; known: {', '.join(THRESHOLD_RULES)}")
@@ -85,11 +71,7 @@ def choose_threshold(label: Any, probability: Any, *, rule: str = "youden") -> T
 
 
 def choose_thresholds(config: Any, validation: Predictions) -> Threshold:
-    """Choose the decision thresholds of a run, for slices and for patients.
-
-    Raises:
-        UserError: ``config.eval`` names a rule that does not exist.
-    """
+    """Choose a run's thresholds, for slices and for patients; UserError for an unknown rule."""
     aggregation, rule = config.eval.patient_aggregation, config.eval.threshold_rule
     if aggregation not in PATIENT_RULES:
         raise UserError(

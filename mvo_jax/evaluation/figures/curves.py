@@ -1,8 +1,8 @@
 """The report's curves and histograms. Each function returns a ``matplotlib.figure.Figure``.
 
-Only the object-oriented API is used: no pyplot, no global state, no display needed. Colours are
-those of Okabe and Ito, distinguishable with any colour vision; curves also differ in line style.
-No text that comes from data (case or patient names) is drawn, so nothing needs escaping.
+Only the object-oriented API is used: no global state, no display needed. Colours are those of Okabe
+and Ito, distinguishable with any colour vision; curves also differ in line style. No text that
+comes from data (case or patient names) is drawn, so nothing needs escaping.
 """
 
 import io
@@ -239,10 +239,8 @@ def confusion_figure(summary: Mapping[str, Any]) -> Figure:
 def training_figure(history: Sequence[Mapping[str, Any]]) -> Figure | None:
     """Loss, AUC and learning rate over steps, with the best validation step marked.
 
-    Args:
-        history: rows with ``step`` and ``kind`` ('train' or 'validation') and any of ``loss``,
-            ``auc``, ``learning_rate``; a missing, null or non-finite value is left out. None is
-            returned where nothing is left.
+    Rows have ``step`` and ``kind`` ('train' or 'validation') and any of ``loss``, ``auc``,
+    ``learning_rate``; a missing, null or non-finite value is left out. None where nothing is left.
     """
     panels = [
         (key, title)
@@ -281,8 +279,7 @@ def training_figure(history: Sequence[Mapping[str, Any]]) -> Figure | None:
 def validation_figure(runs: Mapping[str, Sequence[Sequence[Sequence[float]]]]) -> Figure | None:
     """Validation AUC over steps of many runs: a colour and a style a row, a line a run.
 
-    Args:
-        runs: by row, the (step, AUC) pairs of each of its runs; None is returned without any.
+    ``runs`` has by row the (step, AUC) pairs of each of its runs; None without any.
     """
     if not runs:
         return None
@@ -317,14 +314,11 @@ def history_series(
 
 
 def to_svg(figure: Figure, *, salt: str) -> str:
-    """The figure as an ``<svg>`` element to put into HTML.
+    """The figure as an ``<svg>`` element to put into HTML; equal figures and salts, equal bytes.
 
-    Text stays text and takes the page's font. Header, namespaces and metadata, which HTML does
-    not need, are removed, so no address is left in it. Same figure and salt: same bytes.
-
-    Args:
-        figure: any figure.
-        salt: a name of its own for each figure of the page; keeps element ids apart.
+    Text stays text and takes the page's font. Header, namespaces and metadata, which HTML does not
+    need, are removed, so no address is left in it. ``salt``, a name of its own for each figure of
+    the page, keeps element ids apart.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):

@@ -1,7 +1,7 @@
 """Pictures of cases: frames, masks, coarse maps and the beating heart, drawn with Pillow.
 
-Nothing here imports matplotlib, which takes longer than reading a patient. No text that comes from
-data is drawn.
+Nothing here imports matplotlib, which takes longer than reading a patient; no text of data is
+drawn.
 """
 
 import base64
@@ -43,17 +43,13 @@ class CaseRecord:
 
     Args:
         case_id: name; shown by the report, never drawn.
-        video: uint8 [T, H, W], one heart beat.
+        video: uint8 [T, H, W], one heart beat; ValueError for another.
         label: 1 = MVO present; None where nobody knows.
-        probability: predicted probability of MVO.
-        lge_mask: uint8 [H, W] with 0 background, 1 infarct, 2 MVO, 3 myocardium, or None.
-        coarse_target: float [m, m] in [0, 1], or None.
-        coarse_mask: float [m, m], the predicted map, or None.
+        lge_mask: uint8 [H, W] with 0 background, 1 infarct, 2 MVO, 3 myocardium.
+        coarse_target: float [m, m] in [0, 1].
+        coarse_mask: float [m, m], the predicted map.
         role: why the case is shown, e.g. "most confident positive".
-        source: where the clip was cut out of, or None.
-
-    Raises:
-        ValueError: the video is not a non-empty uint8 [T, H, W].
+        source: where the clip was cut out of.
     """
 
     case_id: str
@@ -123,7 +119,7 @@ def gallery(split: AnySplit, predictions: Predictions, threshold: float) -> list
 
 
 def key_frames(video: np.ndarray) -> tuple[int, int, int]:
-    """The first frame of a uint8 [T, H, W], the most different one, and halfway: (0, half, most).
+    """The first frame of a uint8 [T, H, W], halfway, and the most different one: (0, half, most).
 
     Simulated and most triggered clips start near end-diastole, and these are then diastole,
     mid-systole and systole; nothing says so of a clip of unknown origin. The most different frame
@@ -143,14 +139,10 @@ def key_frames(video: np.ndarray) -> tuple[int, int, int]:
 def case_picture(record: CaseRecord, *, map_maximum: float = 1.0) -> Image.Image:
     """One row as in the paper's Fig. 3: cine frames, LGE mask, target and predicted coarse map.
 
-    A frame of the source with the outline of the crop comes first where it is known. Panels whose
-    data the record lacks are left out; each is RGB, ``PANEL`` pixels wide. The yellow box holds the
-    MVO of the LGE mask.
-
-    Args:
-        record: the case.
-        map_maximum: predicted value drawn in the brightest colour; use one for all cases shown
-            so that their colours compare. The target always runs from 0 to 1.
+    A frame of the source with the outline of the crop comes first. Panels whose data the record
+    lacks are left out; each is RGB, ``PANEL`` pixels wide. The yellow box holds the MVO of the LGE
+    mask. ``map_maximum`` is the predicted value drawn in the brightest colour, one for all cases
+    shown; the target always runs from 0 to 1.
     """
     frames, mask = key_frames(record.video), record.lge_mask
     beat = _enlarged(record.video[list(frames)], PANEL, limits=_grey_limits(record.video))
@@ -205,9 +197,7 @@ def _in_a_row(panels: list[_Panel]) -> Image.Image:
 
 
 def map_maximum(maps: Iterable[np.ndarray]) -> float:
-    """One brightest value for several predicted maps, so that a negative's can be compared with a
-    positive's.
-    """
+    """One brightest value for several predicted maps, so that these can be compared."""
     return max([0.05, *(float(np.max(value)) for value in maps)])
 
 
@@ -307,13 +297,9 @@ def animation(
     map_maximum: float = 1.0,
     side: int = PANEL,
 ) -> bytes:
-    """The beat as an animated WebP; beside it the same with the predicted coarse map.
+    """The beat, uint8 ``[T, H, W]``, as an animated WebP; beside it with a map ``[m, m]``.
 
-    Args:
-        video: uint8 ``[T, H, W]``.
-        coarse_mask: float ``[m, m]``; None draws the cine alone.
-        map_maximum: value drawn in the brightest colour.
-        side: width of an image, pixels.
+    ``map_maximum`` is drawn in the brightest colour, an image is ``side`` pixels wide.
     """
     frames = _enlarged(video, side)
     if coarse_mask is not None:

@@ -27,14 +27,9 @@ def shared_maximum(cases: Sequence[CaseRecord]) -> float:
 def case_card(
     record: CaseRecord, threshold: float, *, picture: str, animation: str, maximum: float
 ) -> dict[str, Any]:
-    """What the macro ``case_card`` shows of a case.
+    """What the macro ``case_card`` shows of a case, called MVO where probability >= threshold.
 
-    Args:
-        record: the case.
-        threshold: called MVO where probability >= threshold.
-        picture: address of the row of pictures.
-        animation: address of the beat.
-        maximum: value of the predicted map drawn in the brightest colour.
+    ``picture`` (a row) and ``animation`` are addresses, ``maximum`` is of ``shared_maximum``.
     """
     called = bool(record.probability >= threshold)
     return {

@@ -1,7 +1,6 @@
 """What prediction leaves behind: tables, pictures and a page about cases without a known answer."""
 
 import dataclasses
-import functools
 import heapq
 import json
 import re
@@ -15,13 +14,7 @@ import numpy as np
 from mvo_jax.data.labels import UNLABELLED
 from mvo_jax.data.processes import available_cores
 from mvo_jax.data.slices import Clip, Rejected
-from mvo_jax.evaluation.figures.pictures import (
-    CaseRecord,
-    animation,
-    case_picture,
-    data_uri,
-    png,
-)
+from mvo_jax.evaluation.figures.pictures import CaseRecord, animation, case_picture, data_uri, png
 from mvo_jax.evaluation.pages.cards import case_card, shared_maximum
 from mvo_jax.evaluation.pages.render import render_page
 from mvo_jax.evaluation.statistics import patient_probability
@@ -39,11 +32,7 @@ _KINDS = {"picture": "png", "animation": "webp"}
 
 
 class Pictured:
-    """Keeps the clips of the highest probabilities, and no more than asked for.
-
-    Args:
-        limit: most clips to keep.
-    """
+    """Keeps the clips of the highest probabilities, ``limit`` of them at most."""
 
     def __init__(self, limit: int):
         self._limit, self._heap = limit, []
@@ -71,11 +60,7 @@ def case_row(
 ) -> dict[str, Any]:
     """Row of the table of cases; pictures are added when they are drawn.
 
-    Args:
-        clip: the case.
-        probability: of MVO.
-        threshold: for the decision.
-        members: of an ensemble, the probability of each member.
+    ``members`` are the probabilities of each member of an ensemble.
     """
     return {
         "case_id": clip.case_id,
@@ -139,13 +124,7 @@ def patient_rows(cases: Sequence[Mapping[str, Any]], threshold: Threshold) -> li
 def draw_pictures(
     folder: Path, pictured: Pictured, cases: Sequence[dict[str, Any]], threshold: float
 ) -> list[dict[str, Any]]:
-    """Draw a picture and an animation of the kept clips, and name them in their rows.
-
-    Args:
-        folder: gets the folder ``pictures``.
-        pictured: clips to draw.
-        cases: all rows; those of drawn clips are changed.
-        threshold: decision threshold.
+    """Draw picture and animation of the kept clips into ``pictures``; name them in their rows.
 
     Returns:
         The cards of the page: of a few cases they hold the pictures, of many the files' names.
@@ -169,9 +148,14 @@ def draw_pictures(
     maximum, taken = shared_maximum(records), set()
     (folder / "pictures").mkdir()
     cards = []
+
+    def draw(record: CaseRecord) -> tuple[bytes, bytes]:
+        row = case_picture(record, map_maximum=maximum)
+        return png(row), animation(record.video, record.coarse_mask, map_maximum=maximum)
+
     # Pillow works on several cores: it leaves Python while it scales and encodes.
     with ThreadPoolExecutor(available_cores()) as pool:
-        drawn = pool.map(functools.partial(_draw, maximum=maximum), records)
+        drawn = pool.map(draw, records)
         for (row, *_), record, content in zip(kept, records, drawn, strict=True):
             name = _file_name(record.case_id, taken)
             addresses = {}
@@ -182,12 +166,6 @@ def draw_pictures(
                     addresses[key] = data_uri(data, kind)
             cards.append(case_card(record, threshold, **addresses, maximum=maximum))
     return cards
-
-
-def _draw(record: CaseRecord, maximum: float) -> tuple[bytes, bytes]:
-    """Picture and animation of a case, as ``_KINDS`` has them."""
-    row = case_picture(record, map_maximum=maximum)
-    return png(row), animation(record.video, record.coarse_mask, map_maximum=maximum)
 
 
 def _file_name(case_id: str, taken: set[str]) -> str:
@@ -212,14 +190,7 @@ def write_tables(
     """Write ``predictions.csv``, ``predictions.json`` and, where they say more, two other tables.
 
     ``predictions_patients.csv`` where a patient has several slices, ``failed.csv`` where a case
-    could not be predicted.
-
-    Args:
-        folder: existing folder.
-        about: what to put on top of the JSON; plain JSON types.
-        cases: from ``case_row``.
-        patients: from ``patient_rows``.
-        failed: cases without a prediction.
+    could not be predicted. ``about``, plain JSON types, comes on top of the JSON.
     """
     failed_rows = [dataclasses.asdict(one) for one in failed]
     # Without cases nothing is written at all.
@@ -243,41 +214,22 @@ def write_tables(
 def write_page(
     path: Path,
     *,
-    threshold: Threshold,
-    simulated: bool,
-    lead: str,
     cases: Sequence[Mapping[str, Any]],
     patients: Sequence[Mapping[str, Any]],
-    failed: Sequence[Rejected],
-    cards: Sequence[Mapping[str, Any]],
-    provenance: Mapping[str, Any],
+    **values: Any,
 ) -> None:
     """Write the summary: one HTML file that needs no network; it names pictures beside it.
 
-    Args:
-        path: the file.
-        threshold: for slices and for patients.
-        simulated: the model was trained on simulated images.
-        lead: one line on the run and the input.
-        cases: from ``case_row``; ``patients``, ``failed`` and ``cards`` as in ``write_tables`` and
-            ``draw_pictures``.
-        patients: from ``patient_rows``.
-        failed: cases without a prediction.
-        cards: cases to show.
-        provenance: printed at the end.
+    Its other ``values`` are threshold, simulated (trained on such images), lead (a line on run and
+    input), failed, cards and provenance.
     """
     text = render_page(
         "prediction.html.j2",
         research_only=RESEARCH_ONLY,
-        threshold=threshold,
-        simulated=simulated,
-        lead=lead,
         cases=cases,
         patients=patients,
         several=len(patients) < len(cases),
-        failed=failed,
         limit=_ROWS_ON_PAGE,
-        cards=cards,
-        provenance=provenance,
+        **values,
     )
     replace_file(path, text)

@@ -35,12 +35,7 @@ def scores() -> dict[str, Metric]:
 
 @dataclass(frozen=True, eq=False)
 class ScoredRun:
-    """One run of a system: its predictions and the threshold chosen on validation data.
-
-    Attributes:
-        predictions: of the compared split.
-        threshold: called MVO where probability >= threshold.
-    """
+    """One run of a system: predictions of the compared split, threshold of validation data."""
 
     predictions: Predictions
     threshold: float
@@ -51,7 +46,6 @@ class System:
     """What there is to say of one row.
 
     Attributes:
-        name: of the row.
         runs: one for each seed; empty if the system failed.
         parameters: trained parameters; None where the row is no network.
         forward_gflop: of one clip at inference.
@@ -68,11 +62,7 @@ class System:
 
 
 def mean_predictions(runs: Sequence[Predictions]) -> Predictions:
-    """Probability of each case averaged over runs.
-
-    Raises:
-        UserError: the runs are of different cases.
-    """
+    """Probability of each case averaged over runs; UserError for runs of different cases."""
     first = runs[0]
     for other in runs[1:]:
         _check_same_cases(first, other)
@@ -124,7 +114,6 @@ def compare(
     over the runs, each at its own threshold.
 
     Args:
-        systems: the rows, in order.
         reference: the row that the others are tested against by paired DeLong tests, adjusted
             together after Holm. Without it there are no tests.
         paper: printed figures by row, in percent and millions.
@@ -181,20 +170,17 @@ def write_comparison(
     *,
     title: str,
     dataset: str,
-    simulated: bool,
     notes: Sequence[str],
-    provenance: Mapping[str, Any],
+    **values: Any,
 ) -> None:
     """Writes ``table.json``, ``table.csv``, ``table.md`` and ``table.html`` (one offline page).
 
     Args:
-        folder: where to.
         table: from ``compare``.
-        title: of the page.
         dataset: one line naming split and data.
-        simulated: puts 'method check only, no clinical claim' on top.
         notes: sentences below the table.
-        provenance: printed at the end.
+        values: simulated, which puts 'method check only, no clinical claim' on top, and provenance,
+            printed at the end.
     """
     replace_file(folder / "table.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
     _write_csv(folder / "table.csv", table)
@@ -209,10 +195,9 @@ def write_comparison(
         ],
         title=title,
         dataset=dataset,
-        simulated=simulated,
         notes=notes,
-        provenance=provenance,
         level=f"{100 * CONFIDENCE:g}%",
+        **values,
     )
     replace_file(folder / "table.html", page)
 

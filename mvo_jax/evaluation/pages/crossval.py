@@ -1,25 +1,22 @@
 """Cross-validation: predictions out of fold, pooled, from the small files of its runs alone."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import markupsafe
 import numpy as np
 
 from mvo_jax.config_files import config_from_json
 from mvo_jax.errors import UserError
-from mvo_jax.evaluation.figures import curves
 from mvo_jax.evaluation.metrics import average_precision, brier_score, roc_auc
-from mvo_jax.evaluation.pages.render import percent, plain, render_page, span, text_table
-from mvo_jax.evaluation.pages.study import Page, origins, read_study
+from mvo_jax.evaluation.pages.render import plain, render_text
+from mvo_jax.evaluation.pages.study import Page, read_study, write_pages
 from mvo_jax.evaluation.readers import mean_auc, readers, seed_variances
 from mvo_jax.evaluation.statistics import by_patient, delong_interval, wilson_interval
 from mvo_jax.evaluation.stored_run import StoredRun
-from mvo_jax.evaluation.thresholds import Threshold, choose_thresholds
-from mvo_jax.files import replace_file, write_csv
+from mvo_jax.evaluation.thresholds import choose_thresholds
+from mvo_jax.files import write_csv
 
 ABOUT = "crossval.json"
 _CASES = ("seed", "fold", "case_id", "patient_id", "label", "probability", "decision", "threshold")
@@ -33,43 +30,23 @@ def write_crossval(out: Path) -> dict[str, Any]:
     run was started: a cross-validation that was killed and repeated ends in the same bytes.
 
     Returns:
-        What ``crossval_table`` makes of the files of a folder.
+        ``crossval_table`` of the files of a folder.
 
     Raises:
-        UserError: no cross-validation there, the file of a run is damaged, or a patient is in two
-            folds.
+        UserError: no cross-validation there, a run's file is damaged, or a patient is in two folds.
     """
     about, runs = read_study(out, ABOUT)
     cases, patients = _rows(runs)
     table = crossval_table(about, runs, cases, patients)
     write_csv(out / "predictions.csv", _CASES, cases)
     write_csv(out / "predictions_patients.csv", _PATIENTS, patients)
-    replace_file(out / "table.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
-    lead = [f"# {about['title']}", table["data"], markdown(table)]
-    replace_file(
-        out / "table.md", "\n\n".join([*lead, *(f"- {note}" for note in table["notes"])]) + "\n"
-    )
-    figure = curves.validation_figure({run.name: [run.curve] for run in runs if run.curve})
-    page = render_page(
-        "crossval.html.j2",
-        about=about,
-        t=table,
-        # Safe to mark: drawn here from numbers and the names of folds.
-        curves=figure and markupsafe.Markup(curves.to_svg(figure, salt="curves")),
-        provenance=origins(runs),
-        simulated=all(run.config["data"]["name"] == "phantom" for run in runs),
-    )
-    replace_file(out / "table.html", page)
+    lines = {run.name: [run.curve] for run in runs if run.curve}
+    text = [table["data"], markdown(table)]
+    write_pages(out, "crossval.html.j2", about, table, runs, text=text, lines=lines)
     return table
 
 
 PAGE = Page(ABOUT, write_crossval)
-
-
-def _thresholds(run: StoredRun) -> Threshold:
-    """Chosen on the run's own validation fold, for slices and for patients."""
-    config = config_from_json(run.config)
-    return choose_thresholds(config, run.validation.predictions("validation"))
 
 
 def _rows(runs: Sequence[StoredRun]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -77,27 +54,19 @@ def _rows(runs: Sequence[StoredRun]) -> tuple[list[dict[str, Any]], list[dict[st
     cases: list[dict[str, Any]] = []
     patients: list[dict[str, Any]] = []
     for run in runs:
-        fold, chosen = run.config["data"]["fold"], _thresholds(run)
+        fold, validation = run.config["data"]["fold"], run.validation.predictions("validation")
+        chosen = choose_thresholds(config_from_json(run.config), validation)
         slices = run.scored.predictions("test")
         whole = by_patient(slices, chosen.patient_rule or "max")
         for rows, one, threshold in (
             (cases, slices, chosen.value),
             (patients, whole, chosen.patient_value),
         ):
-            for i, (case, patient) in enumerate(zip(one.case_id, one.patient_id, strict=True)):
-                probability = float(one.probability[i])
-                rows.append(
-                    {
-                        "seed": run.seed,
-                        "fold": fold,
-                        "case_id": case,
-                        "patient_id": patient,
-                        "label": int(one.label[i]),
-                        "probability": probability,
-                        "decision": int(probability >= threshold),
-                        "threshold": float(threshold),
-                    }
-                )
+            values = (one.case_id, one.patient_id, one.label.tolist(), one.probability.tolist())
+            for case in zip(*values, strict=True):
+                decision = int(case[-1] >= threshold)
+                given = (run.seed, fold, *case, decision, float(threshold))
+                rows.append(dict(zip(_CASES, given, strict=True)))
     for rows, key in ((cases, "case_id"), (patients, "patient_id")):
         rows.sort(key=lambda row: (row["seed"], row[key]))
     seen: dict[tuple[int, str], int] = {}
@@ -120,13 +89,8 @@ def crossval_table(
     """All figures as plain JSON types; what is not defined is None.
 
     The interval of the AUC is over patients, each scored once by a network that never saw them;
-    with several seeds it holds their variance too.
-
-    Args:
-        about: 'title', 'folds', 'seeds', 'cases' and 'patients' (of the whole cohort).
-        runs: what is there so far.
-        cases: rows of them, as of the patients.
-        patients: rows of all patients.
+    with several seeds it holds their variance too. ``about`` has 'title', 'folds', 'seeds', 'cases'
+    and 'patients' (of the whole cohort), ``cases`` and ``patients`` the rows of the runs so far.
     """
     by_seed = {
         seed: [row for row in patients if row["seed"] == seed]
@@ -224,14 +188,4 @@ def _of_fold(
 
 def markdown(table: Mapping[str, Any]) -> str:
     """The tables for a terminal or a text document, figures in percent."""
-    head = ["fold", "seed", "patients", "with MVO", "AUC", "best step"]
-    shown = ("fold", "seed", "patients", "positive")
-    rows = [
-        [*(row[key] for key in shown), percent(row["auc"], 1), row["best_step"]]
-        for row in table["by_fold"]
-    ]
-    pooled = "not all folds are done"
-    if table["auc"] is not None:
-        pooled = f"{percent(table['auc']['value'], 1)} ({span(table['auc'])})"
-    text = f"AUC out of fold, {table['patients']} patients, each once: {pooled}"
-    return f"{text}\n\n{text_table(head, rows)}".replace("–", "-")  # noqa: RUF001
+    return render_text("crossval.md.j2", t=table)

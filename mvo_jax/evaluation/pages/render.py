@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,10 @@ def p_short(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def text_table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in Markdown, with the plain dashes and minus signs of a text."""
-    lines = (f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows))
-    return "\n".join(lines).replace("–", "-").replace("−", "-")  # noqa: RUF001
+def render_text(template: str, **values: Any) -> str:
+    """Fill in a template of a text, with its plain dashes and minus signs."""
+    text = render_page(template, **values).strip("\n")
+    return text.replace("–", "-").replace("−", "-")  # noqa: RUF001
 
 
 @functools.cache
@@ -65,13 +65,7 @@ def _environment(folder: Path) -> jinja2.Environment:
 
 
 def render_page(template: str, *, folder: Path | None = None, **values: Any) -> str:
-    """Fill in a template; every value is escaped.
-
-    Args:
-        template: file name.
-        folder: where it lies, if not here; it can extend the templates that lie here.
-        **values: what the template names.
-    """
+    """Fill in a template of ``folder``, which may use those that lie here, escaping all."""
     return _environment(folder or _HERE).get_template(template).render(**values)
 
 

@@ -81,13 +81,12 @@ def summarise(
     """All figures of one split as plain JSON types; what is not defined is null, never NaN.
 
     Args:
-        test: the split to describe.
         threshold: values in [0, 1], chosen elsewhere (on validation data). Without a rule for
-            patients these are left out. They are left out too where every patient has one slice,
-            because the figures would be the same.
+            patients these are left out, and where every patient has one slice: the figures would be
+            the same.
         features: oracle features by name, each [N] in the order of ``test``. With
-            ``fractional_area_change`` its AUC alone (lower means MVO) is compared with the
-            model's by a paired DeLong test.
+            ``fractional_area_change`` its AUC alone (lower means MVO) is compared with the model's
+            by a paired DeLong test.
         training_map: [H, W], ``localisation.mean_mvo`` of the training split: the map that a
             predicted one has to beat.
         sectors: of the infarct of each case; adds to the localisation.
@@ -95,7 +94,6 @@ def summarise(
             curve of the scaled probabilities.
         attributes: of the cases, ``data.attributes``: gives the subgroups.
         training_history: rows of the metrics log; gives the best validation AUC and its step.
-        replicates: bootstrap samples.
 
     Returns:
         The content of ``metrics.json``; 'metrics' holds every one of ``table.METRICS``. If the
@@ -211,12 +209,7 @@ def _training(history: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def write_summary(path: str | os.PathLike, summary: Mapping[str, Any]) -> None:
-    """Writes ``metrics.json``, replaced as a whole.
-
-    Raises:
-        ValueError: a value that JSON cannot hold, NaN and infinity included.
-        UserError: the file cannot be written.
-    """
+    """Writes ``metrics.json``; ValueError for NaN and infinity, UserError if it cannot."""
     replace_file(path, json.dumps(summary, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -227,34 +220,29 @@ def write_report(
     predictions: Predictions,
     cases: Sequence[CaseRecord],
     history: Sequence[Mapping[str, Any]],
-    config_text: str,
-    provenance: Mapping[str, Any],
-    dataset: str,
-    simulated: bool,
     claim: Sequence[Mapping[str, Any]] = (),
+    **values: Any,
 ) -> None:
     """Writes one HTML file that needs nothing else: no network, no script, no other file.
 
     Args:
-        path: the file, replaced as a whole.
         summary: what ``summarise`` returned for ``predictions``.
-        predictions: the split the report is about.
         cases: gallery, in order (see ``pictures.pick_cases``); may be empty.
         history: rows of the metrics log; may be empty.
-        config_text: the resolved config.
-        provenance: what to print at the end, e.g. checkpoint, versions, git revision.
-        dataset: one line naming the data, e.g. "phantom 'paper', seed 0".
-        simulated: puts "method check only, no clinical claim" on top.
         claim: the CLAIM checklist, ``claim.fill``; left out where it is empty.
-
-    Raises:
-        UserError: the file cannot be written.
+        values: config_text, provenance (printed at the end), dataset (one line, e.g. "phantom
+            'paper', seed 0") and simulated, which puts "method check only, no clinical claim" on
+            top.
     """
+    fitted: Any = summary["temperature"] or {"value": None}
+    after = None
+    if fitted["value"] is not None:
+        after = scaled(predictions, Temperature(fitted["value"], fitted["origin"]))
     drawings = {
         "roc": curves.roc_figure(predictions, summary),
         "precision_recall": curves.precision_recall_figure(predictions, summary),
         "reliability": curves.reliability_figure(predictions),
-        "reliability_after": _after_scaling(predictions, summary),
+        "reliability_after": after and curves.reliability_figure(after),
         "distribution": curves.distribution_figure(predictions, summary),
         "confusion": curves.confusion_figure(summary),
         "decision": curves.decision_figure(summary),
@@ -283,10 +271,6 @@ def write_report(
             for name, figure in drawings.items()
         },
         cards=embedded_cards(cases, summary["threshold"]["value"]),
-        config_text=config_text,
-        provenance=provenance,
-        dataset=dataset,
-        simulated=simulated,
         level=f"{100 * summary['confidence']:g}%",
         lge_colours=pictures.LGE_COLOURS,
         figures=FIGURE_TITLES,
@@ -294,14 +278,6 @@ def write_report(
         small=SMALL,
         claim=claim,
         claim_source=CLAIM_SOURCE,
+        **values,
     )
     replace_file(path, text)
-
-
-def _after_scaling(predictions: Predictions, summary: Mapping[str, Any]) -> Any:
-    """The reliability figure of the scaled probabilities; None where there is no temperature."""
-    found = summary["temperature"]
-    if found is None or found["value"] is None:
-        return None
-    after = scaled(predictions, Temperature(found["value"], found["origin"]))
-    return curves.reliability_figure(after)

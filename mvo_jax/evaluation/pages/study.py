@@ -13,15 +13,7 @@ import numpy as np
 from mvo_jax.errors import UserError
 from mvo_jax.evaluation.beyond import FOLDS, joined, rank_correlation
 from mvo_jax.evaluation.figures import curves
-from mvo_jax.evaluation.pages.render import (
-    number,
-    p_short,
-    percent,
-    plain,
-    render_page,
-    span,
-    text_table,
-)
+from mvo_jax.evaluation.pages.render import plain, render_page, render_text
 from mvo_jax.evaluation.readers import (
     FIXED,
     Readers,
@@ -41,11 +33,9 @@ ABOUT = "study.json"
 
 @dataclass(frozen=True)
 class Page:
-    """A kind of study.
+    """A kind of study: ``write`` writes the tables of a folder and returns them.
 
-    Attributes:
-        about: file of a study's folder that says what its tables say beside its runs.
-        write: writes the tables of a folder and returns them.
+    ``about`` is the folder's file of what its tables say beside its runs.
     """
 
     about: str
@@ -68,51 +58,62 @@ _POWER_80 = 1 + 0.8416 / _NORMAL_95
 def write_study(out: Path) -> dict[str, Any]:
     """Write ``table.json``, ``table.csv``, ``tests.csv``, ``table.md`` and ``table.html``.
 
-    Returns:
-        What ``study_table`` makes of the files of a folder.
-
-    Raises:
-        UserError: no study there, or the file of a run is damaged.
+    Returns ``study_table`` of the files of a folder; UserError for no study there, or a damaged
+    file.
     """
     about, runs = read_study(out)
     table = study_table(about, runs)
-    replace_file(out / "table.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
     columns = ("row", "seeds", "auc", "auc_low", "auc_high", "auc_by_seed", "seed_sd")
     maps = [f"{which}_{figure}" for which in MAPS for figure in SHOWN]
     write_csv(out / "table.csv", [*columns, *maps, "best_steps"], map(_csv_row, table["rows"]))
     tests = ("row", "reference", "difference", "low", "high", "p", "p_holm")
     write_csv(out / "tests.csv", tests, table["tests"])
-    lead = [f"# {about['title']}", about["question"], table["data"]]
-    text = "\n\n".join([*lead, markdown(table), *(f"- {note}" for note in table["notes"])])
-    replace_file(out / "table.md", text + "\n")
     lines: dict[str, list[Any]] = {row["name"]: [] for row in table["rows"]}  # in that order
     for run in runs:
         lines[run.name] += [run.curve] if run.curve else []
+    text = [about["question"], table["data"], markdown(table)]
+    options = {"shown": SHOWN, "maps": MAPS}
+    write_pages(out, "study.html.j2", about, table, runs, text=text, lines=lines, **options)
+    return table
+
+
+def write_pages(
+    out: Path,
+    template: str,
+    about: Mapping[str, Any],
+    table: Mapping[str, Any],
+    runs: Sequence[StoredRun],
+    *,
+    text: Sequence[str],
+    lines: Mapping[str, Sequence[Any]],
+    **values: Any,
+) -> None:
+    """Write ``table.json``, ``table.md`` and ``table.html``.
+
+    ``text`` stands between title and notes of the second, ``lines`` are the curves of each row.
+    """
+    replace_file(out / "table.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
+    parts = [f"# {about['title']}", *text, *(f"- {note}" for note in table["notes"])]
+    replace_file(out / "table.md", "\n\n".join(parts) + "\n")
     figure = curves.validation_figure({name: of for name, of in lines.items() if of})
     page = render_page(
-        "study.html.j2",
+        template,
         about=about,
         t=table,
-        shown=SHOWN,
-        maps=MAPS,
         # Safe to mark: drawn here; names of rows are escaped by the drawing itself.
         curves=figure and markupsafe.Markup(curves.to_svg(figure, salt="curves")),
         provenance=origins(runs),
         simulated=all(run.config["data"]["name"] == "phantom" for run in runs),
+        **values,
     )
     replace_file(out / "table.html", page)
-    return table
 
 
 PAGE = Page(ABOUT, write_study)
 
 
 def read_study(out: Path, about: str = ABOUT) -> tuple[dict[str, Any], list[StoredRun]]:
-    """What a folder holds: what its file says, and its finished runs by name.
-
-    Raises:
-        UserError: no such file there, or the file of a run is damaged.
-    """
+    """What a folder holds: what its file says, and its finished runs by name; UserError without."""
     try:
         content = json.loads((out / about).read_text())
     except (OSError, ValueError) as error:
@@ -128,10 +129,9 @@ def read_study(out: Path, about: str = ABOUT) -> tuple[dict[str, Any], list[Stor
 def study_table(about: Mapping[str, Any], runs: Sequence[StoredRun]) -> dict[str, Any]:
     """All figures of a study as plain JSON types; what is not defined is None.
 
-    Args:
-        about: 'title', 'question', 'rows' (names in order), 'seeds' (those planned), 'references'
-            (row -> rows that it is tested against), 'notes' and 'paper'.
-        runs: what is there so far.
+    ``about`` has 'title', 'question', 'rows' (names in order), 'seeds' (those planned),
+    'references' (row -> rows that it is tested against), 'notes' and 'paper'; ``runs`` is what is
+    there so far.
     """
     by_row = {
         name: sorted((run for run in runs if run.name == name), key=lambda run: run.seed)
@@ -330,61 +330,7 @@ def _csv_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def markdown(table: Mapping[str, Any]) -> str:
     """The tables for a terminal or a text document; AUC in percent, differences in points."""
-    head = ["row", "seeds", "AUC (95 %)", "by seed", "best steps", *SHOWN.values()]
-    rows = [
-        [
-            row["name"],
-            len(row["seeds"]),
-            f"{percent(row['auc']['value'], 1)} ({span(row['auc'])})",
-            ", ".join(percent(value, 1) for value in row["auc_by_seed"]),
-            ", ".join(str(step) for step in row["best_steps"] if step is not None) or "-",
-            *(percent((row["localisation"] or {}).get("map", {}).get(one), 1) for one in SHOWN),
-        ]
-        for row in table["rows"]
-    ]
-    parts = [text_table(head, rows)]
-    rows = [
-        [row["name"], *(_points(row["map_minus_mean_map"][figure]) for figure in SHOWN)]
-        for row in table["rows"]
-        if row["map_minus_mean_map"]
-    ]
-    if rows:
-        head = ["map less mean training map, points (95 %)", *SHOWN.values()]
-        parts.append(text_table(head, rows))
-    if table["tests"]:
-        rows = [
-            [
-                test["row"],
-                test["reference"],
-                f"{number(100 * test['difference'], 1)} ({span(test)})",
-                p_short(test["p"]),
-                p_short(test["p_holm"]),
-            ]
-            for test in table["tests"]
-        ]
-        parts.append(text_table(["row", "minus", "points (95 %)", "p", "p (Holm)"], rows))
-    if table["beyond"]:
-        known, feature = table["beyond"]["apart"], table["beyond"]["feature"]
-        head = ["rank correlation with", *known, f"AUC with {feature}"]
-        rows = [
-            [
-                one["row"],
-                *(number(value, 2) for value in one["correlation"].values()),
-                percent(one["auc"], 1),
-                _points(one["more"]),
-                p_short(one["p_holm"]),
-            ]
-            for one in table["beyond"]["rows"]
-        ]
-        rows.insert(0, [feature, *(number(value, 2) for value in known.values()), *"---"])
-        parts.append(text_table([*head, "more, points (95 %), p", "p (Holm)"], rows))
-    return "\n\n".join(parts)
-
-
-def _points(found: Mapping[str, Any]) -> str:
-    """A difference in points with limits and p."""
-    value = number(100 * found["value"], 1)
-    return f"{value} ({span(found)}), p {p_short(found['p'])}" if found["p"] is not None else value
+    return render_text("study.md.j2", t=table, shown=SHOWN)
 
 
 def origins(runs: Sequence[StoredRun]) -> dict[str, str]:
