@@ -59,8 +59,10 @@ def has_centre(one: CineSlice) -> bool:
 
 def heart_region(one: CineSlice) -> np.ndarray | None:
     """Bool ``[H, W]``: all that the crop must hold, over all annotated frames; None if nothing."""
-    masks = [one.lge_mask, *one.anatomy.values()]
-    region = np.any([mask > 0 for mask in masks if mask is not None], axis=0)
+    region = np.zeros(one.cine.shape[1:], bool)
+    for mask in (one.lge_mask, *one.anatomy.values()):
+        if mask is not None:
+            region |= mask > 0
     return region if region.any() else None
 
 

@@ -131,8 +131,10 @@ def load(series: Series, _: Options) -> list[CineSlice]:
     volume = _volume(path, cine, _images(path, cine))
     mask = _volume(path, scars[0], _scar_mask(path, scars[0])[None]) if scars else None
     drawn = {t: _outlined(cine, t) for t in range(_shape(cine)[2])}
-    affine = _affine(path, cine)[0]
-    anatomy = {t: as_displayed(m, affine)[0] for t, m in drawn.items() if m is not None}
+    anatomy = {t: mask for t, mask in drawn.items() if mask is not None}
+    affine, oriented = _affine(path, cine)
+    if oriented:  # otherwise the images stay as stored
+        anatomy = {t: as_displayed(mask, affine)[0] for t, mask in anatomy.items()}
     return to_slices(series, volume, mask, anatomy=anatomy)
 
 

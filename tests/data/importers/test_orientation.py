@@ -17,6 +17,7 @@ from mvo_jax.data.importers.cine import Options
 from mvo_jax.data.importers.dicom import DICOM
 from mvo_jax.data.importers.nifti import NIFTI
 from mvo_jax.data.importers.volume import read_volume, write_volume
+from mvo_jax.data.labels import WALL
 from mvo_jax.data.slices import ORIENTATION_RULE, CineSlice, Rejected, Target
 from mvo_jax.errors import UserError
 from mvo_jax.runs.folder import RunFolder
@@ -347,3 +348,22 @@ def test_cohorts_and_runs_of_the_old_rule_say_so_by_their_silence(tmp_path):
         (tmp_path / "run" / "geometry.json").write_text(json.dumps(geometry))
         run = TrainedRun(RunFolder(tmp_path / "run"), unused, unused, unused, "best", 1)
         assert run.geometry == Target(frames=FRAMES, orientation=orientation)
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_contours_of_segment_lie_where_its_images_do(tmp_path, stated):
+    cine, mask = CINE[:, 0], np.zeros((ROWS, COLUMNS), np.uint8)
+    mask[4:16, 8:24], mask[7:12, 12:19] = 3, 0
+
+    def change(stacks: list[dict[str, Any]]) -> None:
+        contours = {name: value for name, value in stacks[1].items() if name[:3] in ("End", "Epi")}
+        stacks[0] |= contours
+        for stack in stacks:
+            if not stated:
+                del stack["ImageOrientation"], stack["ImagePosition"]
+
+    writers.write_mat7(tmp_path, "a", cine, mask, change=change)
+    (one,) = read(tmp_path)
+    np.testing.assert_array_equal(one.cine, cine)
+    np.testing.assert_array_equal(one.anatomy[0] == WALL, mask == 3)
+    np.testing.assert_array_equal(one.lge_mask, mask)
