@@ -162,7 +162,8 @@ def test_time_shift_is_cyclic_and_every_shift_occurs():
 def test_photometry_is_constant_over_the_clip_and_leaves_the_mask(name):
     still = np.repeat(clip(frames=1), 5, axis=0)
     lge_mask = mask()
-    videos, masks = many(still, lge_mask, Augmentation(**{name: 0.4}), count=20)
+    strength: dict[str, Any] = {name: 0.4}
+    videos, masks = many(still, lge_mask, Augmentation(**strength), count=20)
     assert (videos == videos[:, :1]).all()
     assert (masks == lge_mask).all()
     assert len({out.tobytes() for out in videos}) == 20
