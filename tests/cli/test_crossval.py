@@ -143,6 +143,8 @@ def test_seeds_are_pooled_each_and_share_one_interval(done, tmp_path):
     assert table["auc"]["value"] == pytest.approx(np.mean(aucs))
     assert "seeds as readers" in table["auc"]["method"]
     assert len(rows(out / "predictions_patients.csv")) == 18
+    drawn = [(of / "table.html").read_text().count("stroke-width: 1.4") for of in (done, out)]
+    assert drawn == [6, 9]  # a curve for each of the runs, and three in the legend
 
 
 def test_what_cannot_be_cross_validated_is_refused_before_anything_is_written(

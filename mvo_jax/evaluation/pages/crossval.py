@@ -40,7 +40,10 @@ def write_crossval(out: Path) -> dict[str, Any]:
     table = crossval_table(about, runs, cases, patients)
     write_csv(out / "predictions.csv", _CASES, cases)
     write_csv(out / "predictions_patients.csv", _PATIENTS, patients)
-    lines = {run.name: [run.curve] for run in runs if run.curve}
+    lines: dict[str, list[Any]] = {}
+    for run in runs:
+        if run.curve:
+            lines.setdefault(run.name, []).append(run.curve)
     text = [table["data"], markdown(table)]
     write_pages(out, "crossval.html.j2", about, table, runs, text=text, lines=lines)
     return table
