@@ -72,7 +72,7 @@ def test_broken_config_file(refused, tmp_path, source, words):
     ("verb", "flags", "words"),
     [
         ("train", ["--config=configs/mvo.py"], "workdir"),
-        ("train", ["--workdir=/tmp/none"], "no experiment given"),
+        ("train", ["--workdir=none"], "no experiment given"),
         ("eval", [], "workdir"),
         ("summary", [], "no experiment given"),
         ("eval", ["--wrkdir={}", "--workdir={}"], "wrkdir"),
